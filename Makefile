@@ -1,0 +1,36 @@
+# Everything runs in a virtual environment of its own, .venv, which is made when it is needed.
+#
+#   make demo    the main job on a real llama.cpp with a tiny model; Ctrl-C ends it
+#   make test    all checks and tests
+#   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
+#   make clean   remove what these made
+
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test bench clean
+
+demo: .venv/with-demo
+	$(BIN)/twistd --pidfile= -n bioproxy --demo
+
+test: .venv/with-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	$(BIN)/trial tests
+
+bench: .venv/with-test
+	$(BIN)/python -m tests.bench
+
+# The stamp files remember that an installation was finished; a new pyproject.toml asks for another.
+.venv/with-%: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache _trial_temp*

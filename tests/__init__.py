@@ -1,0 +1,1 @@
+"""bioproxy's tests: trial test cases, so that pytest and trial both run them."""
