@@ -1,0 +1,34 @@
+"""``--check``: says what the configuration amounts to, and what is wrong with it.
+
+Knows nothing of Twisted: nothing is started for a check.
+"""
+
+from __future__ import annotations
+
+from bioproxy import config, templates
+from bioproxy.config import Settings
+from bioproxy.errors import TemplateError
+
+
+def report(settings: Settings) -> tuple[list[str], list[str]]:
+    """Read every template.
+
+    Returns what was found, line by line, and the problems, one a line: none means that all is well.
+    """
+    lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
+    problems = []
+    if not settings.templates:
+        lines.append("no templates: every request passes through as it is")
+    for template in settings.templates:
+        lines.append(f"{template.prefix} -> {template.path}")
+        try:
+            text = templates.read(template)
+        except TemplateError as error:
+            problems.append(str(error))
+            continue
+        lines.append(f"    {len(text.prefix)} characters before the message, {len(text.includes)} files included")
+        lines.extend(f"    includes {include}" for include in text.includes)
+        problems.extend(f"template {template.name}: {error}" for error in text.errors)
+        if not text.prefix.strip():
+            lines.append("    warning: begins with <{message}>, so there is nothing to warm")
+    return lines, problems

@@ -1,0 +1,112 @@
+"""What can go wrong, as exceptions that know how to be told to a client.
+
+Every error that bioproxy itself answers with is one of these, so there is one place that says which status
+and which `type` a fault has, and one place that writes it as JSON.  Errors of llama-server are not here: they
+pass through as llama-server wrote them.
+
+`Cancelled` deserves a word.  In Twisted "the client hung up" arrives as an exception too: the waiting
+coroutine is *cancelled*, its `await` raises `twisted.internet.defer.CancelledError`.  That is nobody's
+fault and has nobody to be told to, so it has no class here; it passes through every function untouched.
+
+Knows nothing of HTTP libraries.
+"""
+
+from __future__ import annotations
+
+import json
+
+
+class ProxyError(Exception):
+    """A fault that a client is told about.
+
+    `status` is the HTTP status, `kind` the `type` in OpenAI's error object, `retry_after` the seconds after
+    which asking again may help, or `None`.
+    """
+
+    status = 500
+    kind = "server_error"
+    retry_after: int | None = None
+
+    @property
+    def message(self) -> str:
+        """What went wrong, for a person."""
+        return str(self)
+
+    def body(self) -> bytes:
+        """Return the error as JSON in OpenAI's shape, which llama-server's own errors have too."""
+        error = {"message": self.message, "type": self.kind, "code": self.status}
+        return json.dumps({"error": error}).encode()
+
+
+class BodyTooLarge(ProxyError):
+    """The request's body is larger than `max_body`."""
+
+    status = 413
+    kind = "invalid_request_error"
+
+
+class BadTarget(ProxyError):
+    """The request line names something that cannot be a path on llama-server."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class TooDeep(ProxyError):
+    """The request's JSON nests thousands deep: it cannot be told whether it names a template."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class TemplateError(ProxyError):
+    """The template that a message names cannot be used: its text must not go out unfilled."""
+
+    status = 500
+    kind = "template_error"
+
+
+class UpstreamError(ProxyError):
+    """llama-server refuses connections, breaks off, or answers with something that is not HTTP."""
+
+    status = 502
+    kind = "upstream_error"
+
+
+class UpstreamTimeout(ProxyError):
+    """llama-server stayed dumb for `upstream_timeout` seconds."""
+
+    status = 504
+    kind = "timeout_error"
+
+
+class Unavailable(ProxyError):
+    """The queue is full, or the request waited in it for too long."""
+
+    status = 503
+    kind = "unavailable_error"
+    retry_after = 5
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used.  Its text is the one line that the user sees."""
+
+
+class CannotStart(SystemExit, Exception):
+    """The service cannot start; its text is the one line that the user sees, the exit code is 1.
+
+    `SystemExit` alone would do in the foreground.  As a daemon, twistd's first process waits to hear how the start
+    went, and twistd tells it about every `Exception`, but not about a `SystemExit`: it would wait for ever.
+    """
+
+
+class LlamaError(Exception):
+    """llama-server answered one of the proxy's *own* calls with an error status.
+
+    Unlike a `ProxyError` it is never told to a client: a call that the proxy makes for itself may fail, the
+    client's request goes on without what it would have brought.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status

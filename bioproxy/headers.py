@@ -1,0 +1,46 @@
+"""Which headers may cross the proxy.
+
+Most headers speak between the two ends, client and llama-server, and pass as they are: unknown ones,
+repeated ones, in their order.  A few speak about *one connection* ("keep this one open", "this body comes in
+chunks"), and a proxy has two of those.  HTTP calls them hop-by-hop (RFC 9110, section 7.6.1); each side of
+the proxy makes its own.
+
+`Content-Length` is a special case: it describes the body, but Twisted writes it itself where it sends a body
+whose length it knows, so it must not be copied as well.
+
+Pure functions over lists of pairs; knows nothing of Twisted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+Pair = tuple[bytes, bytes]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+
+def end_to_end(headers: Iterable[Pair]) -> Iterator[Pair]:
+    """Yield the headers that may cross, in order.
+
+    Left out are the hop-by-hop ones, those that `Connection` names (a sender may declare any header as
+    meant for the next hop only), and `Content-Length`.
+    """
+    pairs = list(headers)
+    named = {
+        token.strip().lower() for name, value in pairs if name.lower() == b"connection" for token in value.split(b",")
+    }
+    dropped = HOP_BY_HOP | named | {b"content-length"}
+    return ((name, value) for name, value in pairs if name.lower() not in dropped)

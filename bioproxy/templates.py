@@ -1,0 +1,161 @@
+"""Templates: reading one with the files that it includes, and filling it with a message.
+
+A template is a text file.  ``<{message}>`` stands for the user's message, any other ``<{path}>`` for the content
+of that file::
+
+    You know this project:
+    <{notes/architecture.md}>
+
+    Answer briefly.
+    <{message}>
+
+Reading happens in one pass: what an include or a message brings in is never looked through again, so a
+user who writes ``<{/etc/passwd}>`` gets exactly these characters.
+
+What comes before the first message is the *prefix text*.  Every question on the template shares it, so this
+is what llama-server can process before anyone asks.
+
+Everything here is plain, blocking Python that knows nothing of Twisted: `bioproxy.poller` calls it in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from bioproxy.errors import TemplateError
+
+PLACE = re.compile(r"<\{(.*?)\}>")
+MESSAGE = "message"
+
+MAX_FILE = 64 * 1024 * 1024
+"""Bytes of one file at most.  No model has a context for so much; a log file included by mistake has more."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prefix and the file that it stands for."""
+
+    name: str
+    prefix: str
+    path: Path
+
+    @classmethod
+    def of(cls, prefix: str, path: Path) -> Template:
+        """Derive the name: the prefix without its leading punctuation.  Raises `ValueError`."""
+        name = re.sub(r"^[\W_]+", "", prefix)
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or re.search(r"\s", prefix):
+            raise ValueError(f"{prefix!r} gives no name of 1 to 64 letters, digits, '_' or '-'")
+        return cls(name, prefix, path)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A template as read: its text with the includes put in.
+
+    `parts` are the texts around the places of the message: one place, two parts.  `includes` are the files that
+    the template names, `errors` says which of them could not be read and why.
+    """
+
+    parts: tuple[str, ...]
+    includes: tuple[Path, ...]
+    errors: tuple[str, ...]
+
+    @property
+    def prefix(self) -> str:
+        """The text before the first place of the message."""
+        return self.parts[0]
+
+    def fill(self, message: str) -> str:
+        """Put the message into each of its places."""
+        return message.join(self.parts)
+
+
+def read(template: Template) -> Text:
+    """Read a template and its includes from disk.
+
+    An include that cannot be read leaves ``[Error reading PATH: reason]`` in the text.  Raises `TemplateError`
+    where the template itself cannot be read or has no place for the message.
+    """
+    try:
+        source = read_file(template.path)
+    except ValueError as error:
+        raise TemplateError(f"template {template.name}: {template.path}: {error}") from None
+
+    parts, includes, errors = [""], [], []
+    # `split` with a group gives text, place, text, place, ..., text.
+    for index, piece in enumerate(PLACE.split(source)):
+        if index % 2 == 0:
+            parts[-1] += piece
+        elif piece == MESSAGE:
+            parts.append("")
+        else:
+            try:
+                include = template.path.parent / Path(piece).expanduser()
+                includes.append(include)
+                parts[-1] += read_file(include)
+            except (ValueError, RuntimeError) as error:  # RuntimeError: "~nobody", there is no such user
+                parts[-1] += f"[Error reading {piece}: {error}]"
+                errors.append(f"{piece}: {error}")
+    if len(parts) == 1:
+        raise TemplateError(f"template {template.name}: {template.path}: no <{{message}}> in it")
+    return Text(tuple(parts), tuple(dict.fromkeys(includes)), tuple(errors))
+
+
+def read_file(path: Path) -> str:
+    """Read a text file; a byte-order mark is dropped.  Raises `ValueError` with the reason, fit for a person."""
+    try:
+        # O_NONBLOCK: opening a named pipe would otherwise wait, perhaps forever, for somebody to write to it.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("not a regular file")
+            content = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    if len(content) > MAX_FILE:
+        raise ValueError(f"larger than {MAX_FILE >> 20} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start}") from None
+
+
+def digest(*texts: str) -> str:
+    """Return a fingerprint: equal for equal texts, and for no others (SHA-256)."""
+    result = hashlib.sha256()
+    for text in texts:
+        # "surrogatepass": JSON can spell half a character ("\ud800"), which is no valid UTF-8.
+        encoded = text.encode("utf-8", "surrogatepass")
+        # The length first: otherwise ("ab", "c") and ("a", "bc") would look the same.
+        result.update(b"%d:" % len(encoded))
+        result.update(encoded)
+    return result.hexdigest()
+
+
+FileStamp = tuple[int, ...] | None
+"""What `stat` tells of a file: equal stamps, unchanged file.  `None`: there is no such file."""
+
+COARSE = 2.0
+"""Seconds.  The coarsest clock by which a file system dates changes (FAT)."""
+
+
+def stamp(path: Path) -> FileStamp:
+    """Look at a file without reading it."""
+    try:
+        info = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a path with a null character
+        return None
+    return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
+def settled(stamps: dict[Path, FileStamp], now: float) -> bool:
+    """Tell whether equal stamps will prove that nothing changed.
+
+    Not so soon after a change: a second change within the same tick of the file system's clock that keeps
+    the size leaves the same stamp.  (git calls such a file "racily clean".)  `now` is in seconds since 1970.
+    """
+    return all(found is None or abs(now - max(found[3], found[4]) / 1e9) > COARSE for found in stamps.values())

@@ -1,0 +1,245 @@
+"""Which templates a request names, and the request filled in."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bioproxy import rewrite
+from bioproxy.errors import TooDeep
+from bioproxy.rewrite import Filled
+from bioproxy.templates import Template, Text
+
+NAMES = ("code", "code-review", "context")
+TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "@code-review", "/context")]
+TEXTS = {name: Text((f"{name}[", "]"), (), ()) for name in NAMES}
+
+# What a user writes, and what llama-server gets; None: the same.
+MESSAGES: list[tuple[str, str | None]] = [
+    ("@code", "code[]"),
+    ("@code why?", "code[why?]"),
+    ("@code \t\r\n why? \n", "code[why?]"),
+    ("@code\nwhy?\nwhen?", "code[why?\nwhen?]"),
+    ("@code\u00a0why?", "code[why?]"),
+    ("@code ", "code[]"),
+    ("@code @code why?", "code[@code why?]"),
+    ("@code-review why?", "code-review[why?]"),
+    ("@code -review", "code[-review]"),
+    ("/context é\ud83d\u0000", "context[é\ud83d\u0000]"),
+    ("@code <{message}> <{/etc/passwd}>", "code[<{message}> <{/etc/passwd}>]"),
+    ("@codex", None),
+    ("@code, why?", None),
+    ("@code.", None),
+    ("@code-reviewer", None),
+    ("@Code why?", None),
+    (" @code why?", None),
+    ("why @code?", None),
+    ("@cod", None),
+    ("code why?", None),
+    ("@", None),
+    ("", None),
+]
+
+# Bodies that go on as they are: odd requests, odd messages, odd contents, odd parts.
+NO_REQUESTS: list[Any] = [None, 1, "@code", [], ["@code"], {}, {"prompt": "@code"}]
+NO_LISTS: list[Any] = [None, 1, "@code", {}, {"0": {"role": "user", "content": "@code"}}, []]
+NO_MESSAGES: list[Any] = [None, 1, "@code", ["@code"], {}, {"content": "@code"}, {"role": "user"}]
+NO_USERS: list[Any] = ["system", "assistant", "tool", "User", None, 1, []]
+NO_CONTENTS: list[Any] = [None, 1, {}, {"type": "text", "text": "@code"}, [], [[]], ["@code"], [None]]
+NO_PARTS: list[Any] = [
+    *({"type": "text", "text": value} for value in (None, 1, ["@code"])),
+    *({"type": kind, "text": "@code"} for kind in ("image_url", "input_text", None)),
+    {"type": "text"},
+    {"text": "@code"},
+    {"type": "image_url", "image_url": {"url": "@code"}},
+]
+OTHERS: list[Any] = [
+    *NO_REQUESTS,
+    *({"messages": value} for value in (*NO_LISTS, NO_MESSAGES)),
+    {"messages": [{"role": role, "content": "@code"} for role in NO_USERS]},
+    {"messages": [{"role": "user", "content": content} for content in (*NO_CONTENTS, NO_PARTS)]},
+]
+
+
+def fill(body: str | bytes) -> Filled:
+    """Fill a request that names a template."""
+    found = rewrite.find(body.encode() if isinstance(body, str) else body, TEMPLATES)
+    assert found is not None, body
+    return found.fill(TEXTS)
+
+
+def chat(*messages: Any, **fields: Any) -> str:
+    """Write a request; a text alone is a user's message."""
+    written = [{"role": "user", "content": each} if isinstance(each, str | list) else each for each in messages]
+    return json.dumps({"messages": written, **fields})
+
+
+def text(content: str) -> dict[str, str]:
+    """Return a text part."""
+    return {"type": "text", "text": content}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,@code"}}
+
+
+class Filling(SynchronousTestCase):
+    """`find` and `fill`."""
+
+    def test_messages(self) -> None:
+        """A prefix counts at the beginning, before white space or the end; the longest wins; the rest is trimmed."""
+        for message, expected in MESSAGES:
+            for content, place in ((message, ()), ([text(message)], (0, "text"))):
+                body = chat(content)
+                if expected is None:
+                    self.assertIsNone(rewrite.find(body.encode(), TEMPLATES), message)
+                    continue
+                sent = json.loads(fill(body).body)["messages"][0]["content"]
+                self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
+
+    def test_order_of_templates(self) -> None:
+        """The longest prefix wins in whatever order the templates are known."""
+        for known in (TEMPLATES, TEMPLATES[::-1]):
+            found = rewrite.find(chat("@code-review x").encode(), known)
+            assert found is not None
+            self.assertEqual(["code-review"], [template.name for template in found.templates])
+
+    def test_others(self) -> None:
+        """What is no chat request, or names nothing, is left alone, however odd it is."""
+        for request in OTHERS:
+            self.assertIsNone(rewrite.find(json.dumps(request).encode(), TEMPLATES), request)
+        for body in (b"", b"@code", b'{"messages"', b'{"messages":[{"role":"user","content":"@code \xff"}]}'):
+            self.assertIsNone(rewrite.find(body, TEMPLATES), body)
+
+    def test_no_templates(self) -> None:
+        """Without templates nothing is even looked at."""
+        self.assertIsNone(rewrite.find(chat("@code").encode(), []))
+
+    def test_every_turn(self) -> None:
+        """Every user message is filled, in every turn; the others are not."""
+        body = chat(
+            {"role": "system", "content": "@code no"},
+            "@code one",
+            {"role": "assistant", "content": "@code no"},
+            "none",
+            "/context two",
+            "@code three",
+        )
+        filled = fill(body)
+        self.assertEqual(
+            ["@code no", "code[one]", "@code no", "none", "context[two]", "code[three]"],
+            [message["content"] for message in json.loads(filled.body)["messages"]],
+        )
+        self.assertEqual("code", filled.template.name)
+
+    def test_templates_needed(self) -> None:
+        """Each template needed is named once, in the order of the conversation."""
+        found = rewrite.find(chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
+        assert found is not None
+        self.assertEqual(["context", "code"], [template.name for template in found.templates])
+
+    def test_content_list(self) -> None:
+        """Texts in a content list are filled where they stand; images and unknown parts stay as they are."""
+        other = {"type": "later", "text": "@code", "more": [1.5]}
+        sent = json.loads(fill(chat([IMAGE, text("@code a"), other, text("b"), text("/context c")])).body)
+        expected = [IMAGE, text("code[a]"), other, text("b"), text("context[c]")]
+        self.assertEqual(expected, sent["messages"][0]["content"])
+
+    def test_nothing_else_changes(self) -> None:
+        """Apart from the texts and the slot, the request says what it said, byte for byte."""
+        body = (
+            b' {"temperature":1e400,"seed":1.10,"x":{"y":[]},"x":2, "n" :\t12345678901234567890,\r\n'
+            b'"messages":[ {"content":"%s","role":"user","name":"\\u00e9"} ],"stream":true,"s":"\\ud800\\/\xc3\xa9"}\n'
+        )
+        expected = body.replace(b"{", b'{"id_slot": 0, ', 1) % b"code[a]"
+        self.assertEqual(expected, fill(body % b"@code a").body)
+
+    def test_slot(self) -> None:
+        """A filled request goes to slot 0, whatever slot it asked for."""
+        for slot in ("-1", "3", "null", '"x"'):
+            body = f'{{"id_slot" :{slot},"messages":[{{"role":"user","content":"@code"}}]}}'
+            expected = '{"id_slot" :0,"messages":[{"role":"user","content":"code[]"}]}'
+            self.assertEqual(expected.encode(), fill(body).body)
+
+    def test_deep_nesting(self) -> None:
+        """A request that nests too deep to be read is refused: it must not go out unfilled."""
+        limit = sys.getrecursionlimit()
+        for field in ("tools", "other"):
+            for depth in (*range(limit - 200, limit + 20), 100_000):
+                body = b'{"%s":%s%s,"messages":[{"role":"user","content":"@code"}]}'
+                try:
+                    found = rewrite.find(body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
+                    self.assertIsNotNone(found)
+                    assert found is not None
+                    found.fill(TEXTS)
+                except TooDeep:
+                    continue
+                self.assertLess(depth, limit)
+
+    def test_byte_order_mark(self) -> None:
+        """A request that llama-server accepts never goes out unfilled: it takes a byte-order mark in front."""
+        self.assertIn(b"code[a]", fill(b"\xef\xbb\xbf" + chat("@code a").encode()).body)
+
+
+class Keys(SynchronousTestCase):
+    """The keys: equal for prompts that begin alike, and for no others."""
+
+    def test_same_beginning(self) -> None:
+        """Message, later turns, sampling, and empty fields do not matter, nor does the form of the content."""
+        bare = fill(chat("@code")).key
+        for body in (
+            chat("@code other"),
+            chat("@code one", {"role": "assistant", "content": "x"}, "two", "/context three"),
+            chat([text("@code one")]),
+            chat([text("@code one"), IMAGE, text("two")]),
+            chat("@code", temperature=0.5, stream=True, model="m", id_slot=3, max_tokens=5),
+            chat("@code", tools=[], tool_choice=None, chat_template_kwargs={}),
+        ):
+            filled = fill(body)
+            self.assertEqual((bare, bare), (filled.key, filled.bare_key), body)
+
+    def test_other_beginnings(self) -> None:
+        """Whatever the chat template puts before the message makes another key; the bare one stays."""
+        system = {"role": "system", "content": "a"}
+        bodies = [
+            chat("@code"),
+            chat(system, "@code"),
+            chat({**system, "content": "b"}, "@code"),
+            chat({**system, "role": "developer"}, "@code"),
+            chat(system, system, "@code"),
+            chat("before", "@code"),
+            chat([IMAGE, text("@code")]),
+            chat([text("before"), text("@code")]),
+            chat("@code", tools=[{"type": "function", "function": {"name": "f"}}]),
+            chat("@code", tools=[{"type": "function", "function": {"name": "g"}}]),
+            chat("@code", tool_choice="required"),
+            chat("@code", parallel_tool_calls=True),
+            chat("@code", response_format={"type": "json_object"}),
+            chat("@code", json_schema={"type": "object"}),
+            chat("@code", chat_template_kwargs={"enable_thinking": False}),
+            chat("@code", chat_template_kwargs={"enable_thinking": True}),
+        ]
+        self.assertEqual(len(bodies), len({fill(body).key for body in bodies}))
+        self.assertEqual({fill(bodies[0]).key}, {fill(body).bare_key for body in bodies})
+
+    def test_order_of_keys(self) -> None:
+        """The order in which an object's keys are written does not matter."""
+        one, two = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+        self.assertEqual(
+            fill(chat("@code", chat_template_kwargs=one)).key, fill(chat("@code", chat_template_kwargs=two)).key
+        )
+
+    def test_prefix(self) -> None:
+        """The key is that of the prefix text: another template, or other content, has another."""
+        self.assertEqual(rewrite.prefix_key("code["), fill(chat("@code")).key)
+        self.assertEqual(rewrite.prefix_key("context["), fill(chat("/context", "@code")).key)
+        self.assertEqual(3, len({rewrite.prefix_key(prefix) for prefix in ("code[", "context[", "")}))
+
+    def test_bare(self) -> None:
+        """`BARE` is the shape of a user's message alone, as a text and as a list."""
+        for content, place in (("x", ()), ([text("x")], (0, "text"))):
+            request = {"messages": [{"role": "user", "content": content}], "stream": True}
+            self.assertEqual(rewrite.BARE, rewrite.shape(request, ("messages", 0, "content", *place)))

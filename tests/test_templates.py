@@ -1,0 +1,217 @@
+"""Templates: reading, filling, and telling whether they changed."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from bioproxy import templates
+from bioproxy.errors import TemplateError
+from bioproxy.templates import Template, Text
+from tests.folders import FolderTest
+
+
+class Reading(FolderTest):
+    """`read`, on files in a folder of its own."""
+
+    def read(self, content: str | bytes) -> Text:
+        """Read a template with this content."""
+        path = self.folder / "code.txt"
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return templates.read(Template.of("@code", path))
+
+    def refused(self, path: Path) -> str:
+        """Return why a file cannot be read."""
+        with self.assertRaises(ValueError) as caught:
+            templates.read_file(path)
+        return str(caught.exception)
+
+    def test_fill(self) -> None:
+        """The message comes into each of its places; everything around stays, line ends and white space too."""
+        for source, filled in {
+            "<{message}>": "Q",
+            "a <{message}>": "a Q",
+            "<{message}> z": "Q z",
+            "a\r\n\t<{message}>\n<{message}>\n": "a\r\n\tQ\nQ\n",
+            "<{message}><{message}>": "QQ",
+            "é <{message}> 語": "é Q 語",
+            "<{ not closed <{message}>": "<{ not closed <{message}>",
+        }.items():
+            if source != filled:
+                self.assertEqual(filled, self.read(source).fill("Q"), source)
+
+    def test_prefix(self) -> None:
+        """The prefix text ends at the first place of the message."""
+        text = self.read("a <{message}> b <{message}> c")
+        self.assertEqual(("a ", " b ", " c"), text.parts)
+        self.assertEqual("a ", text.prefix)
+        self.assertEqual("", self.read("<{message}> b").prefix)
+
+    def test_includes(self) -> None:
+        """Includes are put in, relative ones from the template's folder, before and after the message."""
+        (self.folder / "sub").mkdir()
+        one, two = self.template("one", "1"), self.template("sub/two", "2")
+        text = self.read(f"<{{one.txt}}><{{sub/two.txt}}><{{message}}><{{{one}}}><{{sub/../one.txt}}>")
+        self.assertEqual(("12", "11"), text.parts)
+        self.assertEqual((one, two, self.folder / "sub/../one.txt"), text.includes)
+        self.assertEqual((), text.errors)
+
+    def test_home(self) -> None:
+        """A `~` in an include is the home folder."""
+        self.patch(os, "environ", {"HOME": str(self.folder)})
+        self.template("one", "1")
+        self.assertEqual("1Q", self.read("<{~/one.txt}><{message}>").fill("Q"))
+
+    def test_one_pass(self) -> None:
+        """What an include or a message brings in is never looked through again."""
+        self.template("one", "<{message}> <{two.txt}>")
+        self.template("two", "2")
+        text = self.read("<{one.txt}>|<{message}>|")
+        self.assertEqual(("<{message}> <{two.txt}>|", "|"), text.parts)
+        self.assertEqual([self.folder / "one.txt"], list(text.includes))
+        for message in ("<{message}>", "<{two.txt}>", "<{/etc/passwd}>", "\\1 {0} %s $x"):
+            self.assertEqual(f"<{{message}}> <{{two.txt}}>|{message}|", text.fill(message))
+
+    def test_split_over_pieces(self) -> None:
+        """A place that only arises by putting in an include is no place."""
+        self.template("half", "<{mess")
+        self.assertEqual("<{message}>|Q", self.read("<{half.txt}>age}>|<{message}>").fill("Q"))
+
+    def test_include_that_cannot_be_read(self) -> None:
+        """It leaves its path and the reason in the text, and is told; the rest of the template works."""
+        self.template("bad", "")
+        (self.folder / "bad.txt").write_bytes(b"ab\xff")
+        for path, reason in {
+            "gone.txt": "No such file or directory",
+            "bad.txt": "not UTF-8 at byte 2",
+            ".": "Is a directory",
+            "": "Is a directory",
+            "bad.txt/x": "Not a directory",
+            "a\0b": "embedded null byte",
+            "/dev/null": "not a regular file",
+            "x" * 300: "File name too long",
+            " message ": "No such file or directory",
+        }.items():
+            text = self.read(f"a <{{{path}}}> <{{message}}>")
+            self.assertEqual(f"a [Error reading {path}: {reason}] ", text.prefix)
+            self.assertEqual((f"{path}: {reason}",), text.errors)
+            self.assertEqual((self.folder / path,), text.includes)
+
+    def test_include_of_nobody(self) -> None:
+        """The home of an unknown user is an error like any other."""
+        text = self.read("<{~nobody-of-this-name/x}> <{message}>")
+        self.assertTrue(text.prefix.startswith("[Error reading ~nobody-of-this-name/x: "), text.prefix)
+        self.assertEqual(1, len(text.errors))
+
+    def test_template_that_cannot_be_read(self) -> None:
+        """A template that is missing, a folder, not UTF-8, or without a message is an error that names it."""
+        for content, reason in {
+            b"\xff": "not UTF-8 at byte 0",
+            b"": "no <{message}>",
+            b"<{ message}>": "no <{",
+        }.items():
+            with self.assertRaises(TemplateError) as caught:
+                self.read(content)
+            self.assertIn(f"template code: {self.folder / 'code.txt'}: {reason}", str(caught.exception))
+        for path, reason in {self.folder: "Is a directory", self.folder / "x": "No such file or directory"}.items():
+            with self.assertRaises(TemplateError) as caught:
+                templates.read(Template.of("@code", path))
+            self.assertEqual(f"template code: {path}: {reason}", str(caught.exception))
+
+    def test_byte_order_mark(self) -> None:
+        """A byte-order mark is dropped, from the template and from an include."""
+        self.template("one", "\ufeff1")
+        self.assertEqual("1Q", self.read("\ufeff<{one.txt}><{message}>").fill("Q"))
+
+    def test_named_pipe(self) -> None:
+        """A named pipe that nobody writes to is refused at once instead of waiting for it."""
+        os.mkfifo(self.folder / "pipe")
+
+        def give_up(*_: object) -> None:
+            self.fail("it waits")
+
+        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, give_up))
+        self.addCleanup(signal.alarm, 0)
+        signal.alarm(10)
+        self.assertEqual("not a regular file", self.refused(self.folder / "pipe"))
+
+    def test_too_large(self) -> None:
+        """A file of just the largest size is read, a byte more is refused."""
+        self.patch(templates, "MAX_FILE", 1 << 20)
+        path = self.template("large", "x" * (1 << 20))
+        self.assertEqual(1 << 20, len(templates.read_file(path)))
+        path.write_text("x" * ((1 << 20) + 1))
+        self.assertEqual("larger than 1 MiB", self.refused(path))
+
+    def test_nothing_stays_open(self) -> None:
+        """Files are closed again, those that cannot be read too: templates are looked at for days."""
+        os.mkfifo(self.folder / "pipe")
+        for path in (self.template("one", "1"), self.folder / "gone", self.folder / "pipe", self.folder):
+            before = os.listdir("/dev/fd")
+            for _ in range(3):
+                try:
+                    templates.read_file(path)
+                except ValueError:
+                    continue
+            self.assertEqual(len(before), len(os.listdir("/dev/fd")), path)
+
+
+class Changes(FolderTest):
+    """Fingerprints and stamps."""
+
+    def test_digest(self) -> None:
+        """Equal texts have equal digests; other texts, or the same cut elsewhere, have not."""
+        self.assertEqual(templates.digest("a", "b"), templates.digest("a", "b"))
+        all_texts = [
+            (),
+            ("",),
+            ("", ""),
+            ("ab", "c"),
+            ("a", "bc"),
+            ("abc",),
+            ("c", "ab"),
+            ("1:a",),
+            ("é",),
+            ("\ud800",),
+        ]
+        self.assertEqual(len(all_texts), len({templates.digest(*texts) for texts in all_texts}))
+
+    def test_stamp(self) -> None:
+        """A stamp stays while a file stays, and changes with content, time, or another file in its place."""
+        path = self.template("one", "1")
+        first = templates.stamp(path)
+        self.assertEqual(first, templates.stamp(path))
+        stamps = {first}
+        path.write_text("12")
+        stamps.add(templates.stamp(path))
+        os.utime(path, (1, 1))
+        stamps.add(templates.stamp(path))
+        other = self.template("two", "12")
+        os.utime(other, (1, 1))
+        other.replace(path)
+        stamps.add(templates.stamp(path))
+        path.unlink()
+        stamps.add(templates.stamp(path))
+        self.assertEqual(5, len(stamps))
+
+    def test_stamp_of_nothing(self) -> None:
+        """Where there is no file the stamp is `None`."""
+        self.assertIsNone(templates.stamp(self.folder / "gone"))
+        self.assertIsNone(templates.stamp(Path("a\0b")))
+
+    def test_settled(self) -> None:
+        """Stamps prove something once the last change of any file is more than a clock's tick away."""
+        old, new = (0, 0, 0, 100 * 10**9, 0), (0, 0, 0, 0, 200 * 10**9)  # changed at 100 s, inode changed at 200 s
+        for stamps, now, expected in (
+            ({}, 0.0, True),
+            ({"gone": None}, 0.0, True),
+            ({"old": old}, 101.9, False),
+            ({"old": old}, 102.1, True),
+            ({"old": old}, 97.9, True),  # dated into the future: that clock is not ours
+            ({"old": old}, 98.1, False),
+            ({"old": old, "gone": None, "new": new}, 150.0, True),
+            ({"old": old, "gone": None, "new": new}, 201.0, False),
+        ):
+            found: dict[Path, templates.FileStamp] = {Path(name): stamp for name, stamp in stamps.items()}
+            self.assertEqual(expected, templates.settled(found, now), (stamps, now))
