@@ -1,0 +1,80 @@
+"""Which model is it?  A KV cache of one model means nothing to another, and llama-server does not check.
+
+What llama-server says of its model (its numbers, its adapters, its chat template) is part of the answer, but two
+models can agree in all of that and still differ in their weights: a fine-tune, or another file put at the same
+path.  What settles it is the model's own behaviour.  A few words are evaluated, and the likeliest next tokens and
+their log-probabilities belong to the weights like a fingerprint to a hand.  They are compared with a tolerance,
+because the last digits depend on how work was spread over cores.
+
+The fingerprint is taken once for each *process* of llama-server, since a process keeps its model.  Each process makes
+up a random marker at its start (``media_marker`` in `/props`), by which a restart is noticed.  Builds that do not
+have it are asked for the fingerprint each time it matters.
+
+Taking it costs a few milliseconds to a second and overwrites the slot, so it is done only when the slot's content is
+unknown anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from bioproxy.llama import FIXED_MARKER, Llama
+from bioproxy.templates import digest
+
+SAMPLE = "The quick brown fox jumps over the lazy dog"
+TOLERANCE = 0.05
+"""Difference of two log-probabilities (natural logarithm) that still is the same model.  Between two models of the
+same shape differences of 0.7 and more were measured."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's identity.  `facts` is a digest of what it says of itself, `odds` its fingerprint."""
+
+    facts: str
+    odds: tuple[tuple[int, float], ...]
+
+    @classmethod
+    def from_json(cls, value: Any) -> Model:
+        """Read what `dataclasses.asdict` and JSON made of one.  Raises `KeyError`, `TypeError`, `ValueError`."""
+        return cls(str(value["facts"]), tuple((int(token), float(odd)) for token, odd in value["odds"]))
+
+    def matches(self, other: Model) -> bool:
+        """Tell whether both are the same model."""
+        if self.facts != other.facts or len(self.odds) != len(other.odds):
+            return False
+        # By token, not by rank: two tokens that are equally likely may change places.  The last rank may even be
+        # taken by another token, so one may be missing.
+        theirs = dict(other.odds)
+        near = [abs(odd - theirs[token]) < TOLERANCE for token, odd in self.odds if token in theirs]
+        return len(near) >= max(1, len(self.odds) - 1) and all(near)
+
+
+class Identity:
+    """Knows the model that runs now.
+
+    `current` is the model as it was last found, or `None` while it is unknown.  It is for judging what is warm; before
+    a file is restored, `find_out` makes sure.
+    """
+
+    def __init__(self, llama: Llama) -> None:
+        self._llama = llama
+        self._marker = FIXED_MARKER
+        self.current: Model | None = None
+
+    def forget(self) -> None:
+        """Note that another process of llama-server may run now."""
+        self.current = None
+
+    async def find_out(self) -> Model:
+        """Fire with the model.  Overwrites slot 0 unless it is known already.  Fails as `Llama`'s calls do."""
+        props = await self._llama.props()
+        facts = digest(props.about_model, await self._llama.model_facts())
+        same_process = props.marker == self._marker != FIXED_MARKER
+        if self.current is None or self.current.facts != facts or not same_process:
+            odds = await self._llama.next_token_odds(SAMPLE)
+            self.current = Model(facts, tuple((token, odd) for token, odd in odds if math.isfinite(odd)))
+            self._marker = props.marker
+        return self.current

@@ -1,0 +1,101 @@
+"""What happened to each request: one record, told in three places.
+
+A record is filled in while its request makes its way through `bioproxy.proxy`, and closed at the end: it is then
+counted in the metrics, written to the log as one line, and kept among the latest ones for `/status`.  No text of any
+message is in it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bioproxy.metrics import Metrics
+from bioproxy.speed import Speed
+from bioproxy.targets import GATED
+
+LATEST = 100
+"""How many records are kept."""
+
+
+@dataclass
+class Record:
+    """One request.  Times in milliseconds, but for `time`, its arrival in ISO 8601; `None`: not known."""
+
+    path: str
+    id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    time: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
+    template: str = ""
+    status: int = 0
+    cache: str | None = None
+    miss: str | None = None
+    queue_ms: float | None = None
+    restore_ms: float | None = None
+    ttft_ms: float | None = None
+    total_ms: float | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Journal:
+    """Opens and closes records."""
+
+    log = Logger()
+
+    def __init__(self, metrics: Metrics, speed: Speed, clock: IReactorTime) -> None:
+        self._metrics = metrics
+        self._speed = speed
+        self._clock = clock
+        self._latest: deque[Record] = deque(maxlen=LATEST)
+
+    def latest(self) -> list[dict[str, Any]]:
+        """Return the latest records, newest first."""
+        return [{key: rounded(value) for key, value in asdict(record).items()} for record in reversed(self._latest)]
+
+    def close(self, record: Record, gated: bool, began: float, timings: dict[str, float]) -> None:
+        """Count a request that has ended; log and keep it too if it was `gated`: the others are many and tell little.
+
+        `began` is the clock's seconds at its arrival, `timings` what llama-server said of it, perhaps nothing.
+        """
+        endpoint = record.path if record.path in GATED else "other"
+        seconds = self._clock.seconds() - began
+        record.total_ms = seconds * 1000
+        name = record.template
+        self._metrics.requests.labels(endpoint, name, str(record.status)).inc()
+        if not gated:
+            return
+        self._metrics.request_seconds.labels(name).observe(seconds)
+        if record.ttft_ms is not None:
+            self._metrics.ttft_seconds.labels(name).observe(record.ttft_ms / 1000)
+        if record.queue_ms is not None:
+            self._metrics.queue_seconds.labels(name).observe(record.queue_ms / 1000)
+        if "cache_n" in timings and "prompt_n" in timings:
+            self._count_tokens(record, timings)
+        self._latest.append(record)
+        self.log.info(
+            "{r.id} {r.path} {r.status} template={r.template} cache={r.cache} prompt={r.prompt_tokens}"
+            " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",
+            r=record,
+            queue=rounded(record.queue_ms),
+            ttft=rounded(record.ttft_ms),
+            total=rounded(record.total_ms),
+        )
+
+    def _count_tokens(self, record: Record, timings: dict[str, float]) -> None:
+        reused, computed = int(timings["cache_n"]), int(timings["prompt_n"])
+        record.cached_tokens, record.prompt_tokens = reused, reused + computed
+        self._metrics.prompt_tokens.labels(record.template, "cache").inc(reused)
+        self._metrics.prompt_tokens.labels(record.template, "computed").inc(computed)
+        self._speed.measured(computed, timings.get("prompt_ms", 0.0))
+        self._metrics.prefill_seconds_saved.labels(record.template).inc(reused * self._speed.seconds_per_token)
+
+
+def rounded(value: Any) -> Any:
+    """Return a number as a person wants to see it: a tenth of a millisecond is plenty."""
+    return round(value, 1) if isinstance(value, float) else value

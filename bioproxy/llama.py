@@ -1,0 +1,218 @@
+"""llama-server's own endpoints as functions: what is in the slot, save it, restore it, evaluate tokens.
+
+The only module that knows how these calls are spelled, and the only one that looks into their answers.  An answer
+with the wrong shape (another program listens there, a version changed a field) is an `UpstreamError`, as good as
+no answer.  Endpoints: llama.cpp, tools/server/README.md.
+
+Knows how to ask, not when: that is decided in `bioproxy.slot` and `bioproxy.warmup`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bioproxy.errors import LlamaError, UpstreamError
+from bioproxy.upstream import Upstream
+
+STAND_INS = ("a", "7 b", "(c")
+"""Messages with different first characters: where prompts made with them part, the message begins."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What `GET /slots` tells about slot 0: its last task, how many tokens it holds, and whether it is at work.
+
+    `task` counts up with everything that llama-server does and is `None` as long as it has done nothing.  Two equal
+    witnesses, both idle: nobody used the slot in between.
+    """
+
+    task: int | None
+    tokens: int
+    busy: bool
+
+
+FIXED_MARKER = "<__media__>"
+"""The `Props.marker` of builds that do not make one up."""
+
+
+@dataclass(frozen=True)
+class Props:
+    """What `/props` tells: the model's file, llama.cpp's build, the tokens of context, and more.
+
+    `marker` is made up anew by each process of llama-server.  `about_model` is all that the model is described by, as
+    text to be compared.
+    """
+
+    model: str | None
+    build: str | None
+    context: int
+    marker: str
+    about_model: str
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation took: tokens reused and computed, and the milliseconds for the latter."""
+
+    reused: int
+    computed: int
+    ms: float
+
+
+@dataclass(frozen=True)
+class SlotFile:
+    """What a save wrote or a restore read: tokens and bytes."""
+
+    tokens: int
+    size: int
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Turn the errors of looking into an answer of another shape into `UpstreamError`."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UpstreamError(f"llama-server's answer is not understood: {error!r}") from None
+
+
+class Llama:
+    """The proxy's own calls.  Each fails with `LlamaError`, `UpstreamError` or `UpstreamTimeout`."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    async def health(self) -> None:
+        """Fire when llama-server is up with its model loaded; fail otherwise."""
+        await self._upstream.ask("GET", "/health")
+
+    async def props(self) -> Props:
+        """Fire with the server's properties."""
+        answer = await self._upstream.ask("GET", "/props")
+        with understood():
+            told = [answer.get(name) for name in ("model_ftype", "build_info", "chat_template", "modalities")]
+            settings = answer.get("default_generation_settings") or {}
+            return Props(
+                answer.get("model_path"),
+                answer.get("build_info"),
+                int(settings.get("n_ctx") or sys.maxsize),
+                str(answer.get("media_marker", FIXED_MARKER)),
+                repr(told),
+            )
+
+    async def model_facts(self) -> str:
+        """Fire with the model's numbers (parameters, vocabulary, size) and its adapters, as text to be compared."""
+        models = await self._upstream.ask("GET", "/v1/models")
+        adapters = await self._upstream.ask("GET", "/lora-adapters")
+        with understood():
+            return repr([sorted((models["data"][0].get("meta") or {}).items()), adapters])
+
+    async def witness(self) -> Witness | None:
+        """Fire with what slot 0 says of itself, or `None` where llama-server does not tell (``--no-slots``)."""
+        try:
+            slots = await self._upstream.ask("GET", "/slots")
+        except LlamaError:
+            return None
+        with understood():
+            [slot] = [slot for slot in slots if slot["id"] == 0]
+            return Witness(slot.get("id_task"), int(slot.get("n_prompt_tokens", 0)), bool(slot["is_processing"]))
+
+    async def save(self, filename: str) -> SlotFile:
+        """Write slot 0 to a file in llama-server's slot folder.  Takes as long as writing takes: up to seconds."""
+        answer = await self._slot_action("save", filename)
+        with understood():
+            return SlotFile(int(answer["n_saved"]), int(answer["n_written"]))
+
+    async def restore(self, filename: str) -> SlotFile:
+        """Load slot 0 from a file.  A file that cannot be used leaves the slot empty: `LlamaError`, status 400.
+
+        Only for files known to be whole: one that was cut short ends llama-server (seen with builds b11434, b11549).
+        """
+        answer = await self._slot_action("restore", filename)
+        with understood():
+            return SlotFile(int(answer["n_restored"]), int(answer["n_read"]))
+
+    async def slot_files_enabled(self) -> bool:
+        """Tell whether llama-server runs with ``--slot-save-path``, without touching any file."""
+        try:
+            # No file can have this name, so it is refused: as a bad name, or, without a folder, as not supported.
+            await self._slot_action("restore", "/")
+        except LlamaError as error:
+            return error.status != 501
+        return True
+
+    async def _slot_action(self, action: str, filename: str) -> Any:
+        return await self._upstream.ask("POST", f"/slots/0?action={action}", {"filename": filename}, alone=True)
+
+    async def prefix_tokens(self, prefix: str, context: int) -> list[int]:
+        """Fire with the tokens that every chat request shares whose user message begins with `prefix`.
+
+        The prompt is made with a few stand-in messages, each prompt turned into tokens; what the lists have in common
+        is the prefix.  (Cutting the text at the message instead would be wrong: a token may reach across the cut.)
+
+        `context` is how many tokens the model can take.  Where already the first list is longer, it is not worth
+        making the others, and the answer is that list.
+        """
+        shared: list[int] = []
+        for number, message in enumerate(STAND_INS):
+            chat = {"messages": [{"role": "user", "content": prefix + message}]}
+            prompt = await self._upstream.ask("POST", "/apply-template", chat, alone=True)
+            with understood():
+                question = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
+            answer = await self._upstream.ask("POST", "/tokenize", question, alone=True)
+            with understood():
+                tokens = [int(token) for token in answer["tokens"]]
+            if len(tokens) >= context:
+                return tokens
+            shared = common_beginning(shared, tokens) if number else tokens
+        return shared
+
+    async def count_tokens(self, text: str) -> int | None:
+        """Fire with the number of tokens of a user message, or `None` where this llama-server cannot count.
+
+        For texts so long that the list of their tokens would be a burden.
+        """
+        question = {"messages": [{"role": "user", "content": text}]}
+        try:
+            answer = await self._upstream.ask("POST", "/v1/messages/count_tokens", question, alone=True)
+        except LlamaError:
+            return None
+        with understood():
+            return int(answer["input_tokens"])
+
+    async def evaluate(self, tokens: Sequence[int]) -> Evaluated:
+        """Have slot 0 hold exactly these tokens; what it holds of their beginning already is reused.
+
+        Cancelling closes the connection, and llama-server stops at the end of the batch it works on (``-b``).
+        """
+        question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": True, "id_slot": 0}
+        # Never streamed: of a stream whose client is gone llama-server learns only when it has something to write.
+        answer = await self._upstream.ask("POST", "/completion", question, alone=True)
+        with understood():
+            timings = answer["timings"]
+            return Evaluated(int(timings["cache_n"]), int(timings["prompt_n"]), float(timings["prompt_ms"]))
+
+    async def next_token_odds(self, text: str) -> list[tuple[int, float]]:
+        """Fire with the likeliest tokens after `text`, as token ids with log-probabilities.
+
+        Slot 0 holds `text` afterwards, whatever it held before.
+        """
+        question = {"prompt": text, "n_predict": 1, "n_probs": 4, "temperature": 0, "cache_prompt": False, "id_slot": 0}
+        answer = await self._upstream.ask("POST", "/completion", question, alone=True)
+        with understood():
+            likeliest = answer["completion_probabilities"][0]["top_logprobs"]
+            return [(int(each["id"]), float(each["logprob"])) for each in likeliest]
+
+
+def common_beginning(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    """Return the longest list that both begin with."""
+    length = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        length += 1
+    return list(first[:length])

@@ -1,0 +1,123 @@
+"""Watches the template files: always has every template's current text, or knows why not.
+
+There is an operating system call for being told of changes (inotify), but it is silent on network folders and
+looks different on each system.  Looking every two seconds with `stat` costs a few microseconds a file and works
+everywhere.  Only a file whose `stat` changed is read again.
+
+Reading files *blocks*: the function returns when the disk has answered, and for that long a Twisted program,
+which has one thread, would do nothing else.  `deferToThread` runs a function in a thread of a pool and gives a
+`Deferred` for its result, which arrives back in the one thread.  So the functions in `bioproxy.templates` are
+plain blocking Python, and this class decides where they run; its own attributes are only ever touched in
+the one thread and need no lock.
+
+Both the poller and a request ask through `look`, so a request never gets a text older than the files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.logger import Logger
+
+from bioproxy import templates
+from bioproxy.errors import TemplateError
+from bioproxy.metrics import Metrics
+from bioproxy.rewrite import prefix_key
+from bioproxy.templates import FileStamp, Template, Text
+
+InThread = Callable[[Callable[[], "Reading"]], "Deferred[Reading]"]
+"""Runs a blocking function elsewhere; the Deferred fires with its result."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading of a template: its text and key, or the error; and the stamps of the files when it was read."""
+
+    text: Text | None
+    key: str
+    error: TemplateError | None
+    stamps: dict[Path, FileStamp]
+    settled: bool
+
+
+class Poller:
+    """Has a `Reading` of every template; none of them older than the last `poll`."""
+
+    log = Logger()
+
+    def __init__(self, known: Iterable[Template], in_thread: InThread, metrics: Metrics) -> None:
+        self.templates = {template.name: template for template in known}
+        self.readings: dict[str, Reading] = {}
+        self._in_thread = in_thread
+        self._metrics = metrics
+
+    async def poll(self) -> None:
+        """Look at all templates, side by side: one on a slow disk keeps no other waiting."""
+        looks = [Deferred.fromCoroutine(self._update(each)) for each in self.templates.values()]
+        try:
+            # `consumeErrors`: an error that is raised here need not be logged as one that nobody looked at.
+            await gatherResults(looks, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.raiseException()
+
+    async def look(self, template: Template) -> Text:
+        """Return the template's text as it is on disk now.  Raises `TemplateError`."""
+        reading = await self._update(template)
+        if reading.text is None:
+            assert reading.error is not None
+            # A new exception each time: one that was raised before carries the traceback of that time along.
+            raise TemplateError(str(reading.error))
+        return reading.text
+
+    def key(self, name: str) -> str | None:
+        """Return the key of a template's text for a bare user message, or `None` while there is no text."""
+        reading = self.readings.get(name)
+        return None if reading is None or reading.text is None else reading.key
+
+    async def _update(self, template: Template) -> Reading:
+        last = self.readings.get(template.name)
+        reading = await self._in_thread(lambda: refresh(template, last))
+        if reading is not last:
+            self.readings[template.name] = reading
+            self._tell(template, last, reading)
+        return reading
+
+    def _tell(self, template: Template, last: Reading | None, reading: Reading) -> None:
+        """Count and log what is wrong, but only when it is news."""
+        problems = error_texts(reading)
+        for problem in problems:
+            if last is None or problem not in error_texts(last):
+                self._metrics.template_errors.labels(template.name).inc()
+                self.log.warn("template {name}: {problem}", name=template.name, problem=problem)
+        if last is not None and last.key != reading.key:
+            self.log.info("template {name} changed", name=template.name)
+
+
+def error_texts(reading: Reading) -> tuple[str, ...]:
+    """Return everything that is wrong with a template, for a person."""
+    if reading.error is not None:
+        return (str(reading.error),)
+    return reading.text.errors if reading.text is not None else ()
+
+
+def refresh(template: Template, last: Reading | None) -> Reading:
+    """Read a template again if a file changed, else return `last` itself.  Blocking: runs in a thread."""
+    paths = [template.path] if last is None else list(last.stamps)
+    stamps = {path: templates.stamp(path) for path in paths}
+    if last is not None and last.settled and stamps == last.stamps:
+        return last
+    now = time.time()
+    try:
+        text = templates.read(template)
+    except TemplateError as error:
+        return Reading(None, "", error, stamps, templates.settled(stamps, now))
+    # An include that is new here was not looked at before it was read, so what was read may be older than its
+    # stamp: not settled, the next round reads it once more.
+    watched = [template.path, *text.includes]
+    new = {path: templates.stamp(path) for path in watched if path not in stamps}
+    stamps = {path: stamps.get(path, new.get(path)) for path in watched}
+    return Reading(text, prefix_key(text.prefix), None, stamps, not new and templates.settled(stamps, now))

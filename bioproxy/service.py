@@ -1,0 +1,175 @@
+"""The wiring diagram: which parts there are, who knows whom, and in what order they start.
+
+twistd calls `makeService` with the parsed options and runs what it returns: a tree of services.  The root starts its
+children in order and stops them in reverse::
+
+    bioproxy
+    |- demo       a llama.cpp of its own, with --demo only
+    |- state      the record of slot files is opened
+    |- watch      looks at llama-server every 2 s
+    |- poller     looks at the template files every `poll_interval`
+    |- warmer     warms templates up
+    |- operator's port
+    `- clients' port
+
+Every part is made here and gets what it needs in its constructor, so this function shows all dependencies there
+are.  Nothing is read, sent or opened before the services start.
+
+The *reactor* is Twisted's event loop.  It is imported here and nowhere else: importing it chooses it, and whoever gets
+it handed in can be tested with another clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application import strports
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import quoteStringArgument
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import ILoggingContext
+from twisted.internet.threads import deferToThreadPool
+from twisted.web.http import Request
+from twisted.web.resource import IResource
+from twisted.web.server import Site
+from zope.interface import implementer
+
+from bioproxy.admin import Admin
+from bioproxy.connections import Agents
+from bioproxy.errors import CannotStart, ConfigError
+from bioproxy.gate import Gate
+from bioproxy.identity import Identity
+from bioproxy.journal import Journal
+from bioproxy.llama import Llama
+from bioproxy.metrics import Metrics
+from bioproxy.options import Options
+from bioproxy.periodic import Periodic
+from bioproxy.poller import Poller, Reading
+from bioproxy.proxy import Proxy
+from bioproxy.slot import Slot
+from bioproxy.snapshots import Snapshots
+from bioproxy.speed import Speed
+from bioproxy.upstream import Upstream
+from bioproxy.warmup import INTERVAL as WARMUP_INTERVAL
+from bioproxy.warmup import Warmer
+from bioproxy.watch import INTERVAL as WATCH_INTERVAL
+from bioproxy.watch import Watch
+
+__all__ = ["Options", "makeService"]
+
+
+def makeService(options: Options, reactor: Any = None) -> MultiService:
+    """Build everything.  Called by twistd, which finds this name and `Options` through the plugin."""
+    if reactor is None:
+        from twisted.internet import reactor as real
+
+        reactor = real
+    root = Root()
+    settings = options.settings
+    demo = None
+    if options.demo:
+        from bioproxy.demo.service import Demo
+
+        demo = Demo(settings, reactor)
+        settings = demo.settings
+        demo.setServiceParent(root)
+
+    metrics, speed = Metrics(), Speed()
+    upstream = Upstream(settings.llama_url, Agents.over_network(reactor, settings.llama_url), reactor)
+    llama = Llama(upstream)
+    identity = Identity(llama)
+    snapshots = Snapshots(settings.state_dir)
+    slot = Slot(llama, identity, snapshots, metrics, reactor, settings.slot_save_path)
+    watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout)
+
+    def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
+    poller = Poller(settings.templates, in_thread, metrics)
+    gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout)
+    warmer = Warmer(
+        poller, gate, slot, llama, watch, metrics, speed, reactor, settings.warmup_chunk, ahead=settings.warmup
+    )
+    journal = Journal(metrics, speed, reactor)
+    proxy = Proxy(poller, gate, slot, warmer, upstream, journal, reactor, settings.max_body)
+    admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
+
+    for service in (
+        State(snapshots),
+        Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
+        Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
+        Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
+        port("operator's port", settings.admin_host, settings.admin_port, admin.resource(), reactor),
+        port("clients' port", settings.host, settings.port, proxy.resource(), reactor),
+    ):
+        service.setServiceParent(root)
+    if demo is not None:
+        demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
+    return root
+
+
+class Root(MultiService):
+    """The root of the tree: a start that fails ends the process with one line."""
+
+    def privilegedStartService(self) -> None:
+        """Open the ports.  Called by twistd before it gives up root's rights, if it has them."""
+        try:
+            super().privilegedStartService()
+        except CannotListenError as error:
+            where = f"{error.interface}:{error.port}"
+            raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
+
+
+class State(Service):
+    """Holds the folder of the proxy's own records for as long as the service runs."""
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        self.setName("state")
+        self._snapshots = snapshots
+
+    def startService(self) -> None:
+        """Open the record."""
+        super().startService()
+        try:
+            self._snapshots.open()
+        except ConfigError as error:
+            raise CannotStart(f"bioproxy: {error}") from None
+
+    def stopService(self) -> None:
+        """Close it."""
+        super().stopService()
+        self._snapshots.close()
+
+
+@implementer(ILoggingContext)
+class QuietSite(Site):
+    """Twisted's HTTP server without its access log: `bioproxy.journal` writes one line a request, with more in it."""
+
+    noisy = False
+
+    def __init__(self, name: str, resource: IResource, reactor: Any) -> None:
+        # Forms are llama-server's to parse: a body that Twisted cannot read as a form is not wrong for that.
+        super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
+        # An error page with a traceback is for developers.
+        self.displayTracebacks = False
+        self._name = name
+
+    def logPrefix(self) -> str:
+        """Return what the log calls this port.  Called by Twisted when it starts and stops listening."""
+        return self._name
+
+    def log(self, request: Request) -> None:
+        """Write nothing.  Called by Twisted after each request."""
+
+
+def port(name: str, host: str, number: int, resource: IResource, reactor: Any) -> Service:
+    """Return a service that listens on a TCP port.
+
+    `strports.service` raises where a port is taken; the endpoint service below it would only log that and go on deaf.
+    """
+    where = f"tcp:{number}:interface={quoteStringArgument(host)}"
+    service: Service = strports.service(where, QuietSite(name, resource, reactor), reactor=reactor)
+    service.setName(name)
+    return service

@@ -1,0 +1,106 @@
+"""Watches llama-server: is it up, is it still the same process, which model does it run?
+
+A look every two seconds, with two cheap questions: `/health`, which is answered within milliseconds even while a
+long prompt is processed, and `/props`, whose random marker tells one process of llama-server from the next.  When
+the process has changed, everything believed about its slot and its model is forgotten.
+
+The same looks tell when llama-server is *dumb*: it accepts connections and says nothing, neither to a request nor to
+`/health`.  After `upstream_timeout` seconds of that, whoever waits for it is told so.  A long prompt is no
+reason: `/health` goes on being answered.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bioproxy.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.identity import Identity
+from bioproxy.llama import Llama, Props
+from bioproxy.metrics import Metrics
+from bioproxy.slot import Slot
+from bioproxy.upstream import Upstream
+
+INTERVAL = 2.0
+"""Seconds between looks."""
+
+PATIENCE = 5.0
+"""Seconds that one look may take."""
+
+
+class Watch:
+    """What is known of llama-server; as old as the last look.
+
+    `up` and, if not, `trouble`; `model` is its file, `context` how many tokens it takes (where that is not told: any).
+    `process` is another object for each process of llama-server.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        llama: Llama,
+        upstream: Upstream,
+        identity: Identity,
+        slot: Slot,
+        metrics: Metrics,
+        clock: IReactorTime,
+        timeout: float,
+    ) -> None:
+        self.up = False
+        self.trouble: str | None = "not asked yet"
+        self.model: str | None = None
+        self.build: str | None = None
+        self.context = sys.maxsize
+        self.process = object()
+        self._llama = llama
+        self._upstream = upstream
+        self._identity = identity
+        self._slot = slot
+        self._metrics = metrics
+        self._clock = clock
+        self._timeout = timeout
+        self._props: Props | None = None
+
+    async def look(self) -> None:
+        """Ask llama-server how it is.  Never fails for reasons of llama-server's."""
+        try:
+            await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
+            trouble = None
+        except TimeoutError:
+            trouble = "llama-server does not answer"
+        except (LlamaError, UpstreamError, UpstreamTimeout) as error:
+            # For example 503 while the model is being loaded.
+            trouble = str(error)
+        if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self._timeout:
+            self._upstream.give_up()
+        if trouble is not None and trouble != self.trouble:
+            self.log.warn("llama-server at {url}: {trouble}", url=self._upstream.url, trouble=trouble)
+        elif trouble is None and not self.up:
+            self.log.info(
+                "llama-server at {url} is up: {model}, build {build}, {context} tokens of context{files}",
+                url=self._upstream.url,
+                model=self.model,
+                build=self.build,
+                context=self.context,
+                files="" if self._slot.files else "; it keeps no slot files: start it with --slot-save-path",
+            )
+        self.trouble = trouble
+        self.up = trouble is None
+        self._metrics.upstream_up.set(self.up)
+
+    async def _ask(self) -> None:
+        await self._llama.health()
+        props = await self._llama.props()
+        self.model, self.build, self.context = props.model, props.build, props.context
+        # After it was away it may be another process even with the same marker: older builds all have the same.
+        if props != self._props or not self.up:
+            self._props = props
+            self.process = object()
+            self._identity.forget()
+            self._slot.forget()
+            self._slot.visible = True
+            self._slot.files = await self._llama.slot_files_enabled()

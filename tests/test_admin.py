@@ -1,0 +1,169 @@
+"""The operator's port."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from bioproxy import __version__
+from tests.network import Call
+from tests.world import CODE, PREFIX, World, WorldTest
+
+
+class Routes(WorldTest):
+    """Each route."""
+
+    def test_alive(self) -> None:
+        """`/healthz` answers as long as the process runs, whatever llama-server does."""
+        world = self.world()
+        world.llama_server.down = True
+        call = world.operate("GET", "/healthz")
+        self.assertEqual((200, b"ok\n"), (call.status, call.body))
+
+    def test_ready(self) -> None:
+        """`/readyz` asks llama-server now: 200 when it is up with its model loaded, else 503 and why."""
+        world = self.world()
+        server = world.llama_server
+        self.assertEqual(200, world.operate("GET", "/readyz").status)
+        server.loading = True
+        call = world.operate("GET", "/readyz")
+        self.assertEqual((503, b"503: Loading model\n"), (call.status, call.body))
+        server.loading, server.down = False, True
+        call = world.operate("GET", "/readyz")
+        self.assertEqual(503, call.status)
+        self.assertIn(b"refuses connections", call.body)
+        server.down = False
+        self.assertEqual(200, world.operate("GET", "/readyz").status)
+
+    def test_metrics(self) -> None:
+        """`/metrics` is Prometheus' text format, with the numbers of this proxy."""
+        world = self.warm_world()
+        world.chat("@code why?")
+        call = world.operate("GET", "/metrics")
+        self.assertTrue(call.headers["content-type"].startswith("text/plain; version=0.0.4"))
+        samples = {
+            (sample.name, sample.labels.get("template")): sample.value
+            for family in text_string_to_metric_families(call.body.decode())
+            for sample in family.samples
+        }
+        self.assertEqual(1, samples["bioproxy_requests_total", "code"])
+        self.assertEqual(1, samples["bioproxy_template_warm", "code"])
+        self.assertEqual(1, samples["bioproxy_upstream_up", None])
+
+    def test_head(self) -> None:
+        """Each route answers HEAD, too."""
+        world = self.world()
+        for path in ("/healthz", "/readyz", "/metrics", "/status"):
+            call = world.operate("HEAD", path)
+            self.assertEqual((200, b""), (call.status, call.received.split(b"\r\n\r\n", 1)[1]), path)
+
+    def test_nothing_else(self) -> None:
+        """What is not there is 404, a method that is not meant 405; llama-server's paths are not here."""
+        world = self.world()
+        self.assertEqual(404, world.operate("GET", "/v1/models").status)
+        self.assertEqual(405, world.operate("POST", "/status").status)
+
+
+class Status(WorldTest):
+    """`/status`."""
+
+    def status(self, world: World) -> dict[str, object]:
+        """Return it."""
+        call: Call = world.operate("GET", "/status")
+        self.assertEqual("application/json; charset=utf-8", call.headers["content-type"])
+        status: dict[str, object] = call.json()
+        return status
+
+    def test_whole(self) -> None:
+        """It has exactly what the contract says, all of it current."""
+        part = self.template("part", "Know this: abc.")
+        world = self.warm_world({"code": "<{part.txt}> <{message}>"})
+        world.chat("@code why?")
+        world.clock.advance(5)
+        snapshot = world.snapshots.get("code")
+        assert snapshot is not None
+        status = self.status(world)
+        requests = status.pop("requests")
+        assert isinstance(requests, list)
+        self.assertEqual(
+            {
+                "version": __version__,
+                "uptime_s": 5.0,
+                "llama": {
+                    "url": "http://llama",
+                    "up": True,
+                    "model": "/models/fake.gguf",
+                    "build": "b1-fake",
+                    "slot_save": True,
+                },
+                "gate": {"busy": None, "waiting": 0},
+                "templates": [
+                    {
+                        "name": "code",
+                        "prefix": "@code",
+                        "path": str(self.folder / "code.txt"),
+                        "includes": [str(part)],
+                        "state": "warm",
+                        "progress": 1.0,
+                        "tokens": len(PREFIX),
+                        "warmed_at": snapshot.saved_at,
+                        "error": None,
+                    }
+                ],
+            },
+            status,
+        )
+        keys = (
+            "id time path template status cache queue_ms restore_ms ttft_ms total_ms"
+            " prompt_tokens cached_tokens miss".split()
+        )
+        self.assertEqual([set(keys)], [set(request) for request in requests])
+        for time in (snapshot.saved_at, requests[0]["time"]):
+            self.assertEqual(timedelta(0), datetime.fromisoformat(time).utcoffset())
+
+    def test_before_anything(self) -> None:
+        """At the start it has all keys, too, and says what is not known."""
+        world = self.world({"code": CODE, "bad": "no place"})
+        status = self.status(world)
+        self.assertEqual(
+            {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None}, status["llama"]
+        )
+        expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
+        templates = status["templates"]
+        assert isinstance(templates, list)
+        for template in templates:
+            self.assertEqual(expected, {key: template[key] for key in expected})
+        self.assertEqual([], status["requests"])
+        self.successResultOf(world.start(world.poller.poll))
+        templates = self.status(world)["templates"]
+        assert isinstance(templates, list)
+        self.assertEqual("error", templates[1]["state"])
+        self.assertIn("no <{message}>", templates[1]["error"])
+
+    def test_at_work(self) -> None:
+        """It tells who is inside, how many wait, and how far a warm-up is."""
+        world = self.ready_world(warmup_chunk=10)
+        self.successResultOf(world.start(world.identity.find_out))
+        world.llama_server.pause_at = {"/completion"}
+        world.start(world.warmer.round)
+        world.llama_server.go_on()
+        world.settle()
+        status = self.status(world)
+        self.assertEqual({"busy": "warmup", "waiting": 0}, status["gate"])
+        templates = status["templates"]
+        assert isinstance(templates, list)
+        self.assertEqual(("warming", round(10 / len(PREFIX), 3)), (templates[0]["state"], templates[0]["progress"]))
+        world.llama_server.pause_at = {"/v1/chat/completions"}
+        for _ in range(3):
+            world.chat("hello")
+        self.assertEqual({"busy": "user", "waiting": 2}, self.status(world)["gate"])
+
+    def test_newest_first(self) -> None:
+        """The latest requests come newest first."""
+        world = self.ready_world()
+        for path in ("/v1/completions", "/v1/embeddings"):
+            world.send("POST", path, b"{}")
+        requests = self.status(world)["requests"]
+        assert isinstance(requests, list)
+        self.assertEqual(["/v1/embeddings", "/v1/completions"], [request["path"] for request in requests])

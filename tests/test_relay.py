@@ -1,0 +1,158 @@
+"""Passing an answer on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import ResponseDone
+
+from bioproxy.body import receive
+from bioproxy.errors import UpstreamError
+from tests.network import Call, Line, Wire
+from tests.world import World, WorldTest
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+
+
+class Backpressure(WorldTest):
+    """A client that reads more slowly than llama-server writes."""
+
+    def begin(self) -> tuple[World, Call, Line]:
+        """Begin an answer of nine bytes."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        call = world.send("GET", "/")
+        line = wire.accept()
+        line.send(HEAD + b"abc")
+        return world, call, line
+
+    def test_pause_and_resume(self) -> None:
+        """When the client's buffer is full, nothing more is read from llama-server, until there is room again."""
+        _, call, line = self.begin()
+        producer: Any = call.transport.producer
+        self.assertEqual("producing", line.transport.producerState)
+        producer.pauseProducing()
+        self.assertEqual("paused", line.transport.producerState)
+        producer.resumeProducing()
+        self.assertEqual("producing", line.transport.producerState)
+        line.send(b"defghi")
+        self.assertEqual((b"abcdefghi", True), (call.body, call.whole))
+
+    def test_let_go(self) -> None:
+        """After the answer the client's connection has nothing to do with llama-server's any more."""
+        _, call, line = self.begin()
+        line.send(b"defghi")
+        line.lose()
+        producer: Any = call.transport.producer
+        line.transport.producerState = "untouched"
+        producer.pauseProducing()
+        producer.resumeProducing()
+        self.assertEqual("untouched", line.transport.producerState)
+
+    def test_late_data(self) -> None:
+        """What still comes from llama-server after the client hung up is dropped, and no error."""
+        _, call, line = self.begin()
+        before = call.received
+        call.hang_up()
+        self.assertTrue(line.closed)
+        line.send(b"def")
+        line.lose()
+        self.assertEqual(before, call.received)
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_late_data_of_a_broken_answer(self) -> None:
+        """So too when it is the proxy that gave up."""
+        world, call, line = self.begin()
+        before = call.received
+        world.upstream.give_up()
+        self.assertTrue(line.closed)
+        line.send(b"defghi")
+        line.lose()
+        self.assertEqual((before, True, False), (call.received, call.aborted, call.whole))
+        self.assertEqual([], self.flushLoggedErrors())
+
+
+class Ends(WorldTest):
+    """How an answer may end."""
+
+    def test_until_the_connection_ends(self) -> None:
+        """An answer without a length ends with its connection, as in HTTP/1.0; the client gets it in chunks."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        call = world.send("GET", "/")
+        line = wire.accept()
+        line.send(b"HTTP/1.0 200 OK\r\n\r\nabc")
+        self.assertEqual((b"abc", False), (call.body, call.whole))
+        line.lose()
+        self.assertEqual((b"abc", True, False), (call.body, call.whole, call.aborted))
+
+    def test_broken_off(self) -> None:
+        """An answer that ends before its length, or without its last chunk, is broken: the client can see it."""
+        for head, piece in (
+            (HEAD, b"abc"),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"3\r\nabc\r\n"),
+        ):
+            wire = Wire()
+            world = self.world({}, wire.agents(), state_dir=self.folder / str(len(head)))
+            call = world.send("GET", "/")
+            line = wire.accept()
+            line.send(head + piece)
+            line.lose()
+            self.assertEqual((b"abc", False, True), (call.body, call.whole, call.aborted))
+
+    def test_whole_at_once(self) -> None:
+        """An answer that comes in one piece is passed on as well."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        call = world.send("GET", "/")
+        wire.accept().send(HEAD + b"abcdefghi")
+        self.assertEqual((b"abcdefghi", True), (call.body, call.whole))
+
+
+class Received(SynchronousTestCase):
+    """A body, received."""
+
+    class Response:
+        """An answer whose body the test delivers."""
+
+        def deliverBody(self, protocol: Any) -> None:
+            """Note the protocol."""
+            self.protocol = protocol
+            protocol.makeConnection(self)
+            self.closed = False
+
+        def loseConnection(self) -> None:
+            """Note the end, and tell it at once, as Twisted does."""
+            self.closed = True
+            self.protocol.connectionLost(Failure(ResponseDone()))
+
+    def test_ends(self) -> None:
+        """It fires at the end, fails when it breaks off, and cancelling closes the connection."""
+        for end, error in ((ResponseDone(), None), (ZeroDivisionError(), UpstreamError)):
+            response: Any = self.Response()
+            pieces: list[bytes] = []
+            done, body = receive(response, pieces.append)
+            response.protocol.dataReceived(b"a")
+            response.protocol.dataReceived(b"b")
+            self.assertIsNotNone(body.done)
+            response.protocol.connectionLost(Failure(end))
+            self.assertEqual([b"a", b"b"], pieces)
+            self.assertIsNone(body.done)
+            if error is None:
+                self.assertIsNone(self.successResultOf(done))
+            else:
+                self.failureResultOf(done, error)
+
+    def test_cancelled(self) -> None:
+        """Cancelling closes the connection, and late pieces go nowhere."""
+        response: Any = self.Response()
+        pieces: list[bytes] = []
+        done, _ = receive(response, pieces.append)
+        done.cancel()
+        self.failureResultOf(done, CancelledError)
+        self.assertTrue(response.closed)
+        response.protocol.dataReceived(b"late")
+        self.assertEqual([], pieces)

@@ -1,0 +1,254 @@
+"""The wiring, and the demonstration's child process."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
+
+from bioproxy.config import Settings
+from bioproxy.demo.service import Demo
+from bioproxy.errors import ConfigError
+from bioproxy.options import Options
+from bioproxy.service import makeService
+from bioproxy.snapshots import Snapshots
+from tests.network import Call, Reactor
+from tests.world import CODE, WorldTest, logged
+
+PARTS = ["state", "watch", "poller", "warmer", "operator's port", "clients' port"]
+
+
+class ServiceTest(WorldTest):
+    """Folders of the test's own, and a reactor without a network."""
+
+    def setUp(self) -> None:
+        """Let nothing of the user's be touched."""
+        super().setUp()
+        folders = {f"XDG_{name}_HOME": str(self.folder / name) for name in ("CONFIG", "STATE", "CACHE")}
+        self.patch(os, "environ", {**os.environ, **folders})
+        self.output = StringIO()
+        self.patch(sys, "__stdout__", self.output)
+        self.reactor = Reactor()
+
+    def make(self, *arguments: str) -> MultiService:
+        """Make the service with these options."""
+        options = Options()
+        options.parseOptions(list(arguments))
+        return makeService(options, self.reactor)
+
+    def start(self, *arguments: str) -> MultiService:
+        """Make it and start it, as twistd does."""
+        root = self.make(*arguments)
+        root.privilegedStartService()
+        root.startService()
+        return root
+
+    def stop(self, root: MultiService) -> None:
+        """Stop it, and wait for that."""
+        stopped: Any = root.stopService()
+        self.successResultOf(stopped)
+
+
+class Wiring(ServiceTest):
+    """`makeService`."""
+
+    def test_tree(self) -> None:
+        """The tree has the documented parts in the documented order, and making it opens, reads and sends nothing."""
+        root = self.make("--prefix", "@code=missing.txt")
+        self.assertEqual(PARTS, [service.name for service in root])
+        self.assertEqual(([], []), (self.reactor.tcpServers, self.reactor.tcpClients))
+        self.assertEqual([], self.reactor.getDelayedCalls())
+        self.assertEqual([], list(self.folder.iterdir()))
+
+    def test_demo_tree(self) -> None:
+        """With `--demo` the child comes first: the others need it."""
+        self.assertEqual(["demo", *PARTS], [service.name for service in self.make("--demo")])
+
+    def test_ports(self) -> None:
+        """Clients and operator have a port each, on the addresses of the settings, and get what is meant for them."""
+        self.start("--host", "::1", "--port", "1234", "--admin-port", "1235")
+        (admin_port, admin, _, admin_host), (port, clients, _, host) = self.reactor.tcpServers
+        self.assertEqual((("127.0.0.1", 1235), ("::1", 1234)), ((admin_host, admin_port), (host, port)))
+        for site, status in ((admin, 200), (clients, 0)):
+            call = Call(site, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")  # type: ignore[arg-type]
+            self.assertEqual(status, call.status)
+            call.hang_up()
+        self.assertEqual(PARTS[-2:], [site.logPrefix() for site in (admin, clients)])  # type: ignore[attr-defined]
+        self.assertNotEqual([], [client for client in self.reactor.tcpClients if client[1] == 8080])
+
+    def test_reads_templates(self) -> None:
+        """The templates are read at the start, in a thread."""
+        file = self.template("code", CODE)
+        self.start("--prefix", f"@code={file}")
+        call = Call(self.reactor.tcpServers[0][1], b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")  # type: ignore[arg-type]
+        self.assertEqual(("cold", None), tuple(call.json()["templates"][0][key] for key in ("state", "error")))
+
+    def test_stop(self) -> None:
+        """Stopping ends everything that was begun, and lets go of the folder; it can be used again."""
+        root = self.start()
+        folder = self.folder / "STATE" / "bioproxy"
+        other = Snapshots(folder)
+        self.assertRaises(ConfigError, other.open)
+        self.stop(root)
+        other.open()
+        other.close()
+        clients = len(self.reactor.tcpClients)
+        self.reactor.advance(60)
+        self.assertEqual(clients, len(self.reactor.tcpClients))
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_port_taken(self) -> None:
+        """A port in use ends the start with one line that names it."""
+        for taken in (8081, 8082):
+            self.reactor = Reactor()
+            self.reactor.taken = {taken}
+            error = self.assertRaises(SystemExit, self.start)
+            self.assertRegex(str(error), rf"\Abioproxy: cannot listen on 127\.0\.0\.1:{taken}: .*in use\Z")
+            self.assertNotIn(error.code, (None, 0))
+
+    def test_bad_folder(self) -> None:
+        """A folder for the records that cannot be used, or that another bioproxy uses, ends the start with one line."""
+        file = self.template("file", "")
+        other = Snapshots(self.folder / "used")
+        other.open()
+        self.addCleanup(other.close)
+        for folder, words in (
+            (file, "state_dir: .*file.txt: .*"),
+            (self.folder / "used", "state_dir: another bioproxy .*"),
+        ):
+            error = self.assertRaises(SystemExit, self.start, "--state-dir", str(folder))
+            self.assertRegex(str(error), rf"\Abioproxy: {words}\Z")
+            self.assertNotIn(error.code, (None, 0))
+
+
+class Demonstration(ServiceTest):
+    """`Demo`."""
+
+    def setUp(self) -> None:
+        """Make one."""
+        super().setUp()
+        self.demo = Demo(Settings(), self.reactor)
+        self.home = self.folder / "CACHE" / "bioproxy" / "demo"
+
+    def run_it(self) -> tuple[Any, Any]:
+        """Start it; return protocol and transport of its child."""
+        self.demo.startService()
+        protocol = self.reactor.processes[-1][0]
+        return protocol, protocol.transport
+
+    def test_child(self) -> None:
+        """The child is a Python with what it needs to know on its command line, and the same modules at hand."""
+        self.run_it()
+        _, arguments, environment = self.reactor.processes[0]
+        self.assertEqual([sys.executable, "-m", "bioproxy.demo.llama_child"], arguments[:3])
+        options = dict(zip(arguments[3::2], arguments[4::2], strict=True))
+        self.assertEqual(str(self.home / "model.gguf"), options["--model"])
+        self.assertEqual(str(self.home / "slots"), options["--slot-save-path"])
+        self.assertEqual(self.demo.settings.llama_url, f"http://127.0.0.1:{options['--port']}")
+        self.assertIn(str(Path(__file__).parent.parent), environment["PYTHONPATH"].split(os.pathsep))
+
+    def test_settings(self) -> None:
+        """The demonstration keeps to its own folder, and has its templates beside the user's own."""
+        settings = Demo(Settings(port=1, prefixes={"@mine": Path("mine.txt")}), self.reactor).settings
+        self.assertEqual((1, ["@code", "@story", "@mine"]), (settings.port, list(settings.prefixes)))
+        for path in (settings.slot_save_path, settings.state_dir, settings.prefixes["@code"]):
+            assert path is not None
+            self.assertIn(self.home, path.parents)
+        self.demo.startService()
+        for template in self.demo.settings.templates:
+            self.assertIn("<{message}>", template.path.read_text())
+
+    def test_edits_stay(self) -> None:
+        """Templates that were edited stay as they are; records of the last time do not."""
+        self.run_it()
+        file = self.home / "templates" / "code.txt"
+        file.write_text(CODE)
+        self.demo.settings.state_dir.mkdir()
+        (self.demo.settings.state_dir / "snapshots.json").write_text("{}")
+        (self.home / "model.gguf").touch()
+        again = Demo(Settings(), self.reactor)
+        again.startService()
+        self.assertEqual(CODE, file.read_text())
+        self.assertFalse(self.demo.settings.state_dir.exists())
+        self.assertEqual(1, self.output.getvalue().count("making a model"))
+
+    def test_stop(self) -> None:
+        """Stopping closes the child's input, waits until it is gone, and takes its end for what it is."""
+        protocol, transport = self.run_it()
+        with capturedLogs() as events:
+            stopped = self.demo.stopService()
+            assert stopped is not None
+            self.assertTrue(transport.stdin_closed)
+            self.assertNoResult(stopped)
+            protocol.processEnded(Failure(ProcessTerminated(1)))
+            self.successResultOf(stopped)
+        self.assertEqual([], logged(events))
+
+    def test_stop_without_a_child(self) -> None:
+        """There is nothing to wait for where the child never ran, or is gone."""
+        self.assertIsNone(self.demo.stopService())
+        protocol, _ = self.run_it()
+        protocol.processEnded(Failure(ProcessDone(0)))
+        self.assertIsNone(self.demo.stopService())
+
+    def test_child_dies(self) -> None:
+        """A child that dies is an error in the log, with the last that it said; one that ends in peace is none."""
+        protocol, _ = self.run_it()
+        protocol.errReceived(b"x" * 5000)
+        protocol.errReceived(b"out of memory \xff")
+        with capturedLogs() as events:
+            protocol.processEnded(Failure(ProcessTerminated(1, None, 1)))
+        (line,) = logged(events)
+        self.assertIn("exit code 1", line)
+        self.assertTrue(line.endswith("out of memory \ufffd"))
+        self.assertLess(len(line), 4200)
+        protocol, _ = self.run_it()
+        with capturedLogs() as events:
+            protocol.processEnded(Failure(ProcessDone(0)))
+        self.assertEqual([], logged(events))
+
+    def test_announcement(self) -> None:
+        """What to try is printed once, when all is ready, with the addresses to use."""
+        ready = False
+        self.demo.announce(lambda: ready)
+        self.run_it()
+        self.reactor.advance(5)
+        self.assertNotIn("curl", self.output.getvalue())
+        ready = True
+        self.reactor.advance(0.2)
+        self.reactor.advance(5)
+        text = self.output.getvalue()
+        self.assertEqual(1, text.count("bioproxy is ready"))
+        for words in (
+            "http://127.0.0.1:8081/v1/chat/completions",
+            "http://127.0.0.1:8082/status",
+            "@code",
+            str(self.home),
+        ):
+            self.assertIn(words, text)
+
+    def test_announcement_stops(self) -> None:
+        """Nothing is announced after the end; a closed terminal is no trouble."""
+        self.demo.announce(lambda: True)
+        self.patch(sys, "__stdout__", None)
+        self.run_it()
+        other = Demo(Settings(), self.reactor)
+        other.announce(lambda: False)
+        other.startService()
+        other.stopService()
+        self.assertEqual([], self.reactor.getDelayedCalls())
+
+    def test_not_installed(self) -> None:
+        """Where a package is missing, one line says which, and how to get it."""
+        find = importlib.util.find_spec
+        self.patch(importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name))
+        error = self.assertRaises(SystemExit, Demo, Settings(), self.reactor)
+        self.assertEqual("bioproxy: --demo needs gguf: pip install 'bioproxy[demo]'", str(error))
