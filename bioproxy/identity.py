@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from bioproxy.llama import FIXED_MARKER, Llama
+from bioproxy.llama import FIXED_MARKER, Llama, Props
 from bioproxy.templates import digest
 
 SAMPLE = "The quick brown fox jumps over the lazy dog"
@@ -61,20 +61,21 @@ class Identity:
 
     def __init__(self, llama: Llama) -> None:
         self._llama = llama
-        self._marker = FIXED_MARKER
+        self._props: Props | None = None
         self.current: Model | None = None
 
-    def forget(self) -> None:
-        """Note that another process of llama-server may run now."""
-        self.current = None
+    def seen(self, props: Props) -> None:
+        """Note the properties of the process that runs now: if they are others, so may be the model."""
+        if props != self._props or props.marker == FIXED_MARKER:
+            self.current = None
 
     async def find_out(self) -> Model:
         """Fire with the model.  Overwrites slot 0 unless it is known already.  Fails as `Llama`'s calls do."""
         props = await self._llama.props()
         facts = digest(props.about_model, await self._llama.model_facts())
-        same_process = props.marker == self._marker != FIXED_MARKER
-        if self.current is None or self.current.facts != facts or not same_process:
+        self.seen(props)
+        if self.current is None or self.current.facts != facts:
             odds = await self._llama.next_token_odds(SAMPLE)
             self.current = Model(facts, tuple((token, odd) for token, odd in odds if math.isfinite(odd)))
-            self._marker = props.marker
+            self._props = props
         return self.current

@@ -86,6 +86,10 @@ class Slot:
         entry, model = self._snapshots.get(name), self._identity.current
         return entry if entry and entry.key == key and model is not None and entry.model.matches(model) else None
 
+    def model_known(self) -> bool:
+        """Tell whether it is known which model runs; without that nothing can be saved."""
+        return self._identity.current is not None
+
     def forget(self) -> None:
         """Note that what the slot holds is unknown."""
         self._held = None
@@ -202,7 +206,9 @@ class Slot:
     async def _save(self, name: str, key: str, tokens: int) -> Snapshot:
         model = self._identity.current
         before = await self._llama.witness()
-        if model is None or (before is not None and (before.busy or before.tokens != tokens)):
+        if model is None:
+            raise SaveFailed("llama-server was restarted")
+        if before is not None and (before.busy or before.tokens != tokens):
             raise SaveFailed("somebody else used the slot")
         # From here on the file may be half written at any moment: first the record goes.
         self._snapshots.drop(name)

@@ -180,6 +180,10 @@ class Warmer:
         """Evaluate and save.  Inside the gate; cancelled when a user comes."""
         self.current, self.progress = name, 0.0
         began = self._clock.seconds()
+        if not self._slot.model_known():
+            # llama-server was restarted, and a question was answered since.  What it left in the slot is right, but to
+            # learn which model it belongs to costs just that: it has to be computed again.
+            self._slot.forget()
         prepared = await self._slot.prepare(name, key, key)
         if self._slot.saved(name, key):
             self._troubles.over(name)

@@ -100,7 +100,7 @@ class Watch:
         if props != self._props or not self.up:
             self._props = props
             self.process = object()
-            self._identity.forget()
+            self._identity.seen(props)
             self._slot.forget()
             self._slot.visible = True
             self._slot.files = await self._llama.slot_files_enabled()

@@ -318,7 +318,7 @@ class Saving(SlotTest):
 
     def test_model_unknown(self) -> None:
         """Nothing is saved while it is unknown which model runs."""
-        self.built.identity.forget()
+        self.built.identity.current = None
         self.failureResultOf(self.saving(), SaveFailed)
         self.assertIsNone(self.slot.saved("code", KEY))
 
