@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bioproxy.errors import ConfigError
 from bioproxy.templates import Template
@@ -131,6 +132,19 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             checked(key, {prefix: str(file) for prefix, file in result.items()}, folder, option(key))
         values[key] = result
     return Settings(**values)
+
+
+def refuse_loop(settings: Settings) -> None:
+    """Refuse to be one's own llama-server: each question would bring forth another, without end.
+
+    Raises `ConfigError`.
+    """
+    target = urlsplit(settings.llama_url)
+    port = target.port or (443 if target.scheme == "https" else 80)
+    local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
+    for host, own_port in ((settings.host, settings.port), (settings.admin_host, settings.admin_port)):
+        if port == own_port and (target.hostname == host or {target.hostname, host} <= local):
+            raise ConfigError(f"llama_url: {settings.llama_url} is bioproxy's own port")
 
 
 def checked(key: str, value: Any, folder: Path, place: str) -> Any:

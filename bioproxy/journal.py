@@ -79,9 +79,11 @@ class Journal:
             self._count_tokens(record, timings)
         self._latest.append(record)
         self.log.info(
-            "{r.id} {r.path} {r.status} template={r.template} cache={r.cache} prompt={r.prompt_tokens}"
+            "{r.id} {path} {r.status} template={r.template} cache={r.cache} prompt={r.prompt_tokens}"
             " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",
             r=record,
+            # A client may put anything into a path, line ends too.
+            path=record.path if record.path.isprintable() else ascii(record.path),
             queue=rounded(record.queue_ms),
             ttft=rounded(record.ttft_ms),
             total=rounded(record.total_ms),

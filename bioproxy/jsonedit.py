@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from json.decoder import JSONDecoder
 from typing import Any
 
@@ -28,43 +28,49 @@ def replace(text: str, values: Mapping[Path, Any]) -> str:
     """Return the text with other values in the given places.
 
     `text` must be valid JSON, and each path must lead to a value in it, or to a key that is missing in the
-    outermost object: then it is added there, in front.  Raises `KeyError` for any other path.
+    outermost object: then it is added there, in front.  Raises `KeyError` for any other path.  Takes time in
+    proportion to the text's length, however many values there are.
     """
-    edits: list[tuple[int, int, str]] = []
-    added: list[str] = []
-    opening = _space(text, 0)
-    for path, value in values.items():
-        # ASCII only: a half character ("\ud800") that came in as an escape goes out as one.
-        new = json.dumps(value)
-        try:
-            edits.append((*find(text, path), new))
-        except KeyError:
-            if len(path) != 1 or not isinstance(path[0], str) or text[opening] != "{":
-                raise
-            added.append(f"{json.dumps(path[0])}: {new}")
-    if added:
-        empty = text[_space(text, opening + 1)] == "}"
-        edits.append((opening + 1, opening + 1, ", ".join(added) + ("" if empty else ", ")))
-    # From the back to the front, so that the places found stay right.
-    for start, end, new in sorted(edits, reverse=True):
-        text = text[:start] + new + text[end:]
-    return text
+    start = _space(text, 0)
+    places = find(text, values, start)
+    # ASCII only: a half character ("\ud800") that came in as an escape goes out as one.
+    edits = [(*place, json.dumps(values[path])) for path, place in places.items()]
+    missing = [path for path in values if path not in places]
+    if missing:
+        if text[start] != "{" or any(len(path) != 1 or not isinstance(path[0], str) for path in missing):
+            raise KeyError(missing)
+        added = ", ".join(f"{json.dumps(path[0])}: {json.dumps(values[path])}" for path in missing)
+        empty = text[_space(text, start + 1)] == "}"
+        edits.append((start + 1, start + 1, added if empty else f"{added}, "))
+    pieces, done = [], 0
+    for begin, end, new in sorted(edits):
+        pieces += [text[done:begin], new]
+        done = end
+    return "".join([*pieces, text[done:]])
 
 
-def find(text: str, path: Path) -> tuple[int, int]:
-    """Return where the value at `path` begins and ends.  Raises `KeyError` if there is none."""
-    start, end = _space(text, 0), len(text)
-    for step in path:
-        places = [place for key, *place in _members(text, start) if key == step]
-        if not places:
-            raise KeyError(path)
-        # Of a key given twice the last one counts, as in `json.loads` and in llama.cpp.
-        start, end = places[-1]
-    return start, end
+def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, tuple[int, int]]:
+    """Return where the values begin and end that `paths` lead to, without those paths that lead nowhere.
+
+    The paths begin at the value at `start`.
+    """
+    below: dict[str | int, list[Path]] = {}
+    for path in paths:
+        below.setdefault(path[0], []).append(path[1:])
+    # Of a key given twice the last one counts, as in `json.loads` and in llama.cpp: later ones replace earlier ones.
+    members = {key: place for key, *place in _members(text, start) if key in below}
+    found: dict[Path, tuple[int, int]] = {}
+    for key, (begin, end) in members.items():
+        if () in below[key]:
+            found[key,] = begin, end
+        if deeper := [rest for rest in below[key] if rest]:
+            found.update({(key, *path): place for path, place in find(text, deeper, begin).items()})
+    return found
 
 
 def _members(text: str, start: int) -> Iterator[tuple[str | int, int, int]]:
     """Yield key or index, beginning and end of each value in the object or array that begins at `start`."""
+    start = _space(text, start)
     opening = text[start]
     if opening not in "{[":
         return

@@ -93,6 +93,8 @@ class Options(usage.Options):
         try:
             file = None if self["config"] is None else Path(self["config"]).expanduser()
             self.settings = config.load(self.given, file, Path.cwd(), use_file=not self.demo or file is not None)
+            if not self.demo:  # that brings a llama-server of its own
+                config.refuse_loop(self.settings)
         except (ConfigError, RuntimeError) as error:
             raise SystemExit(f"bioproxy: {error}") from None
         if self["check"]:

@@ -34,7 +34,7 @@ from bioproxy.headers import Pair, end_to_end
 from bioproxy.journal import Journal, Record
 from bioproxy.poller import Poller
 from bioproxy.rewrite import Filled
-from bioproxy.slot import Slot
+from bioproxy.slot import Prepared, Slot
 from bioproxy.targets import SLOT_ACTIONS, origin_form, path_of, uses_slot
 from bioproxy.upstream import Upstream
 from bioproxy.warmup import Warmer
@@ -137,19 +137,22 @@ class Proxy:
                 await self._slot.note(filled.key)
 
     async def _fill(self, path: str, body: bytes) -> Filled | None:
-        """Fill the templates that a chat request names; `None` where it names none.  Raises `TemplateError`."""
+        """Fill the templates that a chat request names; `None` where it names none.  Raises `ProxyError`."""
         if path not in rewrite.CHAT_PATHS:
             return None
         found = rewrite.find(body, self._poller.templates.values())
         if found is None:
             return None
         texts = {template.name: await self._poller.look(template) for template in found.templates}
-        return found.fill(texts)
+        return found.fill(texts, self._max_body)
 
     async def _prepare(self, request: Request, filled: Filled, record: Record) -> None:
         """Bring the template into the slot and tell the client how."""
         self._warmer.asked(filled.template.name)
-        prepared = await self._slot.prepare(filled.template.name, filled.key, filled.bare_key)
+        if filled.reuse:
+            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.bare_key)
+        else:
+            prepared = Prepared("cold", "ineffective")
         record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
         request.setHeader("X-Bioproxy-Cache", prepared.cache)
         if prepared.miss is not None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bioproxy import jsonedit
-from bioproxy.errors import TooDeep
+from bioproxy.errors import BodyTooLarge, TooDeep
 from bioproxy.templates import Template, Text, digest
 
 CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
@@ -47,30 +47,43 @@ class Filled:
     """A request ready to be sent.
 
     `body` is the new body, `template` the first template in it, `key` that of the request's beginning, and `bare_key`
-    the key that the same template has in a request with nothing else.
+    the key that the same template has in a request with nothing else.  `reuse` is as in `Found`.
     """
 
     body: bytes
     template: Template
     key: str
     bare_key: str
+    reuse: bool
 
 
 @dataclass(frozen=True)
 class Found:
-    """A request that names templates.  `matches` is never empty, and in the order of the conversation."""
+    """A request that names templates.
+
+    `matches` is never empty, and in the order of the conversation; `reuse` is false if the client wants everything
+    computed anew (``"cache_prompt": false``).
+    """
 
     source: str
     matches: tuple[Match, ...]
     shape: str
+    reuse: bool
 
     @property
     def templates(self) -> tuple[Template, ...]:
         """The templates needed, each one once."""
         return tuple(dict.fromkeys(match.template for match in self.matches))
 
-    def fill(self, texts: Mapping[str, Text]) -> Filled:
-        """Put the templates in; `texts` has one for each name in `templates`.  Raises `TooDeep`."""
+    def fill(self, texts: Mapping[str, Text], limit: int) -> Filled:
+        """Put the templates in; `texts` has one for each name in `templates`.
+
+        Raises `BodyTooLarge` where that would make the body longer than `limit` characters, and `TooDeep`.
+        """
+        # Counted before it is made: a small request with many turns can name a large template many times.
+        filled = sum(texts[match.template.name].length(match.message) for match in self.matches)
+        if len(self.source) + filled > limit:
+            raise BodyTooLarge(f"with its templates filled the request is larger than {limit} characters")
         values: dict[jsonedit.Path, Any] = {
             match.place: texts[match.template.name].fill(match.message) for match in self.matches
         }
@@ -82,7 +95,7 @@ class Found:
         except RecursionError:
             raise TooDeep("the request's JSON nests too deep") from None
         prefix = texts[first.name].prefix
-        return Filled(body, first, prefix_key(prefix, self.shape), prefix_key(prefix))
+        return Filled(body, first, prefix_key(prefix, self.shape), prefix_key(prefix), self.reuse)
 
 
 def find(body: bytes, templates: Iterable[Template]) -> Found | None:
@@ -95,11 +108,14 @@ def find(body: bytes, templates: Iterable[Template]) -> Found | None:
     if not known:
         return None
     try:
-        source = body.decode("utf-8-sig")
+        # llama.cpp takes a null character for the end of the JSON.
+        source = body.decode("utf-8-sig").partition("\0")[0]
         request = json.loads(source)
         candidates = (match_prefix(place, text, known) for place, text in user_texts(request))
         matches = tuple(match for match in candidates if match is not None)
-        return Found(source, matches, shape(request, matches[0].place)) if matches else None
+        if not matches:
+            return None
+        return Found(source, matches, shape(request, matches[0].place), request.get("cache_prompt") is not False)
     except ValueError:  # not UTF-8, or not JSON
         return None
     except RecursionError:

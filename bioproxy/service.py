@@ -21,20 +21,14 @@ it handed in can be tested with another clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from twisted.application import strports
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import ILoggingContext
 from twisted.internet.threads import deferToThreadPool
-from twisted.web.http import Request
-from twisted.web.resource import IResource
-from twisted.web.server import Site
-from zope.interface import implementer
 
 from bioproxy.admin import Admin
 from bioproxy.connections import Agents
@@ -47,6 +41,7 @@ from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
 from bioproxy.poller import Poller, Reading
+from bioproxy.ports import port
 from bioproxy.proxy import Proxy
 from bioproxy.slot import Slot
 from bioproxy.snapshots import Snapshots
@@ -115,11 +110,25 @@ class Root(MultiService):
 
     def privilegedStartService(self) -> None:
         """Open the ports.  Called by twistd before it gives up root's rights, if it has them."""
-        try:
+        with one_line():
             super().privilegedStartService()
-        except CannotListenError as error:
-            where = f"{error.interface}:{error.port}"
-            raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
+
+    def startService(self) -> None:
+        """Start everything.  Called by twistd; its sister ``twist`` calls nothing but this."""
+        with one_line():
+            super().startService()
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn what may go wrong in a start into `CannotStart`."""
+    try:
+        yield
+    except CannotListenError as error:
+        where = f"{error.interface}:{error.port}"
+        raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
+    except ConfigError as error:
+        raise CannotStart(f"bioproxy: {error}") from None
 
 
 class State(Service):
@@ -132,44 +141,9 @@ class State(Service):
     def startService(self) -> None:
         """Open the record."""
         super().startService()
-        try:
-            self._snapshots.open()
-        except ConfigError as error:
-            raise CannotStart(f"bioproxy: {error}") from None
+        self._snapshots.open()
 
     def stopService(self) -> None:
         """Close it."""
         super().stopService()
         self._snapshots.close()
-
-
-@implementer(ILoggingContext)
-class QuietSite(Site):
-    """Twisted's HTTP server without its access log: `bioproxy.journal` writes one line a request, with more in it."""
-
-    noisy = False
-
-    def __init__(self, name: str, resource: IResource, reactor: Any) -> None:
-        # Forms are llama-server's to parse: a body that Twisted cannot read as a form is not wrong for that.
-        super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
-        # An error page with a traceback is for developers.
-        self.displayTracebacks = False
-        self._name = name
-
-    def logPrefix(self) -> str:
-        """Return what the log calls this port.  Called by Twisted when it starts and stops listening."""
-        return self._name
-
-    def log(self, request: Request) -> None:
-        """Write nothing.  Called by Twisted after each request."""
-
-
-def port(name: str, host: str, number: int, resource: IResource, reactor: Any) -> Service:
-    """Return a service that listens on a TCP port.
-
-    `strports.service` raises where a port is taken; the endpoint service below it would only log that and go on deaf.
-    """
-    where = f"tcp:{number}:interface={quoteStringArgument(host)}"
-    service: Service = strports.service(where, QuietSite(name, resource, reactor), reactor=reactor)
-    service.setName(name)
-    return service

@@ -70,6 +70,10 @@ class Text:
         """The text before the first place of the message."""
         return self.parts[0]
 
+    def length(self, message: str) -> int:
+        """Return how many characters `fill` would give."""
+        return sum(map(len, self.parts)) + (len(self.parts) - 1) * len(message)
+
     def fill(self, message: str) -> str:
         """Put the message into each of its places."""
         return message.join(self.parts)

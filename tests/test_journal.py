@@ -121,7 +121,9 @@ class Closing(SynchronousTestCase):
         self.addCleanup(globalLogPublisher.removeObserver, observer)
         record = self.close(TIMINGS, template="code", status=200, cache="hot", queue_ms=1.26)
         self.close(path="/health")
-        [line] = [formatEvent(event) for event in events]
+        self.close(path="/slots/\n\x1b[31mfake")
+        line, odd = [formatEvent(event) for event in events]
+        self.assertIn(r" '/slots/\n\x1b[31mfake' ", odd)
         self.assertEqual(
             f"{record.id} {CHAT} 200 template=code cache=hot prompt=1000 cached=900 tokens"
             " queue=1.3 ttft=None total=2000.0 ms",

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy import jsonedit
 from bioproxy.jsonedit import Path, find, replace
 
 # Text, path, and the text with the value there replaced by "N".
@@ -84,8 +85,7 @@ class Replacing(SynchronousTestCase):
     def test_missing(self) -> None:
         """A path that leads nowhere is a `KeyError`."""
         for text, path in MISSING:
-            with self.assertRaises(KeyError, msg=f"{text} {path}"):
-                find(text, path)
+            self.assertEqual({}, find(text, [path]))
             with self.assertRaises(KeyError, msg=f"{text} {path}"):
                 replace(text, {path: 0})
 
@@ -94,6 +94,23 @@ class Replacing(SynchronousTestCase):
         for text in ("[]", "[1]", '"text"', "1"):
             with self.assertRaises(KeyError, msg=text):
                 replace(text, {("a",): 0})
+
+    def test_many_values(self) -> None:
+        """Every part of the text is decoded a few times at most, however many values are replaced."""
+        text = json.dumps({"messages": [{"content": str(number)} for number in range(300)]})
+        decoded: list[int] = []
+        decode = jsonedit._decode
+
+        def counted(text: str, at: int) -> tuple[Any, int]:
+            value, end = decode(text, at)
+            decoded.append(end - at)
+            return value, end
+
+        self.patch(jsonedit, "_decode", counted)
+        values: dict[Path, Any] = {("messages", number, "content"): "new" for number in range(300)}
+        result = json.loads(replace(text, values))
+        self.assertEqual({"messages": [{"content": "new"}] * 300}, result)
+        self.assertLess(sum(decoded), 5 * len(text))
 
     def test_random_documents(self) -> None:
         """For any document and any place in it, just this value changes, and no character outside it."""
@@ -106,7 +123,7 @@ class Replacing(SynchronousTestCase):
             if not paths:
                 continue
             path, new = dice.choice(paths), value(dice, 2)
-            start, end = find(text, path)
+            start, end = find(text, [path])[path]
             result = replace(text, {path: new})
             self.assertEqual((text[:start], text[end:]), (result[:start], result[len(result) - len(text) + end :]))
             *way, last = path

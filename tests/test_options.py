@@ -48,6 +48,7 @@ GIVEN: list[tuple[list[str], str, Any]] = [
 
 # Bad arguments, and what the one line must have.
 BAD: list[tuple[list[str], str]] = [
+    (["--port", "8080"], "llama_url: http://127.0.0.1:8080 is bioproxy's own port"),
     (["--port", "http"], '--port: must be a whole number from 0 to 65535, not "http"'),
     (["--port", ""], "--port: "),
     (["--port", "65536"], "--port: "),

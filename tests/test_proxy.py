@@ -41,6 +41,13 @@ class Templates(WorldTest):
         self.assertEqual(["Know this: abc. one", "@code no", "two", "no", "Tell: three"], texts)
         self.assertEqual(1, sent["temperature"])
 
+    def test_reuse_not_wanted(self) -> None:
+        """Who asks for everything to be computed anew is not told of a cache, and pays for no restore."""
+        world = self.warm_world()
+        call = world.chat("@code why?", cache_prompt=False)
+        self.assertEqual("cold", call.headers["x-bioproxy-cache"])
+        self.assertEqual(0, world.sample("slot_restores_total", template="code", result="ok"))
+
     def test_second_turn(self) -> None:
         """The second turn of a conversation goes on from the first: all of it is in the slot."""
         world = self.warm_world()
@@ -238,6 +245,18 @@ class PassThrough(WorldTest):
             world.send(method, target, body)
             self.assertEqual(target, world.llama_server.paths()[-1])
             self.assertEqual((method.encode(), body), world.llama_server.raw[-1][::2])
+
+    def test_hosts(self) -> None:
+        """Whatever host a client names, even one that could not be, is llama-server's to judge."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        for host in ("a..b", ".", "x" * 70 + ".example", "[::1]:8081", "\u00ff"):
+            call = world.send("POST", "/tokenize", b"{}", Host=host)
+            line = wire.accept()
+            self.assertIn(f"Host: {host}\r\n".encode(), line.received)
+            line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            self.assertEqual(200, call.status, host)
+            self.assertEqual(200, world.operate("GET", "/healthz", Host=host).status, host)
 
     def test_forms(self) -> None:
         """A body that says it is a form and is none arrives as it is."""

@@ -10,12 +10,13 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy import rewrite
-from bioproxy.errors import TooDeep
+from bioproxy.errors import BodyTooLarge, TooDeep
 from bioproxy.rewrite import Filled
 from bioproxy.templates import Template, Text
 
 NAMES = ("code", "code-review", "context")
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "@code-review", "/context")]
+LIMIT = 1_000_000
 TEXTS = {name: Text((f"{name}[", "]"), (), ()) for name in NAMES}
 
 # What a user writes, and what llama-server gets; None: the same.
@@ -69,7 +70,7 @@ def fill(body: str | bytes) -> Filled:
     """Fill a request that names a template."""
     found = rewrite.find(body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
-    return found.fill(TEXTS)
+    return found.fill(TEXTS, LIMIT)
 
 
 def chat(*messages: Any, **fields: Any) -> str:
@@ -174,14 +175,27 @@ class Filling(SynchronousTestCase):
                     found = rewrite.find(body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
                     self.assertIsNotNone(found)
                     assert found is not None
-                    found.fill(TEXTS)
+                    found.fill(TEXTS, LIMIT)
                 except TooDeep:
                     continue
                 self.assertLess(depth, limit)
 
+    def test_too_large(self) -> None:
+        """A request that would grow beyond the limit is refused before it is made; one just within is not."""
+        found = rewrite.find(chat("@code a", "@code b").encode(), TEMPLATES)
+        assert found is not None
+        filled = len(TEXTS["code"].fill("a")) + len(TEXTS["code"].fill("b"))
+        found.fill(TEXTS, len(found.source) + filled)
+        with self.assertRaises(BodyTooLarge):
+            found.fill(TEXTS, len(found.source) + filled - 1)
+
     def test_byte_order_mark(self) -> None:
         """A request that llama-server accepts never goes out unfilled: it takes a byte-order mark in front."""
         self.assertIn(b"code[a]", fill(b"\xef\xbb\xbf" + chat("@code a").encode()).body)
+
+    def test_null_character(self) -> None:
+        """The same for a null character behind the JSON: to llama-server it is the end."""
+        self.assertIn(b"code[a]", fill(chat("@code a").encode() + b"\0 and more").body)
 
 
 class Keys(SynchronousTestCase):

@@ -31,8 +31,8 @@ from bioproxy.journal import Journal
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller
+from bioproxy.ports import QuietSite
 from bioproxy.proxy import Proxy
-from bioproxy.service import QuietSite
 from bioproxy.slot import Slot
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
@@ -185,16 +185,17 @@ class World:
         """Send any request through the proxy; `content_type="x"` is a header."""
         return self._call(self.clients_port, method, target, body, headers)
 
-    def operate(self, method: str, target: str) -> Call:
+    def operate(self, method: str, target: str, **headers: str) -> Call:
         """Send a request to the admin port."""
-        return self._call(self.operators_port, method, target, b"", {})
+        return self._call(self.operators_port, method, target, b"", headers)
 
     def _call(self, site: Site, method: str, target: str | bytes, body: bytes, headers: dict[str, str]) -> Call:
         target = target if isinstance(target, bytes) else target.encode()
+        headers = {"Host": "proxy", **headers}
         lines = [f"{name.replace('_', '-')}: {value}".encode() for name, value in headers.items()]
         if body:
             lines.append(b"Content-Length: %d" % len(body))
-        head = [method.encode() + b" " + target + b" HTTP/1.1", b"Host: proxy", *lines]
+        head = [method.encode() + b" " + target + b" HTTP/1.1", *lines]
         call = Call(site, b"\r\n".join(head) + b"\r\n\r\n" + body)
         self._calls.append(call)
         self.settle()
