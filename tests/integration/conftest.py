@@ -1,0 +1,90 @@
+"""Fixtures: a model made once, llama.cpp, and bioproxy in front of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from twisted.logger import ILogObserver, LogLevel, formatEventAsClassicLogText, globalLogPublisher
+from zope.interface import implementer
+
+from bioproxy.demo import tiny_model
+from tests.integration.support import LlamaServer, RunningProxy, async_fixture
+
+LlamaOf = Callable[..., LlamaServer]
+ProxyOf = Callable[..., RunningProxy]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that evaluates thousands of tokens a second."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    tiny_model.write_model(path, tiny_model.TINY)
+    return path
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model on which a long prompt and a long answer take seconds."""
+    path = tmp_path_factory.mktemp("models") / "slow.gguf"
+    tiny_model.write_model(path, tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768))
+    return path
+
+
+@async_fixture
+async def llama_of(tmp_path: Path, tiny: Path) -> AsyncIterator[LlamaOf]:
+    """Return a function that makes llama-servers, not started yet, each with a model file of its own."""
+    made: list[LlamaServer] = []
+
+    def make(*arguments: str, model: Path = tiny, slots: bool = True) -> LlamaServer:
+        copy = tmp_path / f"model-{len(made)}.gguf"
+        shutil.copyfile(model, copy)
+        made.append(LlamaServer(tmp_path, copy, *arguments, slots=slots))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.kill()
+
+
+@async_fixture
+async def llama(llama_of: LlamaOf) -> AsyncIterator[LlamaServer]:
+    """Return a llama-server with the tiny model and a slot folder, up and fresh."""
+    server = llama_of()
+    await server.start()
+    yield server
+
+
+@async_fixture
+async def proxy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ProxyOf]:
+    """Return a function that starts bioproxies.  At the end none of them may have logged a bug."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    bugs: list[str] = []
+
+    @implementer(ILogObserver)
+    def observe(event: Any) -> None:
+        # pytest shows it with a test that fails.  The client that the tests use says much, and is left out.
+        if not str(event.get("log_namespace")).startswith("twisted.web.client"):
+            print(formatEventAsClassicLogText(event), end="")
+        if event.get("log_level") == LogLevel.critical:
+            bugs.append(event["log_failure"].getTraceback() if "log_failure" in event else str(event))
+
+    started: list[RunningProxy] = []
+
+    def start(llama_url: str, templates: dict[str, str] | None = None, **settings: Any) -> RunningProxy:
+        proxy = RunningProxy(tmp_path, llama_url, templates or {}, **settings)
+        started.append(proxy)
+        proxy.start()
+        return proxy
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield start
+        for proxy in reversed(started):
+            await proxy.stop()
+    finally:
+        globalLogPublisher.removeObserver(observe)
+    assert not bugs, "\n".join(bugs)

@@ -1,0 +1,378 @@
+"""What the integration tests run: llama.cpp in a child process, bioproxy on the real reactor, twistd as people do.
+
+pytest-twisted runs the reactor beside pytest, so a test can be a coroutine that waits for real sockets.  Waiting is
+always for a condition (`until`), never for a time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import pytest_twisted  # type: ignore[import-untyped]
+from prometheus_client.parser import text_string_to_metric_families
+from treq.client import HTTPClient
+from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.http_headers import Headers
+
+from bioproxy.service import Options, makeService
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+# The module `reactor` is whatever reactor was installed; to mypy it is just a module.
+reactor: Any = _reactor
+
+ROOT = Path(__file__).parent.parent.parent
+"""The checkout."""
+
+PATIENCE = 20.0
+"""Seconds that something may take before a test gives up: the machine may be busy with other things."""
+
+
+def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
+    """Mark a test that is a coroutine (pytest-twisted has no types)."""
+    return cast("Callable[P, Coroutine[Any, Any, None]]", pytest_twisted.ensureDeferred(test))
+
+
+def async_fixture(fixture: Callable[P, AsyncIterator[T]]) -> Callable[P, T]:
+    """Mark a fixture that is an asynchronous generator."""
+    return cast("Callable[P, T]", pytest_twisted.async_yield_fixture(fixture))
+
+
+async def until(condition: Callable[[], T | None], seconds: float = PATIENCE) -> T:
+    """Wait until `condition` gives something true, and return that; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {inspect.getsource(condition).strip()}"
+        await pause()
+    return value
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], seconds: float = PATIENCE) -> None:
+    """Wait until `condition`, which is a coroutine, says true; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {inspect.getsource(condition).strip()}"
+        await pause(0.05)
+
+
+async def pause(seconds: float = 0.02) -> None:
+    """Let the reactor work for a moment before looking again."""
+    await cast("Deferred[None]", deferLater(reactor, seconds, lambda: None))
+
+
+def defer(work: Coroutine[Any, Any, T]) -> Deferred[T]:
+    """Start a coroutine; it can then be awaited later, or cancelled."""
+    return Deferred.fromCoroutine(work)
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Return an environment for a process that knows the checkout; all folders of the user are in `folder`."""
+    homes = {f"XDG_{name}_HOME": str(folder / name.lower()) for name in ("CONFIG", "STATE", "CACHE")}
+    return {**os.environ, **homes, "HOME": str(folder), "PYTHONPATH": str(ROOT), **more}
+
+
+# HTTP.
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, whole."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body, decoded."""
+        return json.loads(self.body)
+
+    def header(self, name: str) -> str | None:
+        """Return a header, or `None`."""
+        values = self.headers.getRawHeaders(name)
+        return values[-1] if values else None
+
+    @property
+    def cache(self) -> str | None:
+        """Return how the slot came to hold the template."""
+        return self.header("X-Bioproxy-Cache")
+
+    @property
+    def miss(self) -> str | None:
+        """Return why it was cold."""
+        return self.header("X-Bioproxy-Miss")
+
+    def events(self) -> list[str]:
+        """Return the data of an event stream's events."""
+        return re.findall(r"^data: (.*)$", self.body.decode(), re.MULTILINE)
+
+    @property
+    def timings(self) -> Any:
+        """Return what llama-server tells of its work, from a body or from the last JSON of a stream."""
+        return json.loads(self.events()[-2])["timings"] if self.body.startswith(b"data:") else self.json()["timings"]
+
+    @property
+    def text(self) -> str:
+        """Return what the model said."""
+        return str(self.json()["choices"][0]["message"]["content"])
+
+
+async def begin(method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
+    """Send a request over a connection of its own; fires with treq's response when its head is here."""
+    pool = HTTPConnectionPool(reactor, persistent=False)
+    client = HTTPClient(Agent(reactor, connectTimeout=5, pool=pool))
+    more = {} if body is None else {"json": body}
+    sent = Headers({name: [value] for name, value in (headers or {}).items()})
+    call = client.request(method, url, headers=sent, unbuffered=True, allow_redirects=False, **more)
+    return await cast("Deferred[Any]", call.addTimeout(60, reactor))
+
+
+async def fetch(method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Answer:
+    """Send a request over a connection of its own; fires with the whole answer."""
+    response = await begin(method, url, body, headers)
+    content = await cast("Deferred[bytes]", response.content().addTimeout(60, reactor))
+    return Answer(response.code, response.headers, content)
+
+
+async def answers(url: str) -> bool:
+    """Tell whether somebody answers 200 there."""
+    try:
+        return (await fetch("GET", url)).status == 200
+    except Exception:
+        return False
+
+
+def conversation(*messages: str, **more: Any) -> dict[str, Any]:
+    """Return a chat request; messages are the user's and assistant's in turn.  The answer is short, and repeatable."""
+    roles = ("user", "assistant")
+    chat = [{"role": roles[number % 2], "content": text} for number, text in enumerate(messages)]
+    return {"messages": chat, "max_tokens": 8, "temperature": 0, **more}
+
+
+# llama.cpp.
+
+
+class LlamaServer:
+    """A llama.cpp in a child process.  It keeps its address, its model's path and its slot folder over restarts."""
+
+    def __init__(self, folder: Path, model: Path, *arguments: str, slots: bool = True) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.model = model
+        self.slots = folder / "slots"
+        self._output = folder / f"llama-{self.port}.out"
+        self._arguments = [*arguments, *(["--slot-save-path", str(self.slots)] if slots else [])]
+        self._environment = environment(folder)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it; fires when it answers."""
+        command = [sys.executable, "-m", "bioproxy.demo.llama_child", "--model", str(self.model), "--generate", "tiny"]
+        with open(self._output, "wb") as output:
+            # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
+            self._process = subprocess.Popen(
+                [*command, "--port", str(self.port), "--threads", "1", *self._arguments],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                cwd=self.model.parent,
+            )
+        await until(lambda: b"listening on" in self._output.read_bytes() or not self.alive)
+        assert self.alive, "llama.cpp ended at once"
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it the hard way."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate(timeout=10)
+
+    async def restart(self) -> None:
+        """Be killed and start again."""
+        self.kill()
+        await self.start()
+
+    async def call(self, method: str, path: str, body: Any = None) -> Answer:
+        """Ask it, past the proxy."""
+        return await fetch(method, self.url + path, body)
+
+    async def slot(self) -> Any:
+        """Return what it says of its slot."""
+        return (await self.call("GET", "/slots")).json()[0]
+
+
+# bioproxy.
+
+
+class RunningProxy:
+    """A bioproxy in this process, on the real reactor, with what `makeService` makes of a configuration file."""
+
+    def __init__(self, folder: Path, llama_url: str, templates: Mapping[str, str], **settings: Any) -> None:
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.admin_url = f"http://127.0.0.1:{free_port()}"
+        for name, text in templates.items():
+            self.path(name).write_text(text)
+        configuration = {
+            "port": int(self.url.rpartition(":")[2]),
+            "admin_port": int(self.admin_url.rpartition(":")[2]),
+            "llama_url": llama_url,
+            "prefixes": {f"@{name}": f"{name}.txt" for name in templates},
+            "poll_interval": 0.1,
+            "state_dir": "state",
+            **settings,
+        }
+        file = folder / "conf.json"
+        file.write_text(json.dumps(configuration))
+        options = Options()
+        options.parseOptions(["--config", str(file)])
+        self._service = makeService(options)
+        self._running = False
+
+    def start(self) -> None:
+        """Start it the way twistd does."""
+        self._running = True
+        self._service.privilegedStartService()
+        self._service.startService()
+
+    async def stop(self) -> None:
+        """Stop it; fires when everything is over."""
+        if self._running:
+            self._running = False
+            await cast("Deferred[None]", self._service.stopService())
+
+    def path(self, name: str) -> Path:
+        """Return a template's file."""
+        return self.folder / f"{name}.txt"
+
+    async def chat(self, *messages: str, **more: Any) -> Answer:
+        """Send a chat; see `conversation`."""
+        return await self.call("POST", "/v1/chat/completions", conversation(*messages, **more))
+
+    async def call(self, method: str, path: str, body: Any = None) -> Answer:
+        """Send any request."""
+        return await fetch(method, self.url + path, body)
+
+    async def status(self) -> Any:
+        """Return `/status`."""
+        return (await fetch("GET", self.admin_url + "/status")).json()
+
+    async def template(self, name: str) -> Any:
+        """Return what `/status` says of a template."""
+        return next(each for each in (await self.status())["templates"] if each["name"] == name)
+
+    async def warm(self, *names: str) -> int:
+        """Wait until they are warm, in files where there can be some; fires with the tokens of the last one."""
+
+        async def all_warm() -> bool:
+            status = await self.status()
+            found = [each for each in status["templates"] if each["name"] in names and each["state"] == "warm"]
+            return len(found) == len(names) and all(
+                each["warmed_at"] or not status["llama"]["slot_save"] for each in found
+            )
+
+        await eventually(all_warm)
+        return int((await self.template(names[-1]))["tokens"])
+
+    async def sample(self, metric: str, **labels: str) -> float:
+        """Return the sum of a metric's values that have these labels; 0 if nothing was counted."""
+        text = (await fetch("GET", self.admin_url + "/metrics")).body.decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == f"bioproxy_{metric}" and labels.items() <= sample.labels.items()
+        )
+
+    async def rounds(self, seconds: float = 1.1) -> None:
+        """Wait until warm-ups would have been tried twice more."""
+        began = float((await self.status())["uptime_s"])
+
+        async def passed() -> bool:
+            return float((await self.status())["uptime_s"]) >= began + seconds
+
+        await eventually(passed)
+
+
+# twistd.
+
+
+class Twistd:
+    """A twistd process in the foreground, or any other command, whose output goes to files."""
+
+    def __init__(self, folder: Path, command: list[str], env: Mapping[str, str]) -> None:
+        self._out, self._err = folder / f"{time.monotonic_ns()}.out", folder / f"{time.monotonic_ns()}.err"
+        with open(self._out, "wb") as out, open(self._err, "wb") as err:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=dict(env), cwd=folder
+            )
+
+    @property
+    def output(self) -> str:
+        """Return what it wrote so far, to standard output and standard error."""
+        return self._out.read_text() + self._err.read_text()
+
+    async def ended(self, seconds: float = PATIENCE) -> int:
+        """Wait for its end; fires with the exit code, that of a shell for signals."""
+        await until(lambda: self.process.poll() is not None, seconds)
+        code = self.process.returncode
+        return code if code >= 0 else 128 - code
+
+    async def terminate(self, seconds: float = 5) -> int:
+        """Send SIGTERM; see `ended`."""
+        self.process.send_signal(signal.SIGTERM)
+        return await self.ended(seconds)
+
+    def kill(self) -> None:
+        """End it the hard way, if it still runs."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(timeout=10)
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether a process exists and is more than an entry that nobody has collected yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process started."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == pid:
+            found.append(int(entry.parent.name))
+    return found
