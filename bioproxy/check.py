@@ -17,6 +17,8 @@ def report(settings: Settings) -> tuple[list[str], list[str]]:
     """
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
     problems = []
+    if settings.slot_save_path is not None and not settings.slot_save_path.is_dir():
+        problems.append(f"slot_save_path: {settings.slot_save_path} is no folder")
     if not settings.templates:
         lines.append("no templates: every request passes through as it is")
     for template in settings.templates:

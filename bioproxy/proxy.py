@@ -32,6 +32,7 @@ from bioproxy.errors import BodyTooLarge, ProxyError
 from bioproxy.gate import Gate
 from bioproxy.headers import Pair, end_to_end
 from bioproxy.journal import Journal, Record
+from bioproxy.outlet import Outlet
 from bioproxy.poller import Poller
 from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
@@ -85,30 +86,38 @@ class Proxy:
                 record.ttft_ms = (self._clock.seconds() - began) * 1000
             timings.feed(data)
 
+        outlet = Outlet(request, self._clock)
         try:
-            target = origin_form(request.uri)
-            record.path = path_of(target)
-            if uses_slot(request.method, record.path):
-                request.setHeader("X-Bioproxy-Request-Id", record.id)
-                await self._gated(request, target, self._body(request), record, on_data)
-            else:
-                await self._send(request, target, self._body(request), record, on_data)
+            try:
+                target = origin_form(request.uri)
+                record.path = path_of(target)
+                if uses_slot(request.method, record.path):
+                    request.setHeader("X-Bioproxy-Request-Id", record.id)
+                    await self._gated(request, outlet, target, self._body(request), record, on_data)
+                else:
+                    await self._send(request, outlet, target, self._body(request), record, on_data)
+            except CancelledError:
+                raise
+            except ProxyError as error:
+                record.status = error.status
+                self._tell(request, outlet, error)
+            except Exception:
+                # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append
+                # its page to an answer that has begun, and end it as if it were whole.
+                self.log.failure("while serving {path}", path=record.path)
+                record.status = 500
+                self._tell(request, outlet, ProxyError("bioproxy made a mistake; its log has the details"))
+            if outlet.begun:
+                await outlet.over  # nobody waits for this client: the gate is open again
         except CancelledError:
             record.status = CLIENT_GONE
             raise
-        except ProxyError as error:
-            record.status = error.status
-            self._tell(request, error)
-        except Exception:
-            # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append its
-            # page to an answer that has begun, and end it as if it were whole.
-            self.log.failure("while serving {path}", path=record.path)
-            record.status = 500
-            self._tell(request, ProxyError("bioproxy made a mistake; its log has the details"))
         finally:
             self._journal.close(record, uses_slot(request.method, record.path), began, timings.values)
 
-    async def _gated(self, request: Request, target: bytes, body: bytes, record: Record, on_data: OnData) -> None:
+    async def _gated(
+        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, on_data: OnData
+    ) -> None:
         """Serve a request that uses the slot."""
         # 1. Fill the template.  The files are looked at now, so the text is never older than they are.
         filled = await self._fill(record.path, body)
@@ -130,7 +139,7 @@ class Proxy:
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
             self._slot.forget()
-            await self._send(request, target, body, record, on_data)
+            await self._send(request, outlet, target, body, record, on_data)
 
             # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already.
             if filled is not None and record.status == 200:
@@ -160,13 +169,14 @@ class Proxy:
         if prepared.restore_ms is not None:
             request.setHeader("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
 
-    async def _send(self, request: Request, target: bytes, body: bytes, record: Record, on_data: OnData) -> None:
+    async def _send(
+        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, on_data: OnData
+    ) -> None:
         """Send the request to llama-server and give the client what comes back."""
         response = await self._upstream.relay(request.method, target, end_to_end(raw_headers(request)), body)
         record.status = response.code
         relay.send_head(response, request)
-        await relay.send_body(response, request, self._upstream, on_data)
-        request.finish()
+        await relay.send_body(response, outlet, self._upstream, on_data)
 
     def _body(self, request: Request) -> bytes:
         """Return the request's body.  Raises `BodyTooLarge`."""
@@ -177,11 +187,12 @@ class Proxy:
             raise BodyTooLarge(f"the request's body is larger than {self._max_body} bytes")
         return body
 
-    def _tell(self, request: Request, error: ProxyError) -> None:
+    def _tell(self, request: Request, outlet: Outlet, error: ProxyError) -> None:
         """Give the client an error, in the way that is still possible."""
         if request.startedWriting:
-            relay.fail(request, error)
+            outlet.fail(error)
         else:
+            outlet.withdraw()
             relay.refuse(request, error)
 
 

@@ -1,18 +1,17 @@
-"""Passes an answer on from llama-server to the client, piece by piece as it comes.
+"""Passes an answer on from llama-server to the client: head, then body, piece by piece as it comes.
 
-Two things need care:
+What comes from llama-server goes out as it is, but for the headers that belong to one connection.  What the proxy
+itself has to say, an error before the answer began, has its form here too; an error after that is `bioproxy.outlet`'s.
 
-* **Backpressure.**  A fast sender and a slow reader make the proxy's memory grow with everything in between.
-  Twisted's answer is called *producers and consumers*: the connection that data comes from is registered as the
-  producer of the connection that it goes to, which then pauses and resumes it as its buffer fills and empties.
-* **A broken answer must not look whole.**  Once the head is out, no error status can be sent any more.  An event
-  stream gets one last event that says what happened; everything else ends without a proper end.
+On the way `Timings` picks out what llama-server says of the prompt.
 """
 
 from __future__ import annotations
 
 import json
+from typing import cast
 
+from twisted.internet.interfaces import IPushProducer
 from twisted.web.http import NO_BODY_CODES
 from twisted.web.iweb import IResponse
 from twisted.web.server import Request
@@ -20,6 +19,7 @@ from twisted.web.server import Request
 from bioproxy.body import OnData, receive
 from bioproxy.errors import ProxyError
 from bioproxy.headers import end_to_end
+from bioproxy.outlet import Outlet
 from bioproxy.upstream import Upstream
 
 
@@ -53,39 +53,24 @@ def content_length(response: IResponse, request: Request) -> bytes | None:
     return b"%d" % response.length if isinstance(response.length, int) else None
 
 
-async def send_body(response: IResponse, request: Request, upstream: Upstream, on_data: OnData) -> None:
+async def send_body(response: IResponse, outlet: Outlet, upstream: Upstream, on_data: OnData) -> None:
     """Relay the body; `on_data` sees each piece too.
 
-    Fires when all of it is written.  Fails with `UpstreamError` or `UpstreamTimeout` if llama-server breaks off or
-    falls silent; cancelling closes the connection to it.
+    Fires when llama-server has sent all of it; the client may have yet to read some.  Fails with `UpstreamError` or
+    `UpstreamTimeout` if llama-server breaks off or falls silent; cancelling closes the connection to it.
     """
 
     def deliver(data: bytes) -> None:
         upstream.heard()
         on_data(data)
-        request.write(data)
+        outlet.write(data)
 
+    outlet.begin()
     done, body = receive(response, deliver)
     if body.done is not None:  # else it was here whole, in memory
-        request.registerProducer(body.transport, True)
-    try:
-        await upstream.waited_for(done)
-    finally:
-        # A request that has lost its client has no channel any more, and nobody to unregister from.
-        if request.producer is not None and request.channel is not None:
-            request.unregisterProducer()
-
-
-def fail(request: Request, error: ProxyError) -> None:
-    """End an answer that has begun and cannot be completed, so that it does not look complete."""
-    content_type = request.responseHeaders.getRawHeaders(b"content-type", [b""])[0]
-    if content_type.startswith(b"text/event-stream"):
-        # The empty line first: the last event may have been cut in the middle.
-        request.write(b"\n\ndata: " + error.body() + b"\n\n")
-        request.finish()
-    else:
-        # Whatever is still written, by Klein's `finish` for example, goes nowhere: the mark of a whole answer too.
-        request.channel.forceAbortClient()
+        outlet.connect(cast(IPushProducer, body.transport))
+    await upstream.waited_for(done)
+    outlet.end()
 
 
 def refuse(request: Request, error: ProxyError) -> None:

@@ -84,7 +84,9 @@ class Slot:
     def saved(self, name: str, key: str) -> Snapshot | None:
         """Return the template's snapshot if it is for this key and the model that runs now."""
         entry, model = self._snapshots.get(name), self._identity.current
-        return entry if entry and entry.key == key and model is not None and entry.model.matches(model) else None
+        if entry is None or entry.key != key or model is None or not entry.model.matches(model):
+            return None
+        return entry if self._whole_on_disk(entry) else None
 
     def model_known(self) -> bool:
         """Tell whether it is known which model runs; without that nothing can be saved."""
@@ -222,5 +224,10 @@ class Slot:
             raise SaveFailed("the model changed")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         entry = Snapshot(filename, key, written.tokens, written.size, model, now)
+        if not self._whole_on_disk(entry):
+            raise SaveFailed(
+                f"there is no such file of {entry.size} bytes in {self._folder}:"
+                " is slot_save_path the folder that llama-server was given as --slot-save-path?"
+            )
         self._snapshots.put(name, entry)
         return entry

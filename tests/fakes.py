@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from klein import Klein
@@ -43,6 +44,7 @@ class FakeLlama:
         self.odds = [(7, -0.5), (8, -1.5), (9, -2.5), (10, -3.5)]
         self.files: dict[str, list[int]] | None = {}  # None: no --slot-save-path
         self.slots_shown = True  # False: --no-slots
+        self.folder: Path | None = None  # where files really are written, if a test looks there
         self.counts = True  # False: a build without /v1/messages/count_tokens
         self.loading = False
         self.down = False  # nobody listens
@@ -199,6 +201,8 @@ class FakeLlama:
             raise Refusal(400, "Invalid filename")
         if request.uri.endswith(b"action=save"):
             self.files[filename] = list(self.tokens)
+            if self.folder is not None:
+                (self.folder / filename).write_bytes(bytes(10 * len(self.tokens)))
             return self._json(request, {"n_saved": len(self.tokens), "n_written": 10 * len(self.tokens)})
         if filename not in self.files:
             self.tokens = []

@@ -45,6 +45,11 @@ class Report(FolderTest):
             self.assertIn("warning: begins with <{message}>", lines[-1])
             self.assertEqual([], problems)
 
+    def test_slot_folder(self) -> None:
+        """A slot folder that is not there is a problem."""
+        for folder, count in ((self.folder, 0), (self.folder / "nothing", 1)):
+            self.assertEqual(count, len(check.report(Settings(slot_save_path=folder))[1]))
+
     def test_problems(self) -> None:
         """Every problem is found, not only the first; an include is named with its template."""
         lines, problems = self.report(gone="<{nothing.txt}> <{message}>", mute="nothing", fine="a <{message}>")

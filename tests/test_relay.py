@@ -9,6 +9,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import ResponseDone
 
+from bioproxy import outlet
 from bioproxy.body import receive
 from bioproxy.errors import UpstreamError
 from tests.network import Call, Line, Wire
@@ -30,16 +31,112 @@ class Backpressure(WorldTest):
         return world, call, line
 
     def test_pause_and_resume(self) -> None:
-        """When the client's buffer is full, nothing more is read from llama-server, until there is room again."""
+        """When the client's buffer is full and enough is held, llama-server has to wait, until there is room again."""
+        self.patch(outlet, "HELD", 2)
         _, call, line = self.begin()
         producer: Any = call.transport.producer
-        self.assertEqual("producing", line.transport.producerState)
         producer.pauseProducing()
+        line.send(b"de")
+        self.assertEqual("producing", line.transport.producerState)
+        line.send(b"f")
         self.assertEqual("paused", line.transport.producerState)
+        self.assertEqual(b"abc", call.body)
         producer.resumeProducing()
         self.assertEqual("producing", line.transport.producerState)
-        line.send(b"defghi")
+        line.send(b"ghi")
         self.assertEqual((b"abcdefghi", True), (call.body, call.whole))
+
+    def test_full_again_at_once(self) -> None:
+        """A client with room for one piece gets one piece; llama-server goes on waiting while too much is held."""
+        self.patch(outlet, "HELD", 1)
+        _, call, line = self.begin()
+        producer: Any = call.transport.producer
+        producer.pauseProducing()
+        line.send(b"d")
+        line.send(b"ef")
+        write = call.transport.write
+
+        def write_and_fill(data: bytes) -> None:
+            write(data)
+            producer.pauseProducing()
+
+        self.patch(call.transport, "write", write_and_fill)
+        producer.resumeProducing()
+        self.assertEqual((b"abcd", "paused"), (call.body, line.transport.producerState))
+        producer.resumeProducing()
+        self.assertEqual((b"abcdef", "producing"), (call.body, line.transport.producerState))
+
+    def test_slow_client_outside_the_gate(self) -> None:
+        """Once llama-server is through with an answer, a client that reads slowly keeps nobody waiting."""
+        world = self.ready_world()
+        world.llama_server.pause_at = {"stream"}
+        slow = world.chat("@code slow", stream=True)
+        producer: Any = slow.transport.producer
+        producer.pauseProducing()
+        world.llama_server.pause_at = set()
+        world.llama_server.go_on()
+        world.settle()
+        self.assertIsNone(world.gate.busy)
+        self.assertFalse(slow.whole)
+        self.assertEqual(200, world.chat("@code quick").status)
+        producer.resumeProducing()
+        self.assertTrue(slow.whole)
+        self.assertIn(b"[DONE]", slow.body)
+
+    def test_client_that_takes_nothing(self) -> None:
+        """A client that takes nothing for a minute is ended; taking something starts the minute again."""
+        world, call, line = self.begin()
+        producer: Any = call.transport.producer
+        producer.pauseProducing()
+        world.clock.advance(outlet.PATIENCE - 1)
+        producer.resumeProducing()
+        world.clock.advance(outlet.PATIENCE)
+        producer.pauseProducing()
+        world.clock.advance(outlet.PATIENCE - 1)
+        self.assertFalse(call.aborted)
+        world.clock.advance(1)
+        self.assertTrue(call.aborted)
+        call.hang_up()  # as an aborted connection does
+        self.assertTrue(line.closed)
+        self.assertEqual([], world.clock.getDelayedCalls())
+
+    def test_broken_while_held(self) -> None:
+        """What was held of a stream that breaks off goes out before the error does, and the end after both."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        call = world.send("GET", "/")
+        line = wire.accept()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        line.send(head + b"9\r\ndata: 1\n\n\r\n")
+        producer: Any = call.transport.producer
+        producer.pauseProducing()
+        line.send(b"9\r\ndata: 2\n\n\r\n")
+        line.lose()
+        producer.resumeProducing()
+        self.assertEqual([b"1", b"2"], [event[6:] for event in call.body.split(b"\n\n")[:2]])
+        self.assertIn(b"upstream_error", call.body)
+        self.assertTrue(call.whole)
+        self.assertEqual([], world.clock.getDelayedCalls())
+
+    def test_broken_stream_with_a_length(self) -> None:
+        """A stream that announced its length has no room for an error event: it ends without a proper end."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        call = world.send("GET", "/")
+        line = wire.accept()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 99\r\n\r\ndata: 1\n\n")
+        line.lose()
+        self.assertEqual((b"data: 1\n\n", False, True), (call.body, call.whole, call.aborted))
+
+    def test_gone_while_held(self) -> None:
+        """A client that goes while something is held for it leaves nothing behind."""
+        world, call, line = self.begin()
+        producer: Any = call.transport.producer
+        producer.pauseProducing()
+        line.send(b"defghi")
+        call.hang_up()
+        self.assertEqual([], world.clock.getDelayedCalls())
+        self.assertEqual([], self.flushLoggedErrors())
 
     def test_let_go(self) -> None:
         """After the answer the client's connection has nothing to do with llama-server's any more."""

@@ -217,7 +217,6 @@ class SeenFolder(SlotTest):
         """A file is restored only when its size is the one that was written; it is not even tried otherwise."""
         file = self.folder / "code.bin"
         written = 10 * len(PREFIX)
-        file.write_bytes(bytes(written))
         self.assertEqual("restored", self.prepare().cache)
         for size in (written - 1, written + 1, 0, None):
             self.use(self.built)
@@ -234,6 +233,22 @@ class SeenFolder(SlotTest):
             self.assertIsNone(self.built.snapshots.get("code"))
             self.built.snapshots.put("code", entry)
         self.assertEqual(4, self.count("restores", "missing"))
+
+    def test_gone(self) -> None:
+        """A file that is gone makes its template cold at once, and it is warmed up again before anyone asks."""
+        (self.folder / "code.bin").unlink()
+        self.assertIsNone(self.slot.saved("code", KEY))
+        self.assertEqual("cold", self.built.warmer.state("code")[0])
+        self.successResultOf(self.built.start(self.built.warmer.round))
+        self.assertEqual("warm", self.built.warmer.state("code")[0])
+
+    def test_another_folder(self) -> None:
+        """A folder that is not llama-server's is told, and what it does not show is not restored."""
+        self.server.folder = None
+        (self.folder / "code.bin").unlink()
+        self.successResultOf(self.built.start(self.built.warmer.round))
+        self.assertIn("--slot-save-path", str(self.built.warmer.state("code")[1]))
+        self.assertIsNone(self.built.snapshots.get("code"))
 
 
 class Saving(SlotTest):

@@ -84,6 +84,7 @@ class World:
         self._started: list[Deferred[Any]] = []
         self.settings = Settings(**{"state_dir": folder / "state", "llama_url": "http://llama", **settings})
         self.llama_server = FakeLlama()
+        self.llama_server.folder = self.settings.slot_save_path
         self.clock = Clock()
         self.agent = ToFake(self.llama_server)
         self.metrics, self.speed = Metrics(), Speed()

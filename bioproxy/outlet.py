@@ -1,0 +1,141 @@
+"""Where an answer leaves for its client, who may read slowly.
+
+A fast sender and a slow reader make a proxy's memory grow with everything in between.  Twisted's answer is called
+*producers and consumers*: who produces data registers with the connection that consumes it, and is told to pause when
+that connection's buffer is full (64 KiB), and to resume when it is empty again.
+
+Simply passing that on to llama-server, all the way, would be wrong here: while llama-server waits for a slow client,
+its slot is taken, and everybody else waits too.  Answers are small, so an `Outlet` stands in between.  It holds up to
+`HELD` bytes of an answer and only then lets llama-server wait; and once llama-server is through, the slot is free,
+while the client reads what is left.  A client that takes nothing at all for `PATIENCE` seconds is not coming back:
+its connection is ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.web.server import Request
+from zope.interface import implementer
+
+from bioproxy.errors import ProxyError
+
+HELD = 4 * 1024 * 1024
+"""Bytes held for one client at most, and a piece more."""
+
+PATIENCE = 60.0
+"""Seconds in which a client must take something: a buffer's worth, at least."""
+
+
+@implementer(IPushProducer)
+class Outlet:
+    """The end of an answer's way.
+
+    From `begin` to the end it is the request's producer; `over` fires at the end: everything was given to the
+    network, or the answer was broken off.
+    """
+
+    def __init__(self, request: Request, clock: IReactorTime) -> None:
+        self.over: Deferred[None] = Deferred()
+        self.begun = False
+        self._request = request
+        self._clock = clock
+        self._source: IPushProducer | None = None
+        self._held: deque[bytes] = deque()
+        self._size = 0
+        self._paused = False
+        self._ended = False
+        self._timer: IDelayedCall | None = None
+
+    def begin(self) -> None:
+        """Take over the client's connection.  The first write sends the head."""
+        self.begun = True
+        self._request.registerProducer(self, True)
+
+    def connect(self, source: IPushProducer) -> None:
+        """Say where the data comes from, so that it can be made to wait."""
+        self._source = source
+
+    def write(self, data: bytes) -> None:
+        """Give the client a piece of the body, now or when it has room for it."""
+        if not self._paused:
+            self._request.write(data)
+            return
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > HELD and self._source is not None:
+            self._source.pauseProducing()
+
+    def end(self) -> None:
+        """Say that the body is complete: nothing comes from the source any more."""
+        self._source = None
+        self._ended = True
+        if not self._held:
+            self._finish()
+
+    def withdraw(self) -> None:
+        """Let go of the connection before anything was written: there will be another answer."""
+        if self.begun:
+            self._let_go()
+
+    def fail(self, error: ProxyError) -> None:
+        """End an answer that has begun and cannot be completed, so that it does not look complete."""
+        headers = self._request.responseHeaders
+        content_type = headers.getRawHeaders(b"content-type", [b""])[0]
+        if content_type.startswith(b"text/event-stream") and not headers.hasHeader(b"content-length"):
+            # The empty line first: the last event may have been cut in the middle.
+            self.write(b"\n\ndata: " + error.body() + b"\n\n")
+            self.end()
+        else:
+            self._let_go()
+            # Whatever is still written, by Klein's `finish` for example, goes nowhere: the mark of a whole answer too.
+            self._request.channel.forceAbortClient()
+
+    def pauseProducing(self) -> None:
+        """Hold what comes.  Called by Twisted when the client's buffer is full."""
+        self._paused = True
+        self._stop_timer()
+        self._timer = self._clock.callLater(PATIENCE, self._give_up)
+
+    def resumeProducing(self) -> None:
+        """Write what was held, as far as there is room.  Called by Twisted when the client's buffer is empty."""
+        self._paused = False
+        self._stop_timer()
+        while self._held and not self._paused:  # writing may fill the buffer, and pause us, in the middle
+            piece = self._held.popleft()
+            self._size -= len(piece)
+            self._request.write(piece)
+        if self._ended and not self._held:
+            self._finish()
+        elif self._source is not None and self._size <= HELD:
+            self._source.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Drop everything.  Called by Twisted when the client is gone; Klein then cancels what waits for `over`."""
+        self._stop_timer()
+        self._held.clear()
+        if self._source is not None:
+            self._source.stopProducing()
+
+    def _finish(self) -> None:
+        self._let_go()
+        self._request.finish()
+
+    def _let_go(self) -> None:
+        self._stop_timer()
+        self._source = None
+        self._held.clear()
+        self._request.unregisterProducer()
+        self.over.callback(None)
+
+    def _give_up(self) -> None:
+        """End the connection of a client that takes nothing."""
+        self._timer = None
+        self._request.channel.forceAbortClient()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
