@@ -7,8 +7,8 @@ that connection's buffer is full (64 KiB), and to resume when it is empty again.
 Simply passing that on to llama-server, all the way, would be wrong here: while llama-server waits for a slow client,
 its slot is taken, and everybody else waits too.  Answers are small, so an `Outlet` stands in between.  It holds up to
 `HELD` bytes of an answer and only then lets llama-server wait; and once llama-server is through, the slot is free,
-while the client reads what is left.  A client that takes nothing at all for `PATIENCE` seconds is not coming back:
-its connection is ended.
+while the client reads what is left.  A client that does not even take a buffer's worth in `PATIENCE` seconds, about a
+kilobyte a second, is not coming back: its connection is ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HELD = 4 * 1024 * 1024
 """Bytes held for one client at most, and a piece more."""
 
 PATIENCE = 60.0
-"""Seconds in which a client must take something: a buffer's worth, at least."""
+"""Seconds in which a client must take what is in its connection's buffer, 64 KiB and a piece more."""
 
 
 @implementer(IPushProducer)
@@ -79,6 +79,7 @@ class Outlet:
         """Let go of the connection before anything was written: there will be another answer."""
         if self.begun:
             self._let_go()
+            self.over.callback(None)
 
     def fail(self, error: ProxyError) -> None:
         """End an answer that has begun and cannot be completed, so that it does not look complete."""
@@ -92,6 +93,7 @@ class Outlet:
             self._let_go()
             # Whatever is still written, by Klein's `finish` for example, goes nowhere: the mark of a whole answer too.
             self._request.channel.forceAbortClient()
+            self.over.callback(None)
 
     def pauseProducing(self) -> None:
         """Hold what comes.  Called by Twisted when the client's buffer is full."""
@@ -122,13 +124,13 @@ class Outlet:
     def _finish(self) -> None:
         self._let_go()
         self._request.finish()
+        self.over.callback(None)  # last: it sets off Klein, which finishes what is not finished
 
     def _let_go(self) -> None:
         self._stop_timer()
         self._source = None
         self._held.clear()
         self._request.unregisterProducer()
-        self.over.callback(None)
 
     def _give_up(self) -> None:
         """End the connection of a client that takes nothing."""

@@ -92,8 +92,10 @@ class Poller:
         for problem in problems:
             if last is None or problem not in error_texts(last):
                 self._metrics.template_errors.labels(template.name).inc()
-                self.log.warn("template {name}: {problem}", name=template.name, problem=problem)
-        if last is not None and last.key != reading.key:
+                # The error of a template itself begins with its name.
+                what = problem if reading.error is not None else f"template {template.name}: {problem}"
+                self.log.warn("{what}", what=what)
+        if last is not None and last.text is not None and reading.text is not None and last.key != reading.key:
             self.log.info("template {name} changed", name=template.name)
 
 

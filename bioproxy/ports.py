@@ -13,7 +13,7 @@ from twisted.application.service import Service
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import ILoggingContext
 from twisted.web import http
-from twisted.web.resource import IResource
+from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
@@ -28,6 +28,25 @@ class AnyHost(Request):
     def getRequestHostname(self) -> bytes:
         """Return a name that will do.  Called by Klein."""
         return b"localhost"
+
+
+class AnyPath(Resource):
+    """Sends every path to Klein's route for ``/``.
+
+    Klein would look at the path itself: answer one that is not UTF-8 with an error of its own, and redirect some with
+    two slashes.  Which path llama-server has is none of its business; the route reads `request.uri`.
+    """
+
+    isLeaf = True
+
+    def __init__(self, klein: Any) -> None:
+        super().__init__()
+        self._klein = klein
+
+    def render(self, request: Request) -> Any:
+        """Called by Twisted for each request."""
+        request.postpath = [b""]
+        return self._klein.render(request)
 
 
 @implementer(ILoggingContext)

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
 
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.resource import IResource, Resource
+from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from bioproxy import relay, rewrite
@@ -34,6 +33,7 @@ from bioproxy.headers import Pair, end_to_end
 from bioproxy.journal import Journal, Record
 from bioproxy.outlet import Outlet
 from bioproxy.poller import Poller
+from bioproxy.ports import AnyPath
 from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
 from bioproxy.targets import SLOT_ACTIONS, origin_form, path_of, uses_slot
@@ -72,7 +72,7 @@ class Proxy:
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
-        return _AnyPath(self.app.resource())
+        return AnyPath(self.app.resource())
 
     @app.route("/")
     async def serve(self, request: Request) -> None:
@@ -194,25 +194,6 @@ class Proxy:
         else:
             outlet.withdraw()
             relay.refuse(request, error)
-
-
-class _AnyPath(Resource):
-    """Sends every path to Klein's route for ``/``.
-
-    Klein would look at the path itself: answer one that is not UTF-8 with an error of its own, and redirect some with
-    two slashes.  Which path llama-server has is none of its business; the route reads `request.uri`.
-    """
-
-    isLeaf = True
-
-    def __init__(self, klein: Any) -> None:
-        super().__init__()
-        self._klein = klein
-
-    def render(self, request: Request) -> Any:
-        """Called by Twisted for each request."""
-        request.postpath = [b""]
-        return self._klein.render(request)
 
 
 def raw_headers(request: Request) -> Iterable[Pair]:

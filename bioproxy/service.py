@@ -75,8 +75,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     upstream = Upstream(settings.llama_url, Agents.over_network(reactor, settings.llama_url), reactor)
     llama = Llama(upstream)
     identity = Identity(llama)
-    snapshots = Snapshots(settings.state_dir)
-    slot = Slot(llama, identity, snapshots, metrics, reactor, settings.slot_save_path)
+    snapshots = Snapshots(settings.state_dir, settings.slot_save_path)
+    slot = Slot(llama, identity, snapshots, metrics, reactor)
     watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout)
 
     def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:

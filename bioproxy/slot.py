@@ -17,10 +17,8 @@ sent all the same, and is merely slower.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -64,7 +62,6 @@ class Slot:
         snapshots: Snapshots,
         metrics: Metrics,
         clock: IReactorTime,
-        folder: Path | None,
     ) -> None:
         self.files: bool | None = None
         self.visible = True
@@ -73,9 +70,8 @@ class Slot:
         self._snapshots = snapshots
         self._metrics = metrics
         self._clock = clock
-        self._folder = folder
         self._held: tuple[str, Witness] | None = None
-        self._seen: set[str] = set()
+        self._seen: dict[str, str] = {}
 
     def holds(self, key: str) -> bool:
         """Tell whether the slot was left with this key's tokens, as far as is known."""
@@ -86,7 +82,7 @@ class Slot:
         entry, model = self._snapshots.get(name), self._identity.current
         if entry is None or entry.key != key or model is None or not entry.model.matches(model):
             return None
-        return entry if self._whole_on_disk(entry) else None
+        return entry if self._snapshots.whole_on_disk(entry) else None
 
     def model_known(self) -> bool:
         """Tell whether it is known which model runs; without that nothing can be saved."""
@@ -97,10 +93,13 @@ class Slot:
         self._held = None
 
     def file_changed(self, filename: str) -> None:
-        """Note that somebody else had llama-server write this file.  Raises `OSError`."""
+        """Note that somebody else had llama-server write this file."""
         for name, entry in self._snapshots.items():
             if entry.filename == filename:
-                self._snapshots.drop(name)
+                try:
+                    self._snapshots.drop(name)
+                except OSError as error:  # forgotten it is all the same, while the process runs
+                    self.log.error("the record cannot be written: {error}", error=error)
 
     async def prepare(self, name: str, key: str, bare_key: str) -> Prepared:
         """Bring the template into the slot if that can be done without computing it.
@@ -117,7 +116,7 @@ class Slot:
             self.log.warn("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
             self.forget()
             prepared = Prepared("cold", "slot-taken")
-        self._seen.add(key)
+        self._seen[name] = key
         return prepared
 
     async def note(self, key: str) -> None:
@@ -158,7 +157,7 @@ class Slot:
         model = await self._identity.find_out()
         entry = self._snapshots.get(name)
         if entry is None:
-            return Prepared("cold", "slot-taken" if key in self._seen else "first")
+            return Prepared("cold", "slot-taken" if self._seen.get(name) == key else "first")
         if entry.key != key:
             return Prepared("cold", "shape-changed" if entry.key == bare_key else "content-changed")
         if not entry.model.matches(model):
@@ -176,7 +175,7 @@ class Slot:
         def count(result: str) -> None:
             self._metrics.slot_restores.labels(name, result).inc()
 
-        if not self._whole_on_disk(entry):
+        if not self._snapshots.whole_on_disk(entry):
             count("missing")
             return False
         try:
@@ -195,15 +194,6 @@ class Slot:
         count("ok")
         self._metrics.slot_bytes.labels("restored").inc(loaded.size)
         return True
-
-    def _whole_on_disk(self, entry: Snapshot) -> bool:
-        """Compare the file's size with the recorded one, where the folder can be seen."""
-        if self._folder is None:
-            return True
-        try:
-            return os.stat(self._folder / entry.filename).st_size == entry.size
-        except OSError:
-            return False
 
     async def _save(self, name: str, key: str, tokens: int) -> Snapshot:
         model = self._identity.current
@@ -224,9 +214,9 @@ class Slot:
             raise SaveFailed("the model changed")
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         entry = Snapshot(filename, key, written.tokens, written.size, model, now)
-        if not self._whole_on_disk(entry):
+        if not self._snapshots.whole_on_disk(entry):
             raise SaveFailed(
-                f"there is no such file of {entry.size} bytes in {self._folder}:"
+                f"there is no such file of {entry.size} bytes in {self._snapshots.slot_folder}:"
                 " is slot_save_path the folder that llama-server was given as --slot-save-path?"
             )
         self._snapshots.put(name, entry)

@@ -47,11 +47,15 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots that may be restored, by template name.  What is here is on disk, and the other way round."""
+    """The snapshots that may be restored, by template name.  What is here is on disk, and the other way round.
+
+    `folder` is for the record, `slot_folder` the one with the files, if this host sees it.
+    """
 
     log = Logger()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, slot_folder: Path | None = None) -> None:
+        self.slot_folder = slot_folder
         self._folder = folder
         self._file = folder / "snapshots.json"
         self._known: dict[str, Snapshot] = {}
@@ -87,6 +91,15 @@ class Snapshots:
         """Return the snapshot of a template, if there is one that may be restored at all."""
         return self._known.get(name)
 
+    def whole_on_disk(self, entry: Snapshot) -> bool:
+        """Compare the file's size with the recorded one, where llama-server's folder can be seen."""
+        if self.slot_folder is None:
+            return True
+        try:
+            return os.stat(self.slot_folder / entry.filename).st_size == entry.size
+        except OSError:
+            return False
+
     def items(self) -> list[tuple[str, Snapshot]]:
         """Return all names with their snapshots."""
         return list(self._known.items())
@@ -100,8 +113,9 @@ class Snapshots:
 
         Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long as the process runs.
         """
-        if self._known.pop(name, None) is not None:
-            self._write(self._known)
+        self._known.pop(name, None)
+        # Written even if nothing changed: what cannot be written now could not be recorded after a save either.
+        self._write(self._known)
 
     def _write(self, known: dict[str, Snapshot]) -> None:
         draft = self._file.with_suffix(".new")

@@ -16,6 +16,9 @@ from twisted.internet.interfaces import IReactorTime
 LONGEST_PAUSE = 60.0
 """Seconds after many failures in a row."""
 
+REST = 20
+"""The pause is at least so many times as long as the try: a costly failure does not keep llama-server busy."""
+
 
 @dataclass(frozen=True)
 class Trouble:
@@ -44,11 +47,16 @@ class Troubles:
         trouble = self.current(name, about)
         return trouble is not None and (trouble.retry_at is None or self._clock.seconds() < trouble.retry_at)
 
-    def note(self, name: str, about: object, text: str, for_good: bool) -> bool:
-        """Note a failure; `for_good` if trying again would be of no use.  Returns whether it is news."""
+    def note(self, name: str, about: object, text: str, took: float | None) -> bool:
+        """Note a failure that `took` so many seconds (`None`: trying again would be of no use).
+
+        Returns whether it is news.
+        """
         last = self.current(name, about)
         failures = 1 if last is None else last.failures + 1
-        retry_at = None if for_good else self._clock.seconds() + min(LONGEST_PAUSE, 2.0**failures)
+        retry_at = None
+        if took is not None:
+            retry_at = self._clock.seconds() + max(min(LONGEST_PAUSE, 2.0**failures), took * REST)
         self._known[name] = Trouble(about, text, failures, retry_at)
         return last is None or last.text != text
 

@@ -1,8 +1,8 @@
 """Warms templates up: has llama-server process them before anyone asks.
 
-A round comes twice a second.  Mostly it finds that everything is warm, and ends.  Otherwise it takes one template
-that is not, finds its prefix tokens, and, if the gate is free, has llama-server evaluate them in pieces and save the
-result to a file.
+A round comes twice a second.  Mostly it finds that everything is warm, and ends.  Otherwise it takes a template that
+is not, finds its prefix tokens, and, if the gate is free, has llama-server evaluate them in pieces and save the result
+to a file; then the next one.
 
 Why in pieces: llama-server notices that nobody waits any more only between batches, which may take seconds.  A user
 who arrives during a warm-up waits for the piece in progress, so a piece is as long as llama-server needs about one
@@ -27,6 +27,7 @@ from bioproxy.gate import Gate
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller, error_texts
+from bioproxy.prefix import DoesNotFit, Prefixes
 from bioproxy.slot import SaveFailed, Slot
 from bioproxy.speed import Speed
 from bioproxy.templates import Template
@@ -44,13 +45,6 @@ FIRST_PIECE = 256
 
 PIECE_SECONDS = 1.0
 """How long a piece should take."""
-
-BYTES_PER_TOKEN = 16
-"""Texts with more bytes than this times the context hardly fit, and are counted before they are tokenized."""
-
-
-class DoesNotFit(Exception):
-    """The template is longer than the model's context."""
 
 
 class Warmer:
@@ -86,7 +80,7 @@ class Warmer:
         self._ahead = ahead
         self._asked: list[str] = []
         self._troubles = Troubles(clock)
-        self._prefix: tuple[object, list[int]] | None = None
+        self._prefixes = Prefixes(llama)
 
     def asked(self, name: str) -> None:
         """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
@@ -112,30 +106,41 @@ class Warmer:
         return ("error" if trouble is not None else "cold"), error
 
     async def round(self) -> None:
-        """Warm one template up, if one needs it and nobody uses llama-server."""
+        """Warm up what needs it, one template after the other, for as long as nobody uses llama-server."""
+        tried: set[str] = set()
+        while self._watch.up and not self._gate.busy and (template := self._next(tried)) is not None:
+            # Each one once: if it needs it still, or again, the next round will see.
+            tried.add(template.name)
+            await self._try(template)
         self._show()
-        template = self._next()
-        if template is None or not self._watch.up or self._gate.busy:
-            return
+
+    async def _try(self, template: Template) -> None:
+        """Warm one template up, unless a user comes."""
         key = self._poller.key(template.name)
         assert key is not None  # `_next` takes no other
+        began = self._clock.seconds()
         try:
-            tokens = await self._prefix_tokens(template, key)
+            reading = self._poller.readings[template.name]
+            assert reading.text is not None
+            about = self._about(template.name)
+            tokens = await self._prefixes.tokens(reading.text.prefix, self._watch.context, about)
+            self.tokens[template.name] = len(tokens)
             if self._gate.busy:
                 return  # a user came meanwhile
             if not await self._gate.warmup(lambda: self._warm(template.name, key, tokens)):
                 self._metrics.warmups.labels(template.name, "preempted").inc()
         except DoesNotFit as error:
-            self._failed(template.name, str(error), for_good=True)
+            self._failed(template.name, str(error), None)
         except (LlamaError, UpstreamError, UpstreamTimeout, SaveFailed) as error:
-            self._failed(template.name, str(error))
+            self._failed(template.name, str(error), self._clock.seconds() - began)
         finally:
             self.current = None
             self._show()
 
-    def _next(self) -> Template | None:
+    def _next(self, tried: set[str]) -> Template | None:
         """Choose what to warm up: first what the slot holds already and only needs saving, then in order."""
-        due = [template for template in self._poller.templates.values() if self._is_due(template.name)]
+        known = self._poller.templates.values()
+        due = [template for template in known if template.name not in tried and self._is_due(template.name)]
         due.sort(key=lambda template: not self._slot.holds(self._poller.key(template.name) or ""))
         return due[0] if due else None
 
@@ -156,25 +161,6 @@ class Warmer:
         """Tell whether there is anything to warm: a template may begin with the message, or be unreadable."""
         reading = self._poller.readings.get(name)
         return reading is not None and reading.text is not None and bool(reading.text.prefix.strip())
-
-    async def _prefix_tokens(self, template: Template, key: str) -> list[int]:
-        """Find the template's prefix tokens.  Outside the gate: llama-server does this beside its slot."""
-        context = self._watch.context
-        made_of = self._about(template.name)
-        if self._prefix is not None and self._prefix[0] == made_of:
-            return self._prefix[1]  # of the last try, which a user ended
-        text = self._poller.readings[template.name].text
-        assert text is not None
-        if len(text.prefix.encode("utf-8", "surrogatepass")) > BYTES_PER_TOKEN * context:
-            count = await self._llama.count_tokens(text.prefix)
-            if count is None or count >= context:
-                raise DoesNotFit(f"{count or 'too many'} tokens do not fit the context of {context}")
-        tokens = await self._llama.prefix_tokens(text.prefix, context)
-        self.tokens[template.name] = len(tokens)
-        if len(tokens) >= context:
-            raise DoesNotFit(f"{len(tokens)} tokens do not fit the context of {context}")
-        self._prefix = (made_of, tokens)
-        return tokens
 
     async def _warm(self, name: str, key: str, tokens: list[int]) -> None:
         """Evaluate and save.  Inside the gate; cancelled when a user comes."""
@@ -215,9 +201,10 @@ class Warmer:
         """Return everything that a template's prefix tokens depend on."""
         return self._poller.key(name), self._watch.process
 
-    def _failed(self, name: str, text: str, for_good: bool = False) -> None:
+    def _failed(self, name: str, text: str, took: float | None) -> None:
+        """Note a failure; `took` seconds, or `None` if trying again would be of no use."""
         self._metrics.warmups.labels(name, "failed").inc()
-        if self._troubles.note(name, self._about(name), text, for_good):
+        if self._troubles.note(name, self._about(name), text, took):
             self.log.warn("template {name} cannot be warmed up: {text}", name=name, text=text)
 
     def _show(self) -> None:

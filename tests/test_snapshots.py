@@ -52,7 +52,7 @@ class Record(FolderTest):
         snapshots = self.open()
         snapshots.drop("code")
         self.assertEqual((None, []), (snapshots.get("code"), snapshots.items()))
-        self.assertFalse(self.file.exists())
+        self.assertEqual("{}", self.file.read_text())
 
     def test_persists(self) -> None:
         """What was noted or dropped is so after a restart."""

@@ -91,11 +91,9 @@ class World:
         self.upstream = Upstream("http://llama", agents or Agents(*[self.agent] * 4), self.clock)
         self.llama = Llama(self.upstream)
         self.identity = Identity(self.llama)
-        self.snapshots = Snapshots(self.settings.state_dir)
+        self.snapshots = Snapshots(self.settings.state_dir, self.settings.slot_save_path)
         self.snapshots.open()
-        self.slot = Slot(
-            self.llama, self.identity, self.snapshots, self.metrics, self.clock, self.settings.slot_save_path
-        )
+        self.slot = Slot(self.llama, self.identity, self.snapshots, self.metrics, self.clock)
         self.watch = Watch(
             self.llama,
             self.upstream,
