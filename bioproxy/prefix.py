@@ -14,7 +14,11 @@ BYTES_PER_TOKEN = 16
 
 
 class DoesNotFit(Exception):
-    """The template is longer than the model's context.  The text has both numbers."""
+    """The template is longer than the model's context: `tokens`, or `None` where nobody could count them."""
+
+    def __init__(self, tokens: int | None, context: int) -> None:
+        super().__init__(f"{tokens or 'too many'} tokens do not fit the context of {context}")
+        self.tokens = tokens
 
 
 class Prefixes:
@@ -35,9 +39,9 @@ class Prefixes:
         if len(text.encode("utf-8", "surrogatepass")) > BYTES_PER_TOKEN * context:
             count = await self._llama.count_tokens(text)
             if count is None or count >= context:
-                raise DoesNotFit(f"{count or 'too many'} tokens do not fit the context of {context}")
+                raise DoesNotFit(count, context)
         tokens = await self._llama.prefix_tokens(text, context)
         if len(tokens) >= context:
-            raise DoesNotFit(f"{len(tokens)} tokens do not fit the context of {context}")
+            raise DoesNotFit(len(tokens), context)
         self._last = (about, tokens)
         return tokens

@@ -130,6 +130,7 @@ class Warmer:
             if not await self._gate.warmup(lambda: self._warm(template.name, key, tokens)):
                 self._metrics.warmups.labels(template.name, "preempted").inc()
         except DoesNotFit as error:
+            self.tokens[template.name] = error.tokens or 0
             self._failed(template.name, str(error), None)
         except (LlamaError, UpstreamError, UpstreamTimeout, SaveFailed) as error:
             self._failed(template.name, str(error), self._clock.seconds() - began)
