@@ -32,7 +32,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--ctx-size", type=int, default=16384, help="tokens of context (default: 16384)")
     parser.add_argument("--slot-save-path", type=Path, help="folder for slot files; without it they are switched off")
     parser.add_argument("--predict", type=int, default=-1, help="tokens of an answer that names no limit")
-    parser.add_argument("--threads", type=int, default=max(1, min(4, os.cpu_count() or 1)), help="CPU threads")
+    # One core is left to others: llama.cpp's threads wait for each other without sleeping, and where one of them has
+    # no core of its own, all of them crawl.
+    threads = max(1, min(4, (os.cpu_count() or 1) - 1))
+    parser.add_argument("--threads", type=int, default=threads, help=f"CPU threads (default here: {threads})")
     parser.add_argument("--no-slots", action="store_true", help="switch `GET /slots` off")
     return parser
 
