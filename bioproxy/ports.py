@@ -67,6 +67,13 @@ class QuietSite(Site):
         """Return what the log calls this port.  Called by Twisted when it starts and stops listening."""
         return self._name
 
+    def getResourceFor(self, request: Request) -> IResource:
+        """Find who answers a request.  Called by Twisted."""
+        # Klein wants paths in UTF-8 and has an error page of its own for others; this way they are merely not found.
+        request.postpath = [part.decode("utf-8", "replace").encode() for part in request.postpath or ()]
+        resource: IResource = super().getResourceFor(request)
+        return resource
+
     def log(self, request: http.Request) -> None:
         """Write nothing.  Called by Twisted after each request."""
 

@@ -14,6 +14,13 @@ from tests.world import CODE, PREFIX, World, WorldTest
 class Routes(WorldTest):
     """Each route."""
 
+    def test_odd_path(self) -> None:
+        """A path that is not even UTF-8 is not found, like any other that is not there."""
+        world = self.ready_world()
+        for path in ("/%ff", "/nothing"):
+            self.assertEqual(404, world.operate("GET", path).status)
+        self.assertEqual([], self.flushLoggedErrors())
+
     def test_alive(self) -> None:
         """`/healthz` answers as long as the process runs, whatever llama-server does."""
         world = self.world()
