@@ -56,12 +56,7 @@ class Slot:
     log = Logger()
 
     def __init__(
-        self,
-        llama: Llama,
-        identity: Identity,
-        snapshots: Snapshots,
-        metrics: Metrics,
-        clock: IReactorTime,
+        self, llama: Llama, identity: Identity, snapshots: Snapshots, metrics: Metrics, clock: IReactorTime
     ) -> None:
         self.files: bool | None = None
         self.visible = True
@@ -115,7 +110,7 @@ class Slot:
         except (LlamaError, UpstreamError, UpstreamTimeout, OSError) as error:
             self.log.warn("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
             self.forget()
-            prepared = Prepared("cold", "slot-taken")
+            prepared = Prepared("cold")  # the error that the client will get says more than any reason here
         self._seen[name] = key
         return prepared
 

@@ -63,10 +63,10 @@ class Loading(FolderTest):
         self.patch(os, "environ", {"XDG_CONFIG_HOME": str(self.folder), "XDG_STATE_HOME": "/xdg/state", "HOME": "/h"})
 
     def load(self, content: Any = None, command_line: dict[str, Any] | None = None) -> Settings:
-        """Load with the file's content and options of a command line given in ``/work``."""
+        """Load with the file's content and options of a command line given in ``/elsewhere``."""
         if content is not None:
             self.file.write_text(content if isinstance(content, str) else json.dumps(content))
-        return config.load(command_line or {}, self.file if content is not None else None, Path("/work"))
+        return config.load(command_line or {}, self.file if content is not None else None, Path("/elsewhere"))
 
     def refused(self, content: Any, command_line: dict[str, Any] | None = None) -> str:
         """Return what is said of it: one line."""
@@ -89,7 +89,7 @@ class Loading(FolderTest):
             self.assertEqual(default, getattr(self.load(), key), key)
             from_file = meaning(key, in_file, self.folder)
             self.assertEqual(from_file, getattr(self.load({key: in_file}), key), key)
-            from_command_line = meaning(key, on_command_line, Path("/work"))
+            from_command_line = meaning(key, on_command_line, Path("/elsewhere"))
             for content in ({key: in_file}, {}):
                 self.assertEqual(from_command_line, getattr(self.load(content, {key: on_command_line}), key), key)
             self.file.unlink()
@@ -107,7 +107,7 @@ class Loading(FolderTest):
         """The command line's prefixes are added to the file's, in order, each relative to its source."""
         settings = self.load({"prefixes": {"@a": "a", "/b": "/b"}}, {"prefixes": {"#c": "c"}})
         self.assertEqual(
-            [("a", "@a", self.folder / "a"), ("b", "/b", Path("/b")), ("c", "#c", Path("/work/c"))],
+            [("a", "@a", self.folder / "a"), ("b", "/b", Path("/b")), ("c", "#c", Path("/elsewhere/c"))],
             [(template.name, template.prefix, template.path) for template in settings.templates],
         )
 
@@ -157,7 +157,7 @@ class Loading(FolderTest):
             self.assertTrue(self.refused(content).startswith(f"{self.file}: "), content)
         self.file.write_bytes(b'{"host": "\xff"}')
         with self.assertRaises(ConfigError):
-            config.load({}, self.file, Path("/work"))
+            config.load({}, self.file, Path("/elsewhere"))
 
     def test_byte_order_mark(self) -> None:
         """A byte-order mark before the object does not matter."""
@@ -168,7 +168,7 @@ class Loading(FolderTest):
         self.assertEqual(Settings(), self.load())
         for file, reason in ((self.file, "No such file or directory"), (self.folder, "Is a directory")):
             with self.assertRaises(ConfigError) as caught:
-                config.load({}, file, Path("/work"))
+                config.load({}, file, Path("/elsewhere"))
             self.assertEqual(f"{file}: {reason}", str(caught.exception))
 
     def test_default_file(self) -> None:
@@ -177,7 +177,7 @@ class Loading(FolderTest):
         default.parent.mkdir()
         default.write_text('{"port": 1, "state_dir": "s"}')
         self.assertEqual((1, default.parent / "s"), (self.load().port, self.load().state_dir))
-        self.assertEqual(8081, config.load({}, None, Path("/work"), use_file=False).port)
+        self.assertEqual(8081, config.load({}, None, Path("/elsewhere"), use_file=False).port)
         self.assertEqual(2, self.load({"port": 2}).port)
 
     def test_own_port(self) -> None:
