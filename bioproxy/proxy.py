@@ -88,25 +88,7 @@ class Proxy:
 
         outlet = Outlet(request, self._clock)
         try:
-            try:
-                target = origin_form(request.uri)
-                record.path = path_of(target)
-                if uses_slot(request.method, record.path):
-                    request.setHeader("X-Bioproxy-Request-Id", record.id)
-                    await self._gated(request, outlet, target, self._body(request), record, on_data)
-                else:
-                    await self._send(request, outlet, target, self._body(request), record, on_data)
-            except CancelledError:
-                raise
-            except ProxyError as error:
-                record.status = error.status
-                self._tell(request, outlet, error)
-            except Exception:
-                # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append
-                # its page to an answer that has begun, and end it as if it were whole.
-                self.log.failure("while serving {path}", path=record.path)
-                record.status = 500
-                self._tell(request, outlet, ProxyError("bioproxy made a mistake; its log has the details"))
+            await self._answer(request, outlet, record, on_data)
             if outlet.begun:
                 await outlet.over  # nobody waits for this client: the gate is open again
         except CancelledError:
@@ -114,6 +96,28 @@ class Proxy:
             raise
         finally:
             self._journal.close(record, uses_slot(request.method, record.path), began, timings.values)
+
+    async def _answer(self, request: Request, outlet: Outlet, record: Record, on_data: OnData) -> None:
+        """Serve a request, and tell the client what went wrong if something did.  Fails with `CancelledError` only."""
+        try:
+            target = origin_form(request.uri)
+            record.path = path_of(target)
+            if uses_slot(request.method, record.path):
+                request.setHeader("X-Bioproxy-Request-Id", record.id)
+                await self._gated(request, outlet, target, self._body(request), record, on_data)
+            else:
+                await self._send(request, outlet, target, self._body(request), record, on_data)
+        except CancelledError:
+            raise
+        except ProxyError as error:
+            record.status = error.status
+            self._tell(request, outlet, error)
+        except Exception:
+            # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append its
+            # page to an answer that has begun, and end it as if it were whole.
+            self.log.failure("while serving {path}", path=record.path)
+            record.status = 500
+            self._tell(request, outlet, ProxyError("bioproxy made a mistake; its log has the details"))
 
     async def _gated(
         self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, on_data: OnData

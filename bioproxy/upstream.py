@@ -164,7 +164,7 @@ def translated() -> Iterator[None]:
         raise UpstreamError("llama-server refuses connections: is it running?") from None
     except TimeoutError:
         raise UpstreamError(f"llama-server did not accept a connection within {CONNECT_TIMEOUT:g} s") from None
-    except (UpstreamError, LlamaError):
+    except UpstreamError:  # of `bioproxy.body`, which speaks this language already
         raise
-    except Exception as error:
+    except Exception as error:  # TLS, name resolution, and whatever else a network has
         raise UpstreamError(f"llama-server cannot be reached: {error}") from None
