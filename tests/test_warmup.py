@@ -151,6 +151,22 @@ class Ahead(WarmTest):
             self.assertEqual("warm", self.state(), path)
             self.assertEqual({"code.bin": tokens("<user>New: ")}, self.server.files, path)
 
+    def test_old_text_is_dropped(self) -> None:
+        """Once the text has changed, no further piece of the old one is evaluated, and none of it is saved."""
+        self.use({"code": "x" * 300 + "<{message}>"}, warmup_chunk=64)
+        self.server.pause_at = {"/completion"}
+        going_on = self.begin()
+        self.server.go_on()  # first comes the fingerprint
+        self.built.settle()
+        self.assertEqual([64], self.pieces())
+        self.template("code", CODE)
+        self.poll()
+        self.server.pause_at = set()
+        self.server.go_on()
+        self.built.settle()
+        self.successResultOf(going_on)
+        self.assertEqual(([64], {}), (self.pieces(), self.server.files))
+
     def test_nothing_to_warm(self) -> None:
         """A template that begins with the message, or cannot be read, is left alone; the others are not."""
         self.use({"bare": " \n<{message}>", "bad": "no place", "code": CODE})
