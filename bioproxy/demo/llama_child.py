@@ -37,6 +37,11 @@ def arguments() -> argparse.ArgumentParser:
     threads = max(1, min(4, (os.cpu_count() or 1) - 1))
     parser.add_argument("--threads", type=int, default=threads, help=f"CPU threads (default here: {threads})")
     parser.add_argument("--no-slots", action="store_true", help="switch `GET /slots` off")
+    parser.add_argument("--parallel", type=int, default=1, help="number of slots (default: 1)")
+    parser.add_argument("--swa-full", action="store_true", help="keep all of a sliding window's past")
+    parser.add_argument("--ctx-checkpoints", type=int, help="states kept to go back to, where a model cannot by itself")
+    parser.add_argument("--no-cache-prompt", action="store_true", help="reuse nothing")
+    parser.add_argument("--sleep-idle-seconds", type=int, default=-1, help="unload the model after so much idle time")
     return parser
 
 
@@ -52,7 +57,7 @@ def main() -> None:
     params = xllamacpp.CommonParams()
     params.model.path = str(options.model)
     params.port = options.port
-    params.n_parallel = 1
+    params.n_parallel = options.parallel
     params.n_ctx = options.ctx_size
     params.n_predict = options.predict
     params.cpuparams.n_threads = options.threads
@@ -62,6 +67,11 @@ def main() -> None:
     params.endpoint_props = True
     # Finished prompts are kept in memory too, by default up to 8 GiB.  A child for a demonstration is more modest.
     params.cache_ram_mib = 256
+    params.swa_full = options.swa_full
+    params.cache_prompt = not options.no_cache_prompt
+    params.sleep_idle_seconds = options.sleep_idle_seconds
+    if options.ctx_checkpoints is not None:
+        params.n_ctx_checkpoints = options.ctx_checkpoints
     if options.slot_save_path is not None:
         options.slot_save_path.mkdir(parents=True, exist_ok=True)
         params.slot_save_path = f"{options.slot_save_path}/"  # llama.cpp appends the name as it is: the slash is ours
