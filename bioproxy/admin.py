@@ -21,7 +21,7 @@ from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller
 from bioproxy.slot import Slot
 from bioproxy.upstream import Upstream
-from bioproxy.warmup import Warmer
+from bioproxy.warmer import Warmer
 from bioproxy.watch import Watch
 
 
@@ -90,7 +90,8 @@ class Admin:
                 "up": self._watch.up,
                 "model": self._watch.model,
                 "build": self._watch.build,
-                "slot_save": self._slot.files,
+                "slot_save": self._slot.files.enabled,
+                "note": self._slot.proof.trouble,
             },
             "gate": {"busy": self._gate.busy, "waiting": self._gate.waiting},
             "templates": [self._template(name) for name in self._poller.templates],
@@ -103,18 +104,18 @@ class Admin:
         reading = self._poller.readings.get(name)
         includes = reading.text.includes if reading is not None and reading.text is not None else ()
         state, error = self._warmer.state(name)
-        snapshot = self._slot.saved(name, self._poller.key(name) or "")
-        progress = self._warmer.progress if state == "warming" else float(state == "warm")
+        snapshot = self._slot.saved(name, self._warmer.key(name))
         return {
             "name": name,
             "prefix": template.prefix,
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
-            "progress": round(progress, 3),
+            "progress": round(self._warmer.progress(name), 3),
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
             "warmed_at": snapshot.saved_at if snapshot else None,
             "error": error,
+            "note": self._warmer.note(name),
         }
 
 

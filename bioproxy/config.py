@@ -60,7 +60,7 @@ class Settings:
     poll_interval: float = setting(2.0, seconds(0.05, 86400), "seconds between looks at the template files")
     warmup: bool = setting(True, flag, "process templates before anyone asks")
     warmup_chunk: int = setting(512, whole(1, 1_000_000), "tokens of a warm-up sent at a time, at most")
-    save_conversations: bool = setting(True, flag, "keep conversations in files too (has no effect yet)")
+    save_conversations: bool = setting(True, flag, "keep conversations in files too")
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"

@@ -44,6 +44,7 @@ class Gate:
         self._warmup: Deferred[Any] | None = None
         self._may_cancel = True
         self._preempted = False
+        self._user_left_at = clock.seconds()
         # Gauges that look for themselves when Prometheus asks: they cannot fall behind.
         metrics.queue_depth.set_function(lambda: self.waiting)
         metrics.gate_busy.labels("user").set_function(lambda: self.busy == "user")
@@ -58,6 +59,10 @@ class Gate:
     def waiting(self) -> int:
         """How many users wait."""
         return len(self._semaphore.waiting)
+
+    def idle_seconds(self) -> float:
+        """Return for how long no user has been here."""
+        return 0.0 if self._user_inside or self.waiting else self._clock.seconds() - self._user_left_at
 
     @asynccontextmanager
     async def user(self) -> AsyncIterator[float]:
@@ -88,6 +93,7 @@ class Gate:
             yield waited
         finally:
             self._user_inside = False
+            self._user_left_at = self._clock.seconds()
             self._semaphore.release()
 
     async def warmup(self, work: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> bool:
@@ -114,13 +120,20 @@ class Gate:
             self._semaphore.release()
 
     @contextmanager
-    def let_finish(self) -> Iterator[None]:
-        """Inside a warm-up: what is done under this ``with`` is not given up when a user comes."""
+    def let_finish(self, last: bool = False) -> Iterator[None]:
+        """Inside a warm-up: what is done under this ``with`` is not given up when a user comes.
+
+        At its end a user who came meanwhile is made up for: raises `CancelledError`, unless this was the `last` thing
+        that the warm-up has to do.
+        """
         self._may_cancel = False
         try:
             yield
         finally:
             self._may_cancel = True
+        if self.waiting and not last:
+            self._preempted = True
+            raise CancelledError()
 
     def _preempt(self) -> None:
         """Ask a warm-up to leave."""

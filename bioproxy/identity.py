@@ -17,11 +17,11 @@ unknown anyway.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bioproxy.digests import digest
 from bioproxy.llama import FIXED_MARKER, Llama, Props
-from bioproxy.templates import digest
 
 SAMPLE = "The quick brown fox jumps over the lazy dog"
 TOLERANCE = 0.05
@@ -31,15 +31,21 @@ same shape differences of 0.7 and more were measured."""
 
 @dataclass(frozen=True)
 class Model:
-    """A model's identity.  `facts` is a digest of what it says of itself, `odds` its fingerprint."""
+    """A model's identity: `facts` is a digest of what it says of itself, `odds` its fingerprint.
+
+    `file` and `build` are for a person who reads the record; two models are not told apart by them.
+    """
 
     facts: str
     odds: tuple[tuple[int, float], ...]
+    file: str = ""
+    build: str = ""
 
     @classmethod
     def from_json(cls, value: Any) -> Model:
         """Read what `dataclasses.asdict` and JSON made of one.  Raises `KeyError`, `TypeError`, `ValueError`."""
-        return cls(str(value["facts"]), tuple((int(token), float(odd)) for token, odd in value["odds"]))
+        odds = tuple((int(token), float(odd)) for token, odd in value["odds"])
+        return cls(str(value["facts"]), odds, str(value["file"]), str(value["build"]))
 
     def matches(self, other: Model) -> bool:
         """Tell whether both are the same model."""
@@ -73,9 +79,15 @@ class Identity:
         """Fire with the model.  Overwrites slot 0 unless it is known already.  Fails as `Llama`'s calls do."""
         props = await self._llama.props()
         facts = digest(props.about_model, await self._llama.model_facts())
-        self.seen(props)
+        self.seen(replace(props, asleep=False))
+        witness = await self._llama.witness()
+        if props.asleep or (witness is not None and witness.task is None):
+            # It will be, or was, loaded anew, from its file: nothing was done in this slot yet, not even the
+            # fingerprint taken.  So it is in a new process, and after sleep (``--sleep-idle-seconds``) in the same one.
+            self.current = None
         if self.current is None or self.current.facts != facts:
             odds = await self._llama.next_token_odds(SAMPLE)
-            self.current = Model(facts, tuple((token, odd) for token, odd in odds if math.isfinite(odd)))
-            self._props = props
+            likely = tuple((token, odd) for token, odd in odds if math.isfinite(odd))
+            self.current = Model(facts, likely, props.model or "", props.build or "")
+            self._props = replace(props, asleep=False)  # now at least it is awake
         return self.current

@@ -26,9 +26,14 @@ LATEST = 100
 
 @dataclass
 class Record:
-    """One request.  Times in milliseconds, but for `time`, its arrival in ISO 8601; `None`: not known."""
+    """One request.
+
+    Times are in milliseconds, but for its arrival: `arrived` in the clock's seconds and `time` in ISO 8601.  `None`:
+    not known.
+    """
 
     path: str
+    arrived: float
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
     time: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="milliseconds"))
     template: str = ""
@@ -56,15 +61,16 @@ class Journal:
 
     def latest(self) -> list[dict[str, Any]]:
         """Return the latest records, newest first."""
-        return [{key: rounded(value) for key, value in asdict(record).items()} for record in reversed(self._latest)]
+        records = [asdict(record) for record in reversed(self._latest)]
+        return [{key: rounded(value) for key, value in each.items() if key != "arrived"} for each in records]
 
-    def close(self, record: Record, gated: bool, began: float, timings: dict[str, float]) -> None:
+    def close(self, record: Record, gated: bool, timings: dict[str, float]) -> None:
         """Count a request that has ended; log and keep it too if it was `gated`: the others are many and tell little.
 
-        `began` is the clock's seconds at its arrival, `timings` what llama-server said of it, perhaps nothing.
+        `timings` is what llama-server said of it, perhaps nothing.
         """
         endpoint = record.path if record.path in GATED else "other"
-        seconds = self._clock.seconds() - began
+        seconds = self._clock.seconds() - record.arrived
         record.total_ms = seconds * 1000
         name = record.template
         self._metrics.requests.labels(endpoint, name, str(record.status)).inc()

@@ -10,7 +10,7 @@ Knows how to ask, not when: that is decided in `bioproxy.slot` and `bioproxy.war
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +44,8 @@ class Props:
     """What `/props` tells: the model's file, llama.cpp's build, the tokens of context, and more.
 
     `marker` is made up anew by each process of llama-server.  `about_model` is all that the model is described by, as
-    text to be compared.
+    text to be compared.  `asleep` is true after some idle time with ``--sleep-idle-seconds``: the model is unloaded,
+    and loaded again, from its file, for the next request.
     """
 
     model: str | None
@@ -52,6 +53,7 @@ class Props:
     context: int
     marker: str
     about_model: str
+    asleep: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Llama:
                 int(settings.get("n_ctx") or sys.maxsize),
                 str(answer.get("media_marker", FIXED_MARKER)),
                 repr(told),
+                bool(answer.get("is_sleeping")),
             )
 
     async def model_facts(self) -> str:
@@ -148,19 +151,19 @@ class Llama:
     async def _slot_action(self, action: str, filename: str) -> Any:
         return await self._upstream.ask("POST", f"/slots/0?action={action}", {"filename": filename}, alone=True)
 
-    async def prefix_tokens(self, prefix: str, context: int) -> list[int]:
-        """Fire with the tokens that every chat request shares whose user message begins with `prefix`.
+    async def prefix_tokens(self, chat: Callable[[str], dict[str, Any]], context: int) -> list[int]:
+        """Fire with the tokens that chat requests share in which only the end of the user's message differs.
 
-        The prompt is made with a few stand-in messages, each prompt turned into tokens; what the lists have in common
-        is the prefix.  (Cutting the text at the message instead would be wrong: a token may reach across the cut.)
+        `chat` makes such a request.  The prompt is made with a few stand-in messages, each prompt turned into tokens;
+        what the lists have in common is the prefix.  (Cutting the text at the message instead would be wrong: a token
+        may reach across the cut.)
 
         `context` is how many tokens the model can take.  Where already the first list is longer, it is not worth
         making the others, and the answer is that list.
         """
         shared: list[int] = []
         for number, message in enumerate(STAND_INS):
-            chat = {"messages": [{"role": "user", "content": prefix + message}]}
-            prompt = await self._upstream.ask("POST", "/apply-template", chat, alone=True)
+            prompt = await self._upstream.ask("POST", "/apply-template", chat(message), alone=True)
             with understood():
                 question = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
             answer = await self._upstream.ask("POST", "/tokenize", question, alone=True)

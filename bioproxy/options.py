@@ -66,11 +66,11 @@ class Options(usage.Options):
         self.given["warmup"] = False
 
     def opt_save_conversations(self) -> None:
-        """keep conversations in files too (the default; has no effect yet)"""
+        """keep conversations in files too (the default)"""
         self.given["save_conversations"] = True
 
     def opt_no_save_conversations(self) -> None:
-        """do not keep conversations in files (has no effect yet)"""
+        """do not keep conversations in files"""
         self.given["save_conversations"] = False
 
     def opt_version(self) -> None:

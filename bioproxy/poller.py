@@ -26,7 +26,6 @@ from twisted.logger import Logger
 from bioproxy import templates
 from bioproxy.errors import TemplateError
 from bioproxy.metrics import Metrics
-from bioproxy.rewrite import prefix_key
 from bioproxy.templates import FileStamp, Template, Text
 
 InThread = Callable[[Callable[[], "Reading"]], "Deferred[Reading]"]
@@ -35,10 +34,9 @@ InThread = Callable[[Callable[[], "Reading"]], "Deferred[Reading]"]
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of a template: its text and key, or the error; and the stamps of the files when it was read."""
+    """One reading of a template: its text or the error, and the stamps of the files when it was read."""
 
     text: Text | None
-    key: str
     error: TemplateError | None
     stamps: dict[Path, FileStamp]
     settled: bool
@@ -73,10 +71,10 @@ class Poller:
             raise TemplateError(str(reading.error))
         return reading.text
 
-    def key(self, name: str) -> str | None:
-        """Return the key of a template's text for a bare user message, or `None` while there is no text."""
+    def text(self, name: str) -> Text | None:
+        """Return a template's text as it was last read, or `None` while there is none."""
         reading = self.readings.get(name)
-        return None if reading is None or reading.text is None else reading.key
+        return None if reading is None else reading.text
 
     async def _update(self, template: Template) -> Reading:
         last = self.readings.get(template.name)
@@ -95,7 +93,8 @@ class Poller:
                 # The error of a template itself begins with its name.
                 what = problem if reading.error is not None else f"template {template.name}: {problem}"
                 self.log.warn("{what}", what=what)
-        if last is not None and last.text is not None and reading.text is not None and last.key != reading.key:
+        old, new = last.text if last is not None else None, reading.text
+        if old is not None and new is not None and old.digest != new.digest:
             self.log.info("template {name} changed", name=template.name)
 
 
@@ -116,10 +115,12 @@ def refresh(template: Template, last: Reading | None) -> Reading:
     try:
         text = templates.read(template)
     except TemplateError as error:
-        return Reading(None, "", error, stamps, templates.settled(stamps, now))
+        return Reading(None, error, stamps, templates.settled(stamps, now))
     # An include that is new here was not looked at before it was read, so what was read may be older than its
     # stamp: not settled, the next round reads it once more.
     watched = [template.path, *text.includes]
     new = {path: templates.stamp(path) for path in watched if path not in stamps}
     stamps = {path: stamps.get(path, new.get(path)) for path in watched}
-    return Reading(text, prefix_key(text.prefix), None, stamps, not new and templates.settled(stamps, now))
+    # Computed on first use and kept; for a large text that takes a while, so it is done here, in the thread.
+    _ = text.digest, text.prefix_digest
+    return Reading(text, None, stamps, not new and templates.settled(stamps, now))

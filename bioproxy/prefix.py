@@ -8,6 +8,7 @@ cheaply: the tokens of a file of 50 MB are ten million numbers.
 from __future__ import annotations
 
 from bioproxy.llama import Llama
+from bioproxy.shape import Shape
 
 BYTES_PER_TOKEN = 16
 """Texts with more bytes than this times the context hardly fit, and are counted before they are tokenized."""
@@ -28,8 +29,12 @@ class Prefixes:
         self._llama = llama
         self._last: tuple[object, list[int]] | None = None
 
-    async def tokens(self, text: str, context: int, about: object) -> list[int]:
-        """Fire with the tokens of the prefix text `text` for a bare user message.
+    def forget(self) -> None:
+        """Forget them."""
+        self._last = None
+
+    async def tokens(self, text: str, shape: Shape, context: int, about: object) -> list[int]:
+        """Fire with the tokens of the prefix text `text` in a request of this shape.
 
         `context` is how many tokens the model takes, `about` everything else that the result depends on.  Fails with
         `DoesNotFit`, or as `Llama`'s calls do.
@@ -40,7 +45,7 @@ class Prefixes:
             count = await self._llama.count_tokens(text)
             if count is None or count >= context:
                 raise DoesNotFit(count, context)
-        tokens = await self._llama.prefix_tokens(text, context)
+        tokens = await self._llama.prefix_tokens(lambda message: shape.request(text + message), context)
         if len(tokens) >= context:
             raise DoesNotFit(len(tokens), context)
         self._last = (about, tokens)

@@ -26,9 +26,9 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from bioproxy import relay, rewrite
-from bioproxy.body import OnData
 from bioproxy.errors import BodyTooLarge, ProxyError
 from bioproxy.gate import Gate
+from bioproxy.habits import Habits
 from bioproxy.headers import Pair, end_to_end
 from bioproxy.journal import Journal, Record
 from bioproxy.outlet import Outlet
@@ -38,7 +38,7 @@ from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
 from bioproxy.targets import SLOT_ACTIONS, origin_form, path_of, uses_slot
 from bioproxy.upstream import Upstream
-from bioproxy.warmup import Warmer
+from bioproxy.warmer import Warmer
 
 CLIENT_GONE = 499
 """The status noted for a request whose client hung up.  Nobody receives it; nginx uses the same number."""
@@ -55,6 +55,7 @@ class Proxy:
         poller: Poller,
         gate: Gate,
         slot: Slot,
+        habits: Habits,
         warmer: Warmer,
         upstream: Upstream,
         journal: Journal,
@@ -64,6 +65,7 @@ class Proxy:
         self._poller = poller
         self._gate = gate
         self._slot = slot
+        self._habits = habits
         self._warmer = warmer
         self._upstream = upstream
         self._journal = journal
@@ -77,36 +79,28 @@ class Proxy:
     @app.route("/")
     async def serve(self, request: Request) -> None:
         """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
-        record = Record(request.uri.decode("ascii", "replace"))
-        began = self._clock.seconds()
-        timings = relay.Timings()
-
-        def on_data(data: bytes) -> None:
-            if record.ttft_ms is None:
-                record.ttft_ms = (self._clock.seconds() - began) * 1000
-            timings.feed(data)
-
-        outlet = Outlet(request, self._clock)
+        record = Record(request.uri.decode("ascii", "replace"), self._clock.seconds())
+        outlet, timings = Outlet(request, self._clock), relay.Timings()
         try:
-            await self._answer(request, outlet, record, on_data)
+            await self._answer(request, outlet, record, timings)
             if outlet.begun:
                 await outlet.over  # nobody waits for this client: the gate is open again
         except CancelledError:
             record.status = CLIENT_GONE
             raise
         finally:
-            self._journal.close(record, uses_slot(request.method, record.path), began, timings.values)
+            self._journal.close(record, uses_slot(request.method, record.path), timings.values)
 
-    async def _answer(self, request: Request, outlet: Outlet, record: Record, on_data: OnData) -> None:
+    async def _answer(self, request: Request, outlet: Outlet, record: Record, timings: relay.Timings) -> None:
         """Serve a request, and tell the client what went wrong if something did.  Fails with `CancelledError` only."""
         try:
             target = origin_form(request.uri)
             record.path = path_of(target)
             if uses_slot(request.method, record.path):
                 request.setHeader("X-Bioproxy-Request-Id", record.id)
-                await self._gated(request, outlet, target, self._body(request), record, on_data)
+                await self._gated(request, outlet, target, self._body(request), record, timings)
             else:
-                await self._send(request, outlet, target, self._body(request), record, on_data)
+                await self._send(request, outlet, target, self._body(request), record, timings)
         except CancelledError:
             raise
         except ProxyError as error:
@@ -120,7 +114,7 @@ class Proxy:
             self._tell(request, outlet, ProxyError("bioproxy made a mistake; its log has the details"))
 
     async def _gated(
-        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, on_data: OnData
+        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, timings: relay.Timings
     ) -> None:
         """Serve a request that uses the slot."""
         # 1. Fill the template.  The files are looked at now, so the text is never older than they are.
@@ -129,6 +123,7 @@ class Proxy:
             body = filled.body
             record.template = filled.template.name
             request.setHeader("X-Bioproxy-Template", record.template)
+        prepared = None
 
         # 2. Wait for one's turn.
         async with self._gate.user() as waited:
@@ -137,17 +132,19 @@ class Proxy:
 
             # 3. Put the right state into the slot.
             if filled is not None:
-                await self._prepare(request, filled, record)
-            elif record.path.startswith(SLOT_ACTIONS) and b"action=save" in target:
-                self._slot.file_changed(filename(body))
+                prepared = await self._prepare(request, filled, record)
+            else:
+                await self._slot.keeper.keep()  # what the slot holds will be lost
+                if record.path.startswith(SLOT_ACTIONS) and b"action=save" in target:
+                    self._slot.files.changed(filename(body))
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
-            self._slot.forget()
-            await self._send(request, outlet, target, body, record, on_data)
+            self._slot.holding.taken_by_user()
+            await self._send(request, outlet, target, body, record, timings)
 
             # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already.
-            if filled is not None and record.status == 200:
-                await self._slot.note(filled.key)
+            if filled is not None and prepared is not None and record.status == 200:
+                await self._learn(filled, prepared, timings.values.get("cache_n"))
 
     async def _fill(self, path: str, body: bytes) -> Filled | None:
         """Fill the templates that a chat request names; `None` where it names none.  Raises `ProxyError`."""
@@ -159,12 +156,13 @@ class Proxy:
         texts = {template.name: await self._poller.look(template) for template in found.templates}
         return found.fill(texts, self._max_body)
 
-    async def _prepare(self, request: Request, filled: Filled, record: Record) -> None:
+    async def _prepare(self, request: Request, filled: Filled, record: Record) -> Prepared:
         """Bring the template into the slot and tell the client how."""
         self._warmer.asked(filled.template.name)
         if filled.reuse:
-            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.bare_key)
+            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.turns)
         else:
+            await self._slot.keeper.keep()
             prepared = Prepared("cold", "ineffective")
         record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
         request.setHeader("X-Bioproxy-Cache", prepared.cache)
@@ -172,11 +170,26 @@ class Proxy:
             request.setHeader("X-Bioproxy-Miss", prepared.miss)
         if prepared.restore_ms is not None:
             request.setHeader("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
+        return prepared
+
+    async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
+        """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
+        name = filled.template.name
+        self._habits.asked(name, filled.key.shape, filled.first_shape)
+        if reused is not None:
+            self._slot.judge(name, prepared, int(reused))
+        await self._slot.note(name, filled.key, filled.turns)
 
     async def _send(
-        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, on_data: OnData
+        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, timings: relay.Timings
     ) -> None:
         """Send the request to llama-server and give the client what comes back."""
+
+        def on_data(data: bytes) -> None:
+            if record.ttft_ms is None:
+                record.ttft_ms = (self._clock.seconds() - record.arrived) * 1000
+            timings.feed(data)
+
         response = await self._upstream.relay(request.method, target, end_to_end(raw_headers(request)), body)
         record.status = response.code
         relay.send_head(response, request)

@@ -7,10 +7,9 @@ messages and says which templates are needed; `Found.fill` takes their texts and
 conversation each time, with the messages as they were typed; if only the last one were filled, the first turn
 would lose its long text in the second turn, and the KV cache with it.
 
-A filled request also says which *key* its beginning has.  Two requests with the same key have the same prompt
-up to the message, so what llama-server computed for the one can be reused for the other.  The key is a digest
-of the prefix text and of its *shape*: all that the chat template puts before it, such as a system message or
-tool definitions.
+A filled request also says which *key* its beginning has (`bioproxy.shape`).  Two requests with the same key have the
+same prompt up to the message, so what llama-server computed for the one can be reused for the other.  And it says
+which conversations it goes on with (`bioproxy.conversation`).
 
 Pure: bytes in, bytes out.  Knows nothing of Twisted.
 """
@@ -23,14 +22,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from bioproxy import jsonedit
+from bioproxy.conversation import Turns
+from bioproxy.digests import digest
 from bioproxy.errors import BodyTooLarge, TooDeep
-from bioproxy.templates import Template, Text, digest
+from bioproxy.shape import Key, Shape
+from bioproxy.templates import Template, Text
 
 CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
 """Where requests of this form go."""
-
-SHAPING = ("tools", "tool_choice", "parallel_tool_calls", "response_format", "json_schema", "chat_template_kwargs")
-"""Fields besides the messages that chat templates put into the prompt (llama.cpp, common/chat.cpp)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,16 @@ class Match:
 class Filled:
     """A request ready to be sent.
 
-    `body` is the new body, `template` the first template in it, `key` that of the request's beginning, and `bare_key`
-    the key that the same template has in a request with nothing else.  `reuse` is as in `Found`.
+    `body` is the new body, `template` the first template in it, `key` that of the request's beginning, `turns` its
+    conversation.  `first_shape` is the request's shape if the template's message is the last one; `None` for a later
+    turn.  `reuse` is as in `Found`.
     """
 
     body: bytes
     template: Template
-    key: str
-    bare_key: str
+    key: Key
+    turns: Turns
+    first_shape: Shape | None
     reuse: bool
 
 
@@ -61,13 +62,14 @@ class Filled:
 class Found:
     """A request that names templates.
 
-    `matches` is never empty, and in the order of the conversation; `reuse` is false if the client wants everything
-    computed anew (``"cache_prompt": false``).
+    `matches` is never empty, and in the order of the conversation; `messages` has a fingerprint of each message as it
+    was typed; `reuse` is false if the client wants everything computed anew (``"cache_prompt": false``).
     """
 
     source: str
     matches: tuple[Match, ...]
-    shape: str
+    shape: Shape
+    messages: tuple[str, ...]
     reuse: bool
 
     @property
@@ -94,8 +96,18 @@ class Found:
             body = jsonedit.replace(self.source, values).encode()
         except RecursionError:
             raise TooDeep("the request's JSON nests too deep") from None
-        prefix = texts[first.name].prefix
-        return Filled(body, first, prefix_key(prefix, self.shape), prefix_key(prefix), self.reuse)
+        first_turn = self.matches[0].place[1] == len(self.messages) - 1
+        key = self.shape.key(texts[first.name].prefix_digest)
+        return Filled(body, first, key, self._turns(texts), self.shape if first_turn else None, self.reuse)
+
+    def _turns(self, texts: Mapping[str, Text]) -> Turns:
+        """Return the fingerprints of the conversation: of its messages and of the texts that they are filled with."""
+        chain, link = [], self.shape.digest
+        for index, message in enumerate(self.messages):
+            filled_with = [texts[match.template.name].digest for match in self.matches if match.place[1] == index]
+            link = digest(link, message, *filled_with)
+            chain.append(link)
+        return Turns(tuple(chain))
 
 
 def find(body: bytes, templates: Iterable[Template]) -> Found | None:
@@ -115,7 +127,9 @@ def find(body: bytes, templates: Iterable[Template]) -> Found | None:
         matches = tuple(match for match in candidates if match is not None)
         if not matches:
             return None
-        return Found(source, matches, shape(request, matches[0].place), request.get("cache_prompt") is not False)
+        messages = tuple(digest(json.dumps(message)) for message in request["messages"])
+        shape = Shape.around(request, matches[0].place)
+        return Found(source, matches, shape, messages, request.get("cache_prompt") is not False)
     except ValueError:  # not UTF-8, or not JSON
         return None
     except RecursionError:
@@ -146,26 +160,3 @@ def match_prefix(place: jsonedit.Path, text: str, known: Iterable[Template]) -> 
         if text.startswith(template.prefix) and (not rest or rest[0].isspace()):
             return Match(place, template, rest.strip())
     return None
-
-
-def shape(request: dict[str, Any], place: jsonedit.Path) -> str:
-    """Return what reaches the chat template before the text at `place`, as text that can be compared.
-
-    Fields that are absent, null or empty are the same to a chat template, so they look the same here.
-    """
-    _, index, _, *part = place
-    assert isinstance(index, int)
-    messages = request["messages"]
-    around = {name: value for name, value in messages[index].items() if name not in ("role", "content")}
-    before = messages[index]["content"][: part[0]] if part else []
-    fields = {name: request[name] for name in SHAPING if request.get(name) not in (None, "", [], {})}
-    return json.dumps([messages[:index], around, before, fields], sort_keys=True)
-
-
-BARE = shape({"messages": [{"role": "user", "content": ""}]}, ("messages", 0, "content"))
-"""The shape of a request with nothing but a user's message: the one that warm-ups are made for."""
-
-
-def prefix_key(prefix: str, shape: str = BARE) -> str:
-    """Return the key of a prompt that begins with `shape` and goes on with the text `prefix`."""
-    return digest(shape, prefix)

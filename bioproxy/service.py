@@ -5,7 +5,7 @@ children in order and stops them in reverse::
 
     bioproxy
     |- demo       a llama.cpp of its own, with --demo only
-    |- state      the record of slot files is opened
+    |- state      the proxy's own records are read
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from twisted.application.service import MultiService, Service
+from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
@@ -34,21 +34,30 @@ from bioproxy.admin import Admin
 from bioproxy.connections import Agents
 from bioproxy.errors import CannotStart, ConfigError
 from bioproxy.gate import Gate
+from bioproxy.habits import Habits
+from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
+from bioproxy.keeper import Keeper
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
 from bioproxy.poller import Poller, Reading
 from bioproxy.ports import port
+from bioproxy.prefix import Prefixes
+from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
 from bioproxy.slot import Slot
+from bioproxy.slot_files import SlotFiles
+from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
+from bioproxy.state import State, StateFolder
 from bioproxy.upstream import Upstream
-from bioproxy.warmup import INTERVAL as WARMUP_INTERVAL
-from bioproxy.warmup import Warmer
+from bioproxy.warmer import INTERVAL as WARMUP_INTERVAL
+from bioproxy.warmer import Warmer
+from bioproxy.warmup import Warmup
 from bioproxy.watch import INTERVAL as WATCH_INTERVAL
 from bioproxy.watch import Watch
 
@@ -75,8 +84,13 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     upstream = Upstream(settings.llama_url, Agents.over_network(reactor, settings.llama_url), reactor)
     llama = Llama(upstream)
     identity = Identity(llama)
-    snapshots = Snapshots(settings.state_dir, settings.slot_save_path)
-    slot = Slot(llama, identity, snapshots, metrics, reactor)
+    state = StateFolder(settings.state_dir)
+    snapshots, habits = Snapshots(state), Habits(state)
+    proof, holding = Proof(), Holding(llama)
+    folder = SlotFolder(settings.slot_save_path)
+    files = SlotFiles(llama, identity, snapshots, folder, metrics, speed, proof, reactor)
+    keeper = Keeper(holding, files, proof, speed, settings.save_conversations)
+    slot = Slot(identity, holding, files, keeper, proof, metrics, reactor)
     watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout)
 
     def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
@@ -84,15 +98,14 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
     poller = Poller(settings.templates, in_thread, metrics)
     gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout)
-    warmer = Warmer(
-        poller, gate, slot, llama, watch, metrics, speed, reactor, settings.warmup_chunk, ahead=settings.warmup
-    )
+    warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
+    warmer = Warmer(poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor, ahead=settings.warmup)
     journal = Journal(metrics, speed, reactor)
-    proxy = Proxy(poller, gate, slot, warmer, upstream, journal, reactor, settings.max_body)
+    proxy = Proxy(poller, gate, slot, habits, warmer, upstream, journal, reactor, settings.max_body)
     admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
 
     for service in (
-        State(snapshots),
+        State(state, snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates)),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
@@ -129,21 +142,3 @@ def one_line() -> Iterator[None]:
         raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
     except ConfigError as error:
         raise CannotStart(f"bioproxy: {error}") from None
-
-
-class State(Service):
-    """Holds the folder of the proxy's own records for as long as the service runs."""
-
-    def __init__(self, snapshots: Snapshots) -> None:
-        self.setName("state")
-        self._snapshots = snapshots
-
-    def startService(self) -> None:
-        """Open the record."""
-        super().startService()
-        self._snapshots.open()
-
-    def stopService(self) -> None:
-        """Close it."""
-        super().stopService()
-        self._snapshots.close()

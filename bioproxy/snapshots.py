@@ -2,145 +2,142 @@
 
 llama-server writes the files and reads them, in a folder of its own that bioproxy may not even see.  It trusts them
 blindly: a file that was cut short ends its process, one of another model of the same shape gives wrong answers.
-So bioproxy keeps a record of its own and lets a file be restored only if
+So bioproxy keeps a record of its own, and lets a file be restored only if
 
 * llama-server said that it saved it whole,
-* nothing was begun since then that could change it: *before* a file is written again its entry goes,
+* nothing was begun since then that could change it,
 * it was saved from the very model that runs now, and for the very text that is asked for.
 
-The record is one small JSON file in `state_dir`.  It is replaced as a whole, by writing a new one beside it and
-renaming that, and it is on the disk before the proxy goes on: whenever the process or the machine dies, the old
-record or the new one is there, and neither claims too much.
+Each template has up to three files: `PREFIX` has its prefix tokens, `CHAT` its last conversation, `PART` the
+beginning of a warm-up that was interrupted.  A good file is never overwritten: the new one gets a second name, and
+once it is known whole, the record switches.  Whenever the process or the machine dies, the old record or the new one
+is there, and neither claims too much.
 
-Only one bioproxy may use a folder: a lock, which the operating system drops when the process ends, sees to that.
+Knows nothing of llama-server and of what is in a slot.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from twisted.logger import Logger
 
-from bioproxy.errors import ConfigError
+from bioproxy.conversation import Conversation
 from bioproxy.identity import Model
+from bioproxy.shape import Key
+from bioproxy.state import StateFolder
+
+PREFIX, CHAT, PART = "prefix", "chat", "part"
+
+NAMES = {
+    PREFIX: ("{}.bin", "{}.new.bin"),
+    CHAT: ("{}.chat.bin", "{}.chat.new.bin"),
+    PART: ("{}.part.bin",),
+}
+"""The file names of each kind: the usual one, and the one for writing while that is in use."""
+
+RECORD = "snapshots.json"
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A file of which the record says that it may be restored.
 
-    `key` is what it was made of (`rewrite.prefix_key`), `tokens` and `size` how many tokens and bytes it has,
-    `saved_at` when, in ISO 8601.
+    `key` is what it was made of, `tokens` and `size` how many tokens and bytes it has, `marks` the fingerprints of its
+    tokens (`digests.marks`; none of a conversation's), `saved_at` when, in ISO 8601.  `written_at` is when the file was
+    last written, in nanoseconds since 1970 by its file system, where that can be seen.
     """
 
     filename: str
-    key: str
+    key: Key
     tokens: int
     size: int
     model: Model
     saved_at: str
+    marks: tuple[str, ...] = ()
+    conversation: Conversation | None = None
+    written_at: int | None = None
 
 
 class Snapshots:
-    """The snapshots that may be restored, by template name.  What is here is on disk, and the other way round.
-
-    `folder` is for the record, `slot_folder` the one with the files, if this host sees it.
-    """
+    """The snapshots that may be restored, by template name and kind.  What is here is on disk, and the reverse."""
 
     log = Logger()
 
-    def __init__(self, folder: Path, slot_folder: Path | None = None) -> None:
-        self.slot_folder = slot_folder
-        self._folder = folder
-        self._file = folder / "snapshots.json"
-        self._known: dict[str, Snapshot] = {}
-        self._lock: Any = None
+    def __init__(self, state: StateFolder) -> None:
+        self._state = state
+        self._known: dict[tuple[str, str], Snapshot] = {}
 
-    def open(self) -> None:
-        """Read the record.  Raises `ConfigError` if the folder cannot be used."""
+    def load(self) -> None:
+        """Read the record."""
+        content = self._state.read(RECORD)
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Kept open, and with it the lock, until `close` or the end of the process.
-            self._lock = open_private(self._folder / "lock")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"state_dir: another bioproxy uses {self._folder}") from None
-        except OSError as error:
-            raise ConfigError(f"state_dir: {self._folder}: {error.strerror}") from None
-        try:
-            content = json.loads(self._file.read_text())
-            self._known = {name: snapshot(entry) for name, entry in content.items()}
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            self._known = {
+                (name, kind): snapshot(name, kind, entry)
+                for name, kinds in content.items()
+                for kind, entry in kinds.items()
+                if kind in NAMES
+            }
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
             # Nothing is lost but time: the templates are warmed up again.
-            self.log.warn("{file} cannot be read, starting without: {error}", file=self._file, error=error)
+            self.log.warn("{file} is not understood, starting without: {error!r}", file=RECORD, error=error)
 
-    def close(self) -> None:
-        """Let go of the folder."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    def get(self, name: str, kind: str = PREFIX) -> Snapshot | None:
+        """Return a snapshot of a template, if there is one that may be restored at all."""
+        return self._known.get((name, kind))
 
-    def get(self, name: str) -> Snapshot | None:
-        """Return the snapshot of a template, if there is one that may be restored at all."""
-        return self._known.get(name)
+    def items(self) -> Iterator[tuple[str, str, Snapshot]]:
+        """Yield all names and kinds with their snapshots."""
+        for (name, kind), entry in list(self._known.items()):
+            yield name, kind, entry
 
-    def whole_on_disk(self, entry: Snapshot) -> bool:
-        """Compare the file's size with the recorded one, where llama-server's folder can be seen."""
-        if self.slot_folder is None:
-            return True
-        try:
-            return os.stat(self.slot_folder / entry.filename).st_size == entry.size
-        except OSError:
-            return False
+    def free_name(self, name: str, kind: str) -> str:
+        """Return the file name to save to: one that is not in use, or, where a kind has only one, that."""
+        entry = self.get(name, kind)
+        names = names_of(name, kind)
+        return next((each for each in names if entry is None or each != entry.filename), names[0])
 
-    def items(self) -> list[tuple[str, Snapshot]]:
-        """Return all names with their snapshots."""
-        return list(self._known.items())
-
-    def put(self, name: str, entry: Snapshot) -> None:
+    def put(self, name: str, kind: str, entry: Snapshot) -> None:
         """Note a file that was saved whole.  Raises `OSError` if that cannot be written down."""
-        self._write({**self._known, name: entry})
+        self._write({**self._known, (name, kind): entry})
 
-    def drop(self, name: str) -> None:
+    def drop(self, name: str, kind: str = PREFIX) -> None:
         """Forget a file, because it is gone, useless, or about to be written.
 
         Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long as the process runs.
         """
-        self._known.pop(name, None)
+        self._known.pop((name, kind), None)
         # Written even if nothing changed: what cannot be written now could not be recorded after a save either.
         self._write(self._known)
 
-    def _write(self, known: dict[str, Snapshot]) -> None:
-        draft = self._file.with_suffix(".new")
-        with open_private(draft) as file:
-            json.dump({name: asdict(entry) for name, entry in known.items()}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._file)
-        # The name is in the folder, which is on the disk only after this.
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def _write(self, known: dict[tuple[str, str], Snapshot]) -> None:
+        content: dict[str, dict[str, Any]] = {}
+        for (name, kind), entry in known.items():
+            content.setdefault(name, {})[kind] = asdict(entry)
+        self._state.write(RECORD, content)
         self._known = known
 
 
-def open_private(path: Path) -> TextIO:
-    """Open a new or existing file for writing that only its owner may read."""
-    file = open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115  # the caller closes
-    os.fchmod(file.fileno(), 0o600)
-    return file
+def names_of(name: str, kind: str) -> list[str]:
+    """Return the file names that a template's files of this kind may have, the usual one first."""
+    return [pattern.format(name) for pattern in NAMES[kind]]
 
 
-def snapshot(entry: Any) -> Snapshot:
+def snapshot(name: str, kind: str, entry: Any) -> Snapshot:
     """Make a `Snapshot` of what JSON has of it.  Raises `TypeError`, `KeyError` and the like for anything else."""
     result = Snapshot(**entry)
-    return replace(result, model=Model.from_json(entry["model"]), tokens=int(result.tokens), size=int(result.size))
+    if result.filename not in names_of(name, kind):
+        raise ValueError(result.filename)
+    written_at, chat = entry["written_at"], entry["conversation"]
+    return replace(
+        result,
+        key=Key(**entry["key"]),
+        model=Model.from_json(entry["model"]),
+        tokens=int(result.tokens),
+        size=int(result.size),
+        marks=tuple(map(str, entry["marks"])),
+        conversation=None if chat is None else Conversation(int(chat["length"]), str(chat["digest"])),
+        written_at=None if written_at is None else int(written_at),
+    )

@@ -1,7 +1,7 @@
-"""How fast llama-server processes prompts, as last measured.
+"""How fast llama-server is: at processing prompts and at writing slot files, as last measured.
 
-Two things need it: how long a piece of a warm-up may be so that it takes about a second, and how much time was saved by
-tokens that did not have to be computed.
+What depends on it: how long a piece of a warm-up may be so that it takes about a second, how much time was saved by
+tokens that did not have to be computed, and whether a save is worth its time and fits the disk.
 
 Knows nothing of the rest of bioproxy.
 """
@@ -13,10 +13,12 @@ ENOUGH = 64
 
 
 class Speed:
-    """Seconds that one prompt token takes.  0 until it was measured."""
+    """`seconds_per_token` is what one prompt token takes, 0 until it was measured."""
 
     def __init__(self) -> None:
         self.seconds_per_token = 0.0
+        self._save_seconds_per_token: float | None = None
+        self._bytes_per_token = 0.0
 
     def measured(self, tokens: float, ms: float) -> None:
         """Note that computing so many tokens took so many milliseconds."""
@@ -26,3 +28,17 @@ class Speed:
     def tokens_in(self, seconds: float, otherwise: int) -> int:
         """Return how many tokens can be computed in some seconds, or `otherwise` while nobody knows."""
         return int(seconds / self.seconds_per_token) if self.seconds_per_token else otherwise
+
+    def saved(self, tokens: int, size: int, seconds: float) -> None:
+        """Note that saving so many tokens took `size` bytes and so many seconds."""
+        if tokens > 0:
+            self._save_seconds_per_token = seconds / tokens
+            self._bytes_per_token = size / tokens
+
+    def save_seconds(self, tokens: int) -> float | None:
+        """Return how long saving so many tokens will take, or `None` while nobody knows."""
+        return None if self._save_seconds_per_token is None else tokens * self._save_seconds_per_token
+
+    def bytes_of(self, tokens: int) -> int:
+        """Return how large a file with so many tokens will be, 0 while nobody knows."""
+        return int(tokens * self._bytes_per_token)

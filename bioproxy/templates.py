@@ -20,13 +20,14 @@ Everything here is plain, blocking Python that knows nothing of Twisted: `biopro
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from bioproxy.digests import digest
 from bioproxy.errors import TemplateError
 
 PLACE = re.compile(r"<\{(.*?)\}>")
@@ -69,6 +70,16 @@ class Text:
     def prefix(self) -> str:
         """The text before the first place of the message."""
         return self.parts[0]
+
+    @cached_property
+    def prefix_digest(self) -> str:
+        """A digest of the prefix."""
+        return digest(self.prefix)
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of all of it."""
+        return digest(*self.parts)
 
     def length(self, message: str) -> int:
         """Return how many characters `fill` would give."""
@@ -126,18 +137,6 @@ def read_file(path: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}") from None
-
-
-def digest(*texts: str) -> str:
-    """Return a fingerprint: equal for equal texts, and for no others (SHA-256)."""
-    result = hashlib.sha256()
-    for text in texts:
-        # "surrogatepass": JSON can spell half a character ("\ud800"), which is no valid UTF-8.
-        encoded = text.encode("utf-8", "surrogatepass")
-        # The length first: otherwise ("ab", "c") and ("a", "bc") would look the same.
-        result.update(b"%d:" % len(encoded))
-        result.update(encoded)
-    return result.hexdigest()
 
 
 FileStamp = tuple[int, ...] | None

@@ -1,19 +1,13 @@
-"""Warms templates up: has llama-server process them before anyone asks.
+"""Decides what is warmed up and when, for as long as nobody uses llama-server.
 
-A round comes twice a second.  Mostly it finds that everything is warm, and ends.  Otherwise it takes a template that
-is not, finds its prefix tokens, and, if the gate is free, has llama-server evaluate them in pieces and save the result
-to a file; then the next one.
+A round comes twice a second.  Mostly it finds that everything is warm, and ends.  Otherwise it takes the templates that
+are not, one after the other, finds their prefix tokens, and has each warmed up (`bioproxy.warmup`) if the gate is free.
 
-Why in pieces: llama-server notices that nobody waits any more only between batches, which may take seconds.  A user
-who arrives during a warm-up waits for the piece in progress, so a piece is as long as llama-server needs about one
-second for.  Each piece is a request with all tokens up to its end; those of the pieces before are in the slot
-already, so it costs nothing to send them again.
+The order: first what the slot holds already and only needs saving; then as they were used last, the latest one at the
+end, so that the slot is left with what will probably be asked next.  If it is left with something else, the latest is
+restored.  In idle moments the conversation that a user left in the slot is saved, too.
 
-Pieces must not be sent where the slot holds the template already, with a conversation behind it perhaps: a prompt that
-is shorter than what the slot holds cuts the slot down to it.  Then all tokens are sent at once, and llama-server only
-drops what is too much.
-
-A user's arrival cancels the warm-up (see `bioproxy.gate`).  It is tried again in a later round.  A warm-up that
+A user's arrival cancels what is going on (see `bioproxy.gate`).  It is tried again in a later round.  A warm-up that
 *failed* waits a while, longer after each failure, so that trouble that stays does not keep llama-server busy.
 """
 
@@ -24,183 +18,194 @@ from twisted.logger import Logger
 
 from bioproxy.errors import LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.gate import Gate
-from bioproxy.llama import Llama
+from bioproxy.habits import Habits
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller, error_texts
 from bioproxy.prefix import DoesNotFit, Prefixes
-from bioproxy.slot import SaveFailed, Slot
-from bioproxy.speed import Speed
-from bioproxy.templates import Template
+from bioproxy.shape import Key
+from bioproxy.slot import Slot
+from bioproxy.slot_files import SaveFailed
 from bioproxy.troubles import Troubles
+from bioproxy.warmup import Warmup
 from bioproxy.watch import Watch
 
 INTERVAL = 0.5
 """Seconds between rounds."""
 
-SMALLEST_PIECE = 64
-"""Tokens.  Below that a piece's fixed costs outweigh what a user gains."""
-
-FIRST_PIECE = 256
-"""Tokens of a piece while the speed is not known."""
-
-PIECE_SECONDS = 1.0
-"""How long a piece should take."""
+IDLE = 3.0
+"""Seconds without anybody at the gate after which a conversation is saved."""
 
 
 class Warmer:
-    """Keeps every template warm that its `Poller` knows, as far as users leave time for it."""
+    """Keeps every template warm that its `Poller` knows, as far as users leave time for it.
+
+    `tokens` has the number of prefix tokens of each template, where it was counted.
+    """
 
     log = Logger()
 
     def __init__(
         self,
         poller: Poller,
+        habits: Habits,
+        prefixes: Prefixes,
+        warmup: Warmup,
         gate: Gate,
         slot: Slot,
-        llama: Llama,
         watch: Watch,
         metrics: Metrics,
-        speed: Speed,
         clock: IReactorTime,
-        piece: int,
         ahead: bool,
     ) -> None:
-        self.current: str | None = None
-        self.progress = 0.0
         self.tokens: dict[str, int] = {}
         self._poller = poller
+        self._habits = habits
+        self._prefixes = prefixes
+        self._warmup = warmup
         self._gate = gate
         self._slot = slot
-        self._llama = llama
         self._watch = watch
         self._metrics = metrics
-        self._speed = speed
         self._clock = clock
-        self._longest_piece = piece
         self._ahead = ahead
-        self._asked: list[str] = []
+        self._asked: set[str] = set()
         self._troubles = Troubles(clock)
-        self._prefixes = Prefixes(llama)
+        self._brought_back: object = None
 
     def asked(self, name: str) -> None:
         """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
-        if name in self._asked:
-            self._asked.remove(name)
-        self._asked.append(name)
+        self._asked.add(name)
+
+    def key(self, name: str) -> Key | None:
+        """Return what a template is to be warmed up for: its text, in the shape that clients use."""
+        text = self._poller.text(name)
+        return None if text is None else self._habits.shape(name).key(text.prefix_digest)
 
     def state(self, name: str) -> tuple[str, str | None]:
         """Return a template's state (``cold``, ``warming``, ``warm`` or ``error``) and what is wrong, if anything."""
         reading = self._poller.readings.get(name)
         problems = list(error_texts(reading)) if reading is not None else []
-        key = self._poller.key(name)
+        key = self.key(name)
         trouble = self._troubles.current(name, self._about(name))
         if trouble is not None:
             problems.append(trouble.text)
         error = "; ".join(problems) or None
         if key is None:
             return ("error" if error else "cold"), error
-        if self.current == name:
+        if self._warmup.current == name:
             return "warming", error
-        if self._slot.holds(key) or self._slot.saved(name, key):
+        if self._slot.holding.has(key) or self._slot.saved(name, key):
             return "warm", error
         return ("error" if trouble is not None else "cold"), error
 
+    def note(self, name: str) -> str | None:
+        """Return what is unwise about how a template is used, if anything is."""
+        if not self._habits.restless(name):
+            return None
+        return (
+            "what stands before the template (a system message, tools) is another with each question, so it cannot be"
+            " warmed up for the next one: does it tell the time?"
+        )
+
+    def progress(self, name: str) -> float:
+        """Return how far a template is, from 0 to 1."""
+        key = self.key(name)
+        if key is None or self.state(name)[0] == "warm":
+            return float(key is not None)
+        return self._warmup.progress(name, key)
+
     async def round(self) -> None:
-        """Warm up what needs it, one template after the other, for as long as nobody uses llama-server."""
+        """Do what there is to do, one template after the other, for as long as nobody uses llama-server."""
         tried: set[str] = set()
-        while self._watch.up and not self._gate.busy and (template := self._next(tried)) is not None:
+        while self._watch.up and not self._gate.busy and (name := self._next(tried)) is not None:
             # Each one once: if it needs it still, or again, the next round will see.
-            tried.add(template.name)
-            await self._try(template)
+            tried.add(name)
+            await self._try(name)
+        if self._watch.up and not self._watch.asleep and not self._gate.busy:
+            await self._tidy_up()
         self._show()
 
-    async def _try(self, template: Template) -> None:
+    async def _try(self, name: str) -> None:
         """Warm one template up, unless a user comes."""
-        key = self._poller.key(template.name)
-        assert key is not None  # `_next` takes no other
+        key, text = self.key(name), self._poller.text(name)
+        assert key is not None and text is not None  # `_next` takes no other
         began = self._clock.seconds()
         try:
-            reading = self._poller.readings[template.name]
-            assert reading.text is not None
-            about = self._about(template.name)
-            tokens = await self._prefixes.tokens(reading.text.prefix, self._watch.context, about)
-            self.tokens[template.name] = len(tokens)
+            if self._slot.doubted(name):
+                self._prefixes.forget()
+            about = self._about(name)
+            tokens = await self._prefixes.tokens(text.prefix, self._habits.shape(name), self._watch.context, about)
+            self.tokens[name] = len(tokens)
             if self._gate.busy:
                 return  # a user came meanwhile
-            if not await self._gate.warmup(lambda: self._warm(template.name, key, tokens)):
-                self._metrics.warmups.labels(template.name, "preempted").inc()
+            self._brought_back = None
+            if await self._gate.warmup(lambda: self._warmup.run(name, key, tokens, lambda: self.key(name) == key)):
+                self._troubles.over(name)
+            else:
+                self._metrics.warmups.labels(name, "preempted").inc()
         except DoesNotFit as error:
-            self.tokens[template.name] = error.tokens or 0
-            self._failed(template.name, str(error), None)
-        except (LlamaError, UpstreamError, UpstreamTimeout, SaveFailed) as error:
-            self._failed(template.name, str(error), self._clock.seconds() - began)
+            self.tokens[name] = error.tokens or 0
+            self._failed(name, str(error), None)
+        except (LlamaError, UpstreamError, UpstreamTimeout, SaveFailed, OSError) as error:
+            self._failed(name, str(error), self._clock.seconds() - began)
         finally:
-            self.current = None
             self._show()
 
-    def _next(self, tried: set[str]) -> Template | None:
-        """Choose what to warm up: first what the slot holds already and only needs saving, then in order."""
-        known = self._poller.templates.values()
-        due = [template for template in known if template.name not in tried and self._is_due(template.name)]
-        due.sort(key=lambda template: not self._slot.holds(self._poller.key(template.name) or ""))
-        return due[0] if due else None
+    async def _tidy_up(self) -> None:
+        """Nothing needs to be warmed up: keep what a user left in the slot, or bring back what warm-ups displaced."""
+        if self._gate.idle_seconds() >= IDLE and self._slot.keeper.due():
+            await self._gate.warmup(self._keep)
+        name = self._favourite()
+        key = self.key(name) if name is not None else None
+        if name is None or key is None or not self._ahead or not self._habits.turn(name):
+            return
+        holding = self._slot.holding
+        if holding.users or not holding.visible or holding.has(key) or not self._slot.saved(name, key):
+            return
+        # Once for each occasion: what cannot be brought back, or not be seen, would be tried for ever.
+        if self._brought_back != (occasion := (self._watch.process, name, key)):
+            self._brought_back = occasion
+            await self._gate.warmup(lambda: self._slot.bring_back(name, key))
+
+    async def _keep(self) -> None:
+        with self._gate.let_finish(last=True):
+            await self._slot.keeper.keep()
+
+    def _next(self, tried: set[str]) -> str | None:
+        """Choose what to warm up."""
+        due = [name for name in self._poller.templates if name not in tried and self._is_due(name)]
+        return min(
+            due, default=None, key=lambda name: (not self._slot.holding.has(self.key(name)), self._habits.turn(name))
+        )
 
     def _is_due(self, name: str) -> bool:
-        key = self._poller.key(name)
+        key = self.key(name)
+        if self._slot.files.enabled is None:
+            return False  # not asked yet, perhaps because llama-server sleeps
         if key is None or not self._has_prefix(name) or not (self._ahead or name in self._asked):
             return False
         if self._troubles.must_wait(name, self._about(name)):
             return False
-        if self._slot.files:
+        if self._slot.files.of_use:
             return self._slot.saved(name, key) is None
         # Without files only one template can be warm, in the slot itself: the one that was asked for last.
-        wanted = [*reversed(self._asked), *self._poller.templates]
-        favourite = next(each for each in wanted if self._has_prefix(each))
-        return name == favourite and self._slot.visible and not self._slot.holds(key)
+        # What a user left there on this template stays, even if it is in another shape.
+        held, holding = self._slot.holding.now, self._slot.holding
+        theirs = holding.users and held is not None and held.name == name
+        return name == self._favourite() and holding.visible and not holding.has(key) and not theirs
+
+    def _favourite(self) -> str | None:
+        """Return the template that will probably be asked for next: the last one, or else the first that there is."""
+        return max(filter(self._has_prefix, self._poller.templates), default=None, key=self._habits.turn)
 
     def _has_prefix(self, name: str) -> bool:
         """Tell whether there is anything to warm: a template may begin with the message, or be unreadable."""
-        reading = self._poller.readings.get(name)
-        return reading is not None and reading.text is not None and bool(reading.text.prefix.strip())
-
-    async def _warm(self, name: str, key: str, tokens: list[int]) -> None:
-        """Evaluate and save.  Inside the gate; cancelled when a user comes."""
-        self.current, self.progress = name, 0.0
-        began = self._clock.seconds()
-        if not self._slot.model_known():
-            # llama-server was restarted, and a question was answered since.  What it left in the slot is right, but to
-            # learn which model it belongs to costs just that: it has to be computed again.
-            self._slot.forget()
-        prepared = await self._slot.prepare(name, key, key)
-        if self._slot.saved(name, key):
-            self._troubles.over(name)
-            return  # the file was there and good all along, and is in the slot now
-        done = 0
-        while done < len(tokens):
-            if self._poller.key(name) != key:
-                return  # the text has changed meanwhile: the next round begins with the new one
-            piece = len(tokens) if prepared.cache == "hot" else self._piece()
-            done = min(done + piece, len(tokens))
-            self._slot.forget()
-            result = await self._llama.evaluate(tokens[:done])
-            self.progress = done / len(tokens)
-            self._speed.measured(result.computed, result.ms)
-        await self._slot.note(key)
-        if self._slot.files:
-            with self._gate.let_finish():
-                await self._slot.save(name, key, len(tokens))
-        self._troubles.over(name)
-        self._metrics.warmups.labels(name, "done").inc()
-        self._metrics.warmup_seconds.labels(name).observe(self._clock.seconds() - began)
-
-    def _piece(self) -> int:
-        """Return how many tokens the next piece may have: about `PIECE_SECONDS` of work, at the speed measured."""
-        tokens = self._speed.tokens_in(PIECE_SECONDS, otherwise=FIRST_PIECE)
-        return min(max(tokens, SMALLEST_PIECE), self._longest_piece)
+        text = self._poller.text(name)
+        return text is not None and bool(text.prefix.strip())
 
     def _about(self, name: str) -> object:
         """Return everything that a template's prefix tokens depend on."""
-        return self._poller.key(name), self._watch.process
+        return self.key(name), self._watch.process
 
     def _failed(self, name: str, text: str, took: float | None) -> None:
         """Note a failure; `took` seconds, or `None` if trying again would be of no use."""

@@ -12,6 +12,7 @@ reason: `/health` goes on being answered.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
@@ -35,7 +36,7 @@ class Watch:
     """What is known of llama-server; as old as the last look.
 
     `up` and, if not, `trouble`; `model` is its file, `context` how many tokens it takes (where that is not told: any).
-    `process` is another object for each process of llama-server.
+    `process` is another object for each process of llama-server; `asleep` tells whether it has unloaded its model.
     """
 
     log = Logger()
@@ -55,6 +56,7 @@ class Watch:
         self.model: str | None = None
         self.build: str | None = None
         self.context = sys.maxsize
+        self.asleep = False
         self.process = object()
         self._llama = llama
         self._upstream = upstream
@@ -64,6 +66,7 @@ class Watch:
         self._clock = clock
         self._timeout = timeout
         self._props: Props | None = None
+        self._files_asked: object = None
 
     async def look(self) -> None:
         """Ask llama-server how it is.  Never fails for reasons of llama-server's."""
@@ -86,7 +89,7 @@ class Watch:
                 model=self.model,
                 build=self.build,
                 context=self.context,
-                files="" if self._slot.files else "; it keeps no slot files: start it with --slot-save-path",
+                files="" if self._slot.files.enabled else "; it keeps no slot files: start it with --slot-save-path",
             )
         self.trouble = trouble
         self.up = trouble is None
@@ -96,11 +99,15 @@ class Watch:
         await self._llama.health()
         props = await self._llama.props()
         self.model, self.build, self.context = props.model, props.build, props.context
+        if props.asleep and not self.asleep:
+            self._slot.holding.begin_anew()
+        self.asleep, props = props.asleep, replace(props, asleep=False)
         # After it was away it may be another process even with the same marker: older builds all have the same.
         if props != self._props or not self.up:
             self._props = props
             self.process = object()
             self._identity.seen(props)
-            self._slot.forget()
-            self._slot.visible = True
-            self._slot.files = await self._llama.slot_files_enabled()
+            self._slot.begin_anew()
+        if self._files_asked is not self.process and not self.asleep:  # asking would wake it
+            self._slot.files.enabled = await self._llama.slot_files_enabled()
+            self._files_asked = self.process

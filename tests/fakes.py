@@ -8,6 +8,7 @@ is a character.  What it promises is checked against the real one in `tests/inte
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
+
+MAGIC = b"qsgg"
+"""What a slot file begins with."""
 
 
 class Refusal(Exception):
@@ -53,11 +57,15 @@ class FakeLlama:
         self.tokens: list[int] = []
         self.task: int | None = None
         self.busy = False
+        self.goes_back = True  # False: can only go on from the end of what it holds, as recurrent models
+        self.reuses_files = True  # False: computes everything anew after a restore
+        self.asleep = False
         self.ms_per_token = 1.0
         self.requests: list[tuple[str, Any]] = []
         self.raw: list[tuple[bytes, Headers, bytes]] = []  # the same requests: method, headers, body
         self.gone: list[str] = []  # paths of requests whose client hung up
         self.pause_at: set[str] = set()  # paths that wait for `go_on`; "body" and "stream": in an answer's middle
+        self._from_file = False
         self._paused: list[tuple[str, Request, Deferred[None]]] = []
 
     # What tests do.
@@ -164,6 +172,7 @@ class FakeLlama:
                 "build_info": "b1-fake",
                 "chat_template": self.chat_template,
                 "media_marker": self.marker,
+                "is_sleeping": self.asleep,
             },
         )
 
@@ -200,20 +209,37 @@ class FakeLlama:
         if "/" in filename or ".." in filename:
             raise Refusal(400, "Invalid filename")
         if request.uri.endswith(b"action=save"):
-            self.files[filename] = list(self.tokens)
-            if self.folder is not None:
-                (self.folder / filename).write_bytes(bytes(10 * len(self.tokens)))
+            self._write(self.files, filename)
             return self._json(request, {"n_saved": len(self.tokens), "n_written": 10 * len(self.tokens)})
-        if filename not in self.files:
-            self.tokens = []
+        self.tokens = self._read(self.files, filename)
+        if not self.tokens:
             raise Refusal(400, "Unable to restore slot")
-        self.tokens = list(self.files[filename])
+        self._from_file = True
         return self._json(request, {"n_restored": len(self.tokens), "n_read": 10 * len(self.tokens)})
+
+    def _write(self, files: dict[str, list[int]], filename: str) -> None:
+        """Write the slot: to a real file if there is a folder, ten bytes for each token."""
+        if self.folder is None:
+            files[filename] = list(self.tokens)
+            return
+        content = MAGIC + array("q", self.tokens).tobytes()
+        (self.folder / filename).write_bytes(content.ljust(10 * len(self.tokens), b"."))
+
+    def _read(self, files: dict[str, list[int]], filename: str) -> list[int]:
+        """Read what `_write` wrote; nothing where there is no such file, or another one."""
+        if self.folder is None:
+            return list(files.get(filename, []))
+        try:
+            content = (self.folder / filename).read_bytes()
+        except OSError:
+            return []
+        count = len(content) // 10
+        return list(array("q", content[4 : 4 + 8 * count])) if content.startswith(MAGIC) else []
 
     @app.route("/apply-template", methods=["POST"])
     async def apply_template(self, request: Request) -> bytes:
         """Make a prompt of messages."""
-        return self._json(request, {"prompt": self.prompt((await self._begin(request))["messages"])})
+        return self._json(request, {"prompt": self.prompt(await self._begin(request))})
 
     @app.route("/tokenize", methods=["POST"])
     async def tokenize(self, request: Request) -> bytes:
@@ -226,7 +252,7 @@ class FakeLlama:
         body = await self._begin(request)
         if not self.counts:
             raise Refusal(404, "File Not Found", "not_found_error")
-        return self._json(request, {"input_tokens": len(self.prompt(body["messages"])) + 1})
+        return self._json(request, {"input_tokens": len(self.prompt(body)) + 1})
 
     @app.route("/completion", methods=["POST"])
     async def completion(self, request: Request) -> bytes:
@@ -244,7 +270,7 @@ class FakeLlama:
     async def chat(self, request: Request) -> bytes:
         """Answer a chat, streamed or not: the answer is always the word "fine"."""
         body = await self._begin(request)
-        prompt = tokens(self.prompt(body["messages"]))
+        prompt = tokens(self.prompt(body))
         if len(prompt) >= self.context:
             raise Refusal(400, "request exceeds the available context size", "exceed_context_size_error")
         timings = self._evaluate(prompt)
@@ -267,14 +293,15 @@ class FakeLlama:
         await self._begin(request)
         raise Refusal(404, "File Not Found", "not_found_error")
 
-    def prompt(self, messages: list[dict[str, Any]]) -> str:
+    def prompt(self, body: dict[str, Any]) -> str:
         """Apply the chat template."""
 
         def text(content: Any) -> str:
             return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
 
-        turns = "".join(f"<{each['role']}>{text(each['content'])}</>" for each in messages)
-        return f"{self.chat_template}{turns}<assistant>"
+        turns = "".join(f"<{each['role']}>{text(each['content'])}</>" for each in body["messages"])
+        tools = f"<tools>{json.dumps(body['tools'])}</>" if body.get("tools") else ""
+        return f"{self.chat_template}{tools}{turns}<assistant>"
 
     def _event(self, data: Any) -> bytes:
         return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
@@ -282,8 +309,12 @@ class FakeLlama:
     def _evaluate(self, prompt: list[int], use_cache: bool = True) -> dict[str, float]:
         """Have the slot hold a prompt; tell what was reused.  The last token is always computed, as in llama.cpp."""
         shared = 0
+        use_cache = use_cache and (self.reuses_files or not self._from_file)
+        self._from_file = False
         while use_cache and shared < min(len(prompt) - 1, len(self.tokens)) and prompt[shared] == self.tokens[shared]:
             shared += 1
+        if shared < len(self.tokens) and not self.goes_back:
+            shared = 0
         self.task = (self.task or 0) + 1
         self.tokens = list(prompt)
         computed = len(prompt) - shared

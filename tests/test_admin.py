@@ -103,6 +103,7 @@ class Status(WorldTest):
                     "model": "/models/fake.gguf",
                     "build": "b1-fake",
                     "slot_save": True,
+                    "note": None,
                 },
                 "gate": {"busy": None, "waiting": 0},
                 "templates": [
@@ -116,6 +117,7 @@ class Status(WorldTest):
                         "tokens": len(PREFIX),
                         "warmed_at": snapshot.saved_at,
                         "error": None,
+                        "note": None,
                     }
                 ],
             },
@@ -133,10 +135,10 @@ class Status(WorldTest):
         """At the start it has all keys, too, and says what is not known."""
         world = self.world({"code": CODE, "bad": "no place"})
         status = self.status(world)
-        self.assertEqual(
-            {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None}, status["llama"]
-        )
+        llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
+        self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
+        expected["note"] = None
         templates = status["templates"]
         assert isinstance(templates, list)
         for template in templates:

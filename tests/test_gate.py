@@ -68,6 +68,17 @@ class GateTest(SynchronousTestCase):
         """Let a warm-up come."""
         return Deferred.fromCoroutine(self.gate.warmup(lambda: self.stay(name)))
 
+    def saving(self, then: str = "") -> Deferred[bool]:
+        """Let a warm-up come that is not to be disturbed, but for what it does then, if anything."""
+
+        async def work() -> None:
+            with self.gate.let_finish(last=not then):
+                await self.stay("saving")
+            if then:
+                await self.stay(then)
+
+        return Deferred.fromCoroutine(self.gate.warmup(work))
+
     def gauge(self, name: str, **labels: str) -> float | None:
         """Return a metric's value."""
         return self.metrics.registry.get_sample_value(f"bioproxy_{name}", labels)
@@ -171,13 +182,8 @@ class Warmups(GateTest):
         self.assertFalse(self.successResultOf(warmup))
 
     def test_let_finish(self) -> None:
-        """What must be finished is finished before the user's turn; the warm-up then was done."""
-
-        async def work() -> None:
-            with self.gate.let_finish():
-                await self.stay("saving")
-
-        warmup = Deferred.fromCoroutine(self.gate.warmup(work))
+        """What must be finished is finished before the user's turn; if it was the last thing, the warm-up was done."""
+        warmup = self.saving()
         user = self.user("a")
         self.assertEqual((["saving"], 1), (self.inside, self.gate.waiting))
         self.clock.advance(3)
@@ -190,6 +196,35 @@ class Warmups(GateTest):
         self.warmup()
         self.user("b")
         self.assertEqual(["b"], self.inside)
+
+    def test_let_finish_in_the_middle(self) -> None:
+        """Where it was not the last thing, a user who came meanwhile is next, and the warm-up was not done."""
+        warmup = self.saving(then="more")
+        self.user("a")
+        self.assertEqual((["saving"], 1), (self.inside, self.gate.waiting))
+        self.leave("saving")
+        self.assertEqual(["a"], self.inside)
+        self.assertFalse(self.successResultOf(warmup))
+
+    def test_nobody_came(self) -> None:
+        """If nobody came meanwhile, or who came gave up, the warm-up goes on, and gives way again."""
+        warmup = self.saving(then="more")
+        visit = self.user("a")
+        visit.cancel()
+        self.failureResultOf(visit, CancelledError)
+        self.leave("saving")
+        self.assertEqual(["more"], self.inside)
+        self.user("b")
+        self.assertEqual(["b"], self.inside)
+        self.assertFalse(self.successResultOf(warmup))
+
+    def test_failing_meanwhile(self) -> None:
+        """A failure of what must be finished is told, whoever waits; then it is the user's turn."""
+        warmup = self.saving(then="more")
+        self.user("a")
+        self.leave("saving", ZeroDivisionError())
+        self.failureResultOf(warmup, ZeroDivisionError)
+        self.assertEqual(["a"], self.inside)
 
     def test_stopped(self) -> None:
         """A warm-up cancelled from outside is not reported as one that gave way, not even after one that did."""
@@ -208,6 +243,51 @@ class Warmups(GateTest):
         self.failureResultOf(warmup, ZeroDivisionError)
         self.user("a")
         self.assertEqual(["a"], self.inside)
+
+
+class Idle(GateTest):
+    """For how long no user was here."""
+
+    def test_idle(self) -> None:
+        """It counts from the start, or from when the last user left; while one is inside or waits it is nought."""
+
+        def idle_after(seconds: float) -> float:
+            self.clock.advance(seconds)
+            return self.gate.idle_seconds()
+
+        self.assertEqual(5, idle_after(5))
+        self.user("a")
+        self.assertEqual(0, idle_after(5))
+        self.user("b")
+        self.leave("a")
+        self.assertEqual(0, idle_after(5))
+        self.leave("b")
+        self.assertEqual(2, idle_after(2))
+
+    def test_warmups(self) -> None:
+        """A warm-up is nobody, but a user who waits for one to leave is somebody."""
+        self.warmup()
+        self.clock.advance(5)
+        self.assertEqual(5, self.gate.idle_seconds())
+        self.leave("warmup")
+        self.assertEqual(5, self.gate.idle_seconds())
+        saving = self.saving()
+        self.user("a")
+        self.clock.advance(1)
+        self.assertEqual((1, 0), (self.gate.waiting, self.gate.idle_seconds()))
+        self.leave("saving")
+        self.successResultOf(saving)
+
+    def test_gave_up(self) -> None:
+        """A user who failed inside was here; one who gave up in the queue was not inside."""
+        failed, waiting = self.user("a"), self.user("b")
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.clock.advance(3)
+        self.leave("a", ZeroDivisionError())
+        self.failureResultOf(failed, ZeroDivisionError)
+        self.clock.advance(1)
+        self.assertEqual(1, self.gate.idle_seconds())
 
 
 class Numbers(GateTest):

@@ -32,14 +32,14 @@ class Closing(SynchronousTestCase):
 
     def close(self, timings: dict[str, float] | None = None, path: str = CHAT, **fields: Any) -> Record:
         """Close a request that arrived at second 8."""
-        record = Record(path, **fields)
-        self.journal.close(record, path != "/health", 8.0, timings or {})
+        record = Record(path, 8.0, **fields)
+        self.journal.close(record, path != "/health", timings or {})
         return record
 
     def test_fresh_records(self) -> None:
         """Each record has an id of its own, and its time of arrival in ISO 8601, in UTC."""
-        self.assertEqual(50, len({Record(CHAT).id for _ in range(50)}))
-        self.assertEqual(timedelta(0), datetime.fromisoformat(Record(CHAT).time).utcoffset())
+        self.assertEqual(50, len({Record(CHAT, 0.0).id for _ in range(50)}))
+        self.assertEqual(timedelta(0), datetime.fromisoformat(Record(CHAT, 0.0).time).utcoffset())
 
     def test_kept(self) -> None:
         """A record is kept with all that the interface names, times in milliseconds, rounded."""

@@ -15,7 +15,6 @@ from bioproxy import templates
 from bioproxy.errors import TemplateError
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller, Reading
-from bioproxy.rewrite import prefix_key
 from bioproxy.templates import Template
 from tests.world import WorldTest, logged
 
@@ -107,7 +106,8 @@ class Changes(PollerTest):
         for edit, expected in edits:
             edit()
             self.assertEqual(expected, self.text())
-            self.assertEqual(prefix_key(expected), self.poller.key("code"))
+            text = self.poller.text("code")
+            self.assertEqual(expected, text and text.prefix)
 
     def test_new_include(self) -> None:
         """A file that is included only since an edit is watched from then on, one that is no longer is not."""
@@ -189,7 +189,7 @@ class Trouble(PollerTest):
             spoil()
             look = Deferred.fromCoroutine(self.poller.look(self.poller.templates["code"]))
             self.assertIn(reason, str(self.failureResultOf(look, TemplateError).value))
-            self.assertIsNone(self.poller.key("code"))
+            self.assertIsNone(self.poller.text("code"))
         self.path.write_text(good)
         look = Deferred.fromCoroutine(self.poller.look(self.poller.templates["code"]))
         self.assertEqual("fine x", self.successResultOf(look).fill("x"))
@@ -235,7 +235,7 @@ class Trouble(PollerTest):
         polling = Deferred.fromCoroutine(self.poller.poll())
         self.assertNoResult(polling)
         self.assertEqual(["bad", "code"], sorted(self.poller.readings))
-        self.assertIsNotNone(self.poller.key("code"))
+        self.assertIsNotNone(self.poller.text("code"))
         polling.addErrback(lambda _: None)
 
     def test_bug(self) -> None:
@@ -273,4 +273,5 @@ class Trouble(PollerTest):
         late = Deferred.fromCoroutine(self.poller.poll())
         end()
         self.successResultOf(late)
-        self.assertEqual(prefix_key("newer "), self.poller.key("code"))
+        text = self.poller.text("code")
+        self.assertEqual("newer ", text and text.prefix)

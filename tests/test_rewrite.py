@@ -10,8 +10,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy import rewrite
+from bioproxy.digests import digest
 from bioproxy.errors import BodyTooLarge, TooDeep
 from bioproxy.rewrite import Filled
+from bioproxy.shape import BARE, Shape
 from bioproxy.templates import Template, Text
 
 NAMES = ("code", "code-review", "context")
@@ -66,11 +68,11 @@ OTHERS: list[Any] = [
 ]
 
 
-def fill(body: str | bytes) -> Filled:
+def fill(body: str | bytes, texts: dict[str, Text] = TEXTS) -> Filled:
     """Fill a request that names a template."""
     found = rewrite.find(body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
-    return found.fill(TEXTS, LIMIT)
+    return found.fill(texts, LIMIT)
 
 
 def chat(*messages: Any, **fields: Any) -> str:
@@ -200,62 +202,93 @@ class Filling(SynchronousTestCase):
         self.assertIn(b"code[a]", fill(chat("@code a").encode() + b"\0 and more").body)
 
 
+SYSTEM = {"role": "system", "content": "a"}
+ANSWER = {"role": "assistant", "content": "fine"}
+
+
 class Keys(SynchronousTestCase):
     """The keys: equal for prompts that begin alike, and for no others."""
 
-    def test_same_beginning(self) -> None:
-        """Message, later turns, sampling, and empty fields do not matter, nor does the form of the content."""
-        bare = fill(chat("@code")).key
-        for body in (
-            chat("@code other"),
-            chat("@code one", {"role": "assistant", "content": "x"}, "two", "/context three"),
-            chat([text("@code one")]),
-            chat([text("@code one"), IMAGE, text("two")]),
-            chat("@code", temperature=0.5, stream=True, model="m", id_slot=3, max_tokens=5),
-            chat("@code", tools=[], tool_choice=None, chat_template_kwargs={}),
+    def test_text(self) -> None:
+        """The key has the prefix text of the first template: another one, or other content, has another."""
+        self.assertEqual(BARE.key(digest("code[")), fill(chat("@code x")).key)
+        self.assertEqual(BARE.key(digest("context[")), fill(chat("/context", "@code")).key)
+        edited = {**TEXTS, "code": Text(("CODE[", "]"), (), ())}
+        self.assertEqual(BARE.key(digest("CODE[")), fill(chat("@code x"), edited).key)
+
+    def test_behind_the_message(self) -> None:
+        """What a template has behind the message does not matter."""
+        edited = {**TEXTS, "code": Text(("code[", "] and more"), (), ())}
+        self.assertEqual(fill(chat("@code x")).key, fill(chat("@code x"), edited).key)
+
+    def test_shape(self) -> None:
+        """And it has the shape of what is around the text, wherever that stands."""
+        for body, place in (
+            (chat(SYSTEM, "@code x", tools=[{"a": 1}]), ("messages", 1, "content")),
+            (chat([text("before"), text("@code x")]), ("messages", 0, "content", 1, "text")),
+            (chat("@code x", ANSWER, "@code y"), ("messages", 0, "content")),
         ):
-            filled = fill(body)
-            self.assertEqual((bare, bare), (filled.key, filled.bare_key), body)
+            shape = Shape.around(json.loads(body), place)
+            self.assertEqual(shape.key(digest("code[")), fill(body).key, body)
+        self.assertEqual(fill(chat("@code")).key, fill(chat([text("@code one"), IMAGE])).key)
+        self.assertNotEqual(fill(chat("@code")).key, fill(chat([IMAGE, text("@code")])).key)
 
-    def test_other_beginnings(self) -> None:
-        """Whatever the chat template puts before the message makes another key; the bare one stays."""
-        system = {"role": "system", "content": "a"}
-        bodies = [
-            chat("@code"),
-            chat(system, "@code"),
-            chat({**system, "content": "b"}, "@code"),
-            chat({**system, "role": "developer"}, "@code"),
-            chat(system, system, "@code"),
-            chat("before", "@code"),
-            chat([IMAGE, text("@code")]),
-            chat([text("before"), text("@code")]),
-            chat("@code", tools=[{"type": "function", "function": {"name": "f"}}]),
-            chat("@code", tools=[{"type": "function", "function": {"name": "g"}}]),
-            chat("@code", tool_choice="required"),
-            chat("@code", parallel_tool_calls=True),
-            chat("@code", response_format={"type": "json_object"}),
-            chat("@code", json_schema={"type": "object"}),
-            chat("@code", chat_template_kwargs={"enable_thinking": False}),
-            chat("@code", chat_template_kwargs={"enable_thinking": True}),
-        ]
-        self.assertEqual(len(bodies), len({fill(body).key for body in bodies}))
-        self.assertEqual({fill(bodies[0]).key}, {fill(body).bare_key for body in bodies})
+    def test_first_shape(self) -> None:
+        """Where the template is in the last message, the shape is told; a later turn of a conversation tells none."""
+        place = ("messages", 1, "content")
+        for body in (chat(SYSTEM, "@code x"), chat(SYSTEM, [text("@code x"), text("@code y")])):
+            self.assertEqual(Shape.around(json.loads(chat(SYSTEM, "@code")), place), fill(body).first_shape)
+        for body in (chat("@code x", ANSWER, "y"), chat("@code x", ANSWER, "@code y"), chat("@code x", "y")):
+            self.assertIsNone(fill(body).first_shape, body)
 
-    def test_order_of_keys(self) -> None:
-        """The order in which an object's keys are written does not matter."""
-        one, two = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
-        self.assertEqual(
-            fill(chat("@code", chat_template_kwargs=one)).key, fill(chat("@code", chat_template_kwargs=two)).key
-        )
+    def test_reuse(self) -> None:
+        """Only who says so wants everything computed anew."""
+        for fields, expected in (({}, True), ({"cache_prompt": True}, True), ({"cache_prompt": None}, True)):
+            self.assertIs(expected, fill(chat("@code", **fields)).reuse)
+        self.assertIs(False, fill(chat("@code", cache_prompt=False)).reuse)
 
-    def test_prefix(self) -> None:
-        """The key is that of the prefix text: another template, or other content, has another."""
-        self.assertEqual(rewrite.prefix_key("code["), fill(chat("@code")).key)
-        self.assertEqual(rewrite.prefix_key("context["), fill(chat("/context", "@code")).key)
-        self.assertEqual(3, len({rewrite.prefix_key(prefix) for prefix in ("code[", "context[", "")}))
 
-    def test_bare(self) -> None:
-        """`BARE` is the shape of a user's message alone, as a text and as a list."""
-        for content, place in (("x", ()), ([text("x")], (0, "text"))):
-            request = {"messages": [{"role": "user", "content": content}], "stream": True}
-            self.assertEqual(rewrite.BARE, rewrite.shape(request, ("messages", 0, "content", *place)))
+class Conversations(SynchronousTestCase):
+    """Which conversations a request goes on with."""
+
+    def assert_continues(self, expected: bool, earlier: str, later: str, texts: dict[str, Text] = TEXTS) -> None:
+        """Check whether one request goes on with another one; `texts` are the templates' when the later one comes."""
+        whole = fill(earlier).turns.whole
+        self.assertIs(expected, fill(later, texts).turns.continues(whole), (earlier, later))
+
+    def test_goes_on(self) -> None:
+        """A request that begins with all messages of another one goes on with it; the same one does, too."""
+        first = chat(SYSTEM, "@code one")
+        self.assert_continues(True, first, first)
+        self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "two"))
+        self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "/context two", temperature=1))
+        self.assert_continues(True, chat("@code one", ANSWER, "two"), chat("@code one", ANSWER, "two", ANSWER, "x"))
+
+    def test_another(self) -> None:
+        """With any difference before, it is another conversation."""
+        first = chat("@code one", ANSWER, "/context two")
+        for other in (
+            chat("@code one", ANSWER),
+            chat("@code ONE", ANSWER, "/context two", ANSWER, "three"),
+            chat("@code one", {**ANSWER, "content": "bad"}, "/context two", ANSWER, "three"),
+            chat("@code one", ANSWER, "/context TWO", ANSWER, "three"),
+            chat("@code one", ANSWER, "@code two", ANSWER, "three"),
+            chat("@code-review one", ANSWER, "/context two", ANSWER, "three"),
+            chat(SYSTEM, "@code one", ANSWER, "/context two", ANSWER, "three"),
+            chat("@code one", ANSWER, "/context two", ANSWER, "three", tools=[{"a": 1}]),
+        ):
+            self.assert_continues(False, first, other)
+
+    def test_edited(self) -> None:
+        """Once a template in it was edited, anywhere, it is another conversation: its prompt is another."""
+        first, later = chat("@code one", ANSWER, "/context two"), chat("@code one", ANSWER, "/context two", ANSWER, "x")
+        self.assert_continues(True, first, later)
+        for name in ("code", "context"):
+            for parts in ((f"{name}(", "]"), (f"{name}[", ")")):
+                self.assert_continues(False, first, later, {**TEXTS, name: Text(parts, (), ())})
+        # One that it does not name is no matter.
+        self.assert_continues(True, first, later, {**TEXTS, "code-review": Text(("x", "y"), (), ())})
+
+    def test_length(self) -> None:
+        """A conversation has as many turns as messages."""
+        self.assertEqual(3, fill(chat("@code one", ANSWER, "two")).turns.whole.length)

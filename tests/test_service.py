@@ -17,11 +17,14 @@ from twisted.python.failure import Failure
 from bioproxy.config import Settings
 from bioproxy.demo.service import Demo
 from bioproxy.errors import ConfigError
+from bioproxy.identity import Model
 from bioproxy.options import Options
 from bioproxy.service import makeService
-from bioproxy.snapshots import Snapshots
+from bioproxy.snapshots import PREFIX, Snapshot, Snapshots
+from bioproxy.state import StateFolder
+from tests.fakes import MAGIC
 from tests.network import Call, Reactor
-from tests.world import CODE, WorldTest, logged
+from tests.world import CODE, KEY, WorldTest, logged
 
 PARTS = ["state", "watch", "poller", "warmer", "operator's port", "clients' port"]
 
@@ -91,11 +94,35 @@ class Wiring(ServiceTest):
         call = Call(self.reactor.tcpServers[0][1], b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")  # type: ignore[arg-type]
         self.assertEqual(("cold", None), tuple(call.json()["templates"][0][key] for key in ("state", "error")))
 
+    def test_sweeps(self) -> None:
+        """At the start what a crash left in the slot folder is removed: of these templates, and nothing else."""
+        folder = self.folder / "slots"
+        folder.mkdir(0o700)
+        for name in ("code.bin", "code.part.bin", "other.bin"):
+            (folder / name).write_bytes(MAGIC)
+        self.start("--prefix", f"@code={self.template('code', CODE)}", "--slot-save-path", str(folder))
+        self.assertEqual(["other.bin"], [file.name for file in folder.iterdir()])
+
+    def test_records(self) -> None:
+        """At the start the records of slot files are read: what they name stays."""
+        slots = self.folder / "slots"
+        slots.mkdir(0o700)
+        (slots / "code.new.bin").write_bytes(MAGIC)
+        state = StateFolder(self.folder / "state")
+        state.open()
+        entry = Snapshot("code.new.bin", KEY, 1, len(MAGIC), Model("", ()), "2026-01-01T00:00:00+00:00")
+        Snapshots(state).put("code", PREFIX, entry)
+        state.close()
+        template = self.template("code", CODE)
+        arguments = ("--prefix", f"@code={template}", "--slot-save-path", str(slots))
+        self.start(*arguments, "--state-dir", str(self.folder / "state"))
+        self.assertEqual(["code.new.bin"], [file.name for file in slots.iterdir()])
+
     def test_stop(self) -> None:
         """Stopping ends everything that was begun, and lets go of the folder; it can be used again."""
         root = self.start()
         folder = self.folder / "STATE" / "bioproxy"
-        other = Snapshots(folder)
+        other = StateFolder(folder)
         self.assertRaises(ConfigError, other.open)
         self.stop(root)
         other.open()
@@ -117,7 +144,7 @@ class Wiring(ServiceTest):
     def test_bad_folder(self) -> None:
         """A folder for the records that cannot be used, or that another bioproxy uses, ends the start with one line."""
         file = self.template("file", "")
-        other = Snapshots(self.folder / "used")
+        other = StateFolder(self.folder / "used")
         other.open()
         self.addCleanup(other.close)
         for folder, words in (
@@ -179,6 +206,30 @@ class Demonstration(ServiceTest):
         self.assertEqual(CODE, file.read_text())
         self.assertFalse(self.demo.settings.state_dir.exists())
         self.assertEqual(1, self.output.getvalue().count("making a model"))
+
+    def test_sweeps(self) -> None:
+        """At the start what a crash left in the slot folder is removed: of these templates, and nothing else."""
+        folder = self.folder / "slots"
+        folder.mkdir(0o700)
+        for name in ("code.bin", "code.part.bin", "other.bin"):
+            (folder / name).write_bytes(MAGIC)
+        self.start("--prefix", f"@code={self.template('code', CODE)}", "--slot-save-path", str(folder))
+        self.assertEqual(["other.bin"], [file.name for file in folder.iterdir()])
+
+    def test_records(self) -> None:
+        """At the start the records of slot files are read: what they name stays."""
+        slots = self.folder / "slots"
+        slots.mkdir(0o700)
+        (slots / "code.new.bin").write_bytes(MAGIC)
+        state = StateFolder(self.folder / "state")
+        state.open()
+        entry = Snapshot("code.new.bin", KEY, 1, len(MAGIC), Model("", ()), "2026-01-01T00:00:00+00:00")
+        Snapshots(state).put("code", PREFIX, entry)
+        state.close()
+        template = self.template("code", CODE)
+        arguments = ("--prefix", f"@code={template}", "--slot-save-path", str(slots))
+        self.start(*arguments, "--state-dir", str(self.folder / "state"))
+        self.assertEqual(["code.new.bin"], [file.name for file in slots.iterdir()])
 
     def test_stop(self) -> None:
         """Stopping closes the child's input, waits until it is gone, and takes its end for what it is."""

@@ -1,4 +1,4 @@
-"""What slot 0 holds."""
+"""How the right thing gets into slot 0, and what is learned from it."""
 
 from __future__ import annotations
 
@@ -6,143 +6,118 @@ from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from bioproxy.conversation import Turns
+from bioproxy.digests import digest
 from bioproxy.llama import FIXED_MARKER
-from bioproxy.rewrite import prefix_key
-from bioproxy.slot import Prepared, SaveFailed
-from bioproxy.snapshots import Snapshot
-from tests.world import PREFIX, World, WorldTest
+from bioproxy.shape import BARE, Key
+from bioproxy.slot import Prepared
+from bioproxy.snapshots import CHAT, PREFIX
+from tests.world import KEY, SlotTest
+from tests.world import PREFIX as TOKENS
 
-KEY = prefix_key("Know this: abc. ")
-OTHER = prefix_key("something else ")
-
-
-class SlotTest(WorldTest):
-    """The slot, warm for ``@code`` to begin with."""
-
-    def setUp(self) -> None:
-        """Build it."""
-        super().setUp()
-        self.use(self.warm_world())
-
-    def use(self, world: World) -> None:
-        """Use another."""
-        self.built, self.server, self.slot = world, world.llama_server, world.slot
-
-    def prepare(self, key: str = KEY, bare_key: str | None = None) -> Prepared:
-        """Prepare the slot for ``@code``."""
-        return self.successResultOf(self.preparing(key, bare_key))
-
-    def preparing(self, key: str = KEY, bare_key: str | None = None) -> Deferred[Prepared]:
-        """Begin to."""
-        return self.built.start(lambda: self.slot.prepare("code", key, bare_key or key))
-
-    def evaluate(self, tokens: list[int]) -> None:
-        """Have llama-server use the slot behind the proxy's back."""
-        self.successResultOf(self.built.start(lambda: self.built.llama.evaluate(tokens)))
-
-    def saving(self, tokens: int = len(PREFIX)) -> Deferred[Snapshot]:
-        """Begin to save what is in the slot."""
-        return self.built.start(lambda: self.slot.save("code", KEY, tokens))
-
-    def count(self, what: str, result: str) -> float:
-        """Return how often something was counted for ``@code``."""
-        return self.built.sample(f"slot_{what}_total", template="code", result=result)
+OTHER = BARE.key(digest("something else "))
+SHAPED = Key(KEY.text, "another shape")
+SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
+FIRST, SECOND = ("first",), ("second",)
+"""Two conversations, each with one message so far."""
 
 
 class Preparing(SlotTest):
-    """Hot, restored or cold."""
+    """A template without any conversation: hot, restored or cold."""
+
+    def preparing(self) -> Deferred[Prepared]:
+        """Begin to prepare the slot."""
+        return self.built.start(lambda: self.slot.prepare("code", KEY))
 
     def test_hot(self) -> None:
         """What the slot was left with is hot, for one cheap question and no restore."""
         before = len(self.server.requests)
         self.assertEqual(Prepared("hot"), self.prepare())
-        self.assertEqual(["/slots"], self.server.paths()[before:])
+        self.assertEqual(["/slots"], self.asked_since(before))
 
-    def test_not_hot(self) -> None:
+    def test_restored(self) -> None:
         """Whatever happened to the slot in between, it is not hot but restored, and hot again after that."""
         events: list[tuple[str, Callable[[], object]]] = [
             ("used", lambda: self.evaluate([1, 2, 3])),
-            ("used for as many tokens", lambda: self.evaluate([1] * len(PREFIX))),
-            ("forgotten", self.slot.forget),
+            ("used for as many tokens", lambda: self.evaluate([1] * len(TOKENS))),
+            ("forgotten", self.built.holding.forget),
             ("another process", self.server.restart),
             ("another process of an older build", lambda: self.server.restart(FIXED_MARKER)),
             ("and another one", lambda: self.server.restart(FIXED_MARKER)),
         ]
         for name, happens in events:
             happens()
-            self.assertEqual("restored", self.prepare().cache, name)
-            self.assertEqual(PREFIX, self.server.tokens, name)
+            prepared = self.prepare()
+            self.assertEqual(("restored", None, len(TOKENS)), (prepared.cache, prepared.miss, prepared.promised), name)
+            self.assertEqual(TOKENS, self.server.tokens, name)
             self.assertEqual("hot", self.prepare().cache, name)
 
     def test_busy(self) -> None:
         """A slot that somebody works on is not hot, and what is restored meanwhile is not believed to stay."""
         self.server.busy = True
         self.assertEqual("restored", self.prepare().cache)
-        self.assertFalse(self.slot.holds(KEY))
-
-    def test_fresh_server(self) -> None:
-        """The witness of a server that did nothing yet proves nothing: the next fresh one's looks the same."""
-        self.server.restart(self.server.marker)
-        self.successResultOf(self.built.start(lambda: self.slot.note(KEY)))
-        self.assertFalse(self.slot.holds(KEY))
+        self.assertFalse(self.built.holding.has(KEY))
 
     def test_no_witness(self) -> None:
         """With `--no-slots` nothing is ever hot; it is restored each time."""
         self.server.slots_shown = False
-        for _ in range(2):
-            self.assertEqual("restored", self.prepare().cache)
-        self.assertFalse(self.slot.visible)
+        self.assertEqual(["restored"] * 2, [self.prepare().cache for _ in range(2)])
 
     def test_restore_time(self) -> None:
-        """How long the restore took is told in milliseconds, and counted with its bytes."""
-        self.server.pause_at = {"/slots/0?action=restore"}
-        self.slot.forget()
+        """How long the restore took is told in milliseconds."""
+        self.server.pause_at = {RESTORE}
+        self.built.holding.forget()
         preparing = self.preparing()
         self.built.clock.advance(0.25)
         self.server.go_on()
         self.built.settle()
-        self.assertEqual(Prepared("restored", None, 250.0), self.successResultOf(preparing))
-        self.assertEqual(1, self.count("restores", "ok"))
-        self.assertEqual(10 * len(PREFIX), self.built.sample("slot_bytes_total", direction="restored"))
+        self.assertEqual(Prepared("restored", None, 250.0, len(TOKENS), PREFIX), self.successResultOf(preparing))
 
     def test_misses(self) -> None:
         """Each reason for a cold slot has its name."""
         self.assertEqual(Prepared("cold", "content-changed"), self.prepare(OTHER))
-        self.assertEqual(Prepared("cold", "shape-changed"), self.prepare(OTHER, bare_key=KEY))
+        self.assertEqual(Prepared("cold", "content-changed"), self.prepare(Key(OTHER.text, "another shape")))
+        self.assertEqual(Prepared("cold", "shape-changed"), self.prepare(SHAPED))
+        self.assertEqual(Prepared("cold", "first"), self.prepare(name="story"))
+        self.assertEqual(Prepared("cold", "slot-taken"), self.prepare(name="story"))
+        self.assertEqual(Prepared("cold", "first"), self.prepare(OTHER, name="story"))
         # A fine-tune at the same path: only its behaviour differs.
         self.server.odds = [(token, odd - 1) for token, odd in self.server.odds]
         self.server.restart()
         self.assertEqual(Prepared("cold", "other-model"), self.prepare())
-        self.use(self.ready_world({"new": "Hello. <{message}>"}, state_dir=self.folder / "other"))
-        self.assertEqual(Prepared("cold", "first"), self.prepare())
-        self.assertEqual(Prepared("cold", "slot-taken"), self.prepare())
 
-    def test_other_file_at_the_same_path(self) -> None:
-        """A model that says other things of itself is another one, even if it behaves the same."""
-        self.server.context = 8192  # not the model's
-        self.server.restart()
-        self.assertEqual("restored", self.prepare().cache)
-        self.server.answers["/lora-adapters"] = [{"id": 0, "scale": 1.0}]
-        self.slot.forget()
-        self.assertEqual(Prepared("cold", "other-model"), self.prepare())
+    def test_no_file(self) -> None:
+        """A file that is gone is one reason more, and no longer recorded."""
+        self.built.holding.forget()
+        self.server.files = {}
+        self.assertEqual(Prepared("cold", "no-file"), self.prepare())
+        self.assertIsNone(self.slot.saved("code", KEY))
 
     def test_trouble(self) -> None:
         """A llama-server in trouble makes the slot cold and unknown; preparing never fails for that."""
-        for path in ("/slots", "/props", "/v1/models"):
+        for path in ("/slots", "/props", "/v1/models", RESTORE):
             self.server.answers = {path: "nonsense"}
             if path != "/slots":
-                self.slot.forget()
-            self.assertEqual(("cold", False), (self.prepare().cache, self.slot.holds(KEY)), path)
+                self.built.holding.forget()
+            prepared = self.prepare()
+            self.assertEqual((Prepared("cold"), False), (prepared, self.built.holding.has(KEY)), path)
             self.server.answers = {}
             self.prepare()
         self.server.down = True
-        self.assertEqual("cold", self.prepare().cache)
+        self.assertEqual(Prepared("cold"), self.prepare())
+
+    def test_record_cannot_be_written(self) -> None:
+        """Neither does it fail where a useless file cannot be forgotten on disk."""
+        self.built.holding.forget()
+        self.server.files = {}
+        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        self.assertEqual(Prepared("cold"), self.prepare())
 
     def test_cancelled(self) -> None:
         """Cancelling while the witness is asked or the file restored ends the call; the slot is unknown then."""
-        for path in ("/slots", "/props", "/slots/0?action=restore"):
+        for path in ("/slots", "/props", RESTORE):
             if path != "/slots":
-                self.slot.forget()
+                self.built.holding.forget()
             self.server.pause_at, self.server.gone = {path}, []
             preparing = self.preparing()
             self.assertEqual(1, self.server.paused)
@@ -150,202 +125,334 @@ class Preparing(SlotTest):
             self.built.settle()
             self.failureResultOf(preparing, CancelledError)
             self.assertEqual([path], self.server.gone)
-            self.assertEqual(path == "/slots", self.slot.holds(KEY))  # asking alone changes nothing
+            self.assertEqual(path == "/slots", self.built.holding.has(KEY))  # asking alone changes nothing
             self.server.pause_at = set()
             self.prepare()
 
-
-class Restoring(SlotTest):
-    """Files that are not what they should be."""
-
-    def setUp(self) -> None:
-        """Have the file be needed."""
-        super().setUp()
-        self.slot.forget()
-
-    def is_dropped(self, prepared: Prepared, result: str) -> None:
-        """Check that the file was of no use, counted as `result`, and is not tried again."""
-        self.assertEqual("cold", prepared.cache)
-        self.assertEqual(1, self.count("restores", result))
-        self.assertEqual(0, self.count("restores", "ok"))
-        self.assertIsNone(self.built.snapshots.get("code"))
-        self.assertFalse(self.slot.holds(KEY))
-        before = len(self.server.requests)
-        self.prepare()
-        self.assertNotIn("/slots/0?action=restore", self.server.paths()[before:])
-
-    def test_missing(self) -> None:
-        """A file that llama-server does not have."""
-        self.server.files = {}
-        self.is_dropped(self.prepare(), "missing")
-
-    def test_switched_off(self) -> None:
-        """A llama-server that runs without slot files now."""
-        self.server.files = None
-        self.is_dropped(self.prepare(), "refused")
-
-    def test_wrong_count(self) -> None:
-        """A file with another number of tokens than were saved."""
-        assert self.server.files is not None
-        self.server.files["code.bin"] = PREFIX[:-1]
-        self.is_dropped(self.prepare(), "failed")
-
-    def test_breaking(self) -> None:
-        """A file that llama-server seems to die of."""
-        self.server.pause_at = {"/slots/0?action=restore"}
-        preparing = self.preparing()
-        self.server.break_off()
-        self.built.settle()
-        self.is_dropped(self.successResultOf(preparing), "failed")
-
-    def test_no_file_reason(self) -> None:
-        """The client learns that there was no usable file."""
-        self.server.files = {}
-        self.assertEqual(Prepared("cold", "no-file"), self.prepare())
-
-
-class SeenFolder(SlotTest):
-    """Where the proxy sees the folder with the slot files."""
-
-    def setUp(self) -> None:
-        """Show it."""
-        WorldTest.setUp(self)
-        self.use(self.warm_world(slot_save_path=self.folder))
-        self.slot.forget()
-
-    def test_size(self) -> None:
-        """A file is restored only when its size is the one that was written; it is not even tried otherwise."""
-        file = self.folder / "code.bin"
-        written = 10 * len(PREFIX)
-        self.assertEqual("restored", self.prepare().cache)
-        for size in (written - 1, written + 1, 0, None):
-            self.use(self.built)
-            if size is None:
-                file.unlink()
-            else:
-                file.write_bytes(bytes(size))
-            entry = self.built.snapshots.get("code")
-            assert entry is not None
-            self.slot.forget()
-            before = len(self.server.requests)
-            self.assertEqual(Prepared("cold", "no-file"), self.prepare())
-            self.assertNotIn("/slots/0?action=restore", self.server.paths()[before:])
-            self.assertIsNone(self.built.snapshots.get("code"))
-            self.built.snapshots.put("code", entry)
-        self.assertEqual(4, self.count("restores", "missing"))
-
-    def test_gone(self) -> None:
-        """A file that is gone makes its template cold at once, and it is warmed up again before anyone asks."""
-        (self.folder / "code.bin").unlink()
-        self.assertIsNone(self.slot.saved("code", KEY))
-        self.assertEqual("cold", self.built.warmer.state("code")[0])
-        self.successResultOf(self.built.start(self.built.warmer.round))
-        self.assertEqual("warm", self.built.warmer.state("code")[0])
-
-    def test_another_folder(self) -> None:
-        """A folder that is not llama-server's is told, and what it does not show is not restored."""
-        self.server.folder = None
-        (self.folder / "code.bin").unlink()
-        self.successResultOf(self.built.start(self.built.warmer.round))
-        self.assertIn("--slot-save-path", str(self.built.warmer.state("code")[1]))
-        self.assertIsNone(self.built.snapshots.get("code"))
-
-
-class Saving(SlotTest):
-    """From the slot to a file and its record."""
-
     def test_saved(self) -> None:
-        """A save is recorded with what llama-server wrote, for this text and this model, and counted."""
-        entry = self.successResultOf(self.saving())
-        self.assertEqual(
-            ("code.bin", KEY, len(PREFIX), 10 * len(PREFIX)), (entry.filename, entry.key, entry.tokens, entry.size)
-        )
-        self.assertEqual(entry, self.slot.saved("code", KEY))
-        self.assertIsNone(self.slot.saved("code", OTHER))
-        self.assertEqual(2, self.count("saves", "ok"))
-        self.assertEqual(2 * entry.size, self.built.sample("slot_bytes_total", direction="saved"))
+        """A template's file is for one text in one shape."""
+        self.assertEqual(self.built.snapshots.get("code"), self.slot.saved("code", KEY))
+        for name, key in (("code", OTHER), ("code", SHAPED), ("code", None), ("story", KEY)):
+            self.assertIsNone(self.slot.saved(name, key), (name, key))
 
-    def test_record_goes_first(self) -> None:
-        """While a file is being written nothing says that it may be restored, and no more if that is broken off."""
-        for end in (self.server.break_off, None):
-            self.successResultOf(self.saving())
-            self.server.pause_at = {"/slots/0?action=save"}
-            saving = self.saving()
-            self.assertEqual(1, self.server.paused)
-            self.assertIsNone(self.built.snapshots.get("code"))
-            if end is None:
-                saving.cancel()
-                self.built.settle()
-                self.failureResultOf(saving, CancelledError)
-            else:
-                end()
-                self.built.settle()
-                self.failureResultOf(saving, SaveFailed)
-            self.assertIsNone(self.built.snapshots.get("code"))
-            self.server.pause_at = set()
 
-    def test_somebody_else(self) -> None:
-        """Where somebody else used the slot, before the save or during it, nothing is recorded."""
-        # Before: another number of tokens is in there, or work is going on.
-        self.failureResultOf(self.saving(tokens=5), SaveFailed)
-        self.assertIsNotNone(self.built.snapshots.get("code"))  # nothing was written, the old file is good
-        self.server.busy = True
-        self.failureResultOf(self.saving(), SaveFailed)
-        self.server.busy = False
-        # During: as many tokens as before, but others; or another process, in the same state.
-        self.server.pause_at = {"/slots/0?action=save"}
-        saving = self.saving()
-        self.evaluate([1] * len(PREFIX))
-        self.server.go_on()
-        self.built.settle()
-        self.failureResultOf(saving, SaveFailed)
-        self.assertIsNone(self.built.snapshots.get("code"))
-        self.assertEqual(3, self.count("saves", "failed"))
+class Conversing(SlotTest):
+    """Conversations: in the slot, in a file, or neither."""
 
-    def test_empty(self) -> None:
-        """A slot that is empty when it is saved gives no record, whatever the witness said."""
-        self.server.slots_shown = False
-        self.server.tokens = []
-        self.failureResultOf(self.saving(), SaveFailed)
-        self.assertIsNone(self.built.snapshots.get("code"))
+    def keep(self, *chain: str, grown: int = 300) -> list[int]:
+        """Have a conversation in the slot and keep it; return its tokens."""
+        held = self.converse(*chain, grown=grown)
+        self.run_now(self.built.keeper.keep)
+        return held
 
-    def test_without_witness(self) -> None:
-        """With `--no-slots` a save is recorded if the same model runs after it, and not otherwise."""
-        self.server.slots_shown = False
-        self.successResultOf(self.saving())
-        self.server.pause_at = {"/slots/0?action=save"}
-        saving = self.saving()
-        tokens = list(self.server.tokens)
+    def chat_file(self) -> list[int] | None:
+        """Return the tokens in the conversation's file."""
+        return self.built.saved("code", CHAT)
+
+    def test_in_the_slot(self) -> None:
+        """A question that goes on with the conversation in the slot is hot: nothing is saved or restored for it."""
+        held = self.converse(*FIRST)
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(["/slots"], self.asked_since(before))
+        self.assertEqual(held, self.server.tokens)
+
+    def test_asked_again(self) -> None:
+        """The same question once more goes on with it, too; an earlier turn or another shape does not."""
+        self.converse(*FIRST, "answer", "more")
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *FIRST))
+        self.assertEqual("shape-changed", self.prepare(SHAPED, *FIRST, "answer", "more").miss)
+
+    def test_in_the_slot_and_in_the_file(self) -> None:
+        """What is in the slot wins: it may have more."""
+        self.keep(*FIRST)
+        held = self.converse(*FIRST, "answer", "more", grown=320)
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more", "answer", "yet more"))
+        self.assertEqual((["/slots"], held), (self.asked_since(before), self.server.tokens))
+
+    def test_in_the_file(self) -> None:
+        """A question that goes on with the conversation in the file gets that, and then the slot has it."""
+        kept = self.keep(*FIRST)
+        self.evaluate([1, 2, 3])
+        prepared = self.prepare(KEY, *FIRST, "answer", "more")
+        self.assertEqual(("restored", len(kept)), (prepared.cache, prepared.promised))
+        self.assertEqual(kept, self.server.tokens)
+        self.assertEqual(0, self.built.holding.unsaved())
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+
+    def test_file_before_template_in_the_slot(self) -> None:
+        """It gets that also where the slot has the template: the conversation is more."""
+        kept = self.keep(*FIRST)
+        for in_slot in (SECOND, ()):
+            self.converse(*in_slot, grown=len(in_slot) * 300)
+            self.assertEqual("restored", self.prepare(KEY, *FIRST, "answer", "more").cache)
+            self.assertEqual((kept, kept), (self.server.tokens, self.chat_file()))
+
+    def test_another_conversation(self) -> None:
+        """On another conversation's template a question is hot: a model can go back to where both part."""
+        held = self.converse(*FIRST, grown=100)
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *SECOND))
+        self.assertEqual((["/slots"], held), (self.asked_since(before), self.server.tokens))
+
+    def test_another_conversation_is_kept(self) -> None:
+        """What the slot holds is kept first if it is worth that: it is about to be lost."""
+        held = self.converse(*FIRST)
+        self.assertEqual("hot", self.prepare(KEY, *SECOND).cache)
+        self.assertEqual(held, self.chat_file())
+
+    def test_another_key(self) -> None:
+        """So it is for any other template, text or shape that comes, and for one whose file is there."""
+        for name, key in (("code", OTHER), ("code", SHAPED), ("story", KEY)):
+            self.files.discard("code", CHAT)
+            held = self.converse(*FIRST)
+            self.prepare(key, *SECOND, name=name)
+            self.assertEqual(held, self.chat_file(), name)
+
+    def test_conversations_on_two_templates(self) -> None:
+        """Conversations on two templates in turn are both kept, each time that they have grown."""
+        self.prepare(OTHER, name="story")
+        story = self.converse(*SECOND, key=OTHER, name="story")
+        self.prepare(KEY, *FIRST)
+        code = self.converse(*FIRST, grown=310)
+        self.assertEqual(("restored", story), (self.prepare(OTHER, *SECOND, name="story").cache, self.server.tokens))
+        self.assertEqual(("restored", code), (self.prepare(KEY, *FIRST).cache, self.server.tokens))
+        story = self.converse(*SECOND, "answer", "more", grown=900, key=OTHER, name="story")
+        self.assertEqual(("restored", code), (self.prepare(KEY, *FIRST).cache, self.server.tokens))
+        self.assertEqual(story, self.built.saved("story", CHAT))
+
+    def test_not_written_over_what_is_needed(self) -> None:
+        """What the slot holds is not kept where that would take the place of the very file that is needed."""
+        kept = self.keep(*FIRST)
+        self.converse(*SECOND, grown=900)
+        before = len(self.server.requests)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+        self.assertNotIn(SAVE, self.asked_since(before))
+        self.assertEqual((kept, kept), (self.server.tokens, self.chat_file()))
+
+    def test_file_gone(self) -> None:
+        """Where the conversation's file turns out to be gone, the template's is restored."""
+        self.keep(*FIRST)
+        self.evaluate([1, 2, 3])
+        assert self.server.files is not None
+        del self.server.files["code.chat.bin"]
+        prepared = self.prepare(KEY, *FIRST)
+        self.assertEqual(("restored", len(TOKENS)), (prepared.cache, prepared.promised))
+        self.assertEqual((TOKENS, None), (self.server.tokens, self.built.snapshots.get("code", CHAT)))
+
+    def test_unusable_file(self) -> None:
+        """A conversation's file that cannot be used is no reason to leave what the slot holds of the template."""
+        self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots_folder()))
+        self.keep(*FIRST)
+        held = self.converse(*SECOND, grown=310)
+        (self.slots_folder() / "code.chat.bin").unlink()
+        self.assertEqual("hot", self.prepare(KEY, *FIRST).cache)
+        self.assertEqual(held, self.server.tokens)
+
+    def test_after_a_restart(self) -> None:
+        """A conversation's file is as good for the next process of llama-server, of which no model is known yet."""
+        kept = self.keep(*FIRST)
         self.server.restart()
-        self.server.tokens = tokens
-        self.server.odds = [(1, -9.0)]
-        self.server.pause_at = set()
-        self.server.go_on()
+        self.run_now(self.built.watch.look)
+        self.assertFalse(self.files.model_known)
+        prepared = self.prepare(KEY, *FIRST, "answer", "more")
+        self.assertEqual(("restored", len(kept)), (prepared.cache, prepared.promised))
+        self.assertEqual(kept, self.server.tokens)
+
+    def test_other_model(self) -> None:
+        """A conversation with another model is not gone on with."""
+        self.keep(*FIRST)
+        self.server.odds = [(token, odd - 1) for token, odd in self.server.odds]
+        self.server.restart()
+        self.assertEqual(Prepared("cold", "other-model"), self.prepare(KEY, *FIRST))
+        self.assertIsNotNone(self.built.snapshots.get("code", CHAT))  # perhaps that model comes back
+
+    def test_cannot_go_back(self) -> None:
+        """A model that cannot go back gets the template from its file where another conversation is in the slot."""
+        self.server.goes_back = False
+        held = self.converse(*FIRST)
+        self.built.proof.gone_back(len(TOKENS), 0)
+        prepared = self.prepare(KEY, *SECOND)
+        self.assertEqual(("restored", len(TOKENS)), (prepared.cache, prepared.promised))
+        self.assertEqual((TOKENS, held), (self.server.tokens, self.chat_file()))
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *SECOND))  # the template alone: it goes on from its end
+
+    def test_cannot_go_back_but_go_on(self) -> None:
+        """Its own conversation stays hot for it."""
+        self.server.goes_back = False
+        self.built.proof.gone_back(len(TOKENS), 0)
+        held = self.converse(*FIRST)
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(held, self.server.tokens)
+
+    def test_warmup_is_no_conversation(self) -> None:
+        """A warm-up goes on with no conversation, but finds the template."""
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare())
+
+    def test_brought_back(self) -> None:
+        """The template is brought back with the last conversation on it, or alone where that was not kept."""
+        kept = self.keep(*FIRST)
+        for expected in (kept, TOKENS):
+            self.evaluate([1, 2, 3])
+            self.run_now(lambda: self.slot.bring_back("code", KEY))
+            self.assertEqual(expected, self.server.tokens)
+            self.assertTrue(self.built.holding.has(KEY))
+            self.files.discard("code", CHAT)
+
+    def test_hung_up_while_keeping(self) -> None:
+        """A client that hangs up while the conversation before its own is being kept does no harm to that."""
+        self.converse(*FIRST)
+        self.server.pause_at = {SAVE}
+        preparing = self.built.start(lambda: self.slot.prepare("code", OTHER, Turns(SECOND)))
+        self.assertEqual(1, self.server.paused)
+        preparing.cancel()
         self.built.settle()
-        self.failureResultOf(saving, SaveFailed)
-        self.assertIsNone(self.built.snapshots.get("code"))
+        self.failureResultOf(preparing, CancelledError)
+        self.server.pause_at = set()
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST))  # a save changes nothing in the slot
 
-    def test_refused(self) -> None:
-        """A llama-server without slot files refuses; that is counted as such."""
-        self.server.files = None
-        self.assertIn("code.bin", str(self.failureResultOf(self.saving(), SaveFailed).value))
-        self.assertEqual(1, self.count("saves", "refused"))
 
-    def test_model_unknown(self) -> None:
-        """Nothing is saved while it is unknown which model runs."""
-        self.built.identity.current = None
-        self.failureResultOf(self.saving(), SaveFailed)
+class Judging(SlotTest):
+    """What answers tell of whether it helped."""
+
+    def restored(self) -> Prepared:
+        """Have the template be restored."""
+        self.built.holding.forget()
+        return self.prepare()
+
+    def judge(self, prepared: Prepared, reused: int) -> None:
+        """Judge an answer."""
+        self.slot.judge("code", prepared, reused)
+
+    def test_helped(self) -> None:
+        """A restore that helped changes nothing."""
+        for _ in range(3):
+            self.judge(self.restored(), len(TOKENS) - 1)
+        self.assertEqual((0, None), (self.count("restores", "ineffective"), self.built.proof.trouble))
+        self.assertFalse(self.slot.doubted("code"))
+
+    def test_did_not_help(self) -> None:
+        """One that did not is counted, and nothing is restored for its template before that was looked at again."""
+        self.judge(self.restored(), 0)
+        self.assertEqual(1, self.count("restores", "ineffective"))
+        self.assertEqual((True, False), (self.slot.doubted("code"), self.slot.doubted("story")))
         self.assertIsNone(self.slot.saved("code", KEY))
+        self.assertEqual(Prepared("cold", "ineffective"), self.restored())
+        self.slot.looked_at("code", same=True)
+        self.assertEqual((False, True), (self.slot.doubted("code"), self.slot.saved("code", KEY) is not None))
+        self.assertEqual("restored", self.restored().cache)
 
-    def test_client_writes_our_file(self) -> None:
-        """A file of ours that somebody else had written is forgotten, any other file is not our business."""
-        self.slot.file_changed("other.bin")
-        self.assertIsNotNone(self.slot.saved("code", KEY))
-        self.slot.file_changed("code.bin")
-        self.assertIsNone(self.slot.saved("code", KEY))
+    def test_twice(self) -> None:
+        """After two in a row nothing is restored any more, and the reason is told, until llama-server restarts."""
+        for _ in range(2):
+            self.assertIsNone(self.built.proof.trouble)
+            self.judge(self.restored(), 7)
+            self.slot.looked_at("code", same=True)
+        self.assertIn(f"of {len(TOKENS)} tokens restored llama-server reused 7", str(self.built.proof.trouble))
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("cold", "ineffective"), self.restored())
+        self.assertNotIn(RESTORE, self.asked_since(before))
+        self.assertEqual(2, self.count("restores", "ineffective"))
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        self.assertEqual("restored", self.restored().cache)
 
-    def test_note_in_trouble(self) -> None:
-        """Where the witness cannot be had, the slot is unknown; that is no error."""
-        self.server.answers = {"/slots": "nonsense"}
-        self.successResultOf(self.built.start(lambda: self.slot.note(KEY)))
-        self.assertFalse(self.slot.holds(KEY))
+    def test_helped_in_between(self) -> None:
+        """One that helped in between shows that they do."""
+        for reused in (0, len(TOKENS), 0):
+            self.judge(self.restored(), reused)
+            self.slot.looked_at("code", same=True)
+        self.assertIsNone(self.built.proof.trouble)
+
+    def test_other_tokens(self) -> None:
+        """Where the chat template makes other tokens now, at midnight perhaps, it was not the restoring that failed."""
+        for _ in range(3):
+            self.judge(self.restored(), 0)
+            self.slot.looked_at("code", same=False)
+        self.slot.looked_at("code", same=True)  # nothing was doubted
+        self.assertIsNone(self.built.proof.trouble)
+
+    def test_doubt_from_before(self) -> None:
+        """What did not help in another process of llama-server, with other flags perhaps, says nothing of this one."""
+        for name in ("code", "story"):
+            self.slot.judge(name, Prepared("restored", promised=1000, source=PREFIX), 0)
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        for name in ("code", "story"):
+            self.slot.looked_at(name, same=True)
+        self.assertIsNone(self.built.proof.trouble)
+
+    def test_conversation_did_not_help(self) -> None:
+        """Conversations that do not help, twice in a row, say nothing of templates."""
+        for _ in range(2):
+            self.assertTrue(self.built.proof.conversations)
+            self.converse(*FIRST)
+            self.run_now(self.built.keeper.keep)
+            self.evaluate([1, 2, 3])
+            prepared = self.prepare(KEY, *FIRST)
+            self.assertEqual(CHAT, prepared.source)
+            self.judge(prepared, 0)
+        self.assertEqual((False, None), (self.built.proof.conversations, self.built.proof.trouble))
+        self.assertFalse(self.slot.doubted("code"))
+
+    def test_conversation_is_counted(self) -> None:
+        """A restored conversation that did not help is counted as any other file, and one that did is not."""
+        for reused in (1000, 0):
+            self.judge(Prepared("restored", promised=1000, source=CHAT), reused)
+        self.assertEqual(1, self.count("restores", "ineffective"))
+
+    def test_conversations_no_more(self) -> None:
+        """Then a question gets the template instead, and no conversation is saved, until llama-server restarts."""
+        self.converse(*FIRST)
+        self.run_now(self.built.keeper.keep)
+        for _ in range(2):
+            self.built.proof.conversation(False)
+        self.evaluate([1, 2, 3])
+        prepared = self.prepare(KEY, *FIRST)
+        self.assertEqual(("restored", PREFIX, TOKENS), (prepared.cache, prepared.source, self.server.tokens))
+        self.converse(*SECOND, grown=900)
+        self.assertFalse(self.built.keeper.due())
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        self.assertEqual(CHAT, self.prepare(KEY, *FIRST).source)
+
+    def test_not_restored_is_not_judged(self) -> None:
+        """What was cold, or hot with nothing behind it, promised nothing."""
+        for _ in range(3):
+            self.judge(Prepared("cold", "first"), 0)
+            self.judge(self.prepare(), 0)
+        self.assertEqual((None, True), (self.built.proof.trouble, self.built.proof.goes_back))
+        self.assertEqual(0, self.count("restores", "ineffective"))
+
+    def test_gone_back(self) -> None:
+        """Hot with another conversation behind it shows whether the model can go back; no restore is blamed for it."""
+        self.converse(*FIRST, grown=100)
+        prepared = self.prepare(KEY, *SECOND)
+        self.judge(prepared, len(TOKENS))
+        self.assertTrue(self.built.proof.goes_back)
+        self.judge(prepared, 0)
+        self.assertEqual((False, None), (self.built.proof.goes_back, self.built.proof.trouble))
+        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.doubted("code")))
+
+    def test_conversation_still_counts(self) -> None:
+        """What a doubted file has of the tokens counts as saved: a conversation has not grown by that."""
+        self.judge(self.restored(), 0)
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(100, self.built.holding.unsaved())
+
+    def test_kept_counts_as_saved(self) -> None:
+        """So does what the conversation's file has of it, if it is the same conversation."""
+        self.converse(*FIRST)
+        self.run_now(self.built.keeper.keep)
+        for chain, unsaved in ((FIRST, 20), ((*FIRST, "answer", "more"), 20), (SECOND, 320)):
+            self.converse(*chain, grown=320)
+            self.assertEqual(unsaved, self.built.holding.unsaved(), chain)
+
+    def test_nothing_recorded(self) -> None:
+        """Where the template has no file nothing is promised by what the slot holds."""
+        self.files.discard("code", PREFIX)
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *SECOND))

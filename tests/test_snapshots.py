@@ -3,182 +3,169 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
-from bioproxy.errors import ConfigError
+from bioproxy.conversation import Conversation
 from bioproxy.identity import Model
-from bioproxy.snapshots import Snapshot, Snapshots
+from bioproxy.shape import Key
+from bioproxy.snapshots import CHAT, PART, PREFIX, RECORD, Snapshot, Snapshots
+from bioproxy.state import StateFolder
 from tests.folders import FolderTest
 
-CODE = Snapshot("code.bin", "key", 10, 100, Model("facts", ((7, -0.5), (8, -1.5))), "2026-01-01T00:00:00+00:00")
-STORY = replace(CODE, filename="story.bin", key="other")
-
-ENTRY = json.dumps(asdict(CODE))
-GARBAGE = [
-    *("", "null", "[1]", '"code"', '{"code": ', '{"code": null}', '{"code": {}}', '{"code": [1]}', "\0", "[" * 100),
-    f'{{"code": {ENTRY}, "story": 1}}',
-    f'{{"code": {ENTRY.replace("10,", "null,")}}}',
-    f'{{"code": {ENTRY.replace("100,", chr(34) + "many" + chr(34) + ",")}}}',
-    f'{{"code": {ENTRY.replace("odds", "odd")}}}',
-    f'{{"code": {ENTRY.replace("key", "more")}}}',
-    f'{{"code": {ENTRY.replace("-0.5", "{}")}}}',
-]
+MODEL = Model("facts", ((7, -0.5), (8, -1.5)), "model.gguf", "b1")
+CODE = Snapshot("code.bin", Key("text", "shape"), 10, 100, MODEL, "2026-01-01T00:00:00+00:00", ("ab", "cd"))
+TALK = replace(
+    CODE,
+    filename="code.chat.bin",
+    marks=(),
+    conversation=Conversation(3, "digest"),
+    written_at=1_700_000_000_123_456_789,
+)
+STORY = replace(CODE, filename="story.bin", key=Key("other", "shape"))
 
 
 class Record(FolderTest):
-    """`Snapshots`, in a folder that does not exist yet."""
+    """`Snapshots`."""
 
     def setUp(self) -> None:
-        """Choose the folder."""
+        """Open the folder."""
         super().setUp()
-        self.state = self.folder / "deep" / "state"
-        self.file = self.state / "snapshots.json"
+        self.state = StateFolder(self.folder)
+        self.state.open()
+        self.addCleanup(self.state.close)
 
-    def open(self) -> Snapshots:
-        """Open the record."""
+    def load(self) -> Snapshots:
+        """Read the record, as a new process does."""
         snapshots = Snapshots(self.state)
-        snapshots.open()
-        self.addCleanup(snapshots.close)
+        snapshots.load()
         return snapshots
 
-    def reopened(self, snapshots: Snapshots) -> Snapshots:
-        """Do what a restart does."""
-        snapshots.close()
-        return self.open()
+    def block(self) -> None:
+        """See to it that nothing can be written any more."""
+        (self.folder / "snapshots.new").mkdir()
 
     def test_empty(self) -> None:
         """At first there is nothing, and what is missing can be dropped."""
-        snapshots = self.open()
+        snapshots = self.load()
         snapshots.drop("code")
-        self.assertEqual((None, []), (snapshots.get("code"), snapshots.items()))
-        self.assertEqual("{}", self.file.read_text())
+        self.assertEqual((None, []), (snapshots.get("code"), list(snapshots.items())))
+        self.assertEqual({}, self.state.read(RECORD))
 
     def test_persists(self) -> None:
-        """What was noted or dropped is so after a restart."""
-        snapshots = self.open()
-        snapshots.put("code", STORY)
-        snapshots.put("code", CODE)
-        snapshots.put("story", STORY)
-        self.assertEqual([("code", CODE), ("story", STORY)], snapshots.items())
-        snapshots = self.reopened(snapshots)
-        self.assertEqual([("code", CODE), ("story", STORY)], snapshots.items())
-        self.assertEqual(CODE, snapshots.get("code"))
+        """What was noted or dropped is so after a restart, each kind for itself, with all that it has."""
+        snapshots = self.load()
+        entries = [("code", PREFIX, CODE), ("code", CHAT, TALK), ("story", PREFIX, STORY)]
+        snapshots.put("code", PREFIX, replace(CODE, tokens=5))
+        for name, kind, entry in entries:
+            snapshots.put(name, kind, entry)
+        for each in (snapshots, self.load()):
+            self.assertEqual(entries, list(each.items()))
+            self.assertEqual(
+                (CODE, CODE, TALK, None),
+                (each.get("code"), each.get("code", PREFIX), each.get("code", CHAT), each.get("code", PART)),
+            )
         snapshots.drop("code")
-        self.assertEqual([("story", STORY)], snapshots.items())
-        self.assertEqual([("story", STORY)], self.reopened(snapshots).items())
+        for each in (snapshots, self.load()):
+            self.assertEqual(entries[1:], list(each.items()))
+        snapshots.drop("code", CHAT)
+        self.assertEqual(entries[2:], list(self.load().items()))
 
-    def test_on_disk_at_once(self) -> None:
-        """Each change is in the file before the call returns; beside it are no leftovers."""
-        snapshots = self.open()
-        snapshots.put("code", CODE)
-        self.assertEqual(["code"], list(json.loads(self.file.read_text())))
-        snapshots.drop("code")
-        self.assertEqual({}, json.loads(self.file.read_text()))
-        self.assertEqual({"lock", "snapshots.json"}, set(os.listdir(self.state)))
+    def test_dropped_while_looking(self) -> None:
+        """Who goes through all of them may drop some."""
+        snapshots = self.load()
+        snapshots.put("code", PREFIX, CODE)
+        snapshots.put("story", PREFIX, STORY)
+        for name, kind, _ in snapshots.items():
+            snapshots.drop(name, kind)
+        self.assertEqual([], list(snapshots.items()))
 
-    def test_atomic(self) -> None:
-        """The record is replaced, never written in place: whoever has the old one open sees the old one, whole."""
-        snapshots = self.open()
-        snapshots.put("code", CODE)
-        with self.file.open() as old:
-            snapshots.put("story", STORY)
-            self.assertEqual(["code"], list(json.load(old)))
-
-    def test_leftover_draft(self) -> None:
-        """A draft that a killed process left behind does not count and does not disturb."""
-        snapshots = self.open()
-        snapshots.put("code", CODE)
-        (self.state / "snapshots.new").write_text('{"story": ' + "x" * 1000)
-        snapshots = self.reopened(snapshots)
-        self.assertEqual([("code", CODE)], snapshots.items())
-        snapshots.put("story", STORY)
-        self.assertEqual(2, len(self.reopened(snapshots).items()))
+    def test_free_name(self) -> None:
+        """A save never goes to the file in use, but for a kind that has only one name."""
+        snapshots = self.load()
+        for kind, usual, other in (
+            (PREFIX, "code.bin", "code.new.bin"),
+            (CHAT, "code.chat.bin", "code.chat.new.bin"),
+            (PART, "code.part.bin", "code.part.bin"),
+        ):
+            self.assertEqual(usual, snapshots.free_name("code", kind))
+            snapshots.put("code", kind, replace(CODE, filename=usual))
+            self.assertEqual(other, snapshots.free_name("code", kind))
+            snapshots.put("code", kind, replace(CODE, filename=other))
+            self.assertEqual(usual, snapshots.free_name("code", kind))
+        self.assertEqual("story.bin", snapshots.free_name("story", PREFIX))
 
     def test_garbage(self) -> None:
-        """A record that cannot be read is no worse than none; the next note replaces it."""
-        self.state.mkdir(parents=True)
-        for content in GARBAGE:
-            self.file.write_text(content)
-            snapshots = self.open()
-            self.assertEqual([], snapshots.items(), content)
-            snapshots.put("code", CODE)
-            snapshots = self.reopened(snapshots)
-            self.assertEqual([("code", CODE)], snapshots.items(), content)
-            snapshots.close()
-        self.file.write_bytes(b"\xff")
-        self.assertEqual([], self.open().items())
+        """A record that is not understood is no worse than none; the next note replaces it."""
+        whole = asdict(CODE)
+        entries: list[Any] = [None, 1, "x", [1], {}]
+        entries += [{name: value for name, value in whole.items() if name != gone} for gone in whole]
+        for name, value in (
+            ("key", "text"),
+            ("key", {"text": "a"}),
+            ("tokens", None),
+            ("tokens", float("inf")),
+            ("size", "many"),
+            ("model", {"facts": "a", "odds": [[7, {}]]}),
+            ("marks", None),
+            ("conversation", {"length": 1}),
+            ("conversation", 1),
+            ("written_at", "then"),
+            ("more", 1),
+        ):
+            entries.append({**whole, name: value})
+        contents = [None, [1], "code", {"code": None}, {"code": [1]}, *({"code": {PREFIX: entry}} for entry in entries)]
+        for content in contents:
+            self.state.write(RECORD, content)
+            snapshots = self.load()
+            self.assertEqual([], list(snapshots.items()), content)
+            snapshots.put("code", PREFIX, CODE)
+            self.assertEqual([("code", PREFIX, CODE)], list(self.load().items()), content)
 
-    def test_endless_number(self) -> None:
-        """A record with a number beyond all bounds is garbage too."""
-        self.state.mkdir(parents=True)
-        self.file.write_text(f'{{"code": {ENTRY.replace("100,", "1e400,")}}}')
-        self.assertEqual([], self.open().items())
+    def test_strange_file_name(self) -> None:
+        """A file name that cannot be the template's is garbage too: whatever it is, it is not ours."""
+        for filename in (None, 5, ["code.bin"], "", "../code.bin", "story.bin", "code.chat.bin"):
+            self.state.write(RECORD, {"code": {PREFIX: {**asdict(CODE), "filename": filename}}})
+            self.assertEqual([], list(self.load().items()), filename)
 
-    def test_deep_garbage(self) -> None:
-        """A record that nests thousands deep is garbage too."""
-        self.state.mkdir(parents=True)
-        self.file.write_text("[" * 100_000)
-        self.assertEqual([], self.open().items())
+    def test_half_garbage(self) -> None:
+        """One entry that is not understood spoils the record: what wrote it may have spoilt the others too."""
+        self.state.write(RECORD, {"code": {PREFIX: asdict(CODE)}, "story": {PREFIX: 1}})
+        self.assertEqual([], list(self.load().items()))
 
-    def test_unreadable_record(self) -> None:
-        """Something else in the record's place, here a folder, is no worse than none either."""
-        self.file.mkdir(parents=True)
-        self.assertEqual([], self.open().items())
+    def test_unknown_kind(self) -> None:
+        """Kinds of files that a later version may have do not disturb."""
+        self.state.write(RECORD, {"code": {"image": {"new": 1}, PREFIX: asdict(CODE)}})
+        self.assertEqual([("code", PREFIX, CODE)], list(self.load().items()))
 
-    def test_drop_that_cannot_be_written(self) -> None:
-        """It fails, so that nobody overwrites the file; in this process it is forgotten all the same."""
-        snapshots = self.open()
-        snapshots.put("code", CODE)
-        (self.state / "snapshots.new").mkdir()
+    def test_cannot_be_written(self) -> None:
+        """A change that cannot be written fails; a drop holds in this process all the same, a put does not."""
+        changes: list[tuple[Callable[[Snapshots], None], Snapshot | None]] = [
+            (lambda snapshots: snapshots.drop("code"), None),
+            (lambda snapshots: snapshots.put("code", PREFIX, STORY), CODE),
+        ]
+        for change, known in changes:
+            snapshots = self.load()
+            snapshots.put("code", PREFIX, CODE)
+            self.block()
+            with self.assertRaises(OSError):
+                change(snapshots)
+            self.assertEqual(known, snapshots.get("code"))
+            self.assertEqual(CODE, self.load().get("code"))
+            (self.folder / "snapshots.new").rmdir()
+
+    def test_drop_of_nothing_is_written(self) -> None:
+        """Dropping what is not there fails too where nothing can be written: a save would be of no use."""
+        snapshots = self.load()
+        self.block()
         with self.assertRaises(OSError):
             snapshots.drop("code")
-        self.assertIsNone(snapshots.get("code"))
-        self.assertEqual([("code", CODE)], self.reopened(snapshots).items())
 
-    def test_put_that_cannot_be_written(self) -> None:
-        """It fails, and what was known before stays known: what is here is on disk."""
-        snapshots = self.open()
-        snapshots.put("code", CODE)
-        (self.state / "snapshots.new").mkdir()
-        with self.assertRaises(OSError):
-            snapshots.put("code", STORY)
-        self.assertEqual([("code", CODE)], snapshots.items())
-
-    def test_one_at_a_time(self) -> None:
-        """A second bioproxy is refused for as long as the first one is there."""
-        first = self.open()
-        with self.assertRaises(ConfigError) as caught:
-            self.open()
-        self.assertEqual(f"state_dir: another bioproxy uses {self.state}", str(caught.exception))
-        self.reopened(first)
-
-    def test_refused_one_may_close(self) -> None:
-        """Closing what never opened, or twice, does no harm, above all not to the one that holds the folder."""
-        first, second = self.open(), Snapshots(self.state)
-        second.close()
-        with self.assertRaises(ConfigError):
-            second.open()
-        second.close()
-        with self.assertRaises(ConfigError):
-            self.open()
-        first.close()
-        first.close()
-
-    def test_rights(self) -> None:
-        """Folder and record are for their owner alone, whatever the process would give."""
-        mask = os.umask(0)
-        self.addCleanup(os.umask, mask)
-        self.open().put("code", CODE)
-        self.assertEqual((0o700, 0o600), (self.state.stat().st_mode & 0o777, self.file.stat().st_mode & 0o777))
-
-    def test_useless_folder(self) -> None:
-        """A folder that cannot be made or used is a mistake in the configuration, told with its path."""
-        self.template("file", "in the folder's place")
-        for folder in (self.folder / "file.txt", self.folder / "file.txt" / "deep"):
-            with self.assertRaises(ConfigError) as caught:
-                Snapshots(folder).open()
-            self.assertTrue(str(caught.exception).startswith(f"state_dir: {folder}: "), str(caught.exception))
-        (self.state / "lock").mkdir(parents=True)  # stands for a folder that one may not write to
-        with self.assertRaises(ConfigError):
-            self.open()
+    def test_for_a_person(self) -> None:
+        """Whoever looks into the record sees which model and which text each file is of, by template and kind."""
+        self.load().put("code", CHAT, TALK)
+        entry = json.loads((self.folder / RECORD).read_text())["code"][CHAT]
+        self.assertEqual(
+            ("code.chat.bin", "model.gguf", 10), (entry["filename"], entry["model"]["file"], entry["tokens"])
+        )

@@ -29,3 +29,22 @@ class Measuring(SynchronousTestCase):
             speed = Speed()
             speed.measured(tokens, ms)
             self.assertEqual(0, speed.seconds_per_token, (tokens, ms))
+
+    def test_saving_unknown(self) -> None:
+        """Before the first save nobody knows how long one takes, and no room is asked for."""
+        self.assertEqual((None, 0), (Speed().save_seconds(1000), Speed().bytes_of(1000)))
+
+    def test_saving(self) -> None:
+        """The latest save tells how long one of another length will take, and how large it will be."""
+        speed = Speed()
+        speed.saved(100, 1000, 9.0)
+        speed.saved(1000, 16_000_000, 0.5)
+        self.assertEqual((1.0, 32_000_000), (speed.save_seconds(2000), speed.bytes_of(2000)))
+        speed.saved(1000, 16_000_000, 0.0)  # too quick to measure is quick
+        self.assertEqual(0.0, speed.save_seconds(2000))
+
+    def test_useless_save(self) -> None:
+        """A save of nothing says nothing."""
+        speed = Speed()
+        speed.saved(0, 36, 1.0)
+        self.assertEqual((None, 0), (speed.save_seconds(1000), speed.bytes_of(1000)))

@@ -7,12 +7,9 @@ from collections.abc import Callable
 from twisted.logger import capturedLogs
 
 from bioproxy.errors import UpstreamTimeout
-from bioproxy.rewrite import prefix_key
 from bioproxy.watch import PATIENCE
 from tests.network import Wire
-from tests.world import WorldTest, logged
-
-KEY = prefix_key("Know this: abc. ")
+from tests.world import KEY, WorldTest, logged
 
 
 class WatchTest(WorldTest):
@@ -39,7 +36,7 @@ class WatchTest(WorldTest):
         self.assertEqual([expected], self.look())
         self.assertEqual([], self.look())
         self.assertEqual((True, None), (self.watch.up, self.watch.trouble))
-        self.assertEqual((True, 1), (self.built.slot.files, self.built.sample("upstream_up")))
+        self.assertEqual((True, 1), (self.built.files.enabled, self.built.sample("upstream_up")))
 
     def test_without_files(self) -> None:
         """That llama-server keeps no slot files is known, and told with what to do about it."""
@@ -47,7 +44,7 @@ class WatchTest(WorldTest):
         self.watch = self.built.watch
         self.built.llama_server.files = None
         self.assertIn("start it with --slot-save-path", self.look()[0])
-        self.assertIs(False, self.built.slot.files)
+        self.assertIs(False, self.built.files.enabled)
 
     def test_trouble(self) -> None:
         """Each trouble is known by what it is, logged when it comes and when it ends, but not at each look."""
@@ -119,20 +116,50 @@ class WatchTest(WorldTest):
         for happens, known, model_known in events:
             self.successResultOf(self.built.start(self.built.identity.find_out))
             self.successResultOf(self.built.start(lambda: self.built.llama.evaluate([1])))
-            self.successResultOf(self.built.start(lambda: self.built.slot.note(KEY)))
+            self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
             happens()
             self.look()
-            self.assertEqual(known, self.built.slot.holds(KEY))
+            self.assertEqual(known, self.built.holding.has(KEY))
             self.assertEqual(model_known, self.built.identity.current is not None)
+
+    def test_sleep(self) -> None:
+        """A llama-server that falls asleep loses its slot, but is the same process with the same model, awake again."""
+        process, model = self.watch.process, self.built.identity.current
+        self.server.asleep = True
+        before = len(self.server.requests)
+        self.look()
+        self.assertEqual(["/health", "/props"], self.server.paths()[before:])  # whatever else is asked would wake it
+        self.assertEqual((True, True), (self.watch.up, self.watch.asleep))
+        self.assertFalse(self.built.holding.has(KEY))
+        self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+        self.look()
+        self.assertTrue(self.built.holding.has(KEY))
+        self.server.asleep = False
+        self.look()
+        self.assertFalse(self.watch.asleep)
+        self.assertIs(process, self.watch.process)
+        self.assertIsNotNone(model)
+        self.assertIs(model, self.built.identity.current)
+
+    def test_found_asleep(self) -> None:
+        """Of one that is found asleep it is asked whether it keeps slot files when it is awake."""
+        self.built = self.world({}, state_dir=self.folder / "another")
+        self.watch, self.server = self.built.watch, self.built.llama_server
+        self.server.asleep = True
+        self.look()
+        self.assertEqual((True, None), (self.watch.up, self.built.files.enabled))
+        self.server.asleep = False
+        self.look()
+        self.assertIs(True, self.built.files.enabled)
 
     def test_slot_files_again(self) -> None:
         """Whether another process keeps slot files, and shows its slot, is found out anew."""
-        self.server.files, self.built.slot.visible = None, False
+        self.server.files, self.built.holding.visible = None, False
         self.look()
-        self.assertEqual((True, False), (self.built.slot.files, self.built.slot.visible))
+        self.assertEqual((True, False), (self.built.files.enabled, self.built.holding.visible))
         self.server.restart()
         self.look()
-        self.assertEqual((False, True), (self.built.slot.files, self.built.slot.visible))
+        self.assertEqual((False, True), (self.built.files.enabled, self.built.holding.visible))
 
 
 class Dumb(WorldTest):

@@ -25,19 +25,31 @@ from zope.interface import implementer
 from bioproxy.admin import Admin
 from bioproxy.config import Settings
 from bioproxy.connections import Agents
+from bioproxy.conversation import Turns
+from bioproxy.digests import digest
 from bioproxy.gate import Gate
+from bioproxy.habits import Habits
+from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
+from bioproxy.keeper import Keeper
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller
 from bioproxy.ports import QuietSite
+from bioproxy.prefix import Prefixes
+from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
-from bioproxy.slot import Slot
+from bioproxy.shape import BARE, Key
+from bioproxy.slot import Prepared, Slot
+from bioproxy.slot_files import SlotFiles
+from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
+from bioproxy.state import StateFolder
 from bioproxy.upstream import Upstream
-from bioproxy.warmup import Warmer
+from bioproxy.warmer import Warmer
+from bioproxy.warmup import Warmup
 from bioproxy.watch import Watch
 from tests.fakes import FakeLlama
 from tests.folders import FolderTest
@@ -91,9 +103,26 @@ class World:
         self.upstream = Upstream("http://llama", agents or Agents(*[self.agent] * 4), self.clock)
         self.llama = Llama(self.upstream)
         self.identity = Identity(self.llama)
-        self.snapshots = Snapshots(self.settings.state_dir, self.settings.slot_save_path)
-        self.snapshots.open()
-        self.slot = Slot(self.llama, self.identity, self.snapshots, self.metrics, self.clock)
+        self.state = StateFolder(self.settings.state_dir)
+        self.state.open()
+        self.snapshots, self.habits = Snapshots(self.state), Habits(self.state)
+        self.snapshots.load()
+        self.habits.load()
+        self.free = 1 << 50
+        self.slot_folder = SlotFolder(self.settings.slot_save_path, lambda _: self.free)
+        self.proof, self.holding = Proof(), Holding(self.llama)
+        self.files = SlotFiles(
+            self.llama,
+            self.identity,
+            self.snapshots,
+            self.slot_folder,
+            self.metrics,
+            self.speed,
+            self.proof,
+            self.clock,
+        )
+        self.keeper = Keeper(self.holding, self.files, self.proof, self.speed, self.settings.save_conversations)
+        self.slot = Slot(self.identity, self.holding, self.files, self.keeper, self.proof, self.metrics, self.clock)
         self.watch = Watch(
             self.llama,
             self.upstream,
@@ -106,16 +135,19 @@ class World:
         self.in_thread: Callable[..., Any] = maybeDeferred
         self.poller = Poller(self.settings.templates, lambda work: self.in_thread(work), self.metrics)
         self.gate = Gate(self.clock, self.metrics, self.settings.queue_limit, self.settings.queue_timeout)
+        self.warmup = Warmup(
+            self.gate, self.slot, self.llama, self.metrics, self.speed, self.clock, self.settings.warmup_chunk
+        )
         self.warmer = Warmer(
             self.poller,
+            self.habits,
+            Prefixes(self.llama),
+            self.warmup,
             self.gate,
             self.slot,
-            self.llama,
             self.watch,
             self.metrics,
-            self.speed,
             self.clock,
-            self.settings.warmup_chunk,
             self.settings.warmup,
         )
         self.journal = Journal(self.metrics, self.speed, self.clock)
@@ -123,6 +155,7 @@ class World:
             self.poller,
             self.gate,
             self.slot,
+            self.habits,
             self.warmer,
             self.upstream,
             self.journal,
@@ -152,7 +185,7 @@ class World:
             result.cancel()
             result.addErrback(lambda _: None)
         self.settle()
-        self.snapshots.close()
+        self.state.close()
 
     def settle(self) -> None:
         """Carry everything that is on its way to and from the fake until nothing moves any more."""
@@ -174,11 +207,12 @@ class World:
         self.clock.advance(seconds)
         self.settle()
 
-    def chat(self, *messages: str, **more: Any) -> Call:
-        """Send a chat through the proxy; messages are the user's and the assistant's in turn."""
+    def chat(self, *messages: str, system: str | None = None, **more: Any) -> Call:
+        """Send a chat through the proxy; messages are the user's and the assistant's in turn, after the system's."""
         roles = ("user", "assistant")
-        body = {"messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(messages)], **more}
-        return self.send("POST", "/v1/chat/completions", json.dumps(body).encode())
+        turns = [{"role": roles[n % 2], "content": text} for n, text in enumerate(messages)]
+        first = [] if system is None else [{"role": "system", "content": system}]
+        return self.send("POST", "/v1/chat/completions", json.dumps({"messages": [*first, *turns], **more}).encode())
 
     def send(self, method: str, target: str | bytes, body: bytes = b"", **headers: str) -> Call:
         """Send any request through the proxy; `content_type="x"` is a header."""
@@ -200,6 +234,11 @@ class World:
         self.settle()
         return call
 
+    def saved(self, name: str = "code", kind: str = "prefix") -> list[int] | None:
+        """Return the tokens in a template's slot file: the one that the record names, `None` if it names none."""
+        entry = self.snapshots.get(name, kind)
+        return None if entry is None else (self.llama_server.files or {})[entry.filename]
+
     def sample(self, name: str, **labels: str) -> float:
         """Return a metric's value, 0 if nothing was counted."""
         return self.metrics.registry.get_sample_value(f"bioproxy_{name}", labels) or 0.0
@@ -207,7 +246,8 @@ class World:
 
 CODE = "Know this: abc. <{message}>"
 PREFIX = [1, *map(ord, "<user>Know this: abc. ")]
-"""A template, and the prefix tokens that the fake makes of it."""
+KEY = BARE.key(digest("Know this: abc. "))
+"""A template, the prefix tokens that the fake makes of it, and its key in a request with nothing else."""
 
 
 class WorldTest(FolderTest):
@@ -233,3 +273,121 @@ class WorldTest(FolderTest):
         for _ in world.settings.prefixes:
             self.successResultOf(world.start(world.warmer.round))
         return world
+
+
+class WarmTest(WorldTest):
+    """A world that is ready but cold, and its warm-ups, whose rounds the test starts."""
+
+    def use(self, templates: dict[str, str] | None = None, *, files: bool = True, **settings: Any) -> World:
+        """Build one."""
+        self.built = self.world({"code": CODE} if templates is None else templates, **settings)
+        self.server = self.built.llama_server
+        if not files:
+            self.server.files = None
+        self.look()
+        self.poll()
+        return self.built
+
+    def look(self) -> None:
+        """Look at llama-server."""
+        self.successResultOf(self.built.start(self.built.watch.look))
+
+    def poll(self) -> None:
+        """Look at the files."""
+        self.successResultOf(self.built.start(self.built.poller.poll))
+
+    def edit(self, text: str, name: str = "code") -> None:
+        """Write a template anew, and let that be noticed."""
+        self.template(name, text)
+        self.poll()
+
+    def begin(self) -> Deferred[None]:
+        """Begin a round."""
+        return self.built.start(self.built.warmer.round)
+
+    def rounds(self, count: int = 1) -> list[str]:
+        """Let so many rounds pass, half a second apart; return what llama-server was asked for in them."""
+        before = len(self.server.requests)
+        for _ in range(count):
+            self.successResultOf(self.begin())
+            self.built.clock.advance(0.5)
+        return self.server.paths()[before:]
+
+    def go_on(self) -> None:
+        """Let what is paused continue."""
+        self.server.go_on()
+        self.built.settle()
+
+    def ask(self, *messages: str, **more: Any) -> tuple[str, int]:
+        """Ask as a user; return whether it was hot, restored or cold, and how many tokens were reused."""
+        call = self.built.chat(*messages, **more)
+        return call.headers["x-bioproxy-cache"], call.json()["timings"]["cache_n"]
+
+    def pieces(self, before: int = 0) -> list[int]:
+        """Return how many tokens each evaluation asked for since that number of requests, fingerprints left out."""
+        asked = self.server.requests[before:]
+        return [len(body["prompt"]) for path, body in asked if path == "/completion" and not body["n_predict"]]
+
+    def slot_calls(self, action: str, before: int = 0) -> list[str]:
+        """Return the files that were to be saved or restored since that number of requests."""
+        asked = self.server.requests[before:]
+        names = [body["filename"] for path, body in asked if path == f"/slots/0?action={action}"]
+        return [name for name in names if name != "/"]  # the question whether there are files at all
+
+    def state(self, name: str = "code") -> str:
+        """Return a template's state."""
+        return self.built.warmer.state(name)[0]
+
+    def error(self, name: str = "code") -> str:
+        """Return what is wrong with a template."""
+        return self.built.warmer.state(name)[1] or ""
+
+    def ended(self, result: str) -> float:
+        """Return how many warm-ups of ``@code`` ended so."""
+        return self.built.sample("warmups_total", template="code", result=result)
+
+
+class SlotTest(WorldTest):
+    """The slot of a world that is warm for ``@code`` to begin with."""
+
+    def setUp(self) -> None:
+        """Build it."""
+        super().setUp()
+        self.use(self.warm_world())
+
+    def use(self, world: World) -> None:
+        """Use another."""
+        self.built, self.server, self.slot, self.files = world, world.llama_server, world.slot, world.files
+
+    def slots_folder(self) -> Path:
+        """Make a folder for slot files that the proxy sees."""
+        path = self.folder / "slots"
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def run_now(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Run a coroutine to its end."""
+        return self.successResultOf(self.built.start(work))
+
+    def prepare(self, key: Key = KEY, *chain: str, name: str = "code") -> Prepared:
+        """Prepare the slot for a question in a conversation with this chain."""
+        return self.run_now(lambda: self.slot.prepare(name, key, Turns(chain)))
+
+    def evaluate(self, tokens: list[int]) -> None:
+        """Have llama-server use the slot behind the proxy's back."""
+        self.run_now(lambda: self.built.llama.evaluate(tokens))
+
+    def converse(self, *chain: str, grown: int = 300, key: Key = KEY, name: str = "code") -> list[int]:
+        """Have a conversation of so many tokens behind the template's in the slot; return all tokens."""
+        held = [*PREFIX, *map(ord, ("".join(chain) * grown)[:grown])]
+        self.evaluate(held)
+        self.run_now(lambda: self.slot.note(name, key, Turns(chain)))
+        return held
+
+    def count(self, what: str, result: str) -> float:
+        """Return how often something was counted for ``@code``."""
+        return self.built.sample(f"slot_{what}_total", template="code", result=result)
+
+    def asked_since(self, before: int) -> list[str]:
+        """Return the paths that llama-server was asked for since it had this number of requests."""
+        return self.server.paths()[before:]

@@ -1,0 +1,95 @@
+"""What bioproxy believes to be in slot 0, and how it finds out whether that is still so.
+
+`GET /slots` is the *witness*: the number of the last task and how many tokens the slot holds.  It is written down when
+the slot was left, and compared before the slot's content is relied on.  If both are equal, nobody used the slot in
+between and the server did not restart.
+
+The witness does not see everything (a restore leaves the task's number alone), so what is believed is forgotten
+*before* anything changes the slot, and noted again only when all went well.  A fault in the middle, or a cancelled
+request, leaves "unknown", never something wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bioproxy.conversation import Conversation
+from bioproxy.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.llama import Llama, Witness
+from bioproxy.shape import Key
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the slot was left with: a template's prefix, and, after a question on it, the conversation behind.
+
+    `saved` tokens of it are in a file already; `witness` is what llama-server said of the slot then.
+    """
+
+    name: str
+    key: Key
+    conversation: Conversation | None
+    saved: int
+    witness: Witness
+
+
+class Holding:
+    """What slot 0 holds: `now`, as far as is known.
+
+    `visible` tells whether llama-server says what the slot holds (with ``--no-slots`` it does not).  `users` is true
+    while it was a user who used the slot last, and false after a warm-up or a start of llama-server.
+    """
+
+    def __init__(self, llama: Llama) -> None:
+        self.now: Held | None = None
+        self.visible = True
+        self.users = False
+        self._llama = llama
+
+    def forget(self) -> None:
+        """Note that what the slot holds is unknown."""
+        self.now = None
+
+    def taken_by_user(self) -> None:
+        """Note that a user's request is about to change the slot."""
+        self.now, self.users = None, True
+
+    def taken_by_warmup(self) -> None:
+        """Note that a warm-up is about to change the slot."""
+        self.now, self.users = None, False
+
+    def begin_anew(self) -> None:
+        """Note that another process of llama-server runs."""
+        self.now, self.visible, self.users = None, True, False
+
+    def has(self, key: Key | None) -> bool:
+        """Tell whether the slot was left with this key's tokens."""
+        return self.now is not None and self.now.key == key
+
+    def unsaved(self) -> int:
+        """Return by how many tokens the conversation in the slot has grown since it was saved, 0 if there is none."""
+        held = self.now
+        return 0 if held is None or held.conversation is None else held.witness.tokens - held.saved
+
+    def now_saved(self, tokens: int) -> None:
+        """Note that so many tokens of what the slot holds are in a file, or will be."""
+        if self.now is not None:
+            self.now = replace(self.now, saved=max(tokens, self.now.saved))
+
+    async def note(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
+        """Remember what the slot was left with, if its witness can be had."""
+        self.forget()
+        try:
+            witness = await self._llama.witness()
+        except (LlamaError, UpstreamError, UpstreamTimeout):
+            return
+        self.visible = witness is not None
+        # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
+        if witness is not None and witness.task is not None and not witness.busy:
+            self.now = Held(name, key, conversation, saved, witness)
+
+    async def look(self) -> Held | None:
+        """Fire with what the slot holds, if the witness confirms it.  Fails as `Llama`'s calls do."""
+        if self.now is not None and await self._llama.witness() != self.now.witness:
+            self.forget()
+        return self.now

@@ -1,0 +1,113 @@
+"""What a chat prompt begins with: the shape of a request around the template's text.
+
+A chat template turns a request into one long text, the prompt.  What a system message, tool definitions or a
+reasoning switch become stands *before* the user's message there, so with another system message even the same
+template is another prompt, from the first difference on.  A `Shape` is all of that: the request without the user's
+message, and with nothing in it that the prompt's beginning does not depend on.
+
+It is needed for two things.  Two requests can share what was computed if their `Key` is the same: the digest of their
+shape and that of the template's text.  And a warm-up puts the text into the shape that clients use, with
+`Shape.request`, so that their questions find just what was computed.
+
+Pure.  Knows nothing of Twisted or of llama-server's calls.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bioproxy.digests import digest
+from bioproxy.jsonedit import Path
+
+FIELDS = (
+    *("tools", "tool_choice", "parallel_tool_calls", "response_format", "json_schema", "chat_template_kwargs"),
+    *("reasoning_effort", "reasoning_format", "add_generation_prompt"),
+)
+"""Fields besides the messages that chat templates put into the prompt (llama.cpp, tools/server and common/chat.cpp)."""
+
+LARGEST = 1 << 20
+"""Characters of a shape that is kept for warm-ups.  A longer one is a document, not an instruction."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a prompt's beginning is made of: digests of the template's prefix text and of the shape around it."""
+
+    text: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A request around the place of a template's text, as JSON.
+
+    `source` is an object: ``messages`` before that of the user, other fields of the user's ``message``, content
+    ``parts`` before the text, and ``fields`` of the request.
+    """
+
+    source: str
+
+    @classmethod
+    def around(cls, request: dict[str, Any], place: Path) -> Shape:
+        """Take the shape of a request whose template text stands at `place`.
+
+        Fields that are absent, null or empty are the same to a chat template, so they look the same here.  The order of
+        keys stays: a chat template writes tool definitions as they came.
+        """
+        _, index, _, *part = place
+        assert isinstance(index, int)
+        messages = request["messages"]
+        shape = {
+            "messages": messages[:index],
+            "message": {name: value for name, value in messages[index].items() if name not in ("role", "content")},
+            "parts": messages[index]["content"][: part[0]] if part else [],
+            "fields": {name: request[name] for name in FIELDS if request.get(name) not in (None, "", [], {})},
+        }
+        return cls(json.dumps(shape))
+
+    @cached_property
+    def digest(self) -> str:
+        """A digest of it all."""
+        return digest(self.source)
+
+    def key(self, text: str) -> Key:
+        """Return the key of a prompt in this shape; `text` is the digest of the template's prefix text."""
+        return Key(text, self.digest)
+
+    def request(self, text: str) -> dict[str, Any]:
+        """Return a chat request of this shape whose user says `text`."""
+        shape = json.loads(self.source)
+        content = [*shape["parts"], {"type": "text", "text": text}] if shape["parts"] else text
+        message = {"role": "user", **shape["message"], "content": content}
+        return {**shape["fields"], "messages": [*shape["messages"], message]}
+
+    @cached_property
+    def keepable(self) -> bool:
+        """Whether it is worth warming up in this shape, because the next first question may well have it too.
+
+        Not with an answer before the template: that is the history of one conversation.  And not with anything but text
+        (an image becomes other tokens than its place in the prompt says), nor with what is no JSON (``1e400``).
+        """
+
+        def no_number(word: str) -> float:
+            raise ValueError(word)
+
+        try:
+            shape = json.loads(self.source, parse_constant=no_number)
+        except ValueError:
+            return False
+        contents = [message.get("content") for message in shape["messages"] if isinstance(message, dict)]
+        parts = [part for content in contents if isinstance(content, list) for part in content] + shape["parts"]
+        roles = [message.get("role") if isinstance(message, dict) else None for message in shape["messages"]]
+        return (
+            len(self.source) <= LARGEST
+            and all(role in ("system", "developer", "user") for role in roles)
+            and all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
+        )
+
+
+BARE = Shape.around({"messages": [{"role": "user", "content": ""}]}, ("messages", 0, "content"))
+"""A request with nothing but a user's message."""

@@ -1,0 +1,112 @@
+"""llama-server's slot folder as this host sees it, if it does.
+
+llama-server never checks or removes a file there.  Where `slot_save_path` is set, the proxy does: it compares what is
+on disk with what was recorded, gives files their usual names, removes what it left behind itself, and looks whether
+there is room before it asks for another file.  Where it is not set, the folder may be on another machine, and all of
+this is left undone.
+
+Knows nothing of llama-server's calls and of the record.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from bioproxy.snapshots import NAMES, Snapshot, names_of
+
+MAGIC = b"qsgg"
+"""What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC)."""
+
+RESERVE = 64 << 20
+"""Bytes that a save must leave free."""
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much can be written to the folder's disk."""
+    return shutil.disk_usage(folder).free
+
+
+class SlotFolder:
+    """The folder at `path`, or `None` for one that cannot be seen."""
+
+    def __init__(self, path: Path | None, free: Callable[[Path], int] = free_bytes) -> None:
+        self.path = path
+        self._free = free
+
+    def whole(self, entry: Snapshot) -> bool:
+        """Tell whether the file is as it was when it was recorded: of the same size, and not written since."""
+        if self.path is None:
+            return True
+        try:
+            found = os.stat(self.path / entry.filename)
+        except OSError:
+            return False
+        return found.st_size == entry.size and entry.written_at in (None, found.st_mtime_ns)
+
+    def written_at(self, filename: str) -> int | None:
+        """Return when a file was last written, in nanoseconds, or `None` where that cannot be seen."""
+        if self.path is None:
+            return None
+        try:
+            return os.stat(self.path / filename).st_mtime_ns
+        except OSError:
+            return None
+
+    def rename(self, old: str, new: str) -> bool:
+        """Give a file another name, replacing what had it; return whether that was possible."""
+        if self.path is None:
+            return False
+        try:
+            os.replace(self.path / old, self.path / new)
+        except OSError:  # perhaps it may only be read here: then the file keeps its name
+            return False
+        return True
+
+    def remove(self, filename: str) -> bool:
+        """Remove a slot file; return whether it is gone.  Anything that is no slot file stays."""
+        if self.path is None:
+            return False
+        try:
+            with open(self.path / filename, "rb") as file:
+                if file.read(len(MAGIC)) != MAGIC:
+                    return False
+            os.unlink(self.path / filename)
+        except OSError:
+            return False
+        return True
+
+    def sweep(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
+        """Remove slot files with the names of these templates that are not in use; return which."""
+        keep = set(in_use)
+        ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
+        return [file for file in ours if file not in keep and self.remove(file)]
+
+    def has_room(self, size: int) -> bool:
+        """Tell whether a file of so many bytes can be written and leave the disk usable."""
+        if self.path is None:
+            return True
+        try:
+            return self._free(self.path) >= size + RESERVE
+        except OSError:
+            return True  # the save itself will tell what is wrong
+
+    def complaints(self) -> Iterator[str]:
+        """Yield what is wrong or unwise about the folder, for a person."""
+        if self.path is None:
+            return
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            yield f"slot_save_path: {self.path}: {error.strerror}"
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            yield f"slot_save_path: {self.path}: not a folder"
+        elif found.st_mode & 0o077:
+            yield (
+                f"slot_save_path: {self.path}: others than its owner may look into it (mode"
+                f" {stat.S_IMODE(found.st_mode):o}), and slot files tell what was said; chmod 700 helps"
+            )

@@ -1,0 +1,38 @@
+"""Which conversation is it?"""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bioproxy.conversation import Conversation, Turns
+
+
+class Continuing(SynchronousTestCase):
+    """`Turns` and `Conversation`."""
+
+    def test_continues(self) -> None:
+        """A conversation is continued by itself and by what begins with all of it, and by nothing else."""
+        earlier = Turns(("a", "b")).whole
+        for chain, expected in (
+            (("a", "b"), True),
+            (("a", "b", "c", "d"), True),
+            (("a",), False),
+            ((), False),
+            (("a", "x"), False),
+            (("a", "x", "b"), False),
+            (("b", "a"), False),
+        ):
+            self.assertIs(expected, Turns(chain).continues(earlier), chain)
+
+    def test_nobodys(self) -> None:
+        """No conversation is continued by nothing, and continues nothing."""
+        nobody = Turns().whole
+        self.assertEqual(Conversation(0, ""), nobody)
+        for turns in (Turns(), Turns(("a",))):
+            self.assertFalse(turns.continues(nobody))
+
+    def test_longer_than_told(self) -> None:
+        """The length counts, not the fingerprint alone."""
+        self.assertFalse(Turns(("a", "b")).continues(Conversation(1, "b")))
+        self.assertFalse(Turns(("a", "b")).continues(Conversation(3, "b")))
+        self.assertTrue(Turns(("a", "b")).continues(Conversation(2, "b")))
