@@ -90,6 +90,11 @@ class Holding:
 
     async def look(self) -> Held | None:
         """Fire with what the slot holds, if the witness confirms it.  Fails as `Llama`'s calls do."""
-        if self.now is not None and await self._llama.witness() != self.now.witness:
+        held = self.now
+        if held is None:
+            return None
+        same = await self._llama.witness() == held.witness
+        # While llama-server was asked, something else may have been noticed: that it was restarted, for example.
+        if self.now is held and not same:
             self.forget()
-        return self.now
+        return held if self.now is held else None

@@ -6,7 +6,11 @@ piece of text.  What is compared:
 
 * *cold*: nobody has sent this text before; llama.cpp computes all of it;
 * *hot*: the slot holds it still;
-* *restored* (bioproxy only): the slot was used for another template since, and bioproxy gets it back from its file;
+* *switched* (bioproxy only): the slot was used for another template since, and bioproxy gets it back from its file;
+* *restarted* (bioproxy only): llama.cpp was ended and started again, and the question comes as soon as it is up;
+* *edited* (bioproxy only): the template was changed, and warmed up again before the question;
+* *warming* (bioproxy only): the question comes in the middle of another template's warm-up, which has to give way;
+* *among* (bioproxy only): such questions come every two seconds, until the long template is warm all the same;
 * *later* (direct only): the slot was used for other prompts since, and llama-server helps itself, from its memory
   (``--cache-ram``).  A restart would end that, and so would enough other prompts.
 
@@ -20,19 +24,37 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bioproxy.config import xdg_folder
 from bioproxy.demo.tiny_model import COMMON_WORDS
-from tests.bench_servers import Children, free_ports
+from bioproxy.warmup import PIECE_SECONDS
+from tests.bench_servers import Child, Children, free_ports
 
 TEMPLATE_TOKENS = 3000
+LONG_TOKENS = 6000
 RUNS = 5
+EVERY = 2.0
+"""Seconds between questions in `Bench.among_users`."""
+
+STATES = {
+    "cold": ("cold",),
+    "hot": ("hot",),
+    "switched": ("restored",),
+    "restarted": ("restored",),
+    "edited": ("hot", "restored"),
+    "warming": ("restored",),
+    "among": ("restored", "hot"),
+    "later": (),
+}
+"""What `X-Bioproxy-Cache` may say in each state."""
+
+GOALS = {"switched": 1.5, "restarted": 2.0, "edited": 1.5}
+"""Times as long as when it is hot, at most."""
 
 
 @dataclass
@@ -73,17 +95,12 @@ class FirstWords:
         self.prompt = reused + computed
         way, state = label.split(", ")
         cold = state == "cold"
-        if (told != state and way == "bioproxy") or cold != (computed > self.prompt / 2):
+        if (told not in STATES[state] and way == "bioproxy") or cold != (computed > self.prompt / 2):
             self.wrong.append(f"{label}: {told}, {reused} tokens reused, {computed} computed")
 
     def median(self, label: str) -> float:
         """Return the median of the seconds."""
         return statistics.median(self.taken[label])
-
-
-def invented(words: int) -> str:
-    """Return a text that nobody has seen before.  The generated model has one token for each of its words."""
-    return " ".join(random.choices(COMMON_WORDS, k=words))
 
 
 def first_words(folder: Path, latest: float) -> None:
@@ -92,54 +109,117 @@ def first_words(folder: Path, latest: float) -> None:
     No run begins after `latest`, a time of `time.monotonic`.
     """
     with ExitStack() as stack:
-        children = Children(stack, folder)
-        llama, ours, admin = free_ports(3)
-        # The demonstration's model: 112 MB that are made once.
-        model = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo" / "model.gguf"
-        print(f"\nStarting llama.cpp with {model}", "" if model.exists() else "(which is made now, once)", flush=True)
-        arguments = ["--model", model, "--generate", "small", "--port", llama, "--slot-save-path", folder / "slots"]
-        children.start("llama", ["-m", "bioproxy.demo.llama_child", *arguments], llama, 60)
-        wait_for("llama.cpp", lambda: get(llama, "/health") is not None)
-
-        files = {name: folder / f"{name}.txt" for name in ("one", "two")}
-        for file in files.values():
-            file.write_text(invented(TEMPLATE_TOKENS) + "\n<{message}>")
-        prefixes = [word for name, file in files.items() for word in ("--prefix", f"@{name}={file}")]
-        # Without warm-ups ahead a template is cold when it is asked for first; what was asked for is saved.
-        options = [*prefixes, "--no-warmup", "--slot-save-path", folder / "slots"]
-        children.bioproxy("bioproxy-llama", ours, admin, f"http://127.0.0.1:{llama}", *options)
-        wait_for("bioproxy", lambda: (get(admin, "/status") or {"llama": {"up": False}})["llama"]["up"])
-        words = FirstWords()
+        bench = Bench(Children(stack, folder), folder, FirstWords())
         for number in range(RUNS):
             if number and time.monotonic() > latest:
                 print("  no time for more")
                 break
             print(f"  run {number + 1} of {RUNS}", flush=True)
-            one_run(words, files, llama, ours, admin)
-        report(words)
+            bench.run()
+        among_users = bench.among_users()
+        report(bench.words)
+        print(f"  with a question every {EVERY:g} s, {LONG_TOKENS} tokens were warm after {among_users:.0f} s")
 
 
-def one_run(words: FirstWords, files: Mapping[str, Path], llama: int, ours: int, admin: int) -> None:
-    """Have each state once or more, llama-server's own and bioproxy's."""
-    text = invented(TEMPLATE_TOKENS)
-    words.ask("direct, cold", llama, text)
-    words.ask("direct, hot", llama, text)
-    for name, file in files.items():
-        file.write_text(invented(TEMPLATE_TOKENS) + "\n<{message}>")
-        words.ask("bioproxy, cold", ours, f"@{name}")
-        wait_for(f"the snapshot of {name}", partial(saved, admin, name))
-        words.ask("bioproxy, hot", ours, f"@{name}")
-    for name in files:
-        words.ask("bioproxy, restored", ours, f"@{name}")
-        words.ask("bioproxy, hot", ours, f"@{name}")
-    # What llama-server does by itself: it has the prompt in memory still (--cache-ram), until it is restarted.
-    words.ask("direct, later", llama, text)
+class Bench:
+    """A llama.cpp and a bioproxy with two short templates and a long one, all of them warm."""
+
+    def __init__(self, children: Children, folder: Path, words: FirstWords) -> None:
+        self.words = words
+        self._children = children
+        self._folder = folder
+        self._llama, self._ours, self._admin = free_ports(3)
+        # The demonstration's model: 112 MB that are made once.
+        self._model = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo" / "model.gguf"
+        print(
+            f"\nStarting llama.cpp with {self._model}", "" if self._model.exists() else "(made now, once)", flush=True
+        )
+        self._server = self._start_llama()
+        for name in ("one", "two", "long"):
+            self._write(name)
+        prefixes = [f"--prefix=@{name}={folder / f'{name}.txt'}" for name in ("one", "two", "long")]
+        options = [*prefixes, "--poll-interval", "0.2", "--slot-save-path", folder / "slots"]
+        children.bioproxy("bioproxy-llama", self._ours, self._admin, f"http://127.0.0.1:{self._llama}", *options)
+        self._wait_warm("one", "two", "long")
+
+    def run(self) -> None:
+        """Have each state once or more, llama-server's own and bioproxy's."""
+        text = invented(TEMPLATE_TOKENS)
+        self.words.ask("direct, cold", self._llama, text)
+        self.words.ask("direct, hot", self._llama, text)
+        self._ask("switched", "one")
+        # What llama-server does by itself: it has the prompt in memory still (--cache-ram), until it is restarted.
+        self.words.ask("direct, later", self._llama, text)
+        self._ask("switched", "one")
+        self._ask("hot", "one")
+        self._ask("switched", "two")
+        self._ask("hot", "two")
+
+        self._server.end()
+        self._server = self._start_llama()
+        self._ask("restarted", "one")
+        self._ask("hot", "one")
+
+        self._write("one")
+        self._wait_warm("one")
+        self._ask("edited", "one")
+
+        self._write("long")
+        wait_for("a warm-up", lambda: 0 < self._template("long")["progress"] < 1)
+        self._ask("warming", "two")
+        self._write("one")
+        # At once, before anybody else can have noticed.
+        self._ask("cold", "one")
+        self._wait_warm("one", "long")
+
+    def among_users(self) -> float:
+        """Have the long template warmed up while somebody asks all the time; return how many seconds that took."""
+        self._ask("switched", "one")
+        self._write("long")
+        began = time.monotonic()
+        time.sleep(EVERY)
+        while self._template("long")["state"] != "warm":
+            if time.monotonic() > began + 200:
+                self.words.wrong.append(f"the long template is not warm after {time.monotonic() - began:.0f} s")
+                break
+            self._ask("among", "one")
+            time.sleep(EVERY)
+        return time.monotonic() - began
+
+    def _start_llama(self) -> Child:
+        slots = self._folder / "slots"
+        arguments = ["--model", self._model, "--generate", "small", "--port", self._llama, "--slot-save-path", slots]
+        server = self._children.start("llama", ["-m", "bioproxy.demo.llama_child", *arguments], self._llama, 60)
+        wait_for("llama.cpp", lambda: get(self._llama, "/health") is not None)
+        return server
+
+    def _write(self, name: str) -> None:
+        """Write a template anew."""
+        words = LONG_TOKENS if name == "long" else TEMPLATE_TOKENS
+        (self._folder / f"{name}.txt").write_text(invented(words) + "\n<{message}>")
+
+    def _ask(self, state: str, name: str) -> None:
+        self.words.ask(f"bioproxy, {state}", self._ours, f"@{name}")
+
+    def _template(self, name: str) -> Any:
+        status = get(self._admin, "/status") or {"templates": []}
+        return next((each for each in status["templates"] if each["name"] == name), {"progress": 0, "state": None})
+
+    def _wait_warm(self, *names: str) -> None:
+        """Wait until the current texts are warm, and nothing is going on any more."""
+
+        def warm() -> bool:
+            states = {self._template(name)["state"] for name in names}
+            return states == {"warm"} and get(self._admin, "/status")["gate"]["busy"] is None
+
+        # An edit must have been noticed first.
+        time.sleep(0.5)
+        wait_for(f"the warm-up of {', '.join(names)}", warm, 90)
 
 
-def saved(admin: int, name: str) -> bool:
-    """Tell whether bioproxy has a snapshot of the template's current text."""
-    status = get(admin, "/status") or {"templates": []}
-    return any(template["warmed_at"] for template in status["templates"] if template["name"] == name)
+def invented(words: int) -> str:
+    """Return a text that nobody has seen before.  The generated model has one token for each of its words."""
+    return " ".join(random.choices(COMMON_WORDS, k=words))
 
 
 def get(port: int, path: str) -> Any:
@@ -170,8 +250,12 @@ def report(words: FirstWords) -> None:
         middle = statistics.median(values) * 1000
         print(f"  {label:20}{middle:9.1f}{min(values) * 1000:9.1f}{max(values) * 1000:9.1f}{len(values):7}")
     hot = words.median("bioproxy, hot")
-    print(f"  bioproxy, restored / hot: {words.median('bioproxy, restored') / hot:.2f}")
-    print(f"  bioproxy, cold / hot: {words.median('bioproxy, cold') / hot:.1f}")
-    print(f"  bioproxy, cold / restored: {words.median('bioproxy, cold') / words.median('bioproxy, restored'):.1f}")
+    for state, goal in GOALS.items():
+        ratio = words.median(f"bioproxy, {state}") / hot
+        print(f"  {state} / hot: {ratio:.2f}, goal {goal:g}: {'reached' if ratio <= goal else 'MISSED'}")
+    switched = words.median("bioproxy, switched")
+    print(f"  cold / switched: {words.median('bioproxy, cold') / switched:.1f}")
+    more = words.median("bioproxy, warming") - switched
+    print(f"  warming - switched: {more:.2f} s; a piece of a warm-up aims at {PIECE_SECONDS:g} s")
     for text in words.wrong:
         print(f"  NOT AS INTENDED  {text}")

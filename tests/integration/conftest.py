@@ -16,22 +16,59 @@ from tests.integration.support import LlamaServer, RunningProxy, async_fixture
 
 LlamaOf = Callable[..., LlamaServer]
 ProxyOf = Callable[..., RunningProxy]
+ModelOf = Callable[..., Path]
+
+TOOLS_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>system\\nYou may call:\\n' }}"
+    "{% for tool in tools %}{{ tool | tojson + '\\n' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ 'No thinking.\\n' }}{% endif %}"
+    + tiny_model.CHAT_TEMPLATE
+)
+"""A chat template that puts tools and the switch for thinking before the messages."""
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
+    """Return a function that makes models, each one once."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name: str, size: tiny_model.Size, **more: Any) -> Path:
+        path = folder / f"{name}.gguf"
+        if not path.exists():
+            tiny_model.write_model(path, size, **more)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(model_of: ModelOf) -> Path:
     """Return a model that evaluates thousands of tokens a second."""
-    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    tiny_model.write_model(path, tiny_model.TINY)
-    return path
+    return model_of("tiny", tiny_model.TINY)
 
 
 @pytest.fixture(scope="session")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other(model_of: ModelOf) -> Path:
+    """Return another model of the same shape as `tiny`."""
+    return model_of("other", tiny_model.TINY, seed=2)
+
+
+@pytest.fixture(scope="session")
+def slow(model_of: ModelOf) -> Path:
     """Return a model on which a long prompt and a long answer take seconds."""
-    path = tmp_path_factory.mktemp("models") / "slow.gguf"
-    tiny_model.write_model(path, tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768))
-    return path
+    return model_of("slow", tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768))
+
+
+@pytest.fixture(scope="session")
+def bulky(model_of: ModelOf) -> Path:
+    """Return a model whose slot files are large for what they cost to compute, 16 kB a token."""
+    return model_of("bulky", tiny_model.Size(blocks=16, width=256, heads=4, feed_forward=64))
+
+
+@pytest.fixture(scope="session")
+def with_tools(model_of: ModelOf) -> Path:
+    """Return a model whose chat template knows system messages, tools and `enable_thinking`."""
+    return model_of("with-tools", tiny_model.TINY, chat_template=TOOLS_TEMPLATE)
 
 
 @async_fixture

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -29,6 +30,7 @@ from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
 
+from bioproxy.demo import tiny_model
 from bioproxy.service import Options, makeService
 
 T = TypeVar("T")
@@ -139,6 +141,28 @@ class Answer:
         return str(self.json()["choices"][0]["message"]["content"])
 
 
+ODDS: dict[str, Any] = {"logprobs": True, "top_logprobs": 10}
+"""Has a chat's answer tell the odds that `agree` compares."""
+
+
+def agree(one: Answer, other: Answer) -> bool:
+    """Tell whether two answers come from the same prompt on the same model, by the likeliest first tokens.
+
+    Texts would not do: the last digits depend on how a prompt was cut into pieces and where in the cache it lies, and
+    where two tokens of such a model are nearly as likely, the text becomes another one.  A wrong slot file makes a
+    difference of 0.5 and more.
+    """
+    first, second = (
+        {
+            each["token"]: each["logprob"]
+            for each in answer.json()["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        }
+        for answer in (one, other)
+    )
+    common = first.keys() & second.keys()
+    return len(common) >= 8 and all(abs(first[token] - second[token]) < 0.1 for token in common)
+
+
 async def begin(method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> Any:
     """Send a request over a connection of its own; fires with treq's response when its head is here."""
     pool = HTTPConnectionPool(reactor, persistent=False)
@@ -171,11 +195,19 @@ def conversation(*messages: str, **more: Any) -> dict[str, Any]:
     return {"messages": chat, "max_tokens": 8, "temperature": 0, **more}
 
 
+def prose(words: int, seed: int) -> str:
+    """Return a text of about so many tokens, another one for each seed."""
+    return " ".join(random.Random(seed).choices(tiny_model.COMMON_WORDS, k=words)) + ". "
+
+
 # llama.cpp.
 
 
 class LlamaServer:
-    """A llama.cpp in a child process.  It keeps its address, its model's path and its slot folder over restarts."""
+    """A llama.cpp in a child process.  It keeps its address, its model's path and its slot folder over restarts.
+
+    `arguments` are for the next start.
+    """
 
     def __init__(self, folder: Path, model: Path, *arguments: str, slots: bool = True) -> None:
         self.port = free_port()
@@ -183,7 +215,7 @@ class LlamaServer:
         self.model = model
         self.slots = folder / "slots"
         self._output = folder / f"llama-{self.port}.out"
-        self._arguments = [*arguments, *(["--slot-save-path", str(self.slots)] if slots else [])]
+        self.arguments = [*arguments, *(["--slot-save-path", str(self.slots)] if slots else [])]
         self._environment = environment(folder)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -193,7 +225,7 @@ class LlamaServer:
         with open(self._output, "wb") as output:
             # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
             self._process = subprocess.Popen(
-                [*command, "--port", str(self.port), "--threads", "1", *self._arguments],
+                [*command, "--port", str(self.port), "--threads", "1", *self.arguments],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.DEVNULL,
@@ -222,6 +254,11 @@ class LlamaServer:
     async def call(self, method: str, path: str, body: Any = None) -> Answer:
         """Ask it, past the proxy."""
         return await fetch(method, self.url + path, body)
+
+    async def cold(self, *messages: str, **more: Any) -> Answer:
+        """Return its answer to a chat when it computes all of it."""
+        question = conversation(*messages, cache_prompt=False, **more)
+        return await self.call("POST", "/v1/chat/completions", question)
 
     async def slot(self) -> Any:
         """Return what it says of its slot."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from twisted.web.server import Site
 
 from bioproxy.connections import Agents
+from bioproxy.demo import tiny_model
 from bioproxy.errors import LlamaError
 from bioproxy.llama import Llama, Witness
 from bioproxy.upstream import Upstream
 from tests.fakes import FakeLlama
-from tests.integration.support import Answer, LlamaServer, async_fixture, async_test, conversation, fetch, reactor
+from tests.integration.conftest import LlamaOf, ModelOf
+from tests.integration.support import Answer, async_fixture, async_test, conversation, eventually, fetch, reactor
 
 PREFIX = "Know this: the house by the sea is small. "
 
@@ -49,20 +51,36 @@ ServerOf = Callable[..., Awaitable[Server]]
 
 
 @async_fixture
-async def server_of(request: pytest.FixtureRequest, llama_of: Callable[..., LlamaServer]) -> AsyncIterator[ServerOf]:
+async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of: ModelOf) -> AsyncIterator[ServerOf]:
     """Return a function that starts the server that the test is run for."""
     ports: list[Any] = []
 
-    async def start(files: bool = True, slots_shown: bool = True, context: int = 16384) -> Server:
+    async def start(
+        files: bool = True,
+        slots_shown: bool = True,
+        context: int = 16384,
+        goes_back: bool = True,
+        reuses_files: bool = True,
+        idle: int | None = None,
+    ) -> Server:
         if request.param == "real":
             options = ["--ctx-size", str(context), *([] if slots_shown else ["--no-slots"])]
-            real = llama_of(*options, slots=files)
+            options += [] if idle is None else ["--sleep-idle-seconds", str(idle)]
+            # Without checkpoints these kinds of model show what older builds of llama.cpp can do with them.
+            kind, size = "tiny", tiny_model.TINY
+            if not goes_back:
+                kind, size = "hybrid", tiny_model.HYBRID
+            elif not reuses_files:
+                kind, size = "sliding", tiny_model.SLIDING
+            real = llama_of(*options, "--ctx-checkpoints", "0", model=model_of(kind, size), slots=files)
             await real.start()
             return Server(real.url, Llama(upstream(real.url)), real.restart)
         fake = FakeLlama()
         fake.files = {} if files else None
         fake.slots_shown = slots_shown
         fake.context = context
+        fake.goes_back, fake.reuses_files = goes_back, reuses_files
+        fake.asleep = idle is not None
         port = reactor.listenTCP(0, Site(fake.app.resource()), interface="127.0.0.1")
         ports.append(port)
         url = f"http://127.0.0.1:{port.getHost().port}"
@@ -80,6 +98,11 @@ async def server_of(request: pytest.FixtureRequest, llama_of: Callable[..., Llam
 def upstream(url: str) -> Upstream:
     """Return bioproxy's way to a server."""
     return Upstream(url, Agents.over_network(reactor, url), reactor)
+
+
+def bare(message: str) -> dict[str, Any]:
+    """Return a chat with nothing but a message."""
+    return {"messages": [{"role": "user", "content": message}]}
 
 
 on_both = pytest.mark.parametrize("server_of", ["fake", "real"], indirect=True)
@@ -211,6 +234,68 @@ async def test_slot_files(server_of: ServerOf) -> None:
 
 @on_both
 @async_test
+async def test_cannot_go_back(server_of: ServerOf) -> None:
+    """Some models go on from the end of what the slot holds, and from nowhere else; also after a restore."""
+    server = await server_of(goes_back=False)
+    tokens = list(range(60, 160))
+
+    async def evaluate(*prompt: int) -> tuple[int, int]:
+        result = await server.llama.evaluate(prompt)
+        return result.reused, result.computed
+
+    assert await evaluate(*tokens) == (0, 100)
+    await server.llama.save("a.bin")
+    assert await evaluate(*tokens, 200, 201) == (100, 2)
+    assert await evaluate(*tokens, 300, 301) == (0, 102), "two tokens back"
+    assert await evaluate(*tokens) == (0, 100), "and to the very end of the others"
+    assert await evaluate(*tokens) == (0, 100), "the last token is computed in any case, and it stands before that"
+    await evaluate(7, 8, 9)
+    await server.llama.restore("a.bin")
+    assert await evaluate(*tokens, 200, 201) == (100, 2)
+
+
+@on_both
+@async_test
+async def test_files_of_no_use(server_of: ServerOf) -> None:
+    """With some models nothing of a restored file is reused, though all of it is there; in the slot they go back."""
+    server = await server_of(reuses_files=False)
+    tokens = [60 + number % 800 for number in range(1500)]
+    await server.llama.evaluate(tokens)
+    saved = await server.llama.save("a.bin")
+    await server.llama.evaluate([7, 8, 9])
+    assert await server.llama.restore("a.bin") == saved
+    assert (await server.witness()).tokens == 1500
+    assert (await server.llama.evaluate([*tokens, 7, 8])).reused == 0
+    assert (await server.llama.evaluate([*tokens, 9, 8])).reused == 1500
+
+
+@on_both
+@async_test
+async def test_asleep(server_of: ServerOf) -> None:
+    """A server that sleeps says so, is healthy, and has the marker that it had; asking for that does not wake it."""
+    server = await server_of(idle=1)
+    marker = (await server.llama.props()).marker
+
+    async def asleep() -> bool:
+        return (await server.llama.props()).asleep
+
+    await eventually(asleep, seconds=5)
+    await server.llama.health()
+    assert await server.llama.props() == replace(await server.llama.props(), marker=marker, asleep=True)
+    assert (await server.call("GET", "/props")).json()["is_sleeping"] is True
+
+
+@on_both
+@async_test
+async def test_awake(server_of: ServerOf) -> None:
+    """A server that does not sleep says that."""
+    server = await server_of()
+    assert (await server.call("GET", "/props")).json()["is_sleeping"] is False
+    assert (await server.llama.props()).asleep is False
+
+
+@on_both
+@async_test
 async def test_empty_slot_is_saved(server_of: ServerOf) -> None:
     """Saving an empty slot is not refused; only the count of tokens tells."""
     server = await server_of()
@@ -282,10 +367,9 @@ async def test_odds(server_of: ServerOf) -> None:
 async def test_prefix_tokens(server_of: ServerOf) -> None:
     """The prefix tokens are what every chat begins with whose message begins so: all of them are reused."""
     server = await server_of()
-    tokens = await server.llama.prefix_tokens(PREFIX, 16384)
+    tokens = await server.llama.prefix_tokens(lambda message: bare(PREFIX + message), 16384)
     for message in ("why?", "a", "(", "Zebra"):
-        chat = {"messages": [{"role": "user", "content": PREFIX + message}]}
-        prompt = (await server.call("POST", "/apply-template", chat)).json()["prompt"]
+        prompt = (await server.call("POST", "/apply-template", bare(PREFIX + message))).json()["prompt"]
         assert PREFIX + message in prompt
         assert (await server.tokens(prompt))[: len(tokens)] == tokens
         await server.llama.evaluate(tokens)
@@ -299,8 +383,7 @@ async def test_prefix_tokens(server_of: ServerOf) -> None:
 async def test_counting_tokens(server_of: ServerOf) -> None:
     """Counting counts the whole chat, and agrees with the prompt's tokens to one or two."""
     server = await server_of()
-    chat = {"messages": [{"role": "user", "content": PREFIX}]}
-    prompt = (await server.call("POST", "/apply-template", chat)).json()["prompt"]
+    prompt = (await server.call("POST", "/apply-template", bare(PREFIX))).json()["prompt"]
     count = await server.llama.count_tokens(PREFIX)
     assert count is not None
     assert abs(count - len(await server.tokens(prompt))) <= 2

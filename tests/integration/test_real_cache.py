@@ -70,6 +70,7 @@ async def test_warm_by_itself(llama: LlamaServer, proxy_of: ProxyOf) -> None:
         "model": str(llama.model),
         "build": None,
         "slot_save": True,
+        "note": None,
     }
     assert status["gate"] == {"busy": None, "waiting": 0}
     assert {each["progress"] for each in status["templates"]} == {1}
