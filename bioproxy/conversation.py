@@ -30,6 +30,10 @@ class Turns:
         """Tell whether this begins with all messages of an earlier one."""
         return 0 < earlier.length <= len(self.chain) and self.chain[earlier.length - 1] == earlier.digest
 
+    def goes_beyond(self, earlier: Conversation) -> bool:
+        """Tell whether this has more messages than an earlier one, instead of asking the same once more."""
+        return len(self.chain) > earlier.length
+
     @property
     def whole(self) -> Conversation:
         """The conversation that it is."""

@@ -6,8 +6,10 @@ system message, tools (`bioproxy.shape`).  The guess is what the last clients se
 * at once, if nobody has used the present one since it was taken: then it was no good guess;
 * else when two first questions in a row had it: one stranger is no reason to disappoint a regular.
 
-Taking over costs a warm-up.  A client whose system message tells the time has a new shape each time, and following it
-would warm up for ever and never be right.  So after `GUESSES` guesses that nobody used, only the second rule is left.
+Taking over costs a warm-up.  A client whose system message tells the time has a new shape each time, or each minute,
+and following it would warm up for ever and never be right.  So after `GUESSES` guesses that nobody used, only the
+second rule is left; and each time that it applies, more in a row are asked for the next time, until the present shape
+was used again.
 
 What is learned survives a restart, in a file; losing it costs a few warm-ups.
 
@@ -29,6 +31,12 @@ FILE = "habits.json"
 GUESSES = 2
 """How many shapes in a row are taken over at once, without anybody using them."""
 
+IN_A_ROW = 2
+"""So many first questions in a row make a habit."""
+
+COSTLY = 2
+"""How many more are asked for after each change of habits."""
+
 RESTLESS = 3
 """So many different shapes in a row are no accident."""
 
@@ -38,14 +46,17 @@ class Habit:
     """How one template is used.
 
     `shape` is the one to warm up in, `used` whether anybody asked in it since it was taken; `guesses` counts shapes
-    taken in vain; `other` is the shape of the last first question if it was another, and `others` how many different
-    ones in a row there were.  `turn` is as in `Habits.turn`.
+    taken in vain, `changes` those taken from another that was used, less the questions in it since.  `other` is the
+    shape of the last first question if it was another, `in_a_row` how often it came, and `others` how many different
+    ones there were one after the other.  `turn` is as in `Habits.turn`.
     """
 
     shape: Shape = BARE
     used: bool = False
     guesses: int = 0
+    changes: int = 0
     other: str | None = None
+    in_a_row: int = 0
     others: int = 0
     turn: int = 0
 
@@ -64,7 +75,7 @@ class Habits:
         """Read what was learned before."""
         try:
             self._known = {name: habit(entry) for name, entry in self._state.read(FILE).items()}
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             self.log.warn("{file} is not understood, starting without: {error!r}", file=FILE, error=error)
         self._turn = max((each.turn for each in self._known.values()), default=0)
 
@@ -78,7 +89,8 @@ class Habits:
 
     def restless(self, name: str) -> bool:
         """Tell whether each client, or each request, has another shape, so that no guess is any good."""
-        return self._habit(name).others >= RESTLESS
+        known = self._habit(name)
+        return known.others >= RESTLESS or known.changes >= RESTLESS
 
     def asked(self, name: str, shape_digest: str, first_shape: Shape | None) -> None:
         """Learn from a question that was answered.
@@ -92,6 +104,7 @@ class Habits:
             known.turn = self._turn
         if shape_digest == known.shape.digest:
             known.used, known.guesses, known.other, known.others = True, 0, None, 0
+            known.changes = max(0, known.changes - 1)
         elif first_shape is not None and first_shape.keepable:
             self._consider(name, known, first_shape)
         if before != (known.shape, known.used, True):
@@ -100,13 +113,25 @@ class Habits:
     def _consider(self, name: str, known: Habit, shape: Shape) -> None:
         """Take over a new shape, or not."""
         again = known.other == shape.digest
-        guess = not known.used and known.guesses < GUESSES
+        known.in_a_row = known.in_a_row + 1 if again else 1
         known.others = 1 if again else known.others + 1
         known.other = shape.digest
-        if again or guess:
-            self.log.info("template {name}: questions have another shape now, it is warmed up in that", name=name)
-            # Two in a row are a use already.
-            known.shape, known.used, known.guesses = shape, again, 0 if again else known.guesses + 1
+        insists = known.in_a_row >= IN_A_ROW + known.changes
+        if not insists and (known.used or known.guesses >= GUESSES):
+            return
+        self.log.info("template {name}: questions have another shape now, it is warmed up in that", name=name)
+        # Who insists has used it already.
+        known.shape, known.used = shape, insists
+        known.guesses = 0 if insists else known.guesses + 1
+        known.changes += COSTLY if insists else 0
+
+    def refused(self, name: str) -> None:
+        """Note that llama-server makes no prompt of a template's shape: back to the bare one."""
+        known = self._known.get(name)
+        if known is not None and known.shape != BARE:
+            self.log.info("template {name}: llama-server refuses the shape of its last questions", name=name)
+            known.shape, known.used = BARE, True
+            self._save()
 
     def _habit(self, name: str) -> Habit:
         return self._known.get(name) or Habit()
@@ -126,5 +151,6 @@ class Habits:
 def habit(entry: Any) -> Habit:
     """Make a `Habit` of what JSON has of it.  Raises `TypeError`, `KeyError` and the like for anything else."""
     shape = Shape(str(entry["shape"]))
-    shape.request("")  # raises unless it is one
+    if not shape.keepable:
+        raise ValueError("no shape")
     return Habit(shape, bool(entry["used"]), int(entry["guesses"]), turn=int(entry["turn"]))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bioproxy.conversation import Conversation
+from bioproxy.conversation import Conversation, Turns
 from bioproxy.errors import LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.llama import Llama, Witness
 from bioproxy.shape import Key
@@ -33,8 +33,16 @@ class Held:
     witness: Witness
 
 
+@dataclass(frozen=True)
+class Believed:
+    """What the slot probably holds, a template with a conversation on it, where no witness can confirm it."""
+
+    key: Key
+    turns: Turns
+
+
 class Holding:
-    """What slot 0 holds: `now`, as far as is known.
+    """What slot 0 holds: `now`, as far as is known, or at least `perhaps`, as far as is believed.
 
     `visible` tells whether llama-server says what the slot holds (with ``--no-slots`` it does not).  `users` is true
     while it was a user who used the slot last, and false after a warm-up or a start of llama-server.
@@ -42,25 +50,29 @@ class Holding:
 
     def __init__(self, llama: Llama) -> None:
         self.now: Held | None = None
+        self.perhaps: Believed | None = None
         self.visible = True
         self.users = False
         self._llama = llama
 
     def forget(self) -> None:
         """Note that what the slot holds is unknown."""
-        self.now = None
+        self.now = self.perhaps = None
 
-    def taken_by_user(self) -> None:
-        """Note that a user's request is about to change the slot."""
-        self.now, self.users = None, True
+    def taken_by_user(self, believed: Believed | None = None) -> None:
+        """Note that a user's request is about to change the slot, and what it will probably leave there."""
+        self.forget()
+        self.perhaps, self.users = believed, True
 
     def taken_by_warmup(self) -> None:
         """Note that a warm-up is about to change the slot."""
-        self.now, self.users = None, False
+        self.forget()
+        self.users = False
 
     def begin_anew(self) -> None:
         """Note that another process of llama-server runs."""
-        self.now, self.visible, self.users = None, True, False
+        self.forget()
+        self.visible, self.users = True, False
 
     def has(self, key: Key | None) -> bool:
         """Tell whether the slot was left with this key's tokens."""
@@ -78,7 +90,7 @@ class Holding:
 
     async def note(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
         """Remember what the slot was left with, if its witness can be had."""
-        self.forget()
+        self.now = None
         try:
             witness = await self._llama.witness()
         except (LlamaError, UpstreamError, UpstreamTimeout):
@@ -87,6 +99,20 @@ class Holding:
         # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
         if witness is not None and witness.task is not None and not witness.busy:
             self.now = Held(name, key, conversation, saved, witness)
+
+    async def has_perhaps(self, key: Key, turns: Turns, tokens: int) -> bool:
+        """Tell whether the slot probably has what a request goes on with, or at least so many `tokens` of its template.
+
+        That is so after an answer that was broken off: llama-server holds what it had computed.  It compares tokens
+        itself, so a mistake costs time and nothing else.  Fails as `Llama`'s calls do.
+        """
+        believed = self.perhaps
+        if believed is None or believed.key != key:
+            return False
+        witness = await self._llama.witness()
+        if witness is None:
+            return turns.continues(believed.turns.whole)
+        return witness.tokens > tokens
 
     async def look(self) -> Held | None:
         """Fire with what the slot holds, if the witness confirms it.  Fails as `Llama`'s calls do."""

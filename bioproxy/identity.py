@@ -61,19 +61,39 @@ class Model:
 class Identity:
     """Knows the model that runs now.
 
-    `current` is the model as it was last found, or `None` while it is unknown.  It is for judging what is warm; before
-    a file is restored, `find_out` makes sure.
+    `current` is the model as it was last found, or `None` while it is unknown.  It is for judging what is warm;
+    before a file is restored, `find_out` makes sure.  `certain` tells whether nothing was noticed since that could
+    have changed it: then a file can be said to be of this model.
     """
 
     def __init__(self, llama: Llama) -> None:
         self._llama = llama
         self._props: Props | None = None
         self.current: Model | None = None
+        self._sleeps = False
+        self._certain = False
+
+    @property
+    def certain(self) -> bool:
+        """Whether `current` is surely the model that is loaded now."""
+        return self.current is not None and self._certain
+
+    def fell_asleep(self) -> None:
+        """Note that llama-server has unloaded its model.
+
+        It may load another one from the same file when it wakes up, and may sleep and wake up between two looks.  So
+        from now on nothing but the fingerprint is believed.
+        """
+        self._sleeps, self._certain = True, False
 
     def seen(self, props: Props) -> None:
         """Note the properties of the process that runs now: if they are others, so may be the model."""
         if props != self._props or props.marker == FIXED_MARKER:
-            self.current = None
+            self.current, self._sleeps = None, False
+
+    async def unchanged(self) -> bool:
+        """Tell whether the process that was known still runs, awake.  Fails as `Llama`'s calls do."""
+        return self.current is not None and await self._llama.props() == self._props
 
     async def find_out(self) -> Model:
         """Fire with the model.  Overwrites slot 0 unless it is known already.  Fails as `Llama`'s calls do."""
@@ -85,9 +105,10 @@ class Identity:
             # It will be, or was, loaded anew, from its file: nothing was done in this slot yet, not even the
             # fingerprint taken.  So it is in a new process, and after sleep (``--sleep-idle-seconds``) in the same one.
             self.current = None
-        if self.current is None or self.current.facts != facts:
+        if self.current is None or self._sleeps or self.current.facts != facts:
             odds = await self._llama.next_token_odds(SAMPLE)
             likely = tuple((token, odd) for token, odd in odds if math.isfinite(odd))
             self.current = Model(facts, likely, props.model or "", props.build or "")
             self._props = replace(props, asleep=False)  # now at least it is awake
+            self._certain = True
         return self.current

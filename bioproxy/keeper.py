@@ -64,14 +64,16 @@ class Keeper:
             held = await self._holding.look()
             if held is None:
                 return
-            # Also if it fails now: the next try is when it has grown again.
-            self._holding.now_saved(held.witness.tokens)
-            await self._files.save(held.name, CHAT, held.key, held.witness.tokens, conversation=held.conversation)
+            tokens = held.witness.tokens
+            await self._files.save(held.name, CHAT, held.key, tokens, conversation=held.conversation)
+            self._holding.now_saved(tokens)
             self._failing = False
         except (SaveFailed, LlamaError, UpstreamError, UpstreamTimeout) as error:
             if not self._failing:  # a full disk stays full: one line is enough
                 self.log.warn("a conversation is not kept: {error}", error=error)
             self._failing = True
+            # The next try is when it has grown again.
+            self._holding.now_saved(self._holding.now.witness.tokens if self._holding.now is not None else 0)
 
     def continued(self, name: str, turns: Turns) -> Snapshot | None:
         """Return the record of the template's saved conversation if these turns go on with it.

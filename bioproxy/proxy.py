@@ -30,13 +30,14 @@ from bioproxy.errors import BodyTooLarge, ProxyError
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
 from bioproxy.headers import Pair, end_to_end
+from bioproxy.holding import Believed
 from bioproxy.journal import Journal, Record
 from bioproxy.outlet import Outlet
 from bioproxy.poller import Poller
 from bioproxy.ports import AnyPath
 from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
-from bioproxy.targets import SLOT_ACTIONS, origin_form, path_of, uses_slot
+from bioproxy.targets import ADAPTERS, is_save, origin_form, path_of, uses_slot
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
 
@@ -100,6 +101,8 @@ class Proxy:
                 request.setHeader("X-Bioproxy-Request-Id", record.id)
                 await self._gated(request, outlet, target, self._body(request), record, timings)
             else:
+                if record.path == ADAPTERS and request.method == b"POST":
+                    self._slot.model_changed()
                 await self._send(request, outlet, target, self._body(request), record, timings)
         except CancelledError:
             raise
@@ -135,15 +138,16 @@ class Proxy:
                 prepared = await self._prepare(request, filled, record)
             else:
                 await self._slot.keeper.keep()  # what the slot holds will be lost
-                if record.path.startswith(SLOT_ACTIONS) and b"action=save" in target:
+                if is_save(record.path, target):
                     self._slot.files.changed(filename(body))
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
-            self._slot.holding.taken_by_user()
+            reusable = filled is not None and filled.reuse
+            self._slot.holding.taken_by_user(Believed(filled.key, filled.turns) if filled and reusable else None)
             await self._send(request, outlet, target, body, record, timings)
 
             # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already.
-            if filled is not None and prepared is not None and record.status == 200:
+            if filled is not None and prepared is not None and reusable and record.status == 200:
                 await self._learn(filled, prepared, timings.values.get("cache_n"))
 
     async def _fill(self, path: str, body: bytes) -> Filled | None:

@@ -63,7 +63,7 @@ class Found:
     """A request that names templates.
 
     `matches` is never empty, and in the order of the conversation; `messages` has a fingerprint of each message as it
-    was typed; `reuse` is false if the client wants everything computed anew (``"cache_prompt": false``).
+    was typed; `reuse` is false if nothing computed before is of use (``"cache_prompt": false``, ``"lora"``).
     """
 
     source: str
@@ -129,7 +129,9 @@ def find(body: bytes, templates: Iterable[Template]) -> Found | None:
             return None
         messages = tuple(digest(json.dumps(message)) for message in request["messages"])
         shape = Shape.around(request, matches[0].place)
-        return Found(source, matches, shape, messages, request.get("cache_prompt") is not False)
+        # With adapters of its own a request's KV cache is not that of the model as it runs.
+        reuse = request.get("cache_prompt") is not False and not request.get("lora")
+        return Found(source, matches, shape, messages, reuse)
     except ValueError:  # not UTF-8, or not JSON
         return None
     except RecursionError:

@@ -105,7 +105,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
 
     for service in (
-        State(state, snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates)),
+        State((state, folder), (snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),

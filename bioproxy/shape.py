@@ -86,10 +86,11 @@ class Shape:
 
     @cached_property
     def keepable(self) -> bool:
-        """Whether it is worth warming up in this shape, because the next first question may well have it too.
+        """Whether it may be kept to warm up in, because the next first question may well have it too.
 
-        Not with an answer before the template: that is the history of one conversation.  And not with anything but text
-        (an image becomes other tokens than its place in the prompt says), nor with what is no JSON (``1e400``).
+        Only instructions to the model may stand before the template: what a user or the model said there belongs to one
+        conversation, and is not to be kept.  And nothing but text (an image becomes other tokens than its place in the
+        prompt says), and no numbers that JSON does not have (``1e400``).
         """
 
         def no_number(word: str) -> float:
@@ -97,15 +98,18 @@ class Shape:
 
         try:
             shape = json.loads(self.source, parse_constant=no_number)
-        except ValueError:
+            messages, kinds = shape["messages"], (shape["message"], shape["fields"])
+            contents = [message["content"] for message in messages]
+            roles = {message["role"] for message in messages}
+            parts = [part["type"] for content in contents if isinstance(content, list) for part in content]
+        except (ValueError, LookupError, TypeError, RecursionError):
             return False
-        contents = [message.get("content") for message in shape["messages"] if isinstance(message, dict)]
-        parts = [part for content in contents if isinstance(content, list) for part in content] + shape["parts"]
-        roles = [message.get("role") if isinstance(message, dict) else None for message in shape["messages"]]
         return (
             len(self.source) <= LARGEST
-            and all(role in ("system", "developer", "user") for role in roles)
-            and all(isinstance(part, dict) and part.get("type") == "text" for part in parts)
+            and shape["parts"] == []
+            and all(isinstance(kind, dict) for kind in kinds)
+            and roles <= {"system", "developer"}
+            and set(parts) <= {"text"}
         )
 
 

@@ -43,7 +43,8 @@ class Prepared:
     """How the slot came to hold a template: `cache` is ``hot``, ``restored`` or ``cold``.
 
     `miss` says why it was cold, `restore_ms` how long the restore took, in milliseconds.  `promised` is how many tokens
-    should be reused now, where that is known and worth checking, and `source` the kind of file they came from, if any.
+    should be reused now, where that is known and worth checking; `source` is the kind of file that was restored, and
+    `CHAT` for a conversation that the slot held.
     """
 
     cache: str
@@ -89,9 +90,14 @@ class Slot:
         self.proof.begin_anew()
         self._doubted.clear()
 
+    def model_changed(self) -> None:
+        """Note that somebody changes the model that runs: its adapters."""
+        self.holding.forget()
+        self._identity.current = None
+
     def saved(self, name: str, key: Key | None) -> Snapshot | None:
         """Return the template's snapshot if it is for this key and the model that runs now."""
-        return self._for_key(name, key) if name not in self._doubted else None
+        return self._for_key(name, key) if self.files.of_use and name not in self._doubted else None
 
     async def prepare(self, name: str, key: Key, turns: Turns = NOBODY) -> Prepared:
         """Bring as much as possible of a prompt into the slot without computing it.
@@ -102,7 +108,8 @@ class Slot:
         try:
             prepared = await self._prepare(name, key, turns)
         except (LlamaError, UpstreamError, UpstreamTimeout, OSError) as error:
-            self.log.warn("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
+            # The request itself will meet the same trouble, and its line in the log tells.
+            self.log.debug("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
             self.holding.forget()
             prepared = Prepared("cold")  # the error that the client will get says more than any reason here
         self._seen[name] = key
@@ -123,7 +130,7 @@ class Slot:
         if prepared.source is None:
             return self.proof.gone_back(prepared.promised, reused)
         useful = helped(prepared.promised, reused)
-        if not useful:
+        if not useful and prepared.cache == "restored":
             self._metrics.slot_restores.labels(name, "ineffective").inc()
         if prepared.source == CHAT:
             self.proof.conversation(useful)
@@ -154,11 +161,21 @@ class Slot:
 
     async def _prepare(self, name: str, key: Key, turns: Turns) -> Prepared:
         held, chat = await self.holding.look(), self.keeper.continued(name, turns)
-        # 1. The slot holds the conversation.
+        prefix = self._for_key(name, key)
+        template_tokens = prefix.tokens if prefix is not None else None
+        # 1. The slot holds the conversation.  Asking the same once more needs a model that can go back to the question.
         same = held is not None and held.key == key
         conversation = held.conversation if held is not None else None
         if same and conversation is not None and turns.continues(conversation):
-            return Prepared("hot")
+            if turns.goes_beyond(conversation) and self.proof.conversations:
+                return Prepared("hot", promised=template_tokens, source=CHAT)
+            if self.proof.goes_back:
+                return Prepared("hot", promised=template_tokens)
+        if held is None and self.proof.goes_back:
+            goes_on = self.holding.perhaps is not None and turns.continues(self.holding.perhaps.turns.whole)
+            perhaps = (goes_on or chat is None) and await self.holding.has_perhaps(key, turns, template_tokens or 0)
+            if perhaps and await self._identity.unchanged():
+                return Prepared("hot")
         # 2. A file has it.  Another conversation on this template is not kept then: it would be written over this one.
         if chat is None or held is None or held.name != name:
             await self.keeper.keep()
@@ -166,8 +183,7 @@ class Slot:
         if same and chat is None and conversation is None:
             return Prepared("hot")
         if same and chat is None and self.proof.goes_back:
-            prefix = self.saved(name, key)
-            return Prepared("hot", promised=prefix.tokens if prefix is not None else None)
+            return Prepared("hot", promised=template_tokens)
         self.holding.forget()
         return await self._restore(name, key, chat)
 

@@ -10,6 +10,7 @@ Everything here happens inside the gate.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -31,6 +32,14 @@ from bioproxy.speed import Speed
 
 class SaveFailed(Exception):
     """The slot could not be saved.  The text says why, for a person."""
+
+
+class Disturbed(SaveFailed):
+    """Something else happened to the slot meanwhile; the next save may well succeed."""
+
+
+SHORTEST_REST, LONGEST_REST = 30.0, 600.0
+"""Seconds without slot files after saves of two templates failed, doubled with each failure in a row."""
 
 
 class SlotFiles:
@@ -61,16 +70,20 @@ class SlotFiles:
         self._speed = speed
         self._proof = proof
         self._clock = clock
+        self._failed: set[str] = set()
+        self._pause = 0.0
+        self._rests_until = -math.inf
 
     @property
     def of_use(self) -> bool:
-        """Whether llama-server keeps slot files, and restoring them helps."""
-        return bool(self.enabled) and self._proof.trouble is None
+        """Whether llama-server keeps slot files, they can be saved, and restoring them helps."""
+        rests = self._clock.seconds() < self._rests_until
+        return bool(self.enabled) and self._proof.trouble is None and not rests
 
     @property
     def model_known(self) -> bool:
         """Whether it is known which model runs; without that nothing can be saved."""
-        return self._identity.current is not None
+        return self._identity.certain
 
     def recorded(self, name: str, kind: str) -> Snapshot | None:
         """Return what the record has, whatever model it is of."""
@@ -132,7 +145,8 @@ class SlotFiles:
             self._snapshots.drop(name, kind)
             raise
         if loaded is not None:
-            result = "ok" if loaded.tokens == entry.tokens else "failed"
+            same = loaded.tokens == entry.tokens and loaded.size == entry.size
+            result = "ok" if same else "failed"
         self._metrics.slot_restores.labels(name, result).inc()
         if loaded is None or result != "ok":
             self._snapshots.drop(name, kind)
@@ -165,19 +179,33 @@ class SlotFiles:
             known = self._snapshots.get(name, kind)
             if known is None or known.filename != filename:
                 self.folder.remove(filename)  # what was written there, if anything was, is of no use to anybody
+            if not isinstance(error, Disturbed | UpstreamError | UpstreamTimeout):
+                self._rest(name)
             raise SaveFailed(f"saving {filename}: {error}") from None
+        self._pause = 0.0
+        self._failed.clear()
         self._metrics.slot_saves.labels(name, "ok").inc()
         self._metrics.slot_bytes.labels("saved").inc(entry.size)
         return entry
+
+    def _rest(self, name: str) -> None:
+        """Do without files for a while, if it is not only this template that cannot be saved.
+
+        With a full disk, or a wrong folder, the next one would fare no better, and computing it would be in vain.
+        """
+        self._failed.add(name)
+        if len(self._failed) > 1:
+            self._pause = min(max(SHORTEST_REST, 2 * self._pause), LONGEST_REST)
+            self._rests_until = self._clock.seconds() + self._pause
 
     async def _write(self, name: str, kind: str, filename: str, tokens: int) -> tuple[int, Model]:
         """Have llama-server write the file; fire with its bytes and the model."""
         model = self._identity.current
         before = await self._llama.witness()
-        if model is None:
-            raise SaveFailed("llama-server was restarted")
+        if model is None or not self._identity.certain:
+            raise Disturbed("llama-server was restarted")
         if before is not None and (before.busy or before.tokens != tokens):
-            raise SaveFailed("somebody else used the slot")
+            raise Disturbed("somebody else used the slot")
         if not self.folder.has_room(size := self._speed.bytes_of(tokens)):
             raise SaveFailed(f"about {size >> 20} MiB are needed, and too little is free in {self.folder.path}")
         known = self._snapshots.get(name, kind)
@@ -189,10 +217,10 @@ class SlotFiles:
         took = self._clock.seconds() - began
         # Was it still this content that was saved?  An unchanged witness says so, and that it is the same process.
         if written.tokens != tokens or await self._llama.witness() != before:
-            raise SaveFailed("somebody else used the slot")
+            raise Disturbed("somebody else used the slot")
         # Without a witness at least the model must still be the same.
         if before is None and not model.matches(await self._identity.find_out()):
-            raise SaveFailed("the model changed")
+            raise Disturbed("the model changed")
         self._speed.saved(written.tokens, written.size, took)
         return written.size, model
 

@@ -10,12 +10,14 @@ Knows nothing of llama-server's calls and of the record.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from bioproxy.errors import ConfigError
 from bioproxy.snapshots import NAMES, Snapshot, names_of
 
 MAGIC = b"qsgg"
@@ -36,6 +38,28 @@ class SlotFolder:
     def __init__(self, path: Path | None, free: Callable[[Path], int] = free_bytes) -> None:
         self.path = path
         self._free = free
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy writes there.
+
+        Two would write over each other's files, warm up again, and so on for ever.
+        """
+        try:
+            if self.path is not None:
+                self._lock = os.open(self.path, os.O_RDONLY)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(f"slot_save_path: another bioproxy uses {self.path}") from None
+        except OSError:
+            pass  # not there, or on a disk without locks: `complaints` tells the first, and the second is no reason
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def whole(self, entry: Snapshot) -> bool:
         """Tell whether the file is as it was when it was recorded: of the same size, and not written since."""

@@ -14,9 +14,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from twisted.application.service import Service
 from twisted.logger import Logger
@@ -93,22 +93,34 @@ def open_private(path: Path) -> TextIO:
     return file
 
 
-class State(Service):
-    """Holds the folder for as long as the service runs."""
+class Folder(Protocol):
+    """A folder that only one bioproxy may use."""
 
-    def __init__(self, folder: StateFolder, *readers: Callable[[], None]) -> None:
+    def open(self) -> None:
+        """Lock it.  Raises `ConfigError`."""
+
+    def close(self) -> None:
+        """Let go of it."""
+
+
+class State(Service):
+    """Holds folders for as long as the service runs."""
+
+    def __init__(self, folders: Sequence[Folder], readers: Sequence[Callable[[], None]]) -> None:
         self.setName("state")
-        self._folder = folder
+        self._folders = folders
         self._readers = readers
 
     def startService(self) -> None:
-        """Open it, and let those read who keep something there."""
+        """Open them, and let those read who keep something there."""
         super().startService()
-        self._folder.open()
+        for folder in self._folders:
+            folder.open()
         for read in self._readers:
             read()
 
     def stopService(self) -> None:
-        """Close it."""
+        """Close them."""
         super().stopService()
-        self._folder.close()
+        for folder in self._folders:
+            folder.close()

@@ -9,7 +9,7 @@ Pure functions; knows nothing of Twisted.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
 
 from bioproxy.errors import BadTarget
 
@@ -24,6 +24,9 @@ GATED = frozenset(
 
 SLOT_ACTIONS = "/slots/"
 """Where the paths begin that save, restore and erase a slot."""
+
+ADAPTERS = "/lora-adapters"
+"""Where adapters are switched on and off, which makes another model of it."""
 
 
 def uses_slot(method: bytes, path: str) -> bool:
@@ -48,3 +51,9 @@ def origin_form(uri: bytes) -> bytes:
 def path_of(target: bytes) -> str:
     """Return the path in a target, as llama-server will understand it: without its query, and with %2F as a slash."""
     return unquote_to_bytes(target.partition(b"?")[0].partition(b"#")[0]).decode("utf-8", "replace")
+
+
+def is_save(path: str, target: bytes) -> bool:
+    """Tell whether a request has llama-server save its slot to a file."""
+    query = urlsplit(target).query.decode("ascii", "replace")
+    return path.startswith(SLOT_ACTIONS) and "save" in parse_qs(query).get("action", [])

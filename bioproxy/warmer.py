@@ -22,10 +22,10 @@ from bioproxy.habits import Habits
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller, error_texts
 from bioproxy.prefix import DoesNotFit, Prefixes
-from bioproxy.shape import Key
+from bioproxy.shape import BARE, Key
 from bioproxy.slot import Slot
 from bioproxy.slot_files import SaveFailed
-from bioproxy.troubles import Troubles
+from bioproxy.troubles import LONGEST_PAUSE, Troubles
 from bioproxy.warmup import Warmup
 from bioproxy.watch import Watch
 
@@ -34,6 +34,10 @@ INTERVAL = 0.5
 
 IDLE = 3.0
 """Seconds without anybody at the gate after which a conversation is saved."""
+
+
+CHANGES = 2
+"""So often a text may change during its warm-up without anybody thinking anything of it."""
 
 
 class Warmer:
@@ -71,6 +75,7 @@ class Warmer:
         self._asked: set[str] = set()
         self._troubles = Troubles(clock)
         self._brought_back: object = None
+        self._changing: dict[str, tuple[int, float]] = {}
 
     def asked(self, name: str) -> None:
         """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
@@ -134,15 +139,19 @@ class Warmer:
             if self._slot.doubted(name):
                 self._prefixes.forget()
             about = self._about(name)
-            tokens = await self._prefixes.tokens(text.prefix, self._habits.shape(name), self._watch.context, about)
+            tokens = await self._prefix_tokens(name, text.prefix, about)
             self.tokens[name] = len(tokens)
             if self._gate.busy:
                 return  # a user came meanwhile
             self._brought_back = None
-            if await self._gate.warmup(lambda: self._warmup.run(name, key, tokens, lambda: self.key(name) == key)):
+            done = await self._gate.warmup(lambda: self._warmup.run(name, key, tokens, lambda: self.key(name) == key))
+            if done and self.key(name) == key:
                 self._troubles.over(name)
+                self._changing.pop(name, None)
             else:
                 self._metrics.warmups.labels(name, "preempted").inc()
+                if done:
+                    self._note_change(name)
         except DoesNotFit as error:
             self.tokens[name] = error.tokens or 0
             self._failed(name, str(error), None)
@@ -150,6 +159,22 @@ class Warmer:
             self._failed(name, str(error), self._clock.seconds() - began)
         finally:
             self._show()
+
+    async def _prefix_tokens(self, name: str, text: str, about: object) -> list[int]:
+        """Fire with a template's prefix tokens."""
+        shape = self._habits.shape(name)
+        try:
+            return await self._prefixes.tokens(text, shape, self._watch.context, about)
+        except LlamaError as error:
+            if shape != BARE and error.status != 503:
+                self._habits.refused(name)
+            raise
+
+    def _note_change(self, name: str) -> None:
+        """Note that a text changed while it was warmed up: one that does so all the time has to wait, ever longer."""
+        times, _ = self._changing.get(name, (0, 0.0))
+        pause = min(LONGEST_PAUSE, 2.0**times) if times >= CHANGES else 0.0
+        self._changing[name] = (times + 1, self._clock.seconds() + pause)
 
     async def _tidy_up(self) -> None:
         """Nothing needs to be warmed up: keep what a user left in the slot, or bring back what warm-ups displaced."""
@@ -186,9 +211,14 @@ class Warmer:
             return False
         if self._troubles.must_wait(name, self._about(name)):
             return False
+        if self._clock.seconds() < self._changing.get(name, (0, 0.0))[1]:
+            return False
         if self._slot.files.of_use:
             return self._slot.saved(name, key) is None
-        # Without files only one template can be warm, in the slot itself: the one that was asked for last.
+        # Without files only one template can be warm, in the slot itself: the one that was asked for last.  It is not
+        # worth waking llama-server up for: as soon as it sleeps again, the slot is empty.
+        if self._watch.asleep:
+            return False
         # What a user left there on this template stays, even if it is in another shape.
         held, holding = self._slot.holding.now, self._slot.holding
         theirs = holding.users and held is not None and held.name == name

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -78,6 +79,7 @@ class Warmup:
         self._head_start = HeadStart(slot.files, llama, slot.proof)
         self._progress: dict[str, tuple[Key, float]] = {}
         self._at_risk: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
 
     def progress(self, name: str, key: Key) -> float:
         """Return how far the template's last warm-up for this key came, from 0 to 1."""
@@ -131,16 +133,22 @@ class Warmup:
         """Evaluate the tokens piece by piece, for as long as they are wanted."""
         start = done = await self._head_start.restore(name, tokens)
         self._tell(name, key, done / len(tokens))
-        piece = self._piece()
+        piece = self._piece(name)
         while done < len(tokens) and wanted():
             end = min(done + piece, len(tokens))
-            reused = await self._evaluate(name, tokens, end)
+            try:
+                reused = await self._evaluate(name, tokens, end)
+            except CancelledError:
+                if done == start:
+                    # Users come so often that not even one piece gets done.  A smaller one may.
+                    self._seconds[name] = self._seconds.get(name, PIECE_SECONDS) / 2
+                raise
             self._tell(name, key, end / len(tokens))
             if done == start and start:
                 self._slot.proof.helped() if helped(start, reused) else self._slot.proof.did_not_help(start, reused)
             # Some models cannot even go on from the end (a sliding window without --swa-full, in older builds).  Then
             # each piece computes all those before once more, and pieces that double keep that bearable.
-            piece = self._piece() if helped(done, reused) else max(self._piece(), end)
+            piece = self._piece(name) if helped(done, reused) else max(self._piece(name), end)
             done = end
             if done < len(tokens):
                 await self._save_part(name, key, tokens[:done])
@@ -163,7 +171,8 @@ class Warmup:
     async def _save_part(self, name: str, key: Key, tokens: Sequence[int]) -> None:
         """Save the beginning of a warm-up, if it has become worth that."""
         seconds = self._speed.save_seconds(len(tokens)) or 0.0
-        if not self._files.of_use or self._at_risk.get(name, 0.0) < max(PIECE_SECONDS, REST * seconds):
+        least = self._seconds.get(name, PIECE_SECONDS)
+        if not self._files.of_use or self._at_risk.get(name, 0.0) < max(least, REST * seconds):
             return
         with self._gate.let_finish():
             try:
@@ -186,6 +195,7 @@ class Warmup:
         """Clean up after a warm-up that was finished."""
         self._progress.pop(name, None)
         self._at_risk.pop(name, None)
+        self._seconds.pop(name, None)
         self._files.discard(name, PART)
         chat, prefix = self._files.recorded(name, CHAT), self._files.recorded(name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:
@@ -194,7 +204,8 @@ class Warmup:
     def _tell(self, name: str, key: Key, progress: float) -> None:
         self._progress[name] = (key, progress)
 
-    def _piece(self) -> int:
+    def _piece(self, name: str) -> int:
         """Return how many tokens the next piece may have: about `PIECE_SECONDS` of work, at the speed measured."""
-        tokens = self._speed.tokens_in(PIECE_SECONDS, otherwise=FIRST_PIECE)
+        seconds = self._seconds.get(name, PIECE_SECONDS)
+        tokens = self._speed.tokens_in(seconds, otherwise=int(FIRST_PIECE * seconds))
         return min(max(tokens, SMALLEST_PIECE), self._longest_piece)

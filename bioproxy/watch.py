@@ -101,6 +101,7 @@ class Watch:
         self.model, self.build, self.context = props.model, props.build, props.context
         if props.asleep and not self.asleep:
             self._slot.holding.begin_anew()
+            self._identity.fell_asleep()
         self.asleep, props = props.asleep, replace(props, asleep=False)
         # After it was away it may be another process even with the same marker: older builds all have the same.
         if props != self._props or not self.up:

@@ -116,8 +116,11 @@ class FakeLlama:
         await self._pause(request, path)
         if self.loading:
             raise Refusal(503, "Loading model", "unavailable_error")
+        answer = self.answers.get(path)
+        if isinstance(answer, Refusal):
+            raise answer
         if path in self.answers:
-            raise Instead(self.answers[path])
+            raise Instead(answer)
         if body and parsed is None:
             raise Refusal(400, "parse error")
         return parsed

@@ -66,10 +66,33 @@ class Shapes(HabitsTest):
 
     def test_used(self) -> None:
         """A shape that was used stays until two first questions in a row have the same other one."""
-        for used in (BARE, ONE):
-            self.ask(used, used)
-            self.assertEqual(used, self.ask(TWO))
-            self.assertEqual(TWO, self.ask(TWO))
+        self.assertEqual(BARE, self.ask(BARE, TWO))
+        self.assertEqual(TWO, self.ask(TWO))
+
+    def test_once_more(self) -> None:
+        """After such a change more in a row are asked for, two more each time, and one fewer for each use."""
+        self.assertEqual(TWO, self.ask(BARE, TWO, TWO))
+        self.assertEqual(TWO, self.ask(ONE, ONE, ONE))
+        self.assertEqual(ONE, self.ask(ONE))
+        self.assertEqual(ONE, self.ask(ONE, ONE, TWO, TWO, TWO))
+        self.assertEqual(TWO, self.ask(TWO))
+
+    def test_slow_clock(self) -> None:
+        """A clock that shows the same for three questions is not followed for ever, either, and it is told."""
+        minutes = [told(f"It is {minute} past.") for minute in range(30)]
+        kept = [self.ask(minute, minute, minute) for minute in minutes]
+        self.assertLess(len(set(kept)), 6)
+        self.assertEqual(1, len(set(kept[10:])))
+        self.assertTrue(self.habits.restless("code"))
+
+    def test_refused(self) -> None:
+        """A shape that llama-server makes no prompt of is given up for the bare one."""
+        self.ask(ONE)
+        self.habits.refused("code")
+        self.assertEqual(BARE, self.ask())
+        self.habits.refused("code")
+        self.habits.refused("never asked for")
+        self.assertEqual(BARE, self.ask())
 
     def test_not_in_a_row(self) -> None:
         """Others in turn, or the regular one in between, are not two in a row."""

@@ -125,6 +125,18 @@ class FindingOut(SlotTest):
         self.server.restart(FIXED_MARKER)
         self.assertEqual([True] * 3, [self.taken() for _ in range(3)])
 
+    def test_seen_asleep(self) -> None:
+        """Once it was seen asleep only the fingerprint is believed: it may sleep and wake up between two looks."""
+        self.find_out()
+        identity = self.built.identity
+        self.assertTrue(identity.certain)
+        identity.fell_asleep()
+        self.assertEqual((False, False), (identity.certain, identity.current is None))
+        self.assertEqual([True] * 3, [self.taken() for _ in range(3)])
+        self.assertTrue(identity.certain)
+        self.server.restart()
+        self.assertEqual([True, False], [self.taken() for _ in range(2)])
+
     def test_woken_up(self) -> None:
         """After sleep the model was loaded anew, from its file: it may be another one in the same process."""
         model, _ = self.find_out()

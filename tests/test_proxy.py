@@ -103,10 +103,22 @@ class Templates(WorldTest):
         self.assertEqual(400, world.chat("@code too long").status)
         self.assertFalse(world.holding.has(KEY))
 
+    def test_broken_off_and_asked_again(self) -> None:
+        """A client that stops an answer and asks again finds what was computed: nothing is restored over it."""
+        world = self.warm_world()
+        for place in ("stream", "body"):
+            world.llama_server.pause_at = {place}
+            world.chat("@code why?", stream=place == "stream").hang_up()
+            world.llama_server.pause_at = set()
+            call = world.chat("@code why?")
+            self.assertEqual("hot", call.headers["x-bioproxy-cache"])
+            self.assertEqual(1, call.json()["timings"]["prompt_n"])
+
     def test_clients_own_slot_calls(self) -> None:
         """A client's save over a file of ours makes that file's record go, and any such call the slot unknown."""
         for action, filename, kept in (
             ("save", "code.bin", False),
+            ("%73ave", "code.bin", False),
             ("save", "mine.bin", True),
             ("restore", "mine.bin", True),
             ("erase", "", True),
@@ -116,6 +128,20 @@ class Templates(WorldTest):
             self.assertFalse(world.holding.has(KEY))
             self.assertEqual(kept, world.slot.saved("code", KEY) is not None, (action, filename))
             self.assertIsNone(world.gate.busy)
+
+    def test_adapters(self) -> None:
+        """A request with adapters of its own reuses nothing and leaves nothing of use; a change of them forgets all."""
+        world = self.warm_world()
+        for _ in range(2):
+            call = world.chat("@code why?", lora=[{"id": 0, "scale": 0}])
+            self.assertEqual(
+                ("cold", "ineffective"), (call.headers["x-bioproxy-cache"], call.headers["x-bioproxy-miss"])
+            )
+            self.assertEqual((None, None), (world.holding.now, world.holding.perhaps))
+        self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
+        world.send("POST", "/lora-adapters", b"[]")
+        self.assertEqual((None, None), (world.holding.now, world.identity.current))
+        self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
 
     def test_odd_slot_calls(self) -> None:
         """A call for the slot whose body says nothing useful is llama-server's to judge."""

@@ -124,8 +124,9 @@ class Keepable(SynchronousTestCase):
     """Which shapes are worth warming up in."""
 
     def test_worth_it(self) -> None:
-        """Instructions, tools and settings are."""
-        self.assertEqual([], [name for name, each in SHAPES.items() if not each.keepable])
+        """Instructions, tools and settings are; what a user said before the template is not, nor kept anywhere."""
+        refused = [name for name, each in SHAPES.items() if not each.keepable]
+        self.assertEqual(["a user before", "a part before", "all of it"], refused)
 
     def test_not_worth_it(self) -> None:
         """A conversation's history, what is no text, what is no message and what is very long are not."""

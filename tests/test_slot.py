@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bioproxy.conversation import Turns
 from bioproxy.digests import digest
+from bioproxy.holding import Believed
 from bioproxy.llama import FIXED_MARKER
 from bioproxy.shape import BARE, Key
 from bioproxy.slot import Prepared
@@ -20,6 +21,11 @@ SHAPED = Key(KEY.text, "another shape")
 SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
 FIRST, SECOND = ("first",), ("second",)
 """Two conversations, each with one message so far."""
+
+
+GOES_ON = Prepared("hot", promised=len(TOKENS), source=CHAT)
+AGAIN = Prepared("hot", promised=len(TOKENS))
+"""Hot for a conversation that goes on, and for a question that is asked once more."""
 
 
 class Preparing(SlotTest):
@@ -153,15 +159,15 @@ class Conversing(SlotTest):
         """A question that goes on with the conversation in the slot is hot: nothing is saved or restored for it."""
         held = self.converse(*FIRST)
         before = len(self.server.requests)
-        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
         self.assertEqual(["/slots"], self.asked_since(before))
         self.assertEqual(held, self.server.tokens)
 
     def test_asked_again(self) -> None:
         """The same question once more goes on with it, too; an earlier turn or another shape does not."""
         self.converse(*FIRST, "answer", "more")
-        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
-        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *FIRST))
+        self.assertEqual(AGAIN, self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(AGAIN, self.prepare(KEY, *FIRST))
         self.assertEqual("shape-changed", self.prepare(SHAPED, *FIRST, "answer", "more").miss)
 
     def test_in_the_slot_and_in_the_file(self) -> None:
@@ -169,7 +175,7 @@ class Conversing(SlotTest):
         self.keep(*FIRST)
         held = self.converse(*FIRST, "answer", "more", grown=320)
         before = len(self.server.requests)
-        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more", "answer", "yet more"))
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more", "answer", "yet more"))
         self.assertEqual((["/slots"], held), (self.asked_since(before), self.server.tokens))
 
     def test_in_the_file(self) -> None:
@@ -180,7 +186,7 @@ class Conversing(SlotTest):
         self.assertEqual(("restored", len(kept)), (prepared.cache, prepared.promised))
         self.assertEqual(kept, self.server.tokens)
         self.assertEqual(0, self.built.holding.unsaved())
-        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
 
     def test_file_before_template_in_the_slot(self) -> None:
         """It gets that also where the slot has the template: the conversation is more."""
@@ -284,7 +290,7 @@ class Conversing(SlotTest):
         self.server.goes_back = False
         self.built.proof.gone_back(len(TOKENS), 0)
         held = self.converse(*FIRST)
-        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
         self.assertEqual(held, self.server.tokens)
 
     def test_warmup_is_no_conversation(self) -> None:
@@ -312,7 +318,7 @@ class Conversing(SlotTest):
         self.built.settle()
         self.failureResultOf(preparing, CancelledError)
         self.server.pause_at = set()
-        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST))  # a save changes nothing in the slot
+        self.assertEqual(AGAIN, self.prepare(KEY, *FIRST))  # a save changes nothing in the slot
 
 
 class Judging(SlotTest):
@@ -456,3 +462,61 @@ class Judging(SlotTest):
         self.files.discard("code", PREFIX)
         self.converse(*FIRST, grown=100)
         self.assertEqual(Prepared("hot"), self.prepare(KEY, *SECOND))
+
+
+class BrokenOff(SlotTest):
+    """After an answer that was broken off, or whose witness cannot be had: what the slot has probably."""
+
+    def broken_off(self, tokens: list[int], *chain: str, key: Key = KEY) -> None:
+        """Have a question leave so many tokens in the slot, and its client hang up."""
+        self.slot.holding.taken_by_user(Believed(key, Turns(chain)))
+        self.evaluate(tokens)
+
+    def test_asked_again(self) -> None:
+        """The same question once more, or a new one on the template, finds what was computed there."""
+        held = [*TOKENS, *range(1000, 1400)]
+        for chain in (FIRST, (*FIRST, "answer", "more"), SECOND):
+            self.broken_off(held, *FIRST)
+            self.assertEqual(Prepared("hot"), self.prepare(KEY, *chain))
+            self.assertEqual(held, self.server.tokens)
+
+    def test_restarted(self) -> None:
+        """Not after a restart of llama-server, even where nothing else tells of it."""
+        self.server.slots_shown = False
+        self.broken_off([*TOKENS, 1000], *FIRST)
+        self.server.restart("<__media_three__>")
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+
+    def test_less_than_the_file(self) -> None:
+        """Where the file has more than what was computed before the client hung up, it is restored."""
+        self.broken_off(TOKENS[:5], *FIRST)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+        self.broken_off([*TOKENS, 1000], *FIRST)
+        self.slot.holding.forget()
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+
+    def test_something_else(self) -> None:
+        """Another template or shape, or a model that cannot go back, gets its file."""
+        held = [*TOKENS, *range(1000, 1400)]
+        self.broken_off(held, *FIRST, key=SHAPED)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+        self.slot.proof.goes_back = False
+        self.broken_off(held, *FIRST)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+
+    def test_saved_conversation(self) -> None:
+        """A conversation that is in the file is taken from there, unless it is the one that was broken off."""
+        self.converse(*FIRST)
+        self.run_now(self.built.keeper.keep)
+        self.broken_off([*TOKENS, *range(1000, 1400)], *SECOND)
+        self.assertEqual(CHAT, self.prepare(KEY, *FIRST, "answer", "more").source)
+        self.broken_off([*TOKENS, *range(1000, 1400)], *FIRST, "answer", "more")
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+
+    def test_no_witness(self) -> None:
+        """With `--no-slots` a conversation that goes on is believed to be there; anything else is restored."""
+        self.server.slots_shown = False
+        self.broken_off([*TOKENS, 1000], *FIRST)
+        self.run_now(lambda: self.slot.note("code", KEY, Turns(FIRST)))
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual("restored", self.prepare(KEY, *SECOND).cache)

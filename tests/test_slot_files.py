@@ -12,10 +12,10 @@ from bioproxy.digests import digest, marks
 from bioproxy.errors import UpstreamError
 from bioproxy.identity import Model
 from bioproxy.shape import BARE
-from bioproxy.slot_files import SaveFailed
+from bioproxy.slot_files import SHORTEST_REST, SaveFailed
 from bioproxy.slot_folder import RESERVE
 from bioproxy.snapshots import CHAT, PART, PREFIX, Snapshot, Snapshots
-from tests.fakes import MAGIC
+from tests.fakes import MAGIC, Refusal
 from tests.world import KEY, SlotTest, logged
 from tests.world import PREFIX as TOKENS
 
@@ -26,9 +26,9 @@ SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
 class SlotFilesTest(SlotTest):
     """`SlotFiles`, with one file: that of ``@code``, whose tokens the slot still holds."""
 
-    def saving(self, kind: str = PREFIX, tokens: int = len(TOKENS)) -> Deferred[Snapshot]:
+    def saving(self, kind: str = PREFIX, tokens: int = len(TOKENS), name: str = "code") -> Deferred[Snapshot]:
         """Begin to save the slot."""
-        return self.built.start(lambda: self.files.save("code", kind, KEY, tokens, marks(TOKENS)))
+        return self.built.start(lambda: self.files.save(name, kind, KEY, tokens, marks(TOKENS)))
 
     def save(self, kind: str = PREFIX, tokens: int = len(TOKENS)) -> Snapshot:
         """Save the slot."""
@@ -172,6 +172,24 @@ class Saving(SlotFilesTest):
         self.server.files = None
         self.assertIn("saving code.new.bin: ", self.fails(self.saving()))
         self.assertEqual((1, 0), (self.count("saves", "refused"), self.count("saves", "failed")))
+
+    def test_rest(self) -> None:
+        """After a save that can only fail again files rest for a while, longer each time until one succeeds."""
+        self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
+        self.fails(self.saving(name="other"))
+        self.assertTrue(self.files.of_use)  # that may be for a reason of its own
+        for seconds in (SHORTEST_REST, 2 * SHORTEST_REST):
+            self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
+            self.fails(self.saving())
+            self.built.clock.advance(seconds - 1)
+            self.assertFalse(self.files.of_use)
+            self.built.clock.advance(1)
+            self.assertTrue(self.files.of_use)
+        self.server.answers = {}
+        self.save()
+        self.server.answers = {SAVE: b"nonsense"}
+        self.fails(self.saving())
+        self.assertTrue(self.files.of_use)
 
     def test_model_unknown(self) -> None:
         """Nothing is saved while it is unknown which model runs."""

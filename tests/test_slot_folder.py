@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from bioproxy.errors import ConfigError
 from bioproxy.slot_folder import MAGIC, RESERVE, SlotFolder
 from bioproxy.snapshots import Snapshot
 from tests.folders import FolderTest
@@ -83,6 +84,19 @@ class Looking(SlotFolderTest):
         self.assertEqual([self.folder] * 2, asked)
         self.assertFalse(self.seen.has_room(1 << 62))  # the real disk
         self.assertTrue(SlotFolder(self.folder / "missing").has_room(1 << 62))
+
+    def test_locked(self) -> None:
+        """Only one may use a folder: two would write over each other's files.  One that is not seen is not locked."""
+        self.seen.open()
+        self.unseen.open()
+        SlotFolder(None).open()
+        other = SlotFolder(self.folder)
+        self.assertIn(str(self.folder), str(self.assertRaises(ConfigError, other.open)))
+        self.seen.close()
+        self.seen.close()
+        other.open()
+        other.close()
+        SlotFolder(self.folder / "missing").open()
 
     def test_complaints(self) -> None:
         """What is wrong with the folder is told with its path: it is missing, no folder, or open to others."""

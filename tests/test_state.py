@@ -145,7 +145,7 @@ class Running(FolderTest):
                 StateFolder(self.folder).open()
             read.append("first")
 
-        service = State(folder, first, lambda: read.append("second"))
+        service = State([folder], [first, lambda: read.append("second")])
         service.startService()
         self.assertEqual(["first", "second"], read)
         service.stopService()
@@ -160,5 +160,5 @@ class Running(FolderTest):
         self.addCleanup(holder.close)
         read: list[str] = []
         with self.assertRaises(ConfigError):
-            State(StateFolder(self.folder), lambda: read.append("read")).startService()
+            State([StateFolder(self.folder)], [lambda: read.append("read")]).startService()
         self.assertEqual([], read)

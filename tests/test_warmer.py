@@ -78,6 +78,29 @@ class Ahead(WarmTest):
             self.assertEqual("warm", self.state(), path)
             self.assertEqual(tokens("<user>New: "), self.built.saved(), path)
 
+    def test_never_still(self) -> None:
+        """A text that changes during each of its warm-ups, as with a clock in an include, has to wait ever longer."""
+        self.use(warmup_chunk=10)
+        began = []
+        for number in range(240):
+            self.server.pause_at = {"/completion"}
+            warming = self.begin()
+            if self.server.paused:
+                began.append(number / 2)
+                self.edit(f"It is {number} past. <{{message}}>")
+            self.server.pause_at = set()
+            self.server.go_on()
+            self.built.settle()
+            self.successResultOf(warming)
+            self.built.clock.advance(0.5)
+        self.assertEqual([0, 0.5, 1, 5, 13, 29, 61], began[:7])
+        self.assertEqual(len(began), self.ended("preempted"))
+        self.rounds(200)
+        self.assertEqual("warm", self.state())
+        self.edit("Still. <{message}>")
+        self.rounds()
+        self.assertEqual("warm", self.state())
+
     def test_nothing_to_warm(self) -> None:
         """A template that begins with the message, or cannot be read, is left alone; the others are not."""
         self.use({"bare": " \n<{message}>", "bad": "no place", "code": CODE})
@@ -537,6 +560,14 @@ class Asleep(WarmTest):
         self.look()
         self.assertEqual([], self.rounds(20))
         self.assertEqual(("warm", "warm"), (self.state("code"), self.state("story")))
+
+    def test_no_files(self) -> None:
+        """Where there are no files either, the slot is empty when it sleeps, and it is left to sleep."""
+        self.use(BOTH, files=False)
+        self.rounds()
+        self.server.asleep = True
+        self.look()
+        self.assertEqual([], self.rounds(20))
 
     def test_found_asleep(self) -> None:
         """When the proxy is started meanwhile, what is in files is not computed again."""

@@ -331,6 +331,28 @@ class OlderText(LongTest):
         self.assertEqual(["code.bin"] * 2, self.edited(f"{LINES}More. ")[0])
 
 
+class Hurried(WarmTest):
+    """Users who come so often that no piece gets done."""
+
+    def test_smaller_pieces(self) -> None:
+        """Pieces get smaller until one is done in time; then a long template gets warm all the same."""
+        self.use({"code": "x" * 2000 + "<{message}>"})
+        self.built.speed.measured(1000, 1000)  # a thousand tokens a second
+        for _ in range(5):
+            before = len(self.server.requests)
+            self.server.pause_at = {"/completion"}
+            self.begin()
+            while self.server.paused and not self.pieces(before):
+                self.server.go_on()  # the fingerprint comes first
+                self.built.settle()
+            self.server.pause_at = set()
+            self.built.chat("hello")
+        self.assertEqual([512, 500, 250, 125, 64], self.pieces())
+        self.assertEqual(5, self.ended("preempted"))
+        self.rounds()
+        self.assertEqual("warm", self.state())
+
+
 class GivingWay(LongTest):
     """Users who come while a file is being written."""
 
