@@ -3,12 +3,13 @@
 #   make demo    the main job on a real llama.cpp with a tiny model; Ctrl-C ends it
 #   make test    all checks and tests
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
+#   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups
 #   make clean   remove what these made
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench soak clean
 
 demo: .venv/with-demo
 	$(BIN)/twistd --pidfile= -n bioproxy --demo
@@ -26,6 +27,9 @@ test: .venv/with-test
 bench: .venv/with-test
 	$(BIN)/python -m tests.bench
 
+soak: .venv/with-test
+	$(BIN)/python -m tests.soak
+
 # The stamp files remember that an installation was finished; a new pyproject.toml asks for another.
 .venv/with-%: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,4 +37,4 @@ bench: .venv/with-test
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .coverage* .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*

@@ -67,9 +67,7 @@ class Settings:
     )
     queue_limit: int = setting(100, whole(0, 1_000_000), "waiting requests at most")
     queue_timeout: float = setting(600.0, seconds(0.05, 86400), "seconds that a request may wait")
-    ping_interval: float = setting(
-        10.0, seconds(0, 86400), "seconds between comments to a waiting stream (has no effect yet)"
-    )
+    ping_interval: float = setting(10.0, seconds(0, 86400), "seconds between comments to a waiting stream, 0 for none")
     max_body: int = setting(67108864, whole(1, 2**40), "bytes of a request body at most")
 
     @property

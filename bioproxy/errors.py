@@ -1,8 +1,8 @@
 """What can go wrong, as exceptions that know how to be told to a client.
 
 Every error that bioproxy itself answers with is one of these, so there is one place that says which status
-and which `type` a fault has, and one place that writes it as JSON.  Errors of llama-server are not here: they
-pass through as llama-server wrote them.
+and which `type` a fault has; how it is written is `bioproxy.dialects`' business.  Errors of llama-server are not here:
+they pass through as llama-server wrote them.
 
 `Cancelled` deserves a word.  In Twisted "the client hung up" arrives as an exception too: the waiting
 coroutine is *cancelled*, its `await` raises `twisted.internet.defer.CancelledError`.  That is nobody's
@@ -12,8 +12,6 @@ Knows nothing of HTTP libraries.
 """
 
 from __future__ import annotations
-
-import json
 
 
 class ProxyError(Exception):
@@ -31,11 +29,6 @@ class ProxyError(Exception):
     def message(self) -> str:
         """What went wrong, for a person."""
         return str(self)
-
-    def body(self) -> bytes:
-        """Return the error as JSON in OpenAI's shape, which llama-server's own errors have too."""
-        error = {"message": self.message, "type": self.kind, "code": self.status}
-        return json.dumps({"error": error}).encode()
 
 
 class BodyTooLarge(ProxyError):
@@ -80,12 +73,24 @@ class UpstreamTimeout(ProxyError):
     kind = "timeout_error"
 
 
+class TooLate(ProxyError):
+    """llama-server answered with an error, to a client that was told already that a stream comes."""
+
+    def __init__(self, status: int, kind: str | None, message: str | None) -> None:
+        super().__init__(message or f"llama-server answered with status {status} and without a stream")
+        self.status = status if status >= 400 else 502
+        self.kind = kind or "upstream_error"
+
+
 class Unavailable(ProxyError):
     """The queue is full, or the request waited in it for too long."""
 
     status = 503
     kind = "unavailable_error"
-    retry_after = 5
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ConfigError(Exception):

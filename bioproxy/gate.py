@@ -11,7 +11,7 @@ The semaphore is strictly first come, first served, and that is right among user
 stand before a user, so it does not queue at all: it takes the gate if it is free with nobody waiting, and is
 cancelled as soon as a user comes.  Being cancelled closes its connection, which makes llama-server stop.
 
-One part of a warm-up is let through: saving its result to a file.  llama-server finishes a save that it began
+One thing in a warm-up is let through: saving to a file.  llama-server finishes a save that it began
 even if nobody waits for the answer, and makes everyone wait meanwhile; giving up then would gain nothing for the
 user and throw the warm-up's work away.
 
@@ -20,15 +20,25 @@ Knows nothing of HTTP or of what is done inside.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import math
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from bioproxy.errors import Unavailable
 from bioproxy.metrics import Metrics
+
+Work = Coroutine[Deferred[Any], Any, None]
+
+RECENT = 0.3
+"""How much the last user's time counts in the mean service time."""
+
+RETRY_AFTER = (1, 600)
+"""Seconds: the shortest and the longest time after which a client that was turned away is told to come again."""
 
 
 class Gate:
@@ -44,7 +54,10 @@ class Gate:
         self._warmup: Deferred[Any] | None = None
         self._may_cancel = True
         self._preempted = False
+        self._closed = False
+        self._leavers = 0
         self._user_left_at = clock.seconds()
+        self._service_seconds = 0.0
         # Gauges that look for themselves when Prometheus asks: they cannot fall behind.
         metrics.queue_depth.set_function(lambda: self.waiting)
         metrics.gate_busy.labels("user").set_function(lambda: self.busy == "user")
@@ -64,45 +77,17 @@ class Gate:
         """Return for how long no user has been here."""
         return 0.0 if self._user_inside or self.waiting else self._clock.seconds() - self._user_left_at
 
-    @asynccontextmanager
-    async def user(self) -> AsyncIterator[float]:
-        """Wait for one's turn, be inside, and leave at the end of the ``async with``.
+    def user(self) -> Turn:
+        """Return a turn for a user; it begins with ``async with``."""
+        return Turn(self)
 
-        Gives the seconds waited.  Raises `Unavailable` if too many wait already, or when `timeout` has passed;
-        cancelling leaves the queue, or the gate.
-        """
-        # A warm-up inside is no reason to wait: it leaves.
-        if (self._user_inside or self.waiting) and self.waiting >= self._limit:
-            raise Unavailable(f"{self.waiting} requests are waiting already")
-        arrived = self._clock.seconds()
-        turn = self._semaphore.acquire()
-        if not turn.called:
-            # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
-            turn.addTimeout(self._timeout, self._clock)
-        meets_warmup = self._warmup is not None
-        self._preempt()
-        try:
-            await turn
-        except TimeoutError:
-            raise Unavailable(f"waited {self._timeout:g} s for llama-server to be free") from None
-        try:
-            self._user_inside = True
-            waited = self._clock.seconds() - arrived
-            if meets_warmup:
-                self._metrics.preempt_seconds.observe(waited)
-            yield waited
-        finally:
-            self._user_inside = False
-            self._user_left_at = self._clock.seconds()
-            self._semaphore.release()
-
-    async def warmup(self, work: Callable[[], Coroutine[Deferred[Any], Any, None]]) -> bool:
+    async def warmup(self, work: Callable[[], Work]) -> bool:
         """Do `work` inside the gate, if it is free now.
 
         Fires with whether the work was done to its end; it was not if a user was there or came.  Fails as
         `work` fails; cancelling cancels `work`.
         """
-        if self.busy or self.waiting:
+        if self.busy or self.waiting or self._closed:
             return False
         await self._semaphore.acquire()  # it is free: this fires at once
         self._preempted = False
@@ -135,8 +120,107 @@ class Gate:
             self._preempted = True
             raise CancelledError()
 
-    def _preempt(self) -> None:
-        """Ask a warm-up to leave."""
+    def close(self) -> None:
+        """Turn away whoever waits, and everybody who comes from now on; who is inside stays."""
+        self._closed = True
+        for turn in list(self._semaphore.waiting):
+            turn.cancel()
+
+    def unavailable(self, reason: str) -> Unavailable:
+        """Return the error for a user who is turned away, with the time after which the queue may be shorter."""
+        shortest, longest = RETRY_AFTER
+        seconds = math.ceil(self._service_seconds * max(1, self.waiting))
+        return Unavailable(reason, min(max(seconds, shortest), longest))
+
+    def _acquire(self) -> Deferred[Any]:
+        """Join the queue; the Deferred fires at one's turn.  Raises `Unavailable`."""
+        if self._closed:
+            raise self.unavailable("bioproxy is shutting down")
+        # A warm-up inside is no reason to wait: it leaves.
+        if (self._user_inside or self.waiting) and self.waiting >= self._limit:
+            raise self.unavailable(f"{self.waiting} requests are waiting already")
+        acquired = self._semaphore.acquire()
+        if not acquired.called:
+            # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
+            acquired.addTimeout(self._timeout, self._clock)
+        # A warm-up inside is asked to leave; it has no say in it.
         if self._warmup is not None and self._may_cancel:
             self._preempted = True
             self._warmup.cancel()
+        return acquired
+
+    def _release(self, seconds: float) -> None:
+        """Let the next one in, after a user who was inside for so long."""
+        self._user_inside = False
+        self._user_left_at = self._clock.seconds()
+        known = self._service_seconds
+        self._service_seconds = seconds if not known else known + RECENT * (seconds - known)
+        # Releasing runs the next one at once, who may be through just as soon, and release from inside this call.  One
+        # after the other, or a long queue of such would not fit the stack.
+        self._leavers += 1
+        if self._leavers == 1:
+            while self._leavers:
+                self._semaphore.release()
+                self._leavers -= 1
+
+
+class Turn:
+    """One user's way through the gate: ``async with`` waits, is inside, and leaves.
+
+    Entering gives the seconds waited.  It raises `Unavailable` if too many wait already, when the time to wait is over,
+    or when the gate was closed; cancelling leaves the queue, or the gate.
+    """
+
+    log = Logger()
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._acquired: Deferred[Any] | None = None
+        self._entered_at = 0.0
+        self._until: Callable[[], Work] | None = None
+
+    @property
+    def place(self) -> int:
+        """The place in the queue, 1 for the next one; 0 for who does not wait."""
+        waiting = self._gate._semaphore.waiting
+        return waiting.index(self._acquired) + 1 if self._acquired in waiting else 0
+
+    def stay_until(self, work: Callable[[], Work]) -> None:
+        """Keep the gate after leaving, until `work` is done, whether it succeeds or not.
+
+        For what llama-server goes on with although nobody waits for it any more.
+        """
+        self._until = work
+
+    async def __aenter__(self) -> float:
+        """Wait for one's turn."""
+        gate = self._gate
+        arrived = gate._clock.seconds()
+        meets_warmup = gate.busy == "warmup"
+        self._acquired = gate._acquire()
+        try:
+            await self._acquired
+        except TimeoutError:
+            raise gate.unavailable(f"waited {gate._timeout:g} s for llama-server to be free") from None
+        except CancelledError:
+            if gate._closed:
+                raise gate.unavailable("bioproxy is shutting down") from None
+            raise
+        gate._user_inside = True
+        self._entered_at = gate._clock.seconds()
+        waited = self._entered_at - arrived
+        if meets_warmup:
+            gate._metrics.preempt_seconds.observe(waited)
+        return waited
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave."""
+        if self._until is None:
+            self._leave()
+        else:
+            staying = Deferred.fromCoroutine(self._until())
+            staying.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
+            staying.addBoth(lambda _: self._leave())
+
+    def _leave(self) -> None:
+        self._gate._release(self._gate._clock.seconds() - self._entered_at)

@@ -13,10 +13,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
 from bioproxy.conversation import Conversation, Turns
 from bioproxy.errors import LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.llama import Llama, Witness
 from bioproxy.shape import Key
+
+IDLE_POLL = 1.5
+"""Seconds between looks at a slot that is busy.
+
+More than one: llama.cpp looks whether the client of a plain request is still there only after a second in which no
+other task has ended, and being asked for its slots is a task.
+"""
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,14 @@ class Holding:
         # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
         if witness is not None and witness.task is not None and not witness.busy:
             self.now = Held(name, key, conversation, saved, witness)
+
+    async def until_idle(self, clock: IReactorTime) -> None:
+        """Fire when nobody works in the slot, as far as llama-server tells."""
+        try:
+            while (witness := await self._llama.witness()) is not None and witness.busy:
+                await deferLater(clock, IDLE_POLL)
+        except (LlamaError, UpstreamError, UpstreamTimeout):
+            return  # it is away, or restarted: nobody works there
 
     async def has_perhaps(self, key: Key, turns: Turns, tokens: int) -> bool:
         """Tell whether the slot probably has what a request goes on with, or at least so many `tokens` of its template.

@@ -20,8 +20,6 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from bioproxy.errors import ProxyError
-
 HELD = 4 * 1024 * 1024
 """Bytes held for one client at most, and a piece more."""
 
@@ -33,14 +31,14 @@ PATIENCE = 60.0
 class Outlet:
     """The end of an answer's way.
 
-    From `begin` to the end it is the request's producer; `over` fires at the end: everything was given to the
+    From `begin` to the end it is the producer of `request`; `over` fires at the end: everything was given to the
     network, or the answer was broken off.
     """
 
     def __init__(self, request: Request, clock: IReactorTime) -> None:
         self.over: Deferred[None] = Deferred()
         self.begun = False
-        self._request = request
+        self.request = request
         self._clock = clock
         self._source: IPushProducer | None = None
         self._held: deque[bytes] = deque()
@@ -50,9 +48,10 @@ class Outlet:
         self._timer: IDelayedCall | None = None
 
     def begin(self) -> None:
-        """Take over the client's connection.  The first write sends the head."""
-        self.begun = True
-        self._request.registerProducer(self, True)
+        """Take over the client's connection, if that was not done before.  The first write sends the head."""
+        if not self.begun:
+            self.begun = True
+            self.request.registerProducer(self, True)
 
     def connect(self, source: IPushProducer) -> None:
         """Say where the data comes from, so that it can be made to wait."""
@@ -61,7 +60,7 @@ class Outlet:
     def write(self, data: bytes) -> None:
         """Give the client a piece of the body, now or when it has room for it."""
         if not self._paused:
-            self._request.write(data)
+            self.request.write(data)
             return
         self._held.append(data)
         self._size += len(data)
@@ -81,18 +80,21 @@ class Outlet:
             self._let_go()
             self.over.callback(None)
 
-    def fail(self, error: ProxyError) -> None:
-        """End an answer that has begun and cannot be completed, so that it does not look complete."""
-        headers = self._request.responseHeaders
+    def fail(self, event: bytes) -> None:
+        """End an answer that has begun and cannot be completed, so that it does not look complete.
+
+        `event` tells what happened, where the answer is a stream of events.
+        """
+        headers = self.request.responseHeaders
         content_type = headers.getRawHeaders(b"content-type", [b""])[0]
         if content_type.startswith(b"text/event-stream") and not headers.hasHeader(b"content-length"):
             # The empty line first: the last event may have been cut in the middle.
-            self.write(b"\n\ndata: " + error.body() + b"\n\n")
+            self.write(b"\n\n" + event)
             self.end()
         else:
             self._let_go()
             # Whatever is still written, by Klein's `finish` for example, goes nowhere: the mark of a whole answer too.
-            self._request.channel.forceAbortClient()
+            self.request.channel.forceAbortClient()
             self.over.callback(None)
 
     def pauseProducing(self) -> None:
@@ -108,7 +110,7 @@ class Outlet:
         while self._held and not self._paused:  # writing may fill the buffer, and pause us, in the middle
             piece = self._held.popleft()
             self._size -= len(piece)
-            self._request.write(piece)
+            self.request.write(piece)
         if self._ended and not self._held:
             self._finish()
         elif self._source is not None and self._size <= HELD:
@@ -123,19 +125,19 @@ class Outlet:
 
     def _finish(self) -> None:
         self._let_go()
-        self._request.finish()
+        self.request.finish()
         self.over.callback(None)  # last: it sets off Klein, which finishes what is not finished
 
     def _let_go(self) -> None:
         self._stop_timer()
         self._source = None
         self._held.clear()
-        self._request.unregisterProducer()
+        self.request.unregisterProducer()
 
     def _give_up(self) -> None:
         """End the connection of a client that takes nothing."""
         self._timer = None
-        self._request.channel.forceAbortClient()
+        self.request.channel.forceAbortClient()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

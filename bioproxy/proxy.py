@@ -16,23 +16,22 @@ Requests that do not use the slot pass straight through.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from functools import partial
 
 from klein import Klein
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 
-from bioproxy import relay, rewrite
+from bioproxy import rewrite
 from bioproxy.errors import BodyTooLarge, ProxyError
+from bioproxy.exchange import Exchange
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
-from bioproxy.headers import Pair, end_to_end
 from bioproxy.holding import Believed
-from bioproxy.journal import Journal, Record
-from bioproxy.outlet import Outlet
+from bioproxy.journal import Journal
 from bioproxy.poller import Poller
 from bioproxy.ports import AnyPath
 from bioproxy.rewrite import Filled
@@ -62,6 +61,7 @@ class Proxy:
         journal: Journal,
         clock: IReactorTime,
         max_body: int,
+        ping_interval: float,
     ) -> None:
         self._poller = poller
         self._gate = gate
@@ -72,6 +72,9 @@ class Proxy:
         self._journal = journal
         self._clock = clock
         self._max_body = max_body
+        self._ping_interval = ping_interval
+        self._running: set[Exchange] = set()
+        self._quiet: Deferred[None] = Deferred()
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
@@ -80,75 +83,99 @@ class Proxy:
     @app.route("/")
     async def serve(self, request: Request) -> None:
         """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
-        record = Record(request.uri.decode("ascii", "replace"), self._clock.seconds())
-        outlet, timings = Outlet(request, self._clock), relay.Timings()
+        exchange = Exchange(request, self._clock, self._ping_interval)
+        self._running.add(exchange)
         try:
-            await self._answer(request, outlet, record, timings)
-            if outlet.begun:
-                await outlet.over  # nobody waits for this client: the gate is open again
+            await self._answer(exchange)
+            if exchange.outlet.begun:
+                await exchange.outlet.over  # nobody waits for this client: the gate is open again
         except CancelledError:
-            record.status = CLIENT_GONE
+            exchange.record.status = CLIENT_GONE
             raise
         finally:
-            self._journal.close(record, uses_slot(request.method, record.path), timings.values)
+            exchange.pings.end()
+            self._journal.close(
+                exchange.record, uses_slot(request.method, exchange.record.path), exchange.timings.values
+            )
+            self._running.discard(exchange)
+            if not self._running:
+                self._quiet.callback(None)
+                self._quiet = Deferred()
 
-    async def _answer(self, request: Request, outlet: Outlet, record: Record, timings: relay.Timings) -> None:
+    def finished(self) -> Deferred[None]:
+        """Fire when all requests that came so far, and meanwhile, are answered."""
+        if not self._running:
+            return succeed(None)
+        finished: Deferred[None] = Deferred()
+        self._quiet.chainDeferred(finished)
+        return finished
+
+    async def _answer(self, exchange: Exchange) -> None:
         """Serve a request, and tell the client what went wrong if something did.  Fails with `CancelledError` only."""
+        request, record = exchange.request, exchange.record
         try:
-            target = origin_form(request.uri)
-            record.path = path_of(target)
-            if uses_slot(request.method, record.path):
-                request.setHeader("X-Bioproxy-Request-Id", record.id)
-                await self._gated(request, outlet, target, self._body(request), record, timings)
-            else:
-                if record.path == ADAPTERS and request.method == b"POST":
-                    self._slot.model_changed()
-                await self._send(request, outlet, target, self._body(request), record, timings)
+            exchange.target = origin_form(request.uri)
+            record.path = path_of(exchange.target)
+            gated = uses_slot(request.method, record.path)
+            if gated:
+                exchange.tell("X-Bioproxy-Request-Id", record.id)
+            elif record.path == ADAPTERS and request.method == b"POST":
+                self._slot.model_changed()
+            exchange.body = self._body(request)
+            await (self._gated(exchange) if gated else exchange.send(self._upstream))
         except CancelledError:
             raise
         except ProxyError as error:
-            record.status = error.status
-            self._tell(request, outlet, error)
+            exchange.fail(error)
         except Exception:
             # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append its
             # page to an answer that has begun, and end it as if it were whole.
             self.log.failure("while serving {path}", path=record.path)
-            record.status = 500
-            self._tell(request, outlet, ProxyError("bioproxy made a mistake; its log has the details"))
+            exchange.fail(ProxyError("bioproxy made a mistake; its log has the details"))
 
-    async def _gated(
-        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, timings: relay.Timings
-    ) -> None:
+    async def _gated(self, exchange: Exchange) -> None:
         """Serve a request that uses the slot."""
+        record = exchange.record
         # 1. Fill the template.  The files are looked at now, so the text is never older than they are.
-        filled = await self._fill(record.path, body)
+        filled = await self._fill(record.path, exchange.body)
         if filled is not None:
-            body = filled.body
+            exchange.body = filled.body
             record.template = filled.template.name
-            request.setHeader("X-Bioproxy-Template", record.template)
+            exchange.tell("X-Bioproxy-Template", record.template)
         prepared = None
 
         # 2. Wait for one's turn.
-        async with self._gate.user() as waited:
+        turn = self._gate.user()
+        exchange.pings.begin(record.path, exchange.body, lambda: turn.place)
+        async with turn as waited:
             record.queue_ms = waited * 1000
-            request.setHeader("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
+            exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
+            self._upstream.check()  # who comes after one that waited in vain need not find that out again
 
             # 3. Put the right state into the slot.
             if filled is not None:
-                prepared = await self._prepare(request, filled, record)
+                prepared = await self._prepare(exchange, filled)
             else:
                 await self._slot.keeper.keep()  # what the slot holds will be lost
-                if is_save(record.path, target):
-                    self._slot.files.changed(filename(body))
+                if is_save(record.path, exchange.target):
+                    self._slot.files.changed(filename(exchange.body))
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
             reusable = filled is not None and filled.reuse
             self._slot.holding.taken_by_user(Believed(filled.key, filled.turns) if filled and reusable else None)
-            await self._send(request, outlet, target, body, record, timings)
+            try:
+                await exchange.send(self._upstream)
+            except CancelledError:
+                if exchange.request.requestHeaders.hasHeader("x-conversation-id"):
+                    # llama-server goes on with these even if nobody listens: they can be picked up at /v1/stream.
+                    turn.stay_until(lambda: self._slot.holding.until_idle(self._clock))
+                raise
 
-            # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already.
+            # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already, and may
+            # hang up, which cancels this coroutine: so the turn sees to it.
             if filled is not None and prepared is not None and reusable and record.status == 200:
-                await self._learn(filled, prepared, timings.values.get("cache_n"))
+                reused = exchange.timings.values.get("cache_n")
+                turn.stay_until(partial(self._learn, filled, prepared, reused))
 
     async def _fill(self, path: str, body: bytes) -> Filled | None:
         """Fill the templates that a chat request names; `None` where it names none.  Raises `ProxyError`."""
@@ -160,7 +187,7 @@ class Proxy:
         texts = {template.name: await self._poller.look(template) for template in found.templates}
         return found.fill(texts, self._max_body)
 
-    async def _prepare(self, request: Request, filled: Filled, record: Record) -> Prepared:
+    async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
         """Bring the template into the slot and tell the client how."""
         self._warmer.asked(filled.template.name)
         if filled.reuse:
@@ -168,12 +195,13 @@ class Proxy:
         else:
             await self._slot.keeper.keep()
             prepared = Prepared("cold", "ineffective")
+        record = exchange.record
         record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
-        request.setHeader("X-Bioproxy-Cache", prepared.cache)
+        exchange.tell("X-Bioproxy-Cache", prepared.cache)
         if prepared.miss is not None:
-            request.setHeader("X-Bioproxy-Miss", prepared.miss)
+            exchange.tell("X-Bioproxy-Miss", prepared.miss)
         if prepared.restore_ms is not None:
-            request.setHeader("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
+            exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
         return prepared
 
     async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
@@ -184,21 +212,6 @@ class Proxy:
             self._slot.judge(name, prepared, int(reused))
         await self._slot.note(name, filled.key, filled.turns)
 
-    async def _send(
-        self, request: Request, outlet: Outlet, target: bytes, body: bytes, record: Record, timings: relay.Timings
-    ) -> None:
-        """Send the request to llama-server and give the client what comes back."""
-
-        def on_data(data: bytes) -> None:
-            if record.ttft_ms is None:
-                record.ttft_ms = (self._clock.seconds() - record.arrived) * 1000
-            timings.feed(data)
-
-        response = await self._upstream.relay(request.method, target, end_to_end(raw_headers(request)), body)
-        record.status = response.code
-        relay.send_head(response, request)
-        await relay.send_body(response, outlet, self._upstream, on_data)
-
     def _body(self, request: Request) -> bytes:
         """Return the request's body.  Raises `BodyTooLarge`."""
         # Twisted calls us when the body is here as a whole: in memory, or in a temporary file if it is large.
@@ -207,19 +220,6 @@ class Proxy:
         if len(body) > self._max_body:
             raise BodyTooLarge(f"the request's body is larger than {self._max_body} bytes")
         return body
-
-    def _tell(self, request: Request, outlet: Outlet, error: ProxyError) -> None:
-        """Give the client an error, in the way that is still possible."""
-        if request.startedWriting:
-            outlet.fail(error)
-        else:
-            outlet.withdraw()
-            relay.refuse(request, error)
-
-
-def raw_headers(request: Request) -> Iterable[Pair]:
-    """Return the client's headers as pairs."""
-    return [(name, value) for name, values in request.requestHeaders.getAllRawHeaders() for value in values]
 
 
 def filename(body: bytes) -> str:

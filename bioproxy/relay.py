@@ -17,7 +17,8 @@ from twisted.web.iweb import IResponse
 from twisted.web.server import Request
 
 from bioproxy.body import OnData, receive
-from bioproxy.errors import ProxyError
+from bioproxy.dialects import error_body, message_of
+from bioproxy.errors import ProxyError, TooLate
 from bioproxy.headers import end_to_end
 from bioproxy.outlet import Outlet
 from bioproxy.upstream import Upstream
@@ -35,6 +36,32 @@ def send_head(response: IResponse, request: Request) -> None:
     length = content_length(response, request)
     if length is not None:
         request.responseHeaders.setRawHeaders(b"content-length", [length])
+
+
+def send_stream_head(outlet: Outlet) -> None:
+    """Begin a stream of events before llama-server has said anything."""
+    request = outlet.request
+    keep_only_ours(request)
+    request.setResponseCode(200)
+    request.setHeader(b"content-type", b"text/event-stream")
+    request.setHeader(b"cache-control", b"no-cache")
+    allow_origin(request)
+    outlet.begin()
+
+
+async def only_stream(response: IResponse, upstream: Upstream) -> None:
+    """Fail unless this answer is a stream of events, because the client was told already that one comes.
+
+    Fails with `TooLate`, which says what llama-server says.
+    """
+    content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
+    if response.code == 200 and content_type.startswith(b"text/event-stream"):
+        return
+    pieces: list[bytes] = []
+    done, _ = receive(response, pieces.append)
+    await upstream.waited_for(done)
+    kind, message = message_of(b"".join(pieces))
+    raise TooLate(response.code, kind, message)
 
 
 def keep_only_ours(request: Request) -> None:
@@ -73,7 +100,7 @@ async def send_body(response: IResponse, outlet: Outlet, upstream: Upstream, on_
     outlet.end()
 
 
-def refuse(request: Request, error: ProxyError) -> None:
+def refuse(request: Request, path: str, error: ProxyError) -> None:
     """Answer with an error of the proxy's own."""
     # llama-server may have broken off after the head of its answer: nothing of that head belongs to this one.
     keep_only_ours(request)
@@ -81,14 +108,18 @@ def refuse(request: Request, error: ProxyError) -> None:
     request.setHeader(b"content-type", b"application/json; charset=utf-8")
     if error.retry_after is not None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
-    # llama-server lets any web page read its answers, errors too; without this header a browser would hide ours.
-    origin = request.getHeader(b"origin")
-    if origin is not None:
-        request.setHeader(b"access-control-allow-origin", origin)
-    body = error.body()
+    allow_origin(request)
+    body = error_body(path, error)
     request.setHeader(b"content-length", b"%d" % len(body))
     request.write(body)
     request.finish()
+
+
+def allow_origin(request: Request) -> None:
+    """Let web pages read an answer of the proxy's own, as llama-server lets them read all of its."""
+    origin = request.getHeader(b"origin")
+    if origin is not None:
+        request.setHeader(b"access-control-allow-origin", origin)
 
 
 class Timings:

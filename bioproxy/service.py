@@ -21,18 +21,19 @@ it handed in can be tested with another clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 
 from bioproxy.admin import Admin
 from bioproxy.connections import Agents
 from bioproxy.errors import CannotStart, ConfigError
+from bioproxy.farewell import Farewell
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
 from bioproxy.holding import Holding
@@ -101,25 +102,32 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
     warmer = Warmer(poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor, ahead=settings.warmup)
     journal = Journal(metrics, speed, reactor)
-    proxy = Proxy(poller, gate, slot, habits, warmer, upstream, journal, reactor, settings.max_body)
+    proxy = Proxy(
+        poller, gate, slot, habits, warmer, upstream, journal, reactor, settings.max_body, settings.ping_interval
+    )
     admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
 
+    operators_port = port("operator's port", settings.admin_host, settings.admin_port, admin.resource(), reactor)
+    clients_port = port("clients' port", settings.host, settings.port, proxy.resource(), reactor)
     for service in (
         State((state, folder), (snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
-        port("operator's port", settings.admin_host, settings.admin_port, admin.resource(), reactor),
-        port("clients' port", settings.host, settings.port, proxy.resource(), reactor),
+        operators_port,
+        clients_port,
     ):
         service.setServiceParent(root)
+    root.farewell = Farewell(clients_port, gate, proxy, keeper, reactor).say
     if demo is not None:
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
     return root
 
 
 class Root(MultiService):
-    """The root of the tree: a start that fails ends the process with one line."""
+    """The root of the tree: a start that fails ends the process with one line, and a stop begins with a `farewell`."""
+
+    farewell: Callable[[], Coroutine[Deferred[Any], Any, None]] | None = None
 
     def privilegedStartService(self) -> None:
         """Open the ports.  Called by twistd before it gives up root's rights, if it has them."""
@@ -130,6 +138,11 @@ class Root(MultiService):
         """Start everything.  Called by twistd; its sister ``twist`` calls nothing but this."""
         with one_line():
             super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop everything.  Called by twistd, which waits for the Deferred."""
+        said = Deferred.fromCoroutine(self.farewell()) if self.farewell is not None else succeed(None)
+        return said.addCallback(lambda _: super(Root, self).stopService())
 
 
 @contextmanager

@@ -9,12 +9,16 @@ Knows nothing of templates or of llama-server.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
 
 LONGEST_PAUSE = 60.0
 """Seconds after many failures in a row."""
+
+JITTER = 0.2
+"""A pause is longer by up to this part of it: what failed together is not tried again together."""
 
 REST = 20
 """The pause is at least so many times as long as the try: a costly failure does not keep llama-server busy."""
@@ -56,7 +60,8 @@ class Troubles:
         failures = 1 if last is None else last.failures + 1
         retry_at = None
         if took is not None:
-            retry_at = self._clock.seconds() + max(min(LONGEST_PAUSE, 2.0**failures), took * REST)
+            pause = max(min(LONGEST_PAUSE, 2.0**failures), took * REST)
+            retry_at = self._clock.seconds() + pause * random.uniform(1, 1 + JITTER)
         self._known[name] = Trouble(about, text, failures, retry_at)
         return last is None or last.text != text
 

@@ -61,6 +61,7 @@ class Upstream:
         parts = urlsplit(url)
         self._host = parts.netloc.encode()
         self._path = parts.path.encode()
+        self._given_up = False
         self._waiting: set[Waiting] = set()
         self._hopeless: set[Waiting] = set()
 
@@ -128,8 +129,7 @@ class Upstream:
                 result = await deferred
         except CancelledError:
             if deferred in self._hopeless:
-                silence = self._clock.seconds() - self.last_heard
-                raise UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s") from None
+                raise self._timeout() from None
             raise
         finally:
             self._waiting.discard(deferred)
@@ -140,9 +140,20 @@ class Upstream:
     def heard(self) -> None:
         """Note that llama-server showed signs of life."""
         self.last_heard = self._clock.seconds()
+        self._given_up = False
+
+    def check(self) -> None:
+        """Raise `UpstreamTimeout` if llama-server was given up, and was not heard of since."""
+        if self._given_up:
+            raise self._timeout()
+
+    def _timeout(self) -> UpstreamTimeout:
+        silence = self._clock.seconds() - self.last_heard
+        return UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s")
 
     def give_up(self) -> None:
         """End all waiting with `UpstreamTimeout`: llama-server has been dumb for too long."""
+        self._given_up = True
         self._hopeless |= self._waiting
         for waiting in list(self._waiting):
             waiting.cancel()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from http.client import HTTPMessage, HTTPResponse, IncompleteRead
+from http.client import HTTPMessage, HTTPResponse, IncompleteRead, RemoteDisconnected
 from io import BytesIO
 from typing import Any
 
@@ -205,9 +205,9 @@ class Call:
         """Whether the answer is complete, as far as a client can see."""
         try:
             self._parsed().read()
-        except IncompleteRead:
+        except (IncompleteRead, RemoteDisconnected):
             return False
-        return self.received != b""
+        return True
 
     def json(self) -> Any:
         """Return the body, which must be whole, as JSON."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy import errors
@@ -18,26 +16,34 @@ TABLE: list[tuple[type[errors.ProxyError], int, str, bool]] = [
     (errors.UpstreamTimeout, 504, "timeout_error", False),
     (errors.Unavailable, 503, "unavailable_error", True),
 ]
+"""`TooLate` is not in the table: it says what llama-server said."""
+
+
+def told(error: errors.ProxyError) -> tuple[int, str, str]:
+    """Return what a client learns."""
+    return error.status, error.kind, error.message
 
 
 class Errors(SynchronousTestCase):
-    """Statuses, types and bodies."""
+    """Statuses and types."""
 
     def test_table(self) -> None:
-        """Each error has its status and type, in OpenAI's shape; only a full queue says when to come again."""
+        """Each error has its status and type; only a full queue says when to come again."""
         for cls, status, kind, again in TABLE:
             error = cls('why "é" \n')
-            self.assertEqual(status, error.status)
+            self.assertEqual((status, kind, 'why "é" \n'), (error.status, error.kind, error.message))
             self.assertEqual(again, error.retry_after is not None, cls)
-            self.assertEqual(
-                {"error": {"message": 'why "é" \n', "type": kind, "code": status}}, json.loads(error.body())
-            )
-            # One line: it also goes out as an event of a stream, where a line end would cut it.
-            self.assertNotIn(b"\n", error.body())
 
     def test_table_is_complete(self) -> None:
         """No error is missing in the table."""
-        self.assertEqual({cls for cls, *_ in TABLE}, set(errors.ProxyError.__subclasses__()))
+        self.assertEqual({errors.TooLate, *(cls for cls, *_ in TABLE)}, set(errors.ProxyError.__subclasses__()))
+
+    def test_too_late(self) -> None:
+        """What llama-server said is told with its own status and type; an answer of another kind is an error too."""
+        self.assertEqual((400, "x", "no"), told(errors.TooLate(400, "x", "no")))
+        status, kind, message = told(errors.TooLate(200, None, None))
+        self.assertEqual((502, "upstream_error"), (status, kind))
+        self.assertIn("without a stream", message)
 
     def test_not_for_clients(self) -> None:
         """Errors of the configuration and of the proxy's own calls are no answers to clients."""

@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from itertools import count
-
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.errors import Unavailable
-from bioproxy.gate import Gate
-from bioproxy.metrics import Metrics
+from tests.visitors import Visitors
 
 
-class GateTest(SynchronousTestCase):
-    """A gate, and users and warm-ups that stay inside until the test lets them go."""
+class GateTest(Visitors, SynchronousTestCase):
+    """A gate where two may wait, for ten seconds."""
 
     def setUp(self) -> None:
-        """Make the gate: two may wait, for ten seconds."""
-        self.build(limit=2)
+        """Make it."""
+        self.build(limit=2, timeout=10)
+        self.addCleanup(lambda: self.empty())
 
-    def build(self, limit: int) -> None:
-        """Make another gate."""
-        self.clock, self.metrics = Clock(), Metrics()
-        self.gate = Gate(self.clock, self.metrics, limit, timeout=10)
-        self.inside: list[str] = []
-        self.most = 0
-        self.stays: dict[str, Deferred[None]] = {}
-        self.addCleanup(self.empty)
-
-    async def stay(self, name: str) -> None:
-        """Be inside until `leave`."""
-        inside = self.inside
-        inside.append(name)
-        self.most = max(self.most, len(inside))
-        stay = self.stays[name] = Deferred()
-        try:
-            await stay
-        finally:
-            inside.remove(name)
-
-    def leave(self, name: str, error: Exception | None = None) -> None:
-        """Let one go, with an error perhaps."""
-        if error is None:
-            self.stays.pop(name).callback(None)
-        else:
-            self.stays.pop(name).errback(error)
-
-    def empty(self) -> None:
-        """Let everybody go."""
-        while self.inside:
-            self.leave(self.inside[0])
-
-    def user(self, name: str) -> Deferred[float]:
-        """Let a user come; fires with the seconds waited."""
-
-        async def visit() -> float:
-            async with self.gate.user() as waited:
-                await self.stay(name)
-            return waited
-
-        return Deferred.fromCoroutine(visit())
-
-    def warmup(self, name: str = "warmup") -> Deferred[bool]:
-        """Let a warm-up come."""
-        return Deferred.fromCoroutine(self.gate.warmup(lambda: self.stay(name)))
-
-    def saving(self, then: str = "") -> Deferred[bool]:
-        """Let a warm-up come that is not to be disturbed, but for what it does then, if anything."""
-
-        async def work() -> None:
-            with self.gate.let_finish(last=not then):
-                await self.stay("saving")
-            if then:
-                await self.stay(then)
-
-        return Deferred.fromCoroutine(self.gate.warmup(work))
+    def refusal(self, visit: Deferred[float]) -> Unavailable:
+        """Return why a user was turned away."""
+        error = self.failureResultOf(visit, Unavailable).value
+        assert isinstance(error, Unavailable)
+        return error
 
     def gauge(self, name: str, **labels: str) -> float | None:
         """Return a metric's value."""
@@ -123,16 +67,16 @@ class Users(GateTest):
         self.assertEqual(["b"], self.inside)
 
     def test_limit(self) -> None:
-        """Where as many wait as may, the next is refused, with a hint to come again; a place given up is free."""
+        """Where as many wait as may, the next is refused and told so; a place given up is free."""
         _first, second, _third = (self.user(name) for name in "abc")
-        self.assertIsNotNone(self.failureResultOf(self.user("d"), Unavailable).value.retry_after)
+        self.assertEqual("2 requests are waiting already", self.refusal(self.user("d")).message)
         second.cancel()
         self.failureResultOf(second, CancelledError)
         self.assertNoResult(self.user("e"))
 
     def test_limit_of_none(self) -> None:
         """With room for nobody in the queue a free gate still lets users in, and a warm-up keeps nobody out."""
-        self.build(limit=0)
+        self.build(limit=0, timeout=10)
         first = self.user("a")
         self.leave("a")
         self.successResultOf(first)
@@ -144,14 +88,272 @@ class Users(GateTest):
     def test_timeout(self) -> None:
         """Who has waited for the timeout is refused, and no longer in the queue; being inside has no limit."""
         first, second = self.user("a"), self.user("b")
-        self.clock.advance(9)
+        self.clock.advance(4)
+        third = self.user("c")
+        self.clock.advance(5.9)
         self.assertNoResult(second)
-        self.clock.advance(1)
-        self.failureResultOf(second, Unavailable)
-        self.assertEqual(0, self.gate.waiting)
-        self.clock.advance(100)
-        self.assertNoResult(first)
+        self.clock.advance(0.1)
+        self.assertEqual("waited 10 s for llama-server to be free", self.refusal(second).message)
+        self.assertNoResult(third)
         self.leave("a")
+        self.assertEqual(["c"], self.inside)
+        self.clock.advance(100)
+        self.leave("c")
+        self.assertEqual((0, 6), (self.successResultOf(first), self.successResultOf(third)))
+        self.assertIsNone(self.gate.busy)
+
+    def test_timeout_behind_a_save(self) -> None:
+        """The time to wait is over behind a warm-up that must be finished, too; then it goes on."""
+        self.saving(then="more")
+        visit = self.user("a")
+        self.clock.advance(10)
+        self.assertIn("waited 10 s", self.refusal(visit).message)
+        self.leave("saving")
+        self.assertEqual(["more"], self.inside)
+
+    def test_no_timers_left(self) -> None:
+        """Whoever does not wait any more is not timed: who came in, gave up, or was turned away."""
+        visits = [self.user(name) for name in "abcd"]
+        visits[1].cancel()
+        self.failureResultOf(visits[1], CancelledError)
+        self.refusal(visits[3])
+        self.leave("a")
+        self.assertEqual((["c"], []), (self.inside, self.clock.getDelayedCalls()))
+
+    def test_in_and_out(self) -> None:
+        """However many come in and leave in one moment, all get their turn."""
+        self.build(limit=1000, timeout=10)
+        served: list[int] = []
+
+        async def visit(number: int) -> None:
+            async with self.gate.user():
+                served.append(number)
+
+        self.user("a")
+        visits = [Deferred.fromCoroutine(visit(number)) for number in range(1000)]
+        self.leave("a")
+        self.assertEqual(list(range(1000)), served)
+        self.assertEqual([None] * 1000, [self.successResultOf(each) for each in visits])
+        self.assertEqual((None, 0), (self.gate.busy, self.gate.waiting))
+
+
+class Places(GateTest):
+    """The place in the queue."""
+
+    def places(self) -> list[int]:
+        """Return everybody's place."""
+        return [turn.place for turn in self.turns.values()]
+
+    def test_place(self) -> None:
+        """The next one has place 1; who is inside, has been, or gave up has none, and the others move up."""
+        self.assertEqual(0, self.gate.user().place)
+        self.build(limit=4, timeout=10)
+        visits = [self.user(name) for name in "abcde"]
+        self.assertEqual([0, 1, 2, 3, 4], self.places())
+        visits[2].cancel()
+        self.failureResultOf(visits[2], CancelledError)
+        self.assertEqual([0, 1, 0, 2, 3], self.places())
+        self.leave("a")
+        self.assertEqual([0, 0, 0, 1, 2], self.places())
+        self.clock.advance(10)
+        self.assertEqual([0] * 5, self.places())
+        self.refusal(visits[3])
+        self.refusal(visits[4])
+
+    def test_behind_a_warmup(self) -> None:
+        """Who waits for nobody but a warm-up is the next one."""
+        self.saving()
+        self.user("a")
+        self.assertEqual([1], self.places())
+
+
+class ComingAgain(GateTest):
+    """When those who are turned away are told to come again."""
+
+    def serve(self, *seconds: float) -> None:
+        """Let users be inside for so long, one after the other."""
+        for number, each in enumerate(seconds):
+            self.user(f"served {number}")
+            self.clock.advance(each)
+            self.leave(f"served {number}")
+
+    def again(self) -> int | None:
+        """Return after how many seconds."""
+        return self.gate.unavailable("why").retry_after
+
+    def test_nothing_known(self) -> None:
+        """Before anybody was served, soon."""
+        self.assertEqual(1, self.again())
+
+    def test_queue(self) -> None:
+        """It is the time for as many as wait, at the time that one takes; with nobody waiting, for one."""
+        self.serve(7)
+        self.assertEqual(7, self.again())
+        for name in "abc":
+            self.user(name)
+        self.assertEqual(14, self.again())
+        self.assertEqual(14, self.refusal(self.user("d")).retry_after)
+
+    def test_waited_too_long(self) -> None:
+        """Who has waited for too long is told, too; those who go on waiting count."""
+        self.serve(7)
+        self.user("a")
+        visit = self.user("b")
+        self.clock.advance(1)
+        self.user("c")
+        self.clock.advance(9)
+        self.assertEqual(7, self.refusal(visit).retry_after)
+
+    def test_mean(self) -> None:
+        """The latest users count most; seconds are rounded up."""
+        self.serve(10, 20)
+        self.assertEqual(13, self.again())
+        self.serve(13.5)
+        self.assertEqual(14, self.again())
+
+    def test_limits(self) -> None:
+        """It is never less than a second and never more than ten minutes."""
+        for seconds, expected in ((0.001, 1), (1, 1), (1.001, 2), (600, 600), (601, 600), (1e9, 600)):
+            self.build(limit=2, timeout=10)
+            self.serve(seconds)
+            self.assertEqual(expected, self.again(), seconds)
+
+    def test_what_counts(self) -> None:
+        """What counts is the time inside, however it ended: not the time waited, and no warm-ups."""
+        self.user("a")
+        second = self.user("b")
+        self.clock.advance(4)
+        self.leave("a")
+        self.clock.advance(4)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.warmup()
+        self.clock.advance(100)
+        self.leave("warmup")
+        self.assertEqual(4, self.again())
+
+
+class Closing(GateTest):
+    """The end."""
+
+    def test_waiting(self) -> None:
+        """Whoever waits is turned away at once and told why; who is inside stays to the end."""
+        self.user("served")
+        self.clock.advance(5)
+        self.leave("served")
+        first, *others = (self.user(name) for name in "abc")
+        self.gate.close()
+        for visit in others:
+            error = self.refusal(visit)
+            self.assertEqual("bioproxy is shutting down", error.message)
+            self.assertEqual(5, error.retry_after)
+        self.assertEqual((["a"], "user", 0), (self.inside, self.gate.busy, self.gate.waiting))
+        self.leave("a")
+        self.successResultOf(first)
+        self.assertIsNone(self.gate.busy)
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_coming(self) -> None:
+        """Nobody comes in any more, whether the gate is free or not, and no warm-up; closing again changes nothing."""
+        self.user("a")
+        for _ in range(2):
+            self.gate.close()
+            self.assertEqual("bioproxy is shutting down", self.refusal(self.user("b")).message)
+            self.assertEqual(["a"], self.inside)
+        self.leave("a")
+        self.assertEqual("bioproxy is shutting down", self.refusal(self.user("c")).message)
+        self.assertFalse(self.successResultOf(self.warmup()))
+        self.assertIsNone(self.gate.busy)
+
+    def test_hanging_up_inside(self) -> None:
+        """Who is inside and hangs up afterwards has hung up, and was not turned away."""
+        visit = self.user("a")
+        self.gate.close()
+        visit.cancel()
+        self.failureResultOf(visit, CancelledError)
+        self.assertIsNone(self.gate.busy)
+
+    def test_warmup_inside(self) -> None:
+        """A warm-up that is inside goes on, and has nobody to give way to."""
+        warmup = self.saving(then="more")
+        visit = self.user("a")
+        self.gate.close()
+        self.refusal(visit)
+        self.leave("saving")
+        self.assertEqual(["more"], self.inside)
+        self.leave("more")
+        self.assertTrue(self.successResultOf(warmup))
+
+
+class Staying(GateTest):
+    """Keeping the gate after leaving."""
+
+    def test_stays(self) -> None:
+        """The user has gone at once, however he leaves; the gate is taken until the work is done."""
+        for number, how in enumerate(("done", "failed", "gone")):
+            self.build(limit=2, timeout=10)
+            visit = self.user("a", then="work")
+            if how == "gone":
+                visit.cancel()
+                self.failureResultOf(visit, CancelledError)
+            elif how == "failed":
+                self.leave("a", ZeroDivisionError())
+                self.failureResultOf(visit, ZeroDivisionError)
+            else:
+                self.leave("a")
+                self.successResultOf(visit)
+            self.assertEqual((["work"], "user"), (self.inside, self.gate.busy), how)
+            self.assertFalse(self.successResultOf(self.warmup()))
+            following = self.user("b")
+            self.assertEqual(1, self.gate.waiting)
+            self.clock.advance(number)
+            self.assertEqual(0, self.gate.idle_seconds())
+            self.leave("work")
+            self.assertEqual(["b"], self.inside)
+            self.leave("b")
+            self.assertEqual(number, self.successResultOf(following))
+            self.assertIsNone(self.gate.busy)
+
+    def test_failing(self) -> None:
+        """If the work fails the gate is free all the same, and it is logged: nobody else would hear of it."""
+        visit = self.user("a", then="work")
+        visit.cancel()
+        self.failureResultOf(visit, CancelledError)
+        self.user("b")
+        self.leave("work", ZeroDivisionError())
+        self.assertEqual(["b"], self.inside)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+    def test_nothing_to_do(self) -> None:
+        """Work that is done at once does not keep the gate."""
+
+        async def nothing() -> None:
+            pass
+
+        async def visit() -> None:
+            turn = self.gate.user()
+            async with turn:
+                turn.stay_until(nothing)
+
+        self.successResultOf(Deferred.fromCoroutine(visit()))
+        self.assertIsNone(self.gate.busy)
+
+    def test_counts(self) -> None:
+        """The time that the work takes is part of the time that a user takes."""
+        self.user("a", then="work")
+        self.clock.advance(2)
+        self.leave("a")
+        self.clock.advance(3)
+        self.leave("work")
+        self.assertEqual(5, self.gate.unavailable("why").retry_after)
+
+    def test_closing(self) -> None:
+        """Closing the gate does not end the work."""
+        self.user("a", then="work")
+        self.leave("a")
+        self.gate.close()
+        self.assertEqual("user", self.gate.busy)
+        self.leave("work")
         self.assertIsNone(self.gate.busy)
 
 
@@ -328,46 +530,3 @@ class Numbers(GateTest):
         self.warmup()
         self.user("c")
         self.assertEqual(1, self.gauge("preempt_seconds_count"))
-
-
-class Anything(GateTest):
-    """Whatever comes, in whatever order."""
-
-    def test_random_visits(self) -> None:
-        """Never two inside, users in order, no warm-up while a user waits, and nobody is left behind."""
-        for seed in range(30):
-            self.build(limit=5)
-            self.run_day(random.Random(seed))
-
-    def run_day(self, chance: random.Random) -> None:
-        """Let users and warm-ups come, leave, fail and give up, 200 times."""
-        names: Iterator[int] = count()
-        visits: dict[str, Deferred[object]] = {}
-        queue: list[str] = []  # the users that should be waiting or inside, in order
-        for _ in range(200):
-            what = chance.choice(["user", "user", "warmup", "leave", "leave", "fail", "cancel", "time"])
-            if what == "user" and len(queue) <= 5:
-                name = f"user {next(names)}"
-                visits[name] = self.user(name).addErrback(lambda _: None)
-                queue.append(name)
-            elif what == "warmup":
-                self.warmup(f"warmup {next(names)}").addErrback(lambda _: None)
-            elif what in ("leave", "fail") and self.inside:
-                name = self.inside[0]
-                self.leave(name, ZeroDivisionError() if what == "fail" else None)
-                queue = [each for each in queue if each != name]
-            elif what == "cancel" and queue:
-                name = chance.choice(queue)
-                queue.remove(name)
-                visits[name].cancel()
-            elif what == "time":
-                self.clock.advance(1)
-                if self.gate.waiting < len(queue) - 1:  # some waited too long: the first ones
-                    del queue[1 : len(queue) - self.gate.waiting]
-            if queue:
-                self.assertEqual([queue[0]], self.inside)
-            self.assertEqual(max(0, len(queue) - 1), self.gate.waiting)
-            busy = {"u": "user", "w": "warmup"}[self.inside[0][0]] if self.inside else None
-            self.assertEqual(busy, self.gate.busy)
-        self.empty()
-        self.assertEqual((None, 0, 1), (self.gate.busy, self.gate.waiting, self.most))

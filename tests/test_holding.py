@@ -5,6 +5,7 @@ from __future__ import annotations
 from bioproxy.conversation import Conversation, Turns
 from bioproxy.digests import digest
 from bioproxy.errors import UpstreamError
+from bioproxy.holding import IDLE_POLL
 from bioproxy.llama import FIXED_MARKER
 from bioproxy.shape import BARE
 from tests.world import KEY, PREFIX, SlotTest
@@ -70,6 +71,33 @@ class HoldingTest(SlotTest):
         self.assertFalse(self.looks())
         self.note()
         self.assertFalse(self.holding.has(KEY))
+
+    def test_until_idle(self) -> None:
+        """It can be waited for that nobody works in the slot: with some time between the questions, and no end else."""
+        self.server.busy = True
+        before = len(self.server.requests)
+        waiting = self.built.start(lambda: self.holding.until_idle(self.built.clock))
+        for count in range(1, 5):
+            self.built.advance(IDLE_POLL - 0.1)
+            self.assertEqual(["/slots"] * count, self.asked_since(before))
+            self.assertNoResult(waiting)
+            self.built.advance(0.1)
+        self.server.busy = False
+        self.built.advance(IDLE_POLL)
+        self.successResultOf(waiting)
+
+    def test_until_idle_at_once(self) -> None:
+        """Where the slot is idle, or nothing is told of it, or in trouble, there is nothing to wait for."""
+        changes: tuple[dict[str, object], ...] = (
+            {},
+            {"slots_shown": False},
+            {"answers": {"/slots": "nonsense"}},
+            {"loading": True},
+            {"down": True},
+        )
+        for change in changes:
+            vars(self.server).update(change)
+            self.successResultOf(self.built.start(lambda: self.holding.until_idle(self.built.clock)))
 
     def test_fresh_server(self) -> None:
         """The witness of a server that did nothing yet proves nothing: the next fresh one's looks the same."""

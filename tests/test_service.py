@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from bioproxy.config import Settings
 from bioproxy.demo.service import Demo
 from bioproxy.errors import ConfigError
+from bioproxy.farewell import FLUSHING
 from bioproxy.identity import Model
 from bioproxy.options import Options
 from bioproxy.service import makeService
@@ -57,6 +58,7 @@ class ServiceTest(WorldTest):
     def stop(self, root: MultiService) -> None:
         """Stop it, and wait for that."""
         stopped: Any = root.stopService()
+        self.reactor.advance(FLUSHING)
         self.successResultOf(stopped)
 
 

@@ -161,6 +161,7 @@ class World:
             self.journal,
             self.clock,
             self.settings.max_body,
+            self.settings.ping_interval,
         )
         self.admin = Admin(
             self.poller,

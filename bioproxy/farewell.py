@@ -1,0 +1,77 @@
+"""The end: what happens between SIGTERM and the last line of the log.
+
+twistd stops its services and waits for the `Deferred` that this returns.  Stopping everything at once would break off
+the answer that is being given, so it is done in order: nobody new comes in; those who wait are told at once, so that
+they can ask elsewhere; whoever is being answered gets some seconds; and what the slot holds is saved if it is worth
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from bioproxy.gate import Gate
+from bioproxy.keeper import Keeper
+from bioproxy.proxy import Proxy
+
+ANSWERING = 10.0
+"""Seconds that a running answer may take to its end."""
+
+SAVING = 2.0
+"""Seconds that saving a conversation may take."""
+
+FLUSHING = 0.05
+"""Seconds for the last bytes to leave: what was written is sent in the reactor's next turn."""
+
+
+class Farewell:
+    """Stops the proxy gently."""
+
+    log = Logger()
+
+    def __init__(self, clients_port: IService, gate: Gate, proxy: Proxy, keeper: Keeper, clock: IReactorTime) -> None:
+        self._clients_port = clients_port
+        self._gate = gate
+        self._proxy = proxy
+        self._keeper = keeper
+        self._clock = clock
+
+    async def say(self) -> None:
+        """Fire when the proxy is at rest, or has had its time.  Never fails."""
+        for step in (self._turn_away, self._let_finish, self._save):
+            try:
+                await step()
+            except Exception:
+                # Whatever it is, the rest must be done all the same.
+                self.log.failure("while stopping")
+        await deferLater(self._clock, FLUSHING)
+
+    async def _turn_away(self) -> None:
+        """Let nobody new in, and tell those who wait."""
+        self._gate.close()
+        await maybeDeferred(self._clients_port.stopService)
+
+    async def _let_finish(self) -> None:
+        """Give those who are being answered some time."""
+        if not await self._within(ANSWERING, self._proxy.finished):
+            self.log.warn("stopping in the middle of an answer: it took longer than {seconds:g} s", seconds=ANSWERING)
+
+    async def _save(self) -> None:
+        """Save what the slot holds, if it is worth it and nobody uses it."""
+        if self._gate.busy is None:
+            await self._within(SAVING, lambda: Deferred.fromCoroutine(self._keeper.keep()))
+
+    async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> bool:
+        """Wait for something, but not longer; fire with whether it was done."""
+        try:
+            await begin().addTimeout(seconds, self._clock)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,56 @@
+"""Keeps clients from giving up while they wait for a stream.
+
+A client that hears nothing gives up after a while (official ones after 600 s) and then asks again, which makes the
+queue longer; so do other proxies on the way, much sooner.  A stream of events may carry comments, lines that begin with
+a colon and that every client skips.  So to who waits for long, a comment is sent from time to time.
+
+The first one takes the head of the answer along, with the status 200, although nobody knows yet how it will end.  So it
+is not sent a moment before: who waits less gets the status that llama-server gives.
+
+Twisted's `LoopingCall` calls a function again and again; it is how anything periodic is done there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from bioproxy import relay
+from bioproxy.dialects import wants_stream
+from bioproxy.outlet import Outlet
+
+
+class Pings:
+    """Comments to one client, every `interval` seconds (0: none) from `begin` to `end`.  `sent` tells how many."""
+
+    log = Logger()
+
+    def __init__(self, outlet: Outlet, clock: IReactorTime, interval: float) -> None:
+        self.sent = 0
+        self._outlet = outlet
+        self._interval = interval
+        self._call = LoopingCall(self._ping)
+        self._call.clock = clock
+
+    def begin(self, path: str, body: bytes, place: Callable[[], int]) -> None:
+        """Begin to wait for the answer to a request; `place` tells its place in the queue, 0 for none."""
+        if self._interval:
+            self._path, self._body, self._place = path, body, place
+            self._call.start(self._interval, now=False).addErrback(lambda failure: self.log.failure("ping", failure))
+
+    def end(self) -> None:
+        """Send no more."""
+        if self._call.running:
+            self._call.stop()
+
+    def _ping(self) -> None:
+        if not self.sent:
+            if not wants_stream(self._path, self._body):
+                return self.end()
+            relay.send_stream_head(self._outlet)
+        self.sent += 1
+        place = self._place()
+        self._outlet.write(b": waiting, place %d in the queue\n\n" % place if place else b": being prepared\n\n")
