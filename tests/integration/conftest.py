@@ -12,10 +12,11 @@ from twisted.logger import ILogObserver, LogLevel, formatEventAsClassicLogText, 
 from zope.interface import implementer
 
 from bioproxy.demo import tiny_model
-from tests.integration.support import LlamaServer, RunningProxy, async_fixture
+from tests.integration.support import LlamaServer, RunningProxy, Twistd, async_fixture, environment
 
 LlamaOf = Callable[..., LlamaServer]
 ProxyOf = Callable[..., RunningProxy]
+Run = Callable[..., Twistd]
 ModelOf = Callable[..., Path]
 
 TOOLS_TEMPLATE = (
@@ -106,7 +107,7 @@ async def proxy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         # pytest shows it with a test that fails.  The client that the tests use says much, and is left out.
         if not str(event.get("log_namespace")).startswith("twisted.web.client"):
             print(formatEventAsClassicLogText(event), end="")
-        if event.get("log_level") == LogLevel.critical:
+        if event.get("log_level") == LogLevel.critical or "log_failure" in event:
             bugs.append(event["log_failure"].getTraceback() if "log_failure" in event else str(event))
 
     started: list[RunningProxy] = []
@@ -125,3 +126,17 @@ async def proxy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     finally:
         globalLogPublisher.removeObserver(observe)
     assert not bugs, "\n".join(bugs)
+
+
+@async_fixture
+async def run(tmp_path: Path) -> AsyncIterator[Run]:
+    """Return a function that starts commands in a folder that is not the checkout, for a user without settings."""
+    started: list[Twistd] = []
+
+    def start(*command: str) -> Twistd:
+        started.append(Twistd(tmp_path, list(command), environment(tmp_path)))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()

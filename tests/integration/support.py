@@ -26,8 +26,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from treq.client import HTTPClient
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 
 from bioproxy.demo import tiny_model
@@ -133,12 +135,16 @@ class Answer:
     @property
     def timings(self) -> Any:
         """Return what llama-server tells of its work, from a body or from the last JSON of a stream."""
-        return json.loads(self.events()[-2])["timings"] if self.body.startswith(b"data:") else self.json()["timings"]
+        events = self.events()
+        return json.loads(events[-2])["timings"] if events else self.json()["timings"]
 
     @property
     def text(self) -> str:
         """Return what the model said."""
-        return str(self.json()["choices"][0]["message"]["content"])
+        if not (events := self.events()):
+            return str(self.json()["choices"][0]["message"]["content"])
+        deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
+        return "".join(delta.get("content") or "" for delta in deltas)
 
 
 ODDS: dict[str, Any] = {"logprobs": True, "top_logprobs": 10}
@@ -178,6 +184,48 @@ async def fetch(method: str, url: str, body: Any = None, headers: Mapping[str, s
     response = await begin(method, url, body, headers)
     content = await cast("Deferred[bytes]", response.content().addTimeout(60, reactor))
     return Answer(response.code, response.headers, content)
+
+
+class Call(Protocol):
+    """A POST whose client can hang up at any moment.
+
+    `status` is that of the answer once its head is here, `received` what came of its body, and `whole` tells whether
+    that is all of it, by its length or its chunks.  `over` fires at the end, whatever the end is.
+    """
+
+    def __init__(self, url: str, body: Any, headers: Mapping[str, str] | None = None) -> None:
+        self.status: int | None = None
+        self.headers = Headers()
+        self.received = b""
+        self.whole = False
+        self.over: Deferred[None] = Deferred()
+        self._head = defer(begin("POST", url, body, headers))
+        self._head.addCallbacks(self._begun, lambda _: self.over.callback(None))
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        if self.status is None:
+            self._head.cancel()
+        elif self.transport is not None:
+            self.transport.loseConnection()
+
+    @property
+    def answer(self) -> Answer:
+        """What came so far."""
+        return Answer(self.status or 0, self.headers, self.received)
+
+    def _begun(self, response: Any) -> None:
+        self.status, self.headers = response.code, response.headers
+        response.deliverBody(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep a piece of the body.  Called by Twisted."""
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Note the end.  Called by Twisted."""
+        self.whole = reason.check(ResponseDone) is not None
+        self.over.callback(None)
 
 
 async def answers(url: str) -> bool:
@@ -264,6 +312,15 @@ class LlamaServer:
         """Return what it says of its slot."""
         return (await self.call("GET", "/slots")).json()[0]
 
+    async def idle(self) -> bool:
+        """Tell whether its slot is idle."""
+        return not (await self.slot())["is_processing"]
+
+    async def decoding(self) -> bool:
+        """Tell whether it is in the middle of an answer."""
+        slot = await self.slot()
+        return bool(slot["is_processing"] and slot["next_token"][0]["n_decoded"] > 3)
+
 
 # bioproxy.
 
@@ -317,6 +374,14 @@ class RunningProxy:
         """Send any request."""
         return await fetch(method, self.url + path, body)
 
+    def ring(self, *messages: str, headers: Mapping[str, str] | None = None, **more: Any) -> Call:
+        """Send a chat with a client that may hang up; see `conversation`."""
+        return Call(self.url + "/v1/chat/completions", conversation(*messages, **more), headers)
+
+    async def gate(self, busy: str | None, waiting: int) -> bool:
+        """Tell whether the gate is like this."""
+        return bool((await self.status())["gate"] == {"busy": busy, "waiting": waiting})
+
     async def status(self) -> Any:
         """Return `/status`."""
         return (await fetch("GET", self.admin_url + "/status")).json()
@@ -359,6 +424,9 @@ class RunningProxy:
 
 
 # twistd.
+
+TWISTD = str(Path(sys.executable).with_name("twistd"))
+FOREGROUND = [TWISTD, "--pidfile=", "-n", "bioproxy"]
 
 
 class Twistd:

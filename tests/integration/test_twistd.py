@@ -10,17 +10,18 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from bioproxy import __version__
 from tests.integration.support import (
+    FOREGROUND,
     ROOT,
+    TWISTD,
     Twistd,
     answers,
-    async_fixture,
     async_test,
     environment,
     eventually,
@@ -30,24 +31,7 @@ from tests.integration.support import (
     until,
 )
 
-TWISTD = str(Path(sys.executable).with_name("twistd"))
-FOREGROUND = [TWISTD, "--pidfile=", "-n", "bioproxy"]
-
 Run = Callable[..., Twistd]
-
-
-@async_fixture
-async def run(tmp_path: Path) -> AsyncIterator[Run]:
-    """Return a function that starts commands in a folder that is not the checkout, for a user without settings."""
-    started: list[Twistd] = []
-
-    def start(*command: str) -> Twistd:
-        started.append(Twistd(tmp_path, list(command), environment(tmp_path)))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.kill()
 
 
 def configure(folder: Path, **settings: object) -> Path:

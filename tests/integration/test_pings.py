@@ -1,0 +1,111 @@
+"""What a streaming client hears while it waits, in front of the real llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.support import Call, LlamaServer, RunningProxy, async_test, conversation, eventually, until
+
+LlamaOf = Callable[..., LlamaServer]
+ProxyOf = Callable[..., RunningProxy]
+
+TOO_LONG = "The people of the valley read all day. " * 200
+"""More than fits a context of 1024 tokens."""
+
+
+async def behind_a_long_answer(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> tuple[LlamaServer, RunningProxy]:
+    """Return a llama.cpp that is busy for more than a second, and a proxy that pings every 0.1 s."""
+    llama = llama_of("--ctx-size", "1024", model=slow)
+    await llama.start()
+    proxy = proxy_of(llama.url, warmup=False, ping_interval=0.1)
+    proxy.ring("tell me everything", max_tokens=900)
+    await eventually(llama.decoding)
+    return llama, proxy
+
+
+def split(call: Call) -> tuple[list[bytes], bytes]:
+    """Return the comments that a stream began with, and the rest."""
+    pieces = call.received.split(b"\n\n")
+    comments = [piece for piece in pieces if piece.startswith(b":")]
+    assert pieces[: len(comments)] == comments, "comments come before events"
+    return comments, b"\n\n".join(pieces[len(comments) :])
+
+
+@async_test
+async def test_comments_then_the_answer(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> None:
+    """Who waits for a stream gets comments with the place in the queue, and then the whole answer."""
+    _, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    first = proxy.ring("hello", stream=True)
+    await eventually(lambda: proxy.gate("user", 1))
+    second = proxy.ring("hello", stream=True)
+    await eventually(lambda: proxy.gate("user", 2))
+    plain = proxy.ring("hello")
+    for place, call in enumerate((first, second), start=1):
+        await call.over
+        assert (call.status, call.whole) == (200, True)
+        assert call.headers.getRawHeaders("Content-Type") == ["text/event-stream"]
+        comments, rest = split(call)
+        assert comments[0] == b": waiting, place %d in the queue" % place
+        assert len(comments) >= 3
+        assert rest.startswith(b"data: ") and rest.endswith(b"data: [DONE]\n\n")
+        assert call.answer.timings["predicted_n"] == 8
+    await plain.over
+    assert (plain.status, plain.answer.timings["predicted_n"]) == (200, 8), "a plain answer has no room for comments"
+
+
+@async_test
+async def test_the_same_as_without(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> None:
+    """Behind the comments a stream says what it says without them."""
+    _, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    waited = proxy.ring("hello", stream=True)
+    await waited.over
+    at_once = await proxy.chat("hello", stream=True)
+    assert not at_once.body.startswith(b":")
+
+    assert split(waited)[0]
+    assert waited.answer.text == at_once.text
+
+
+REFUSED: dict[str, tuple[dict[str, Any], Callable[[str], Any]]] = {
+    "/v1/chat/completions": (conversation(TOO_LONG, stream=True), lambda event: json.loads(event)["error"]),
+    "/v1/messages": (conversation(TOO_LONG, stream=True), lambda event: json.loads(event)["error"]),
+    "/v1/responses": ({"input": TOO_LONG, "stream": True}, lambda event: json.loads(event)),
+}
+
+
+@pytest.mark.parametrize("path", REFUSED)
+@async_test
+async def test_an_error_after_comments(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path, path: str) -> None:
+    """What llama-server refuses after comments were sent ends the stream with one event that has its own words."""
+    _, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    body, error_of = REFUSED[path]
+    call = Call(proxy.url + path, body)
+    await call.over
+    assert (call.status, call.whole) == (200, True)
+    assert len(split(call)[0]) >= 2
+    [event] = call.answer.events()
+    assert "context" in error_of(event)["message"]
+    newest = (await proxy.status())["requests"][0]
+    assert newest["status"] == 400
+    refused = await proxy.call("POST", path, body)
+    assert refused.status == 400, "without a queue it is a status"
+
+
+@async_test
+async def test_llama_dies_while_one_waits(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> None:
+    """A llama-server that dies while streams wait is told to each as an event, and to who waits plainly as 502."""
+    llama, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    stream, plain = proxy.ring("hello", stream=True), proxy.ring("hello")
+    await until(lambda: stream.received.startswith(b":"))
+    llama.kill()
+    await stream.over
+    await plain.over
+    assert (stream.status, stream.whole) == (200, True)
+    [event] = stream.answer.events()
+    assert json.loads(event)["error"]["type"] == "upstream_error"
+    assert (plain.status, plain.answer.json()["error"]["type"]) == (502, "upstream_error")
