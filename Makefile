@@ -19,7 +19,7 @@ test: .venv/with-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest --numprocesses 2
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/trial tests

@@ -25,7 +25,7 @@ ANSWERING = 10.0
 """Seconds that a running answer may take to its end."""
 
 SAVING = 2.0
-"""Seconds that saving a conversation may take."""
+"""Seconds that saving a conversation may take, and that is waited for until the gate is free for it."""
 
 FLUSHING = 0.05
 """Seconds for the last bytes to leave: what was written is sent in the reactor's next turn."""
@@ -45,7 +45,7 @@ class Farewell:
 
     async def say(self) -> None:
         """Fire when the proxy is at rest, or has had its time.  Never fails."""
-        for step in (self._turn_away, self._let_finish, self._save):
+        for step in (self._turn_away, self._let_finish):
             try:
                 await step()
             except Exception:
@@ -59,13 +59,10 @@ class Farewell:
         await maybeDeferred(self._clients_port.stopService)
 
     async def _let_finish(self) -> None:
-        """Give those who are being answered some time."""
+        """Give those who are being answered some time, and save what that leaves in the slot, if it is worth it."""
         if not await self._within(ANSWERING, self._proxy.finished):
             self.log.warn("stopping in the middle of an answer: it took longer than {seconds:g} s", seconds=ANSWERING)
-
-    async def _save(self) -> None:
-        """Save what the slot holds, if it is worth it and nobody uses it."""
-        if self._gate.busy is None:
+        elif await self._within(SAVING, lambda: Deferred.fromCoroutine(self._gate.until_free())):
             await self._within(SAVING, lambda: Deferred.fromCoroutine(self._keeper.keep()))
 
     async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> bool:

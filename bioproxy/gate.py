@@ -121,10 +121,16 @@ class Gate:
             raise CancelledError()
 
     def close(self) -> None:
-        """Turn away whoever waits, and everybody who comes from now on; who is inside stays."""
+        """Turn away whoever waits, and whoever comes from now on.  A user who is inside stays, a warm-up leaves."""
         self._closed = True
         for turn in list(self._semaphore.waiting):
             turn.cancel()
+        self._preempt()
+
+    async def until_free(self) -> None:
+        """Fire when nobody is inside.  For a gate that was closed."""
+        await self._semaphore.acquire()
+        self._semaphore.release()
 
     def unavailable(self, reason: str) -> Unavailable:
         """Return the error for a user who is turned away, with the time after which the queue may be shorter."""
@@ -143,11 +149,14 @@ class Gate:
         if not acquired.called:
             # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
             acquired.addTimeout(self._timeout, self._clock)
-        # A warm-up inside is asked to leave; it has no say in it.
+        self._preempt()
+        return acquired
+
+    def _preempt(self) -> None:
+        """Have a warm-up leave that is inside, unless it is just being let finish something."""
         if self._warmup is not None and self._may_cancel:
             self._preempted = True
             self._warmup.cancel()
-        return acquired
 
     def _release(self, seconds: float) -> None:
         """Let the next one in, after a user who was inside for so long."""

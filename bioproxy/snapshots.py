@@ -62,7 +62,7 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots that may be restored, by template name and kind.  What is here is on disk, and the reverse."""
+    """The snapshots that may be restored, by template name and kind.  What is noted here is on disk at once."""
 
     log = Logger()
 

@@ -283,7 +283,9 @@ class Saving(FarewellTest):
         world.start(world.warmer.round)
         self.assertEqual(("warmup", 1), (world.gate.busy, self.server.paused))
         asked = len(self.server.requests)
-        self.check_at_rest(self.say())
+        said = self.say()
+        world.advance(SAVING)
+        self.check_at_rest(said)
         self.assertEqual(asked, len(self.server.requests))
 
     def test_going_on_by_itself(self) -> None:
@@ -299,6 +301,7 @@ class Saving(FarewellTest):
         world.settle()
         self.assertEqual("user", world.gate.busy)
         said = self.say()
+        world.advance(SAVING)
         world.advance(FLUSHING)
         self.successResultOf(said)
         self.assertEqual(saves, self.server.paths().count(SAVE))
