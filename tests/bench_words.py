@@ -11,8 +11,6 @@ piece of text.  What is compared:
 * *edited* (bioproxy only): the template was changed, and warmed up again before the question;
 * *warming* (bioproxy only): the question comes in the middle of another template's warm-up, which has to give way;
 * *among* (bioproxy only): such questions come every two seconds, until the long template is warm all the same;
-* *later* (direct only): the slot was used for other prompts since, and llama-server helps itself, from its memory
-  (``--cache-ram``).  A restart would end that, and so would enough other prompts.
 
 That a request was in the state that it is counted under is checked with what llama-server says of each.
 """
@@ -49,7 +47,6 @@ STATES = {
     "edited": ("hot", "restored"),
     "warming": ("restored",),
     "among": ("restored", "hot"),
-    "later": (),
 }
 """What `X-Bioproxy-Cache` may say in each state."""
 
@@ -148,9 +145,6 @@ class Bench:
         self.words.ask("direct, cold", self._llama, text)
         self.words.ask("direct, hot", self._llama, text)
         self._ask("switched", "one")
-        # What llama-server does by itself: it has the prompt in memory still (--cache-ram), until it is restarted.
-        self.words.ask("direct, later", self._llama, text)
-        self._ask("switched", "one")
         self._ask("hot", "one")
         self._ask("switched", "two")
         self._ask("hot", "two")
@@ -174,7 +168,6 @@ class Bench:
 
     def among_users(self) -> float:
         """Have the long template warmed up while somebody asks all the time; return how many seconds that took."""
-        self._ask("switched", "one")
         self._write("long")
         began = time.monotonic()
         time.sleep(EVERY)

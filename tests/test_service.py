@@ -209,30 +209,6 @@ class Demonstration(ServiceTest):
         self.assertFalse(self.demo.settings.state_dir.exists())
         self.assertEqual(1, self.output.getvalue().count("making a model"))
 
-    def test_sweeps(self) -> None:
-        """At the start what a crash left in the slot folder is removed: of these templates, and nothing else."""
-        folder = self.folder / "slots"
-        folder.mkdir(0o700)
-        for name in ("code.bin", "code.part.bin", "other.bin"):
-            (folder / name).write_bytes(MAGIC)
-        self.start("--prefix", f"@code={self.template('code', CODE)}", "--slot-save-path", str(folder))
-        self.assertEqual(["other.bin"], [file.name for file in folder.iterdir()])
-
-    def test_records(self) -> None:
-        """At the start the records of slot files are read: what they name stays."""
-        slots = self.folder / "slots"
-        slots.mkdir(0o700)
-        (slots / "code.new.bin").write_bytes(MAGIC)
-        state = StateFolder(self.folder / "state")
-        state.open()
-        entry = Snapshot("code.new.bin", KEY, 1, len(MAGIC), Model("", ()), "2026-01-01T00:00:00+00:00")
-        Snapshots(state).put("code", PREFIX, entry)
-        state.close()
-        template = self.template("code", CODE)
-        arguments = ("--prefix", f"@code={template}", "--slot-save-path", str(slots))
-        self.start(*arguments, "--state-dir", str(self.folder / "state"))
-        self.assertEqual(["code.new.bin"], [file.name for file in slots.iterdir()])
-
     def test_stop(self) -> None:
         """Stopping closes the child's input, waits until it is gone, and takes its end for what it is."""
         protocol, transport = self.run_it()
