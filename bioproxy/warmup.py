@@ -31,7 +31,7 @@ from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.proof import helped
 from bioproxy.shape import Key
-from bioproxy.slot import Slot
+from bioproxy.slot import NOBODY, Slot
 from bioproxy.slot_files import SaveFailed
 from bioproxy.snapshots import CHAT, PART, PREFIX
 from bioproxy.speed import Speed
@@ -115,7 +115,8 @@ class Warmup:
         self._slot.looked_at(name, same)
         if same:
             return self._over(name)
-        if prepared.cache == "hot":
+        holding = self._slot.holding
+        if prepared.cache == "hot" and (holding.has(key) or await holding.has_perhaps(key, NOBODY, len(tokens) - 1)):
             await self._cut_down(name, tokens)
         else:
             await self._in_pieces(name, key, tokens, wanted)

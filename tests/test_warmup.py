@@ -353,6 +353,36 @@ class Hurried(WarmTest):
         self.assertEqual("warm", self.state())
 
 
+class BrokenOff(WarmTest):
+    """After a question whose client hung up, on a template that was not warm yet."""
+
+    def ask_and_hang_up(self, done: int) -> None:
+        """Have a question broken off when so many of its tokens were computed."""
+        self.use({"code": "x" * 2000 + "<{message}>"})
+        self.server.pause_at = {"body"}
+        call = self.built.chat("@code why?")
+        self.server.tokens = self.server.tokens[:done]
+        call.hang_up()
+        self.server.pause_at = set()
+        self.built.settle()
+
+    def test_all_there(self) -> None:
+        """Where the slot has all of the template it only needs saving, as after an answer."""
+        self.ask_and_hang_up(2010)
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertEqual([2007], self.pieces(before))
+        self.assertEqual("warm", self.state())
+
+    def test_only_a_part(self) -> None:
+        """Where it has less, the rest comes in pieces, so that a user who comes need not wait for all of it."""
+        self.ask_and_hang_up(100)
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertEqual(256, self.pieces(before)[0])
+        self.assertEqual("warm", self.state())
+
+
 class GivingWay(LongTest):
     """Users who come while a file is being written."""
 
