@@ -56,6 +56,7 @@ class Gate:
         self._preempted = False
         self._closed = False
         self._leavers = 0
+        self._staying = False
         self._user_left_at = clock.seconds()
         self._service_seconds = 0.0
         # Gauges that look for themselves when Prometheus asks: they cannot fall behind.
@@ -116,7 +117,7 @@ class Gate:
             yield
         finally:
             self._may_cancel = True
-        if self.waiting and not last:
+        if (self.waiting or self._closed) and not last:
             self._preempted = True
             raise CancelledError()
 
@@ -142,9 +143,10 @@ class Gate:
         """Join the queue; the Deferred fires at one's turn.  Raises `Unavailable`."""
         if self._closed:
             raise self.unavailable("bioproxy is shutting down")
-        # A warm-up inside is no reason to wait: it leaves.
-        if (self._user_inside or self.waiting) and self.waiting >= self._limit:
-            raise self.unavailable(f"{self.waiting} requests are waiting already")
+        # A warm-up inside is no reason to wait: it leaves.  Nor is a turn whose user has gone: mostly it ends at once.
+        inside = self._user_inside and not self._staying
+        if (inside or self.waiting) and self.waiting >= self._limit:
+            raise self.unavailable(f"llama-server is busy, and {self.waiting} requests are waiting already")
         acquired = self._semaphore.acquire()
         if not acquired.called:
             # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
@@ -160,7 +162,7 @@ class Gate:
 
     def _release(self, seconds: float) -> None:
         """Let the next one in, after a user who was inside for so long."""
-        self._user_inside = False
+        self._user_inside = self._staying = False
         self._user_left_at = self._clock.seconds()
         known = self._service_seconds
         self._service_seconds = seconds if not known else known + RECENT * (seconds - known)
@@ -227,6 +229,7 @@ class Turn:
         if self._until is None:
             self._leave()
         else:
+            self._gate._staying = True
             staying = Deferred.fromCoroutine(self._until())
             staying.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
             staying.addBoth(lambda _: self._leave())

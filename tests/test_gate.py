@@ -69,7 +69,9 @@ class Users(GateTest):
     def test_limit(self) -> None:
         """Where as many wait as may, the next is refused and told so; a place given up is free."""
         _first, second, _third = (self.user(name) for name in "abc")
-        self.assertEqual("2 requests are waiting already", self.refusal(self.user("d")).message)
+        self.assertEqual(
+            "llama-server is busy, and 2 requests are waiting already", self.refusal(self.user("d")).message
+        )
         second.cancel()
         self.failureResultOf(second, CancelledError)
         self.assertNoResult(self.user("e"))
@@ -274,15 +276,20 @@ class Closing(GateTest):
         self.assertIsNone(self.gate.busy)
 
     def test_warmup_inside(self) -> None:
-        """A warm-up that is inside goes on, and has nobody to give way to."""
+        """A warm-up that is inside leaves, at once or when it has saved what it is just saving."""
         warmup = self.saving(then="more")
         visit = self.user("a")
         self.gate.close()
         self.refusal(visit)
+        self.assertEqual(["saving"], self.inside)
         self.leave("saving")
-        self.assertEqual(["more"], self.inside)
-        self.leave("more")
-        self.assertTrue(self.successResultOf(warmup))
+        self.assertEqual([], self.inside)
+        self.assertFalse(self.successResultOf(warmup))
+        self.build(limit=2, timeout=10)
+        warmup = self.warmup()
+        self.gate.close()
+        self.assertEqual([], self.inside)
+        self.assertFalse(self.successResultOf(warmup))
 
 
 class Staying(GateTest):
@@ -323,6 +330,18 @@ class Staying(GateTest):
         self.leave("work", ZeroDivisionError())
         self.assertEqual(["b"], self.inside)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+
+    def test_no_reason_to_be_refused(self) -> None:
+        """Whoever comes while only something is left to do after a turn waits for that, even where nobody may wait."""
+        self.build(limit=0, timeout=10)
+        visit = self.user("a", then="work")
+        self.refusal(self.user("b"))
+        self.leave("a")
+        self.successResultOf(visit)
+        self.user("c")
+        self.refusal(self.user("d"))
+        self.leave("work")
+        self.assertEqual(["c"], self.inside)
 
     def test_nothing_to_do(self) -> None:
         """Work that is done at once does not keep the gate."""

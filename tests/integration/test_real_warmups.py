@@ -56,16 +56,15 @@ async def test_among_users(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> 
     await proxy.warm("code")
     await proxy.stop()
     proxy = proxy_of(llama.url, {"code": CODE, "story": LONGISH}, slot_save_path=str(llama.slots))
-    began, progress, parts = time.monotonic(), [0.0], 0
+    began, progress = time.monotonic(), [0.0]
     while (template := await proxy.template("story"))["state"] != "warm":
         assert time.monotonic() < began + 60
         answer = await proxy.chat("@code why?", max_tokens=4)
         assert (answer.status, answer.cache != "cold") == (200, True)
         assert float(answer.header("X-Bioproxy-Queue-Ms") or 9e9) < 1500
-        await pause(1.7)
-        parts += (llama.slots / "story.part.bin").exists()
+        await pause(1.2)
         progress.append(template["progress"])
-    assert parts, "it was interrupted"
+    assert await proxy.sample("slot_saves_total", template="story", result="ok") >= 2, "a part was saved, and the whole"
     assert 0 < max(progress) < 1, "it is told on the way"
     assert await proxy.sample("warmups_total", template="story", result="preempted") >= 1
     assert not (llama.slots / "story.part.bin").exists()
