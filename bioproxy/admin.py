@@ -19,6 +19,7 @@ from bioproxy.gate import Gate
 from bioproxy.journal import Journal
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller
+from bioproxy.ports import OwnPaths
 from bioproxy.slot import Slot
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
@@ -55,8 +56,7 @@ class Admin:
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
-        resource: IResource = self.app.resource()
-        return resource
+        return OwnPaths(self.app.resource())
 
     @app.route("/healthz", methods=["GET", "HEAD"])
     def healthz(self, request: Request) -> bytes:
@@ -91,7 +91,7 @@ class Admin:
                 "model": self._watch.model,
                 "build": self._watch.build,
                 "slot_save": self._slot.files.enabled,
-                "note": self._slot.proof.trouble,
+                "note": self._slot.proof.trouble if self._watch.up else self._watch.trouble,
             },
             "gate": {"busy": self._gate.busy, "waiting": self._gate.waiting},
             "templates": [self._template(name) for name in self._poller.templates],

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from bioproxy import config, templates
 from bioproxy.config import Settings
-from bioproxy.errors import TemplateError
+from bioproxy.connections import trusted
+from bioproxy.errors import ConfigError, TemplateError
+from bioproxy.keys import Keys
 
 
 def report(settings: Settings) -> tuple[list[str], list[str]]:
@@ -17,6 +19,14 @@ def report(settings: Settings) -> tuple[list[str], list[str]]:
     """
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
     problems = []
+    for read in (
+        Keys(settings.api_key_file, settings.llama_api_key_file).read,
+        lambda: trusted(settings.llama_ca_file),
+    ):
+        try:
+            read()
+        except ConfigError as error:
+            problems.append(str(error))
     if settings.slot_save_path is not None and not settings.slot_save_path.is_dir():
         problems.append(f"slot_save_path: {settings.slot_save_path} is no folder")
     if not settings.templates:

@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 
 from bioproxy.errors import ConfigError
 from bioproxy.templates import Template
-from bioproxy.values import Check, flag, path, prefixes, seconds, text, url, whole
+from bioproxy.values import Check, flag, names, path, prefixes, seconds, text, url, whole
 
 
 def xdg_folder(variable: str, fallback: str) -> Path:
@@ -52,9 +53,15 @@ class Settings:
 
     host: str = setting("127.0.0.1", text, "address that clients connect to")
     port: int = setting(8081, whole(0, 65535), "port that clients connect to; 0 takes a free one")
+    listen: str | None = setting(None, text, "a Twisted endpoint instead of both, such as unix:/run/bioproxy.sock")
     admin_host: str = setting("127.0.0.1", text, "address of the operator's port")
     admin_port: int = setting(8082, whole(0, 65535), "the operator's port: metrics and status")
-    llama_url: str = setting("http://127.0.0.1:8080", url, "where llama-server listens")
+    admin_listen: str | None = setting(None, text, "a Twisted endpoint instead of both")
+    admin_hosts: tuple[str, ...] = setting((), names, "more names that the operator's port answers to")
+    api_key_file: Path | None = setting(None, path, "file with keys, one a line, of which clients must show one")
+    llama_url: str = setting("http://127.0.0.1:8080", url, "where llama-server listens, http or https")
+    llama_ca_file: Path | None = setting(None, path, "whom to trust for its certificate, beside the system's list")
+    llama_api_key_file: Path | None = setting(None, path, "file with the key that llama-server wants")
     upstream_timeout: float = setting(30.0, seconds(1, 86400), "seconds that llama-server may stay dumb")
     prefixes: Mapping[str, Path] = setting(dict, prefixes, "prefix=file of a template; may be repeated")
     poll_interval: float = setting(2.0, seconds(0.05, 86400), "seconds between looks at the template files")
@@ -129,6 +136,10 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             result = {**values.get(key, {}), **result}
             checked(key, {prefix: str(file) for prefix, file in result.items()}, folder, option(key))
         values[key] = result
+    for listen, *places in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
+        # Who says on the command line where to listen does not mean what the file says of that, in whatever words.
+        if listen not in command_line and any(place in command_line for place in places):
+            values.pop(listen, None)
     return Settings(**values)
 
 
@@ -140,9 +151,22 @@ def refuse_loop(settings: Settings) -> None:
     target = urlsplit(settings.llama_url)
     port = target.port or (443 if target.scheme == "https" else 80)
     local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
-    for host, own_port in ((settings.host, settings.port), (settings.admin_host, settings.admin_port)):
+    own = [
+        endpoint_address(settings.listen) or (settings.host, settings.port),
+        endpoint_address(settings.admin_listen) or (settings.admin_host, settings.admin_port),
+    ]
+    for host, own_port in own:
         if port == own_port and (target.hostname == host or {target.hostname, host} <= local):
             raise ConfigError(f"llama_url: {settings.llama_url} is bioproxy's own port")
+
+
+def endpoint_address(listen: str | None) -> tuple[str, int] | None:
+    """Return host and port of a Twisted endpoint, an unlikely port if it has none; `None` if there is no endpoint."""
+    if listen is None:
+        return None
+    number = re.match(r"(?:tcp6?|ssl):(?:port=)?(\d+)", listen)
+    host = re.search(r":interface=((?:\\.|[^:])+)", listen)
+    return (host[1].replace("\\", "") if host else "0.0.0.0"), int(number[1]) if number else -1
 
 
 def checked(key: str, value: Any, folder: Path, place: str) -> Any:

@@ -16,35 +16,29 @@ everything that uses the slot gets a fresh connection, and is never repeated.
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from twisted.internet._sslverify import IOpenSSLTrustRoot
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.web.client import (
-    URI,
-    Agent,
-    BrowserLikePolicyForHTTPS,
-    HTTPConnectionPool,
-    ProxyAgent,
-    _HTTP11ClientFactory,
-)
+from twisted.internet.ssl import platformTrust
+from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ProxyAgent
 from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
+
+from bioproxy.client import Factory
+from bioproxy.errors import ConfigError
 
 CONNECT_TIMEOUT = 5.0
 """Seconds.  A llama-server that listens accepts at once, however busy it is."""
 
 IDLE = 3
 """Seconds that an unused connection is kept: less than llama-server's five."""
-
-
-class _QuietFactory(_HTTP11ClientFactory):
-    """Twisted's client without two log lines for each connection.  There is no public way to say so."""
-
-    noisy = False
 
 
 @implementer(IAgentEndpointFactory)
@@ -69,12 +63,17 @@ class Agents:
     own_shared: IAgent
 
     @classmethod
-    def over_network(cls, reactor: Any, url: str) -> Agents:
-        """Make them for the llama-server at `url`."""
+    def over_network(cls, reactor: Any, url: str, ca_file: Path | None = None) -> Agents:
+        """Make them for the llama-server at `url`.
+
+        Where that is https, its certificate must be for the host's name, and from somebody whom the system trusts or
+        whose certificate is in `ca_file`.  Raises `ConfigError` if there is none.
+        """
+        trust = BrowserLikePolicyForHTTPS(trusted(ca_file))
         fresh = HTTPConnectionPool(reactor, persistent=False)
         shared = HTTPConnectionPool(reactor, persistent=True)
         shared.cachedConnectionTimeout = IDLE
-        fresh._factory = shared._factory = _QuietFactory
+        fresh._factory = shared._factory = Factory
         parts = urlsplit(url)
         assert parts.hostname is not None  # `config.url` made sure
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -86,11 +85,34 @@ class Agents:
             kind = TCP6ClientEndpoint
         endpoint = kind(reactor, parts.hostname, port, timeout=CONNECT_TIMEOUT)
         if parts.scheme == "https":
-            trust = BrowserLikePolicyForHTTPS().creatorForNetloc(parts.hostname.encode(), port)
-            endpoint = wrapClientTLS(trust, endpoint)
+            endpoint = wrapClientTLS(trust.creatorForNetloc(parts.hostname.encode(), port), endpoint)
         return cls(
             ProxyAgent(endpoint, reactor, fresh),
             ProxyAgent(endpoint, reactor, shared),
             Agent.usingEndpointFactory(reactor, _Always(endpoint), fresh),
             Agent.usingEndpointFactory(reactor, _Always(endpoint), shared),
         )
+
+
+@implementer(IOpenSSLTrustRoot)
+class _Also:
+    """Whom the system trusts, and some certificates."""
+
+    def __init__(self, ca_file: Path) -> None:
+        self._ca_file = ca_file
+
+    def _addCACertsToContext(self, context: Any) -> None:
+        """Called by Twisted, which has no public way to trust both."""
+        platformTrust()._addCACertsToContext(context)
+        context.load_verify_locations(str(self._ca_file))
+
+
+def trusted(ca_file: Path | None) -> Any:
+    """Return whom to trust for certificates.  Raises `ConfigError` for a file without any."""
+    if ca_file is None:
+        return platformTrust()
+    try:
+        ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"llama_ca_file: {ca_file}: {error.strerror or error}") from None
+    return _Also(ca_file)

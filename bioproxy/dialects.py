@@ -12,6 +12,8 @@ Pure.
 from __future__ import annotations
 
 import json
+import re
+from mmap import mmap
 from typing import Any
 
 from bioproxy.errors import ProxyError
@@ -23,6 +25,10 @@ STREAMING = frozenset(
     }
 )
 """Paths that answer with a stream of events where that is asked for."""
+
+
+KEY = b'"stream"'
+YES = re.compile(rb"\s*:\s*true")
 
 
 def error_body(path: str, error: ProxyError) -> bytes:
@@ -47,9 +53,19 @@ def is_anthropic(path: str) -> bool:
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
+def may_want_stream(path: str, body: bytes | mmap) -> bool:
+    """Tell whether a request may ask for its answer as a stream of events: it says so somewhere."""
+    if path not in STREAMING:
+        return False
+    at = body.find(KEY)
+    while at >= 0 and not YES.match(body, at + len(KEY)):
+        at = body.find(KEY, at + 1)
+    return at >= 0
+
+
 def wants_stream(path: str, body: bytes) -> bool:
     """Tell whether a request asks for its answer as a stream of events."""
-    if path not in STREAMING or b'"stream"' not in body:
+    if not may_want_stream(path, body):
         return False
     try:
         request = json.loads(body)

@@ -31,6 +31,34 @@ class ProxyError(Exception):
         return str(self)
 
 
+class BadRequest(ProxyError):
+    """The request is not HTTP as it should be."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class NotAuthenticated(ProxyError):
+    """The request shows no valid key."""
+
+    status = 401
+    kind = "authentication_error"
+
+
+class Forbidden(ProxyError):
+    """The operator's port is not asked in this way."""
+
+    status = 403
+    kind = "permission_error"
+
+
+class TooSlow(ProxyError):
+    """The request's body comes too slowly."""
+
+    status = 408
+    kind = "timeout_error"
+
+
 class BodyTooLarge(ProxyError):
     """The request's body is larger than `max_body`."""
 

@@ -13,16 +13,19 @@ The head of a stream may go out before llama-server has said anything, to a clie
 
 from __future__ import annotations
 
+from typing import IO
+
 from twisted.internet.interfaces import IReactorTime
-from twisted.web.server import Request
 
 from bioproxy import relay
 from bioproxy.dialects import error_event
+from bioproxy.edge import Arriving
 from bioproxy.errors import ProxyError
 from bioproxy.headers import end_to_end
 from bioproxy.journal import Record
-from bioproxy.outlet import Outlet
+from bioproxy.outlet import Outlet, Store
 from bioproxy.pings import Pings
+from bioproxy.timings import Timings
 from bioproxy.upstream import Upstream
 
 
@@ -32,14 +35,15 @@ class Exchange:
     `target` and `body` are what is sent on, `record` what is told of it later, `timings` what llama-server says of it.
     """
 
-    def __init__(self, request: Request, clock: IReactorTime, ping_interval: float) -> None:
+    def __init__(self, request: Arriving, clock: IReactorTime, store: Store, ping_interval: float) -> None:
         self.request = request
         self.record = Record(request.uri.decode("ascii", "replace"), clock.seconds())
-        self.outlet = Outlet(request, clock)
-        self.timings = relay.Timings()
+        self.outlet = Outlet(request, clock, store)
+        self.timings = Timings()
         self.pings = Pings(self.outlet, clock, ping_interval)
         self.target = b""
-        self.body = b""
+        # Whole by now, in memory or, if it is large, in a temporary file.
+        self.body: IO[bytes] = request.content
         self._clock = clock
 
     def tell(self, name: str, value: str) -> None:
@@ -53,7 +57,9 @@ class Exchange:
         closes the connection to llama-server.
         """
         pairs = [(name, value) for name, values in self.request.requestHeaders.getAllRawHeaders() for value in values]
-        response = await upstream.relay(self.request.method, self.target, end_to_end(pairs), self.body)
+        # `Expect` asks us to say when the body may come (RFC 9110, section 10.1.1).  It is here already.
+        crossing = [(name, value) for name, value in end_to_end(pairs) if name.lower() != b"expect"]
+        response = await upstream.relay(self.request.method, self.target, crossing, self.body)
         self.pings.end()
         self.record.status = response.code
         if self.pings.sent:

@@ -13,9 +13,13 @@ Pure functions over lists of pairs; knows nothing of Twisted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 Pair = tuple[bytes, bytes]
+
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a header's name may be (RFC 9110, section 5.6.2)."""
 
 HOP_BY_HOP = frozenset(
     {
@@ -39,8 +43,12 @@ def end_to_end(headers: Iterable[Pair]) -> Iterator[Pair]:
     meant for the next hop only), and `Content-Length`.
     """
     pairs = list(headers)
-    named = {
-        token.strip().lower() for name, value in pairs if name.lower() == b"connection" for token in value.split(b",")
-    }
+    named = named_in(value for name, value in pairs if name.lower() == b"connection")
     dropped = HOP_BY_HOP | named | {b"content-length"}
     return ((name, value) for name, value in pairs if name.lower() not in dropped)
+
+
+def named_in(values: Iterable[bytes]) -> set[bytes]:
+    """Return the headers that `Connection`, with these values, names, in lower case; nothing that could not be one."""
+    tokens = {token.strip().lower() for value in values for token in value.split(b",")}
+    return {token for token in tokens if TOKEN.fullmatch(token)}

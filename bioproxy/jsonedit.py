@@ -20,7 +20,13 @@ from typing import Any
 Path = tuple[str | int, ...]
 """Where a value stands, e.g. ``("messages", 0, "content")``."""
 
-_decode = JSONDecoder().raw_decode
+
+def parse_int(digits: str) -> int | float:
+    """Read a whole number.  Of thousands of digits Python refuses to make one; as for llama.cpp, it is a float then."""
+    return int(digits) if len(digits) < 1000 else float(digits)
+
+
+_decode = JSONDecoder(parse_int=parse_int).raw_decode
 _skip_space = re.compile(r"[ \t\n\r]*").match
 
 

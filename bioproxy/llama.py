@@ -10,12 +10,13 @@ Knows how to ask, not when: that is decided in `bioproxy.slot` and `bioproxy.war
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bioproxy.errors import LlamaError, UpstreamError
+from bioproxy.shape import Shape
 from bioproxy.upstream import Upstream
 
 STAND_INS = ("a", "7 b", "(c")
@@ -151,10 +152,10 @@ class Llama:
     async def _slot_action(self, action: str, filename: str) -> Any:
         return await self._upstream.ask("POST", f"/slots/0?action={action}", {"filename": filename}, alone=True)
 
-    async def prefix_tokens(self, chat: Callable[[str], dict[str, Any]], context: int) -> list[int]:
-        """Fire with the tokens that chat requests share in which only the end of the user's message differs.
+    async def prefix_tokens(self, text: str, shape: Shape, context: int) -> list[int]:
+        """Fire with the tokens that all requests of a shape begin with whose user's message begins with `text`.
 
-        `chat` makes such a request.  The prompt is made with a few stand-in messages, each prompt turned into tokens;
+        A prompt is made with each of a few stand-in messages behind the text, and turned into tokens;
         what the lists have in common is the prefix.  (Cutting the text at the message instead would be wrong: a token
         may reach across the cut.)
 
@@ -163,9 +164,8 @@ class Llama:
         """
         shared: list[int] = []
         for number, message in enumerate(STAND_INS):
-            prompt = await self._upstream.ask("POST", "/apply-template", chat(message), alone=True)
-            with understood():
-                question = {"content": prompt["prompt"], "add_special": True, "parse_special": True}
+            prompt = await self._prompt(text + message, shape)
+            question = {"content": prompt, "add_special": True, "parse_special": True}
             answer = await self._upstream.ask("POST", "/tokenize", question, alone=True)
             with understood():
                 tokens = [int(token) for token in answer["tokens"]]
@@ -173,6 +173,14 @@ class Llama:
                 return tokens
             shared = common_beginning(shared, tokens) if number else tokens
         return shared
+
+    async def _prompt(self, text: str, shape: Shape) -> str:
+        """Fire with the prompt that llama-server makes of a request."""
+        if shape.plain:
+            return text
+        answer = await self._upstream.ask("POST", "/apply-template", shape.request(text), alone=True)
+        with understood():
+            return str(answer["prompt"])
 
     async def count_tokens(self, text: str) -> int | None:
         """Fire with the number of tokens of a user message, or `None` where this llama-server cannot count.

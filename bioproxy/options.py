@@ -105,7 +105,7 @@ class Options(usage.Options):
 
     def _value(self, key: str, text: str) -> Any:
         """Turn an option's text into what JSON would have: the check of the setting then judges it."""
-        if config.FIELDS[key].metadata["check"] in (values.text, values.path, values.url):
+        if config.FIELDS[key].metadata["check"] in (values.text, values.path, values.url, values.names):
             return text
         try:
             return json.loads(text)

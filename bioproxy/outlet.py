@@ -6,9 +6,9 @@ that connection's buffer is full (64 KiB), and to resume when it is empty again.
 
 Simply passing that on to llama-server, all the way, would be wrong here: while llama-server waits for a slow client,
 its slot is taken, and everybody else waits too.  Answers are small, so an `Outlet` stands in between.  It holds up to
-`HELD` bytes of an answer and only then lets llama-server wait; and once llama-server is through, the slot is free,
-while the client reads what is left.  A client that does not even take a buffer's worth in `PATIENCE` seconds, about a
-kilobyte a second, is not coming back: its connection is ended.
+`HELD` bytes of an answer that uses the slot, and only then lets llama-server wait; and once llama-server is through,
+the slot is free, while the client reads what is left.  A client that does not even take a buffer's worth in
+`PATIENCE` seconds, about a kilobyte a second, is not coming back: its connection is ended.
 """
 
 from __future__ import annotations
@@ -21,10 +21,27 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 HELD = 4 * 1024 * 1024
-"""Bytes held for one client at most, and a piece more."""
+"""Bytes held at most, and a piece more, for one client who uses the slot."""
+
+HELD_OTHERWISE = 64 * 1024
+"""Bytes held at most, and a piece more, for a client who keeps nobody waiting."""
+
+HELD_IN_ALL = 64 * 1024 * 1024
+"""Bytes held at most for all clients together, and a piece more for each."""
 
 PATIENCE = 60.0
 """Seconds in which a client must take what is in its connection's buffer, 64 KiB and a piece more."""
+
+
+class Store:
+    """How much is held for all clients together."""
+
+    size = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be taken in."""
+        return self.size > HELD_IN_ALL
 
 
 @implementer(IPushProducer)
@@ -32,19 +49,22 @@ class Outlet:
     """The end of an answer's way.
 
     From `begin` to the end it is the producer of `request`; `over` fires at the end: everything was given to the
-    network, or the answer was broken off.
+    network, or the answer was broken off.  At most `limit` bytes are held for this client, in a common `store`.
     """
 
-    def __init__(self, request: Request, clock: IReactorTime) -> None:
+    def __init__(self, request: Request, clock: IReactorTime, store: Store) -> None:
+        self.limit = HELD_OTHERWISE
         self.over: Deferred[None] = Deferred()
         self.begun = False
         self.request = request
         self._clock = clock
+        self._store = store
         self._source: IPushProducer | None = None
         self._held: deque[bytes] = deque()
         self._size = 0
         self._paused = False
         self._ended = False
+        self._gone = False
         self._timer: IDelayedCall | None = None
 
     def begin(self) -> None:
@@ -59,12 +79,14 @@ class Outlet:
 
     def write(self, data: bytes) -> None:
         """Give the client a piece of the body, now or when it has room for it."""
+        if self._gone:
+            return
         if not self._paused:
             self.request.write(data)
             return
         self._held.append(data)
-        self._size += len(data)
-        if self._size > HELD and self._source is not None:
+        self._count(len(data))
+        if (self._size > self.limit or self._store.full) and self._source is not None:
             self._source.pauseProducing()
 
     def end(self) -> None:
@@ -109,17 +131,18 @@ class Outlet:
         self._stop_timer()
         while self._held and not self._paused:  # writing may fill the buffer, and pause us, in the middle
             piece = self._held.popleft()
-            self._size -= len(piece)
+            self._count(-len(piece))
             self.request.write(piece)
         if self._ended and not self._held:
             self._finish()
-        elif self._source is not None and self._size <= HELD:
+        elif self._source is not None and (not self._held or (self._size <= self.limit and not self._store.full)):
             self._source.resumeProducing()
 
     def stopProducing(self) -> None:
         """Drop everything.  Called by Twisted when the client is gone; Klein then cancels what waits for `over`."""
+        self._gone = True
         self._stop_timer()
-        self._held.clear()
+        self._drop()
         if self._source is not None:
             self._source.stopProducing()
 
@@ -131,8 +154,17 @@ class Outlet:
     def _let_go(self) -> None:
         self._stop_timer()
         self._source = None
-        self._held.clear()
+        self._drop()
         self.request.unregisterProducer()
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        self._store.size += size
+
+    def _drop(self) -> None:
+        """Hold nothing any more."""
+        self._held.clear()
+        self._count(-self._size)
 
     def _give_up(self) -> None:
         """End the connection of a client that takes nothing."""

@@ -19,7 +19,6 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from bioproxy import relay
-from bioproxy.dialects import wants_stream
 from bioproxy.outlet import Outlet
 
 
@@ -35,10 +34,10 @@ class Pings:
         self._call = LoopingCall(self._ping)
         self._call.clock = clock
 
-    def begin(self, path: str, body: bytes, place: Callable[[], int]) -> None:
-        """Begin to wait for the answer to a request; `place` tells its place in the queue, 0 for none."""
-        if self._interval:
-            self._path, self._body, self._place = path, body, place
+    def begin(self, streams: bool, place: Callable[[], int]) -> None:
+        """Begin to wait for an answer, if it will be a stream; `place` tells the place in the queue, 0 for none."""
+        if self._interval and streams:
+            self._place = place
             self._call.start(self._interval, now=False).addErrback(lambda failure: self.log.failure("ping", failure))
 
     def end(self) -> None:
@@ -48,8 +47,6 @@ class Pings:
 
     def _ping(self) -> None:
         if not self.sent:
-            if not wants_stream(self._path, self._body):
-                return self.end()
             relay.send_stream_head(self._outlet)
         self.sent += 1
         place = self._place()

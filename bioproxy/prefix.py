@@ -45,7 +45,7 @@ class Prefixes:
             count = await self._llama.count_tokens(text)
             if count is None or count >= context:
                 raise DoesNotFit(count, context)
-        tokens = await self._llama.prefix_tokens(lambda message: shape.request(text + message), context)
+        tokens = await self._llama.prefix_tokens(text, shape, context)
         if len(tokens) >= context:
             raise DoesNotFit(len(tokens), context)
         self._last = (about, tokens)

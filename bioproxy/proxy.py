@@ -16,22 +16,30 @@ Requests that do not use the slot pass straight through.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import partial
+from typing import IO
 
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
-from twisted.web.server import Request
 
 from bioproxy import rewrite
-from bioproxy.errors import BodyTooLarge, ProxyError
+from bioproxy.body import is_large, kept, mapped, whole
+from bioproxy.dialects import may_want_stream, wants_stream
+from bioproxy.edge import Arriving
+from bioproxy.errors import BadTarget, ProxyError
 from bioproxy.exchange import Exchange
+from bioproxy.forms import FORMS
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
 from bioproxy.holding import Believed
 from bioproxy.journal import Journal
+from bioproxy.keys import Keys
+from bioproxy.outlet import HELD, Store
 from bioproxy.poller import Poller
 from bioproxy.ports import AnyPath
 from bioproxy.rewrite import Filled
@@ -59,6 +67,7 @@ class Proxy:
         warmer: Warmer,
         upstream: Upstream,
         journal: Journal,
+        keys: Keys,
         clock: IReactorTime,
         max_body: int,
         ping_interval: float,
@@ -70,9 +79,12 @@ class Proxy:
         self._warmer = warmer
         self._upstream = upstream
         self._journal = journal
+        self._keys = keys
         self._clock = clock
         self._max_body = max_body
         self._ping_interval = ping_interval
+        self._one_large = DeferredLock()
+        self._store = Store()
         self._running: set[Exchange] = set()
         self._quiet: Deferred[None] = Deferred()
 
@@ -80,10 +92,19 @@ class Proxy:
         """Return what a `Site` serves."""
         return AnyPath(self.app.resource())
 
+    def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
+        """Return why a request is refused, if it is, before its body comes."""
+        if method == b"CONNECT":
+            return BadTarget("this is no way to anywhere else")  # whatever follows would be taken for another protocol
+        try:
+            return self._keys.judge(method, path_of(origin_form(target)), headers)
+        except BadTarget as error:
+            return error
+
     @app.route("/")
-    async def serve(self, request: Request) -> None:
+    async def serve(self, request: Arriving) -> None:
         """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
-        exchange = Exchange(request, self._clock, self._ping_interval)
+        exchange = Exchange(request, self._clock, self._store, self._ping_interval)
         self._running.add(exchange)
         try:
             await self._answer(exchange)
@@ -118,10 +139,12 @@ class Proxy:
             record.path = path_of(exchange.target)
             gated = uses_slot(request.method, record.path)
             if gated:
+                exchange.outlet.limit = HELD
                 exchange.tell("X-Bioproxy-Request-Id", record.id)
-            elif record.path == ADAPTERS and request.method == b"POST":
+            if request.refusal is not None:
+                raise request.refusal
+            if record.path == ADAPTERS and request.method == b"POST":
                 self._slot.model_changed()
-            exchange.body = self._body(request)
             await (self._gated(exchange) if gated else exchange.send(self._upstream))
         except CancelledError:
             raise
@@ -137,16 +160,17 @@ class Proxy:
         """Serve a request that uses the slot."""
         record = exchange.record
         # 1. Fill the template.  The files are looked at now, so the text is never older than they are.
+        streams = asks_for_stream(record.path, exchange.body)
         filled = await self._fill(record.path, exchange.body)
         if filled is not None:
-            exchange.body = filled.body
+            exchange.body = kept(filled.body)
             record.template = filled.template.name
             exchange.tell("X-Bioproxy-Template", record.template)
         prepared = None
 
         # 2. Wait for one's turn.
         turn = self._gate.user()
-        exchange.pings.begin(record.path, exchange.body, lambda: turn.place)
+        exchange.pings.begin(streams, lambda: turn.place)
         async with turn as waited:
             record.queue_ms = waited * 1000
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
@@ -177,15 +201,18 @@ class Proxy:
                 reused = exchange.timings.values.get("cache_n")
                 turn.stay_until(partial(self._learn, filled, prepared, reused))
 
-    async def _fill(self, path: str, body: bytes) -> Filled | None:
-        """Fill the templates that a chat request names; `None` where it names none.  Raises `ProxyError`."""
-        if path not in rewrite.CHAT_PATHS:
+    async def _fill(self, path: str, body: IO[bytes]) -> Filled | None:
+        """Fill the templates that a request names; `None` where it names none.  Raises `ProxyError`."""
+        templates = self._poller.templates.values()
+        if path not in FORMS or not mapped(body, lambda view: rewrite.mentions(view, templates)):
             return None
-        found = rewrite.find(body, self._poller.templates.values())
-        if found is None:
-            return None
-        texts = {template.name: await self._poller.look(template) for template in found.templates}
-        return found.fill(texts, self._max_body)
+        # A large request takes several times its size while it is looked at: so, one after the other.
+        async with self._one_large if is_large(body) else nullcontext():
+            found = rewrite.find(path, whole(body), templates)
+            if found is None:
+                return None
+            texts = {template.name: await self._poller.look(template) for template in found.templates}
+            return found.fill(texts, self._max_body)
 
     async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
         """Bring the template into the slot and tell the client how."""
@@ -212,19 +239,17 @@ class Proxy:
             self._slot.judge(name, prepared, int(reused))
         await self._slot.note(name, filled.key, filled.turns)
 
-    def _body(self, request: Request) -> bytes:
-        """Return the request's body.  Raises `BodyTooLarge`."""
-        # Twisted calls us when the body is here as a whole: in memory, or in a temporary file if it is large.
-        assert request.content is not None
-        body: bytes = request.content.read(self._max_body + 1)
-        if len(body) > self._max_body:
-            raise BodyTooLarge(f"the request's body is larger than {self._max_body} bytes")
-        return body
+
+def asks_for_stream(path: str, body: IO[bytes]) -> bool:
+    """Tell whether a request asks for a stream.  A large one is not taken into memory to find out for certain."""
+    if not mapped(body, lambda view: may_want_stream(path, view)):
+        return False
+    return is_large(body) or wants_stream(path, whole(body))
 
 
-def filename(body: bytes) -> str:
+def filename(body: IO[bytes]) -> str:
     """Return the file that a `POST /slots/...` names, empty where it names none."""
     try:
-        return str(json.loads(body)["filename"])
+        return str(json.loads(whole(body))["filename"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""

@@ -2,13 +2,10 @@
 
 What comes from llama-server goes out as it is, but for the headers that belong to one connection.  What the proxy
 itself has to say, an error before the answer began, has its form here too; an error after that is `bioproxy.outlet`'s.
-
-On the way `Timings` picks out what llama-server says of the prompt.
 """
 
 from __future__ import annotations
 
-import json
 from typing import cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -18,10 +15,13 @@ from twisted.web.server import Request
 
 from bioproxy.body import OnData, receive
 from bioproxy.dialects import error_body, message_of
-from bioproxy.errors import ProxyError, TooLate
+from bioproxy.errors import ProxyError, TemplateError, TooLate
 from bioproxy.headers import end_to_end
 from bioproxy.outlet import Outlet
 from bioproxy.upstream import Upstream
+
+LONGEST_ERROR = 64 * 1024
+"""Bytes of an error of llama-server's that are kept to be told in another form."""
 
 
 def send_head(response: IResponse, request: Request) -> None:
@@ -57,17 +57,17 @@ async def only_stream(response: IResponse, upstream: Upstream) -> None:
     content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
     if response.code == 200 and content_type.startswith(b"text/event-stream"):
         return
-    pieces: list[bytes] = []
-    done, _ = receive(response, pieces.append)
+    said = bytearray()
+    done, _ = receive(response, lambda data: said.extend(data[: LONGEST_ERROR - len(said)]))
     await upstream.waited_for(done)
-    kind, message = message_of(b"".join(pieces))
+    kind, message = message_of(bytes(said))
     raise TooLate(response.code, kind, message)
 
 
 def keep_only_ours(request: Request) -> None:
-    """Drop all headers of the answer but those that say what the proxy did."""
+    """Drop all headers of the answer but those that say what the proxy did, and whether the connection ends."""
     for name, _ in list(request.responseHeaders.getAllRawHeaders()):
-        if not name.lower().startswith(b"x-bioproxy-"):
+        if not name.lower().startswith(b"x-bioproxy-") and name.lower() != b"connection":
             request.responseHeaders.removeHeader(name)
 
 
@@ -106,6 +106,10 @@ def refuse(request: Request, path: str, error: ProxyError) -> None:
     keep_only_ours(request)
     request.setResponseCode(error.status)
     request.setHeader(b"content-type", b"application/json; charset=utf-8")
+    if error.status == 401:
+        request.setHeader(b"www-authenticate", b"Bearer")
+    if isinstance(error, TemplateError):
+        request.setHeader(b"x-should-retry", b"false")  # else OpenAI's and Anthropic's clients ask twice more
     if error.retry_after is not None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
     allow_origin(request)
@@ -120,38 +124,3 @@ def allow_origin(request: Request) -> None:
     origin = request.getHeader(b"origin")
     if origin is not None:
         request.setHeader(b"access-control-allow-origin", origin)
-
-
-class Timings:
-    """Finds llama-server's `timings` in an answer that passes by in pieces, streamed or not.
-
-    They are one flat JSON object near the answer's end: how many prompt tokens came from the cache (`cache_n`),
-    how many were computed (`prompt_n`) and how long that took (`prompt_ms`).  Looking for the key as bytes is
-    safe: inside any JSON *text* its quotation marks would have a backslash before them.
-    """
-
-    KEY = b'"timings":{'
-    LONGEST = 2048
-
-    def __init__(self) -> None:
-        self._tail = b""
-        self._found: bytes | None = None
-
-    def feed(self, data: bytes) -> None:
-        """Look at the next piece of the body; any cuts will do."""
-        text = self._tail + data
-        start = text.rfind(self.KEY)
-        if start >= 0 and (end := text.find(b"}", start)) >= 0:
-            self._found = text[start + len(self.KEY) - 1 : end + 1]
-        # Enough for the whole object, if it began in this piece and ends in the next.
-        self._tail = text[-self.LONGEST :]
-
-    @property
-    def values(self) -> dict[str, float]:
-        """The timings, empty where there were none."""
-        try:
-            found = json.loads(self._found or b"{}")
-        except ValueError:
-            return {}
-        # None of them can be negative or without end; whoever sends such a number is no llama-server.
-        return {key: value for key, value in found.items() if isinstance(value, int | float) and 0 <= value < 1e15}

@@ -1,7 +1,8 @@
-"""Which templates a chat request names, and the request with them filled in.
+"""Which templates a request names, and the request with them filled in.
 
 Two steps, because reading template files lies between them: `find` looks for known prefixes in the user's
-messages and says which templates are needed; `Found.fill` takes their texts and gives the new body.
+messages and says which templates are needed; `Found.fill` takes their texts and gives the new body.  Before both stands
+`mentions`, which tells of most requests, at little cost, that they name none.
 
 *Every* user message that begins with a prefix is filled, in every turn.  A chat client sends the whole
 conversation each time, with the messages as they were typed; if only the last one were filled, the first turn
@@ -17,26 +18,25 @@ Pure: bytes in, bytes out.  Knows nothing of Twisted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 from bioproxy import jsonedit
 from bioproxy.conversation import Turns
 from bioproxy.digests import digest
 from bioproxy.errors import BodyTooLarge, TooDeep
+from bioproxy.forms import FORMS, Said
 from bioproxy.shape import Key, Shape
 from bioproxy.templates import Template, Text
-
-CHAT_PATHS = frozenset({"/v1/chat/completions", "/chat/completions"})
-"""Where requests of this form go."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """One text in the request that begins with a prefix: where it stands, and the message behind the prefix."""
+    """One text in the request that begins with a prefix, and the message behind the prefix."""
 
-    place: jsonedit.Path
+    said: Said
     template: Template
     message: str
 
@@ -63,7 +63,8 @@ class Found:
     """A request that names templates.
 
     `matches` is never empty, and in the order of the conversation; `messages` has a fingerprint of each message as it
-    was typed; `reuse` is false if nothing computed before is of use (``"cache_prompt": false``, ``"lora"``).
+    was typed; `reuse` is false if nothing computed before is of use (``"cache_prompt": false``, ``"lora"``, several
+    prompts in one request).
     """
 
     source: str
@@ -87,7 +88,7 @@ class Found:
         if len(self.source) + filled > limit:
             raise BodyTooLarge(f"with its templates filled the request is larger than {limit} characters")
         values: dict[jsonedit.Path, Any] = {
-            match.place: texts[match.template.name].fill(match.message) for match in self.matches
+            match.said.place: texts[match.template.name].fill(match.message) for match in self.matches
         }
         # Slot 0 is the one whose content bioproxy cares for.
         values["id_slot",] = 0
@@ -96,7 +97,7 @@ class Found:
             body = jsonedit.replace(self.source, values).encode()
         except RecursionError:
             raise TooDeep("the request's JSON nests too deep") from None
-        first_turn = self.matches[0].place[1] == len(self.messages) - 1
+        first_turn = self.matches[0].said.turn == len(self.messages) - 1
         key = self.shape.key(texts[first.name].prefix_digest)
         return Filled(body, first, key, self._turns(texts), self.shape if first_turn else None, self.reuse)
 
@@ -104,33 +105,46 @@ class Found:
         """Return the fingerprints of the conversation: of its messages and of the texts that they are filled with."""
         chain, link = [], self.shape.digest
         for index, message in enumerate(self.messages):
-            filled_with = [texts[match.template.name].digest for match in self.matches if match.place[1] == index]
+            filled_with = [texts[match.template.name].digest for match in self.matches if match.said.turn == index]
             link = digest(link, message, *filled_with)
             chain.append(link)
         return Turns(tuple(chain))
 
 
-def find(body: bytes, templates: Iterable[Template]) -> Found | None:
-    """Look for known prefixes in the user messages of a chat request.
+def mentions(body: bytes | mmap, templates: Iterable[Template]) -> bool:
+    """Tell whether a body may name one of the templates.
 
-    Returns `None` where there is none, and for a body that is not a chat request at all: judging it is
+    It may if it has a prefix in it, or one of JSON's escapes that can stand for any character, or for a slash: with
+    those the same text can be spelled in many ways.
+    """
+    prefixes = [template.prefix.encode("utf-8", "surrogatepass") for template in templates]
+    return bool(prefixes) and any(body.find(each) >= 0 for each in (*prefixes, rb"\u", rb"\/"))
+
+
+def find(path: str, body: bytes, templates: Iterable[Template]) -> Found | None:
+    """Look for known prefixes in what the user wrote, in a request to this path.
+
+    Returns `None` where there is none, and for a body that has not the form of such a request at all: judging it is
     llama-server's business, so it goes there as it is.  Raises `TooDeep` for JSON that Python cannot read.
     """
     known = tuple(templates)
-    if not known:
+    if not known or path not in FORMS:
         return None
     try:
         # llama.cpp takes a null character for the end of the JSON.
         source = body.decode("utf-8-sig").partition("\0")[0]
-        request = json.loads(source)
-        candidates = (match_prefix(place, text, known) for place, text in user_texts(request))
+        request = json.loads(source, parse_int=jsonedit.parse_int)
+        if not isinstance(request, dict):
+            return None
+        form = FORMS[path](request)
+        candidates = (match_prefix(said, known) for said in form.said)
         matches = tuple(match for match in candidates if match is not None)
         if not matches:
             return None
-        messages = tuple(digest(json.dumps(message)) for message in request["messages"])
-        shape = Shape.around(request, matches[0].place)
+        messages = tuple(digest(json.dumps(message)) for message in form.turns)
+        shape = form.around(matches[0].said)
         # With adapters of its own a request's KV cache is not that of the model as it runs.
-        reuse = request.get("cache_prompt") is not False and not request.get("lora")
+        reuse = form.whole and request.get("cache_prompt") is not False and not request.get("lora")
         return Found(source, matches, shape, messages, reuse)
     except ValueError:  # not UTF-8, or not JSON
         return None
@@ -138,27 +152,13 @@ def find(body: bytes, templates: Iterable[Template]) -> Found | None:
         raise TooDeep("the request's JSON nests too deep") from None
 
 
-def user_texts(request: Any) -> Iterator[tuple[jsonedit.Path, str]]:
-    """Yield place and text of everything that the user wrote, whatever else is wrong with the request."""
-    messages = request.get("messages") if isinstance(request, dict) else None
-    for index, message in enumerate(messages if isinstance(messages, list) else ()):
-        if not isinstance(message, dict) or message.get("role") != "user":
-            continue
-        content = message.get("content")
-        if isinstance(content, str):
-            yield ("messages", index, "content"), content
-        for number, part in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-                yield ("messages", index, "content", number, "text"), part["text"]
-
-
-def match_prefix(place: jsonedit.Path, text: str, known: Iterable[Template]) -> Match | None:
+def match_prefix(said: Said, known: Iterable[Template]) -> Match | None:
     """Return what the text names: a known prefix, then white space or the end.
 
     There is no white space in a prefix, so of ``@code`` and ``@code-review`` at most one matches: the longest that can.
     """
     for template in known:
-        rest = text.removeprefix(template.prefix)
-        if text.startswith(template.prefix) and (not rest or rest[0].isspace()):
-            return Match(place, template, rest.strip())
+        rest = said.text.removeprefix(template.prefix)
+        if said.text.startswith(template.prefix) and (not rest or rest[0].isspace()):
+            return Match(said, template, rest.strip())
     return None

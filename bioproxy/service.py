@@ -21,6 +21,7 @@ it handed in can be tested with another clock.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,24 +29,29 @@ from typing import Any
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 
 from bioproxy.admin import Admin
 from bioproxy.connections import Agents
+from bioproxy.crowd import Crowd, allowed_connections
 from bioproxy.errors import CannotStart, ConfigError
 from bioproxy.farewell import Farewell
 from bioproxy.gate import Gate
+from bioproxy.guard import Guard
 from bioproxy.habits import Habits
 from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
 from bioproxy.keeper import Keeper
+from bioproxy.keys import Keys
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
 from bioproxy.poller import Poller, Reading
-from bioproxy.ports import port
+from bioproxy.ports import QuietSite, is_reachable, port, tcp
 from bioproxy.prefix import Prefixes
 from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
@@ -64,9 +70,18 @@ from bioproxy.watch import Watch
 
 __all__ = ["Options", "makeService"]
 
+log = Logger()
+
+OPERATORS = 100
+"""Connections to the operator's port at a time, at most."""
+
+LARGEST_ACTION = 64 * 1024
+"""Bytes of a body sent to the operator's port, at most."""
+
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
     """Build everything.  Called by twistd, which finds this name and `Options` through the plugin."""
+    os.umask(0o077)  # whatever this process writes, twistd's log too, is for its owner's eyes only
     if reactor is None:
         from twisted.internet import reactor as real
 
@@ -82,7 +97,10 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         demo.setServiceParent(root)
 
     metrics, speed = Metrics(), Speed()
-    upstream = Upstream(settings.llama_url, Agents.over_network(reactor, settings.llama_url), reactor)
+    keys = Keys(settings.api_key_file, settings.llama_api_key_file)
+    with one_line():
+        agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
+    upstream = Upstream(settings.llama_url, agents, reactor, keys)
     llama = Llama(upstream)
     identity = Identity(llama)
     state = StateFolder(settings.state_dir)
@@ -103,14 +121,37 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     warmer = Warmer(poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor, ahead=settings.warmup)
     journal = Journal(metrics, speed, reactor)
     proxy = Proxy(
-        poller, gate, slot, habits, warmer, upstream, journal, reactor, settings.max_body, settings.ping_interval
+        poller,
+        gate,
+        slot,
+        habits,
+        warmer,
+        upstream,
+        journal,
+        keys,
+        reactor,
+        settings.max_body,
+        settings.ping_interval,
     )
     admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
 
-    operators_port = port("operator's port", settings.admin_host, settings.admin_port, admin.resource(), reactor)
-    clients_port = port("clients' port", settings.host, settings.port, proxy.resource(), reactor)
+    guard = Guard((settings.admin_host, *settings.admin_hosts))
+    operators_port = port(
+        settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
+        QuietSite("operator's port", admin.resource(), reactor, guard.judge, Crowd(LARGEST_ACTION, OPERATORS)),
+        reactor,
+        warn_if_reachable("the operator's port", protected=False),
+    )
+    clients_port = port(
+        settings.listen or tcp(settings.host, settings.port),
+        QuietSite(
+            "clients' port", proxy.resource(), reactor, proxy.judge, Crowd(settings.max_body, allowed_connections())
+        ),
+        reactor,
+        warn_if_reachable("the clients' port", protected=keys.required),
+    )
     for service in (
-        State((state, folder), (snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
+        State((state, folder), (keys.read, snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
@@ -122,6 +163,16 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     if demo is not None:
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
     return root
+
+
+def warn_if_reachable(name: str, protected: bool) -> Callable[[IAddress], None]:
+    """Return what to do when a port listens: a warning, if everybody may use it who can reach it, and others can."""
+
+    def look(address: IAddress) -> None:
+        if is_reachable(address) and not protected:
+            log.warn("{name} can be used by everybody who reaches {address}", name=name, address=address)
+
+    return look
 
 
 class Root(MultiService):
@@ -151,7 +202,8 @@ def one_line() -> Iterator[None]:
     try:
         yield
     except CannotListenError as error:
-        where = f"{error.interface}:{error.port}"
+        # Of a Unix socket the "port" is its path.
+        where = f"{error.interface}:{error.port}" if isinstance(error.port, int) else os.fsdecode(error.port)
         raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
-    except ConfigError as error:
+    except (ConfigError, OSError) as error:
         raise CannotStart(f"bioproxy: {error}") from None

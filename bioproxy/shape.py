@@ -15,6 +15,7 @@ Pure.  Knows nothing of Twisted or of llama-server's calls.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -45,26 +46,34 @@ class Shape:
     """A request around the place of a template's text, as JSON.
 
     `source` is an object: ``messages`` before that of the user, other fields of the user's ``message``, content
-    ``parts`` before the text, and ``fields`` of the request.
+    ``parts`` before the text, and ``fields`` of the request.  Of a prompt without a chat template it says only that.
     """
 
     source: str
 
     @classmethod
     def around(cls, request: dict[str, Any], place: Path) -> Shape:
-        """Take the shape of a request whose template text stands at `place`.
+        """Take the shape of a chat request whose template text stands at `place`."""
+        _, index, _, *part = place
+        assert isinstance(index, int)
+        messages = request["messages"]
+        parts = messages[index]["content"][: part[0]] if part else []
+        return cls.of(messages[:index], messages[index], parts, request)
+
+    @classmethod
+    def of(
+        cls, before: Sequence[Any], message: Mapping[str, Any], parts: Sequence[Any], fields: Mapping[str, Any]
+    ) -> Shape:
+        """Make one of the messages before the user's, that message, content parts before the text, and other fields.
 
         Fields that are absent, null or empty are the same to a chat template, so they look the same here.  The order of
         keys stays: a chat template writes tool definitions as they came.
         """
-        _, index, _, *part = place
-        assert isinstance(index, int)
-        messages = request["messages"]
         shape = {
-            "messages": messages[:index],
-            "message": {name: value for name, value in messages[index].items() if name not in ("role", "content")},
-            "parts": messages[index]["content"][: part[0]] if part else [],
-            "fields": {name: request[name] for name in FIELDS if request.get(name) not in (None, "", [], {})},
+            "messages": list(before),
+            "message": {name: value for name, value in message.items() if name not in ("role", "content")},
+            "parts": list(parts),
+            "fields": {name: fields[name] for name in FIELDS if fields.get(name) not in (None, "", [], {})},
         }
         return cls(json.dumps(shape))
 
@@ -77,8 +86,13 @@ class Shape:
         """Return the key of a prompt in this shape; `text` is the digest of the template's prefix text."""
         return Key(text, self.digest)
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is that of a prompt without a chat template."""
+        return self.source == PLAIN.source
+
     def request(self, text: str) -> dict[str, Any]:
-        """Return a chat request of this shape whose user says `text`."""
+        """Return a chat request of this shape, which must not be `plain`, whose user says `text`."""
         shape = json.loads(self.source)
         content = [*shape["parts"], {"type": "text", "text": text}] if shape["parts"] else text
         message = {"role": "user", **shape["message"], "content": content}
@@ -92,6 +106,8 @@ class Shape:
         conversation, and is not to be kept.  And nothing but text (an image becomes other tokens than its place in the
         prompt says), and no numbers that JSON does not have (``1e400``).
         """
+        if self.plain:
+            return True
 
         def no_number(word: str) -> float:
             raise ValueError(word)
@@ -115,3 +131,6 @@ class Shape:
 
 BARE = Shape.around({"messages": [{"role": "user", "content": ""}]}, ("messages", 0, "content"))
 """A request with nothing but a user's message."""
+
+PLAIN = Shape('{"plain": true}')
+"""A prompt without a chat template: nothing stands before its text."""

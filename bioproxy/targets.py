@@ -44,7 +44,10 @@ def origin_form(uri: bytes) -> bytes:
         return uri
     if address := re.match(rb"https?://[\w.:-]+|https?://\[[\w.:]+\](:\d+)?", uri, re.IGNORECASE):
         rest = uri[address.end() :]
-        return rest if rest.startswith(b"/") else b"/" + rest
+        if rest.startswith(b"/"):
+            return rest
+        if rest[:1] in (b"", b"?"):
+            return b"/" + rest
     raise BadTarget("the request's target must be a path")
 
 

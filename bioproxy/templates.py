@@ -49,7 +49,7 @@ class Template:
     def of(cls, prefix: str, path: Path) -> Template:
         """Derive the name: the prefix without its leading punctuation.  Raises `ValueError`."""
         name = re.sub(r"^[\W_]+", "", prefix)
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or re.search(r"\s", prefix):
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or re.search(r"\s", prefix) or not prefix.isprintable():
             raise ValueError(f"{prefix!r} gives no name of 1 to 64 letters, digits, '_' or '-'")
         return cls(name, prefix, path)
 

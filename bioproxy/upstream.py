@@ -20,22 +20,31 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from os import SEEK_END
+from typing import IO, Any, Protocol, cast
 from urllib.parse import urlsplit
 
+from OpenSSL import SSL
+from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectingCancelledError, ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
-from twisted.web.client import RequestTransmissionFailed, ResponseFailed, ResponseNeverReceived
+from twisted.web.client import (
+    RequestGenerationFailed,
+    RequestTransmissionFailed,
+    ResponseFailed,
+    ResponseNeverReceived,
+)
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from bioproxy.body import Bytes, receive
+from bioproxy.body import Bytes, producer, receive
 from bioproxy.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.errors import BadTarget, LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.headers import Pair
+from bioproxy.keys import Keys
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that change nothing, so that a request lost with its connection may be sent again (RFC 9110, 9.2.2)."""
@@ -51,13 +60,14 @@ class Waiting(Protocol):
 class Upstream:
     """One llama-server, seen as something that answers HTTP requests."""
 
-    def __init__(self, url: str, agents: Agents, clock: IReactorTime) -> None:
+    def __init__(self, url: str, agents: Agents, clock: IReactorTime, keys: Keys) -> None:
         self.url = url
         self.last_heard = clock.seconds()
         self._agents = agents
         self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=Bytes)
         self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=Bytes)
         self._clock = clock
+        self._keys = keys
         parts = urlsplit(url)
         self._host = parts.netloc.encode()
         self._path = parts.path.encode()
@@ -65,27 +75,29 @@ class Upstream:
         self._waiting: set[Waiting] = set()
         self._hopeless: set[Waiting] = set()
 
-    async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: bytes) -> IResponse:
+    async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: IO[bytes]) -> IResponse:
         """Send a client's request on.
 
-        `target` is path and query as the client wrote them; it begins with a slash.  Whatever it says, the
-        request goes to `url`.  Fires with the response as soon as its head is here; the body comes later, see
+        `target` is path and query as the client wrote them; it begins with a slash.  Whatever it says, the request goes
+        to `url`.  `body` is a file, which must stay open until all of it is sent, or this is cancelled.
+         Fires with the response as soon as its head is here; the body comes later, see
         `bioproxy.relay`.  Fails with `UpstreamError`, `UpstreamTimeout`, or `BadTarget` for what cannot be sent;
         cancelling closes the connection.
         """
-        repeatable = method in SAFE and not body
+        size = body.seek(0, SEEK_END)
+        repeatable = method in SAFE and not size
         agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh
         sent = Headers()
-        for name, value in headers:
+        for name, value in self._keys.for_llama(headers):
             sent.addRawHeader(name, value)
         if not sent.hasHeader(b"host"):  # HTTP/1.0 does without
             sent.addRawHeader(b"host", self._host)
         # A POST without a body still says so, with `Content-Length: 0`; a GET has nothing to say.
-        producer = None if repeatable or (method == b"DELETE" and not body) else Bytes(body)
+        sending = None if repeatable or (method == b"DELETE" and not size) else producer(body, size, self._clock)
         # Bytes beyond ASCII have no place in a request line; spelled with % they mean the same.
         line = re.sub(rb"[^!-~]", lambda found: b"%%%02X" % found[0][0], self._path + target)
         try:
-            answer = agent.request(method, line, sent, producer)
+            answer = agent.request(method, line, sent, sending)
         except ValueError as error:
             raise BadTarget(f"this request cannot be sent on: {error}") from None
         return cast(IResponse, await self.waited_for(answer))
@@ -104,6 +116,8 @@ class Upstream:
         # IPv6 address as a name that is not allowed.)
         url = f"http://llama-server{self._path.decode()}{path}"
         headers = Headers({b"Host": [self._host]})
+        for name, value in self._keys.own:
+            headers.addRawHeader(name, value)
         call = client.request(method, url, headers=headers, allow_redirects=False, unbuffered=True, **body)
         response = await self.waited_for(call)
         pieces: list[bytes] = []
@@ -166,11 +180,12 @@ def translated() -> Iterator[None]:
         yield
     except (CancelledError, ConnectingCancelledError):
         raise CancelledError() from None
-    except (ResponseNeverReceived, ResponseFailed, RequestTransmissionFailed) as error:
+    except (ResponseNeverReceived, ResponseFailed, RequestGenerationFailed, RequestTransmissionFailed) as error:
         # These wrap what really happened, as a list of Failures (Twisted's exceptions that can be kept).
         if any(Failure.check(reason, CancelledError) for reason in error.reasons):
             raise CancelledError() from None
-        raise UpstreamError("llama-server broke off before its answer was complete") from None
+        trouble = next(filter(None, (tls_trouble(reason.value) for reason in error.reasons)), None)
+        raise UpstreamError(trouble or "llama-server broke off before its answer was complete") from None
     except ConnectionRefusedError:
         raise UpstreamError("llama-server refuses connections: is it running?") from None
     except TimeoutError:
@@ -179,3 +194,14 @@ def translated() -> Iterator[None]:
         raise
     except Exception as error:  # TLS, name resolution, and whatever else a network has
         raise UpstreamError(f"llama-server cannot be reached: {error}") from None
+
+
+def tls_trouble(error: object) -> str | None:
+    """Return what is wrong with llama-server's certificate, or with TLS, if that is what an error says."""
+    if isinstance(error, VerificationError):
+        return "llama-server's certificate is not for the host in llama_url"
+    if isinstance(error, SSL.Error):
+        # A list of what OpenSSL had to complain of: library, function, reason.
+        reasons = ", ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()))
+        return f"there is no TLS to llama-server: {reasons or 'the connection broke off'}"
+    return None

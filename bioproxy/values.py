@@ -84,6 +84,19 @@ def url(value: Any, folder: Path) -> str:
     return address
 
 
+def names(value: Any, folder: Path) -> tuple[str, ...]:
+    """Accept a list of host names, or a text with commas between them."""
+    found = value.split(",") if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise ValueError(f'must be a list like ["bioproxy"], not {json.dumps(value)}')
+    found = [each.strip() for each in found if each.strip()]
+    for name in found:
+        # Without a port: any will do.
+        if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            raise ValueError(f"must have host names like bioproxy.lan, not {json.dumps(name)}")
+    return tuple(found)
+
+
 def prefixes(value: Any, folder: Path) -> Mapping[str, Path]:
     """Accept an object that maps prefixes to template files."""
     if not isinstance(value, dict):

@@ -160,7 +160,18 @@ class Call:
         self._method = request.split(b" ")[0].decode("latin-1")
         self._gone = False
         protocol.makeConnection(self.transport)
-        protocol.dataReceived(request)
+        if request:
+            protocol.dataReceived(request)
+
+    def send(self, data: bytes) -> None:
+        """Send more, unless bioproxy has closed the connection."""
+        if not (self.transport.disconnecting or self.transport.disconnected):
+            self._protocol.dataReceived(data)
+
+    @property
+    def between(self) -> bool:
+        """Whether bioproxy has read all that came, and no request is unfinished or unanswered."""
+        return not (self._protocol.requests or self._protocol._buffer)
 
     def hang_up(self) -> None:
         """Close the connection.  What Twisted's sockets do then: first the producer is told, then the protocol."""

@@ -135,7 +135,14 @@ class Status(WorldTest):
         """At the start it has all keys, too, and says what is not known."""
         world = self.world({"code": CODE, "bad": "no place"})
         status = self.status(world)
-        llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
+        llama = {
+            "url": "http://llama",
+            "up": False,
+            "model": None,
+            "build": None,
+            "slot_save": None,
+            "note": "not asked yet",
+        }
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
         expected["note"] = None

@@ -19,6 +19,12 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "admin_host": ("127.0.0.1", "localhost", "::1"),
     "admin_port": (8082, 2, 65535),
     "llama_url": ("http://127.0.0.1:8080", "http://gpu:1", "https://[::1]:2/base"),
+    "listen": (None, "tcp:1", "unix:b.sock"),
+    "admin_listen": (None, "tcp:1", "unix:b.sock"),
+    "admin_hosts": ((), ["bioproxy", "b.lan"], ["c"]),
+    "api_key_file": (None, "keys", "../keys"),
+    "llama_ca_file": (None, "ca.pem", "../ca.pem"),
+    "llama_api_key_file": (None, "key", "../key"),
     "upstream_timeout": (30.0, 1, 2.5),
     "prefixes": ({}, {"@a": "f.txt"}, {"@a": "c.txt"}),
     "poll_interval": (2.0, 0.05, 5),
@@ -32,7 +38,7 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "ping_interval": (10.0, 0, 0.5),
     "max_body": (67108864, 1, 1024),
 }
-PATHS = {"slot_save_path", "state_dir"}
+PATHS = {"slot_save_path", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
 
 # Settings, and what each of them refuses.
 BAD: dict[str, list[Any]] = {
@@ -48,7 +54,15 @@ BAD: dict[str, list[Any]] = {
     "warmup save_conversations": [0, 1, "true", None],
     "warmup_chunk max_body": [0, -1, 1.0, 2**40 + 1],
     "queue_limit": [-1, 1_000_001, "many"],
-    "slot_save_path state_dir": [1, "", "a\0b", "~nobody-of-this-name/x", None],
+    "listen admin_listen": [1, "", None],
+    "admin_hosts": [1, None, [1], ["a:1"], ["a b"], "a/b", {}],
+    "slot_save_path state_dir api_key_file llama_ca_file llama_api_key_file": [
+        1,
+        "",
+        "a\0b",
+        "~nobody-of-this-name/x",
+        None,
+    ],
     "prefixes": [None, [], "@code=code.txt", {"@code": 1}, {"@code": ""}, {"@code": "\0"}],
 }
 
@@ -83,6 +97,8 @@ class Loading(FolderTest):
         def meaning(key: str, value: Any, folder: Path) -> Any:
             if key == "prefixes":
                 return {prefix: folder / file for prefix, file in value.items()}
+            if key == "admin_hosts":
+                return tuple(value)
             return folder / value if key in PATHS else value
 
         for key, (default, in_file, on_command_line) in KEYS.items():
@@ -93,6 +109,14 @@ class Loading(FolderTest):
             for content in ({key: in_file}, {}):
                 self.assertEqual(from_command_line, getattr(self.load(content, {key: on_command_line}), key), key)
             self.file.unlink()
+
+    def test_where_to_listen(self) -> None:
+        """Host and port on the command line beat an endpoint in the file, but not one on the command line."""
+        for listen, host, port in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
+            for given in ({host: "h"}, {port: 1}, {host: "h", port: 1}):
+                self.assertIsNone(getattr(self.load({listen: "tcp:1"}, given), listen))
+                self.assertEqual("tcp:2", getattr(self.load({listen: "tcp:1"}, {listen: "tcp:2", **given}), listen))
+                self.assertEqual("tcp:1", getattr(self.load({listen: "tcp:1", **given}), listen))
 
     def test_settings_are_independent(self) -> None:
         """One setting from the command line leaves the file's others alone."""

@@ -9,6 +9,10 @@ from bioproxy import errors
 # Class, status, type, and whether asking again later may help.
 TABLE: list[tuple[type[errors.ProxyError], int, str, bool]] = [
     (errors.BadTarget, 400, "invalid_request_error", False),
+    (errors.BadRequest, 400, "invalid_request_error", False),
+    (errors.NotAuthenticated, 401, "authentication_error", False),
+    (errors.Forbidden, 403, "permission_error", False),
+    (errors.TooSlow, 408, "timeout_error", False),
     (errors.BodyTooLarge, 413, "invalid_request_error", False),
     (errors.TooDeep, 400, "invalid_request_error", False),
     (errors.TemplateError, 500, "template_error", False),

@@ -8,14 +8,9 @@ from typing import Any
 
 from bioproxy.errors import LlamaError, UpstreamError
 from bioproxy.llama import FIXED_MARKER, Evaluated, SlotFile, Witness, common_beginning
-from bioproxy.shape import BARE
+from bioproxy.shape import BARE, PLAIN, Shape
 from tests.fakes import tokens
 from tests.world import WorldTest
-
-
-def asking(text: str) -> Callable[[str], dict[str, Any]]:
-    """Return what makes a chat request of a message: one with `text` before it."""
-    return lambda message: BARE.request(text + message)
 
 
 class LlamaTest(WorldTest):
@@ -114,29 +109,31 @@ class Answers(LlamaTest):
 
     def test_prefix_tokens(self) -> None:
         """The prefix tokens are those that come before the message, whatever the message is."""
-        self.assertEqual(tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens(asking("abc "), 1000)))
+        self.assertEqual(tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens("abc ", BARE, 1000)))
         self.assertEqual(3, self.server.paths().count("/apply-template"))
         self.assertTrue(all(body["add_special"] for path, body in self.server.requests if path == "/tokenize"))
 
     def test_prefix_in_a_shape(self) -> None:
         """What the chat request has before the message is among the prefix tokens."""
-
-        def chat(message: str) -> dict[str, Any]:
-            return {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": f"abc {message}"}]}
-
+        shape = Shape.of([{"role": "system", "content": "s"}], {}, [], {})
         expected = tokens("<system>s</><user>abc ")
-        self.assertEqual(expected, self.result(lambda: self.llama.prefix_tokens(chat, 1000)))
+        self.assertEqual(expected, self.result(lambda: self.llama.prefix_tokens("abc ", shape, 1000)))
+
+    def test_prefix_of_a_plain_prompt(self) -> None:
+        """Without a chat template the text itself is the prompt."""
+        self.assertEqual(tokens("abc "), self.result(lambda: self.llama.prefix_tokens("abc ", PLAIN, 1000)))
+        self.assertEqual(0, self.server.paths().count("/apply-template"))
 
     def test_prefix_across_the_cut(self) -> None:
         """A token that reaches across the end of the prefix is not one of the prefix tokens."""
         # Another tokenizer: with two of the stand-ins the prefix's last character becomes one token with the message.
         answer = iter([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 7, 7]])
         self.server.tokenizer = lambda text: next(answer)
-        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens(asking("abc"), 1000)))
+        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens("abc", BARE, 1000)))
 
     def test_prefix_too_long(self) -> None:
         """Where the first list of tokens fills the context already, no others are made."""
-        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens(asking("abcdefgh"), 10))))
+        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens("abcdefgh", BARE, 10))))
         self.assertEqual(1, self.server.paths().count("/tokenize"))
 
     def test_count(self) -> None:
@@ -168,8 +165,8 @@ class Nonsense(LlamaTest):
             (self.llama.witness, "/slots"),
             (lambda: self.llama.save("a"), "/slots/0?action=save"),
             (lambda: self.llama.restore("a"), "/slots/0?action=restore"),
-            (lambda: self.llama.prefix_tokens(asking("a"), 9), "/apply-template"),
-            (lambda: self.llama.prefix_tokens(asking("a"), 9), "/tokenize"),
+            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/apply-template"),
+            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/tokenize"),
             (lambda: self.llama.count_tokens("a"), "/v1/messages/count_tokens"),
             (lambda: self.llama.evaluate([1]), "/completion"),
             (lambda: self.llama.next_token_odds("a"), "/completion"),

@@ -22,7 +22,13 @@ GIVEN: list[tuple[list[str], str, Any]] = [
     (["--port", "1", "--port", "2"], "port", 2),
     (["--admin-host", "localhost"], "admin_host", "localhost"),
     (["--admin-port", "9"], "admin_port", 9),
+    (["--listen", "unix:/run/b.sock"], "listen", "unix:/run/b.sock"),
+    (["--admin-listen", "tcp:1"], "admin_listen", "tcp:1"),
+    (["--admin-hosts", "a, b.lan"], "admin_hosts", ("a", "b.lan")),
+    (["--api-key-file", "keys"], "api_key_file", Path("keys")),
     (["--llama-url", "http://gpu:1/"], "llama_url", "http://gpu:1"),
+    (["--llama-ca-file", "~/ca.pem"], "llama_ca_file", Path("/h/ca.pem")),
+    (["--llama-api-key-file", "key"], "llama_api_key_file", Path("key")),
     (["--upstream-timeout", "2.5"], "upstream_timeout", 2.5),
     (["--prefix", "@a=/a=b.txt"], "prefixes", {"@a": Path("/a=b.txt")}),
     (

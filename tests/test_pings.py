@@ -7,7 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from bioproxy.outlet import Outlet
+from bioproxy.dialects import wants_stream
+from bioproxy.outlet import Outlet, Store
 from bioproxy.pings import Pings
 from tests.network import Call
 
@@ -39,8 +40,8 @@ class PingsTest(SynchronousTestCase):
 
     def begin(self, interval: float = 10, path: str = CHAT, body: bytes = STREAM) -> Pings:
         """Begin to wait."""
-        pings = Pings(Outlet(self.request, self.clock), self.clock, interval)
-        pings.begin(path, body, lambda: self.place)
+        pings = Pings(Outlet(self.request, self.clock, Store()), self.clock, interval)
+        pings.begin(wants_stream(path, body), lambda: self.place)
         return pings
 
     def test_first(self) -> None:
@@ -83,7 +84,7 @@ class PingsTest(SynchronousTestCase):
         self.clock.advance(9.9)
         pings.end()
         pings.end()
-        Pings(Outlet(self.request, self.clock), self.clock, 10).end()
+        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).end()
         self.clock.advance(100)
         self.assertEqual((0, b""), (pings.sent, self.call.received))
         self.assertEqual([], self.clock.getDelayedCalls())
@@ -117,7 +118,7 @@ class PingsTest(SynchronousTestCase):
         def place() -> int:
             raise ZeroDivisionError
 
-        Pings(Outlet(self.request, self.clock), self.clock, 10).begin(CHAT, STREAM, place)
+        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).begin(True, place)
         self.clock.advance(100)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual([], self.clock.getDelayedCalls())

@@ -459,16 +459,15 @@ class PassThrough(WorldTest):
             self.assertEqual((method.encode(), body), world.llama_server.raw[-1][::2])
 
     def test_hosts(self) -> None:
-        """Whatever host a client names, even one that could not be, is llama-server's to judge."""
+        """Whatever host a client names, even one that nobody could have, is llama-server's to judge."""
         wire = Wire()
         world = self.world({}, wire.agents())
-        for host in ("a..b", ".", "x" * 70 + ".example", "[::1]:8081", "\u00ff"):
+        for host in ("a..b", ".", "x" * 70 + ".example", "[::1]:8081", "", "%ff", "a:"):
             call = world.send("POST", "/tokenize", b"{}", Host=host)
             line = wire.accept()
             self.assertIn(f"Host: {host}\r\n".encode(), line.received)
             line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             self.assertEqual(200, call.status, host)
-            self.assertEqual(200, world.operate("GET", "/healthz", Host=host).status, host)
 
     def test_forms(self) -> None:
         """A body that says it is a form and is none arrives as it is."""

@@ -32,7 +32,7 @@ class Backpressure(WorldTest):
 
     def test_pause_and_resume(self) -> None:
         """When the client's buffer is full and enough is held, llama-server has to wait, until there is room again."""
-        self.patch(outlet, "HELD", 2)
+        self.patch(outlet, "HELD_OTHERWISE", 2)
         _, call, line = self.begin()
         producer: Any = call.transport.producer
         producer.pauseProducing()
@@ -48,7 +48,7 @@ class Backpressure(WorldTest):
 
     def test_full_again_at_once(self) -> None:
         """A client with room for one piece gets one piece; llama-server goes on waiting while too much is held."""
-        self.patch(outlet, "HELD", 1)
+        self.patch(outlet, "HELD_OTHERWISE", 1)
         _, call, line = self.begin()
         producer: Any = call.transport.producer
         producer.pauseProducing()
@@ -65,6 +65,46 @@ class Backpressure(WorldTest):
         self.assertEqual((b"abcd", "paused"), (call.body, line.transport.producerState))
         producer.resumeProducing()
         self.assertEqual((b"abcdef", "producing"), (call.body, line.transport.producerState))
+
+    def test_held_in_all(self) -> None:
+        """What is held for all clients has a limit too; who has something held waits then, until it is read or gone."""
+        self.patch(outlet, "HELD_IN_ALL", 4)
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        calls, lines = [], []
+        producers: list[Any] = []
+        for _ in range(2):
+            calls.append(world.send("GET", "/"))
+            lines.append(wire.accept())
+            lines[-1].send(HEAD + b"abc")
+            producers.append(calls[-1].transport.producer)
+            producers[-1].pauseProducing()
+        lines[0].send(b"def")
+        self.assertEqual("producing", lines[0].transport.producerState)
+        lines[1].send(b"de")
+        self.assertEqual("paused", lines[1].transport.producerState)
+        calls[0].hang_up()
+        producers[1].resumeProducing()
+        self.assertEqual((b"abcde", "producing"), (calls[1].body, lines[1].transport.producerState))
+        producers[1].pauseProducing()
+        lines[1].send(b"fgh")
+        self.assertEqual("producing", lines[1].transport.producerState)
+
+    def test_more_is_held_in_the_gate(self) -> None:
+        """For who uses the slot much is held, so that it is free soon; for others a buffer's worth."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        for method, path, held in (("POST", "/v1/chat/completions", 4 << 20), ("GET", "/", 64 << 10)):
+            call = world.send(method, path, b"{}" if method == "POST" else b"")
+            line = wire.accept()
+            line.send(b"HTTP/1.1 200 OK\r\n\r\nabc")
+            producer: Any = call.transport.producer
+            producer.pauseProducing()
+            line.send(b"x" * held)
+            self.assertEqual("producing", line.transport.producerState, path)
+            line.send(b"x")
+            self.assertEqual("paused", line.transport.producerState, path)
+            call.hang_up()
 
     def test_slow_client_outside_the_gate(self) -> None:
         """Once llama-server is through with an answer, a client that reads slowly keeps nobody waiting."""

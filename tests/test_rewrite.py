@@ -16,6 +16,7 @@ from bioproxy.rewrite import Filled
 from bioproxy.shape import BARE, Shape
 from bioproxy.templates import Template, Text
 
+CHAT = "/v1/chat/completions"
 NAMES = ("code", "code-review", "context")
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "@code-review", "/context")]
 LIMIT = 1_000_000
@@ -70,7 +71,7 @@ OTHERS: list[Any] = [
 
 def fill(body: str | bytes, texts: dict[str, Text] = TEXTS) -> Filled:
     """Fill a request that names a template."""
-    found = rewrite.find(body.encode() if isinstance(body, str) else body, TEMPLATES)
+    found = rewrite.find(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
     return found.fill(texts, LIMIT)
 
@@ -98,7 +99,7 @@ class Filling(SynchronousTestCase):
             for content, place in ((message, ()), ([text(message)], (0, "text"))):
                 body = chat(content)
                 if expected is None:
-                    self.assertIsNone(rewrite.find(body.encode(), TEMPLATES), message)
+                    self.assertIsNone(rewrite.find(CHAT, body.encode(), TEMPLATES), message)
                     continue
                 sent = json.loads(fill(body).body)["messages"][0]["content"]
                 self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
@@ -106,20 +107,20 @@ class Filling(SynchronousTestCase):
     def test_order_of_templates(self) -> None:
         """The longest prefix wins in whatever order the templates are known."""
         for known in (TEMPLATES, TEMPLATES[::-1]):
-            found = rewrite.find(chat("@code-review x").encode(), known)
+            found = rewrite.find(CHAT, chat("@code-review x").encode(), known)
             assert found is not None
             self.assertEqual(["code-review"], [template.name for template in found.templates])
 
     def test_others(self) -> None:
         """What is no chat request, or names nothing, is left alone, however odd it is."""
         for request in OTHERS:
-            self.assertIsNone(rewrite.find(json.dumps(request).encode(), TEMPLATES), request)
+            self.assertIsNone(rewrite.find(CHAT, json.dumps(request).encode(), TEMPLATES), request)
         for body in (b"", b"@code", b'{"messages"', b'{"messages":[{"role":"user","content":"@code \xff"}]}'):
-            self.assertIsNone(rewrite.find(body, TEMPLATES), body)
+            self.assertIsNone(rewrite.find(CHAT, body, TEMPLATES), body)
 
     def test_no_templates(self) -> None:
         """Without templates nothing is even looked at."""
-        self.assertIsNone(rewrite.find(chat("@code").encode(), []))
+        self.assertIsNone(rewrite.find(CHAT, chat("@code").encode(), []))
 
     def test_every_turn(self) -> None:
         """Every user message is filled, in every turn; the others are not."""
@@ -140,7 +141,7 @@ class Filling(SynchronousTestCase):
 
     def test_templates_needed(self) -> None:
         """Each template needed is named once, in the order of the conversation."""
-        found = rewrite.find(chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
+        found = rewrite.find(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
         assert found is not None
         self.assertEqual(["context", "code"], [template.name for template in found.templates])
 
@@ -175,7 +176,7 @@ class Filling(SynchronousTestCase):
             for depth in (*range(limit - 200, limit + 20), 100_000):
                 body = b'{"%s":%s%s,"messages":[{"role":"user","content":"@code"}]}'
                 try:
-                    found = rewrite.find(body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
+                    found = rewrite.find(CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
                     self.assertIsNotNone(found)
                     assert found is not None
                     found.fill(TEXTS, LIMIT)
@@ -186,7 +187,7 @@ class Filling(SynchronousTestCase):
 
     def test_too_large(self) -> None:
         """A request that would grow beyond the limit is refused before it is made; one just within is not."""
-        found = rewrite.find(chat("@code a", "@code b").encode(), TEMPLATES)
+        found = rewrite.find(CHAT, chat("@code a", "@code b").encode(), TEMPLATES)
         assert found is not None
         filled = len(TEXTS["code"].fill("a")) + len(TEXTS["code"].fill("b"))
         found.fill(TEXTS, len(found.source) + filled)

@@ -83,7 +83,7 @@ class Wiring(ServiceTest):
         (admin_port, admin, _, admin_host), (port, clients, _, host) = self.reactor.tcpServers
         self.assertEqual((("127.0.0.1", 1235), ("::1", 1234)), ((admin_host, admin_port), (host, port)))
         for site, status in ((admin, 200), (clients, 0)):
-            call = Call(site, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")  # type: ignore[arg-type]
+            call = Call(site, b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")  # type: ignore[arg-type]
             self.assertEqual(status, call.status)
             call.hang_up()
         self.assertEqual(PARTS[-2:], [site.logPrefix() for site in (admin, clients)])  # type: ignore[attr-defined]
@@ -93,7 +93,7 @@ class Wiring(ServiceTest):
         """The templates are read at the start, in a thread."""
         file = self.template("code", CODE)
         self.start("--prefix", f"@code={file}")
-        call = Call(self.reactor.tcpServers[0][1], b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")  # type: ignore[arg-type]
+        call = Call(self.reactor.tcpServers[0][1], b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")  # type: ignore[arg-type]
         self.assertEqual(("cold", None), tuple(call.json()["templates"][0][key] for key in ("state", "error")))
 
     def test_sweeps(self) -> None:

@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.relay import Timings
+from bioproxy.timings import Timings
 
 TIMINGS = (
     b'"timings":{"cache_n":4,"prompt_n":28,"prompt_ms":1.683,"prompt_per_token_ms":0.06010714285714286,'

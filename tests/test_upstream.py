@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -15,6 +16,7 @@ from zope.interface import implementer
 from bioproxy.body import Bytes
 from bioproxy.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.errors import BadTarget, LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.keys import Keys
 from bioproxy.upstream import Upstream
 from tests.network import Line, Wire
 
@@ -36,7 +38,7 @@ class WireTest(SynchronousTestCase):
     def build(self, url: str) -> None:
         """Make another."""
         self.wire = Wire()
-        self.upstream = Upstream(url, self.wire.agents(url), self.wire.reactor)
+        self.upstream = Upstream(url, self.wire.agents(url), self.wire.reactor, Keys(None, None))
 
     def ask(self, method: str = "GET", question: Any = None, alone: bool = False) -> Deferred[Any]:
         """Make one of the proxy's own calls."""
@@ -46,7 +48,7 @@ class WireTest(SynchronousTestCase):
         self, method: bytes = b"GET", target: bytes = b"/x", body: bytes = b"", *headers: tuple[bytes, bytes]
     ) -> Deferred[IResponse]:
         """Send a client's request on."""
-        return Deferred.fromCoroutine(self.upstream.relay(method, target, headers, body))
+        return Deferred.fromCoroutine(self.upstream.relay(method, target, headers, BytesIO(body)))
 
 
 class Failures(WireTest):
@@ -304,7 +306,7 @@ class Connections(WireTest):
                 return fail(ConnectionRefusedError())
 
         agents = Agents(Named("relay fresh"), Named("relay shared"), Named("own fresh"), Named("own shared"))
-        self.upstream = Upstream("http://llama", agents, self.wire.reactor)
+        self.upstream = Upstream("http://llama", agents, self.wire.reactor, Keys(None, None))
         for call, expected in (
             (lambda: self.ask(), "own shared"),
             (lambda: self.ask("POST", {}, alone=True), "own fresh"),

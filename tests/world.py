@@ -26,13 +26,16 @@ from bioproxy.admin import Admin
 from bioproxy.config import Settings
 from bioproxy.connections import Agents
 from bioproxy.conversation import Turns
+from bioproxy.crowd import Crowd
 from bioproxy.digests import digest
 from bioproxy.gate import Gate
+from bioproxy.guard import Guard
 from bioproxy.habits import Habits
 from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
 from bioproxy.keeper import Keeper
+from bioproxy.keys import Keys
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller
@@ -100,7 +103,9 @@ class World:
         self.clock = Clock()
         self.agent = ToFake(self.llama_server)
         self.metrics, self.speed = Metrics(), Speed()
-        self.upstream = Upstream("http://llama", agents or Agents(*[self.agent] * 4), self.clock)
+        self.keys = Keys(self.settings.api_key_file, self.settings.llama_api_key_file)
+        self.keys.read()
+        self.upstream = Upstream("http://llama", agents or Agents(*[self.agent] * 4), self.clock, self.keys)
         self.llama = Llama(self.upstream)
         self.identity = Identity(self.llama)
         self.state = StateFolder(self.settings.state_dir)
@@ -159,6 +164,7 @@ class World:
             self.warmer,
             self.upstream,
             self.journal,
+            self.keys,
             self.clock,
             self.settings.max_body,
             self.settings.ping_interval,
@@ -174,9 +180,16 @@ class World:
             self.metrics,
             self.clock,
         )
-        # A clock of their own: the time that Twisted lets a connection be idle is no matter here.
-        self.clients_port = QuietSite("clients' port", self.proxy.resource(), Clock())
-        self.operators_port = QuietSite("operator's port", self.admin.resource(), Clock())
+        # A clock of their own: the time that a connection may take is no matter here.
+        self.edge_clock = Clock()
+        self.crowd = Crowd(self.settings.max_body)
+        self.clients_port = QuietSite(
+            "clients' port", self.proxy.resource(), self.edge_clock, self.proxy.judge, self.crowd
+        )
+        guard = Guard(self.settings.admin_hosts)
+        self.operators_port = QuietSite(
+            "operator's port", self.admin.resource(), self.edge_clock, guard.judge, Crowd(1000)
+        )
 
     def close(self) -> None:
         """End all that is still going on, so that nothing of it reaches into another test."""
@@ -225,7 +238,7 @@ class World:
 
     def _call(self, site: Site, method: str, target: str | bytes, body: bytes, headers: dict[str, str]) -> Call:
         target = target if isinstance(target, bytes) else target.encode()
-        headers = {"Host": "proxy", **headers}
+        headers = {"Host": "localhost", **headers}
         lines = [f"{name.replace('_', '-')}: {value}".encode() for name, value in headers.items()]
         if body:
             lines.append(b"Content-Length: %d" % len(body))

@@ -1,0 +1,275 @@
+"""The edge: where bytes from the network become requests, and what they meet first.
+
+Twisted's `HTTPChannel` reads HTTP from one connection: lines, headers, a body, and then a `Request` that somebody
+answers.  It is careful, but made for servers in general, and leaves three things to whoever uses it:
+
+* **What is odd.**  A request that two programs may read in two ways is how attackers get one past a proxy ("request
+  smuggling", RFC 9112, section 11.2).  What is not plainly right is refused: no host or two, a control character in a
+  header, a header over several lines, a way of transfer other than chunks.
+* **What is slow.**  A connection costs memory and an open file for as long as it lasts.  A head has `HEAD_SECONDS` to
+  arrive, and a body must bring `BODY_BYTES` in each `BODY_SECONDS`; connections on which nothing happens Twisted ends.
+* **What is too much** (`bioproxy.crowd`).  Bodies are counted while they arrive; nobody has to send 70 MB to be told
+  that 64 are allowed.
+
+A request that is refused is answered all the same, by whoever answers requests here: it finds the reason in
+`Arriving.refusal`.  But its connection ends then, and what still comes in on it is thrown away for a moment, because a
+connection that is closed with bytes unread takes the answer with it (RFC 9112, section 9.6).
+
+`HTTPChannel` has a method for each thing that may happen on a connection.  A subclass that does something more in some
+of them is the way to change what it does.
+"""
+
+from __future__ import annotations
+
+import re
+from tempfile import SpooledTemporaryFile
+from typing import IO, TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+from bioproxy.body import SMALL
+from bioproxy.dialects import error_body
+from bioproxy.errors import BadRequest, ProxyError, TooSlow
+from bioproxy.headers import TOKEN
+
+if TYPE_CHECKING:
+    from bioproxy.ports import QuietSite
+
+HEAD_SECONDS = 10.0
+"""Seconds for a request's head to arrive, from its first byte on."""
+
+BODY_SECONDS = 10.0
+BODY_BYTES = 10_000
+"""Bytes of a body that must arrive in each so many seconds: one kilobyte a second."""
+
+LINGER = 2.0
+"""Seconds for a refused client to read the answer before its connection is closed."""
+
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
+"""What `Host` may say (RFC 9110, section 7.2, and RFC 3986, section 3.2.2)."""
+
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Characters that no header's value may have (RFC 9110, section 5.5)."""
+
+LONGEST_LENGTH = 18
+"""Digits of a `Content-Length`.  (Python refuses to read thousands of them.)"""
+
+
+class Arriving(Request):
+    """A request, and why it is refused, if it is."""
+
+    channel: Channel
+    content: IO[bytes]
+    refusal: ProxyError | None = None
+    size = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Prepare for the body.  Called by Twisted when the head is complete."""
+        self.content = SpooledTemporaryFile(SMALL)  # noqa: SIM115 - Twisted closes it at the end of the request
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body.  Called by Twisted."""
+        if self.refusal is not None:
+            return
+        self.refusal = self.channel.site.crowd.take(self.size, len(data))
+        if self.refusal is not None:
+            return self.channel.cut_short()
+        self.size += len(data)
+        self.content.write(data)
+
+    def process(self) -> None:
+        """Have the request answered.  Called by Twisted when it is complete."""
+        if self.path == b"*":
+            self.path = b"/"  # Twisted would answer this by itself; `uri` still says what was asked for
+        super().process()
+
+    def getRequestHostname(self) -> bytes:
+        """Return a name that will do.
+
+        Called by Klein, which needs it to build addresses.  Nothing here does, and a request may be without a host.
+        """
+        return b"localhost"
+
+
+class Channel(HTTPChannel):
+    """A client's connection.  Its methods are called by Twisted, but for `cut_short`."""
+
+    site: QuietSite
+    transport: Any
+    requests: list[Arriving]
+    _timer: IDelayedCall | None = None
+    _refused = False
+
+    def connectionMade(self) -> None:
+        """Begin."""
+        super().connectionMade()
+        self.site.crowd.idle(self)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        """Let go of everything."""
+        self._stop_timer()
+        self.site.crowd.left(self, sum(request.size for request in self.requests))
+        super().connectionLost(reason)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what arrives, unless nobody cares any more."""
+        if self._refused:
+            return
+        if self._timer is None and not self._handlingRequest:
+            self._timer = self.callLater(HEAD_SECONDS, self._head_is_slow)
+        super().dataReceived(data)
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take a line of the head."""
+        if self._refused:
+            return
+        if line[:1] in (b" ", b"\t"):
+            # A header over several lines is obsolete, and read in as many ways as there are programs.
+            return self._respondToBadRequestAndDisconnect()
+        super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a header, and tell whether it may be one."""
+        if header_is_odd(line):
+            self._respondToBadRequestAndDisconnect()
+            return False
+        return bool(super().headerReceived(line))
+
+    def allHeadersReceived(self) -> None:
+        """Judge a request when its head is complete."""
+        self._stop_timer()
+        self.site.crowd.busy(self)
+        request = self.requests[-1]
+        request.refusal = (
+            head_fault(self._version, request.requestHeaders)
+            or self.site.judge(self._command, self._path, request.requestHeaders)
+            or self.site.crowd.take(self.length or 0, 0)
+        )
+        if request.refusal is None:
+            super().allHeadersReceived()
+            if self.length != 0:
+                self._watch_body(request)
+        else:
+            # As if it had no body: Twisted goes on to have it answered.
+            request.gotLength(0)
+            self.length = 0
+
+    def allContentReceived(self) -> None:
+        """Have a request answered that is complete, or refused."""
+        self._stop_timer()
+        if self.requests[-1].refusal is not None:
+            self._end_after_this()
+        super().allContentReceived()
+
+    def _finishRequestBody(self, data: bytes) -> None:
+        """Look at what follows the last chunk: headers, which nobody here needs, but others could misread."""
+        trailers = getattr(self._transferDecoder, "_trailerHeaders", [])
+        if any(trailer_is_odd(bytes(line)) for line in trailers):
+            return self._respondToBadRequestAndDisconnect()
+        super()._finishRequestBody(data)
+
+    def requestDone(self, request: Arriving) -> None:
+        """Go on with the next request, when one is answered."""
+        self.site.crowd.idle(self, request.size)
+        super().requestDone(request)
+
+    def cut_short(self) -> None:
+        """Have a request answered before its body is complete: it has a `refusal`.
+
+        Not at once, because this is called in the middle of reading.
+        """
+        self._stop_timer()
+        self._timer = self.callLater(0, self._cut)
+
+    def loseConnection(self) -> Any:
+        """Close the connection, but let a client that was refused read why."""
+        if self._refused and self._timer is None:
+            self._timer = self.callLater(LINGER, super().loseConnection)
+            return self._networkProducer.resumeProducing()
+        return super().loseConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a line that is too long."""
+        self._respondToBadRequestAndDisconnect()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Refuse what is no request, and so cannot be answered like one.
+
+        Twisted would say 400 too, but with neither a reason nor a length.
+        """
+        if not self._refused:
+            self._stop_timer()
+            self._refused = True
+            body = error_body("", BadRequest("this is not HTTP as it should be"))
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+            )
+            self.loseConnection()
+
+    def _end_after_this(self) -> None:
+        """Answer this request, listen to nothing else, then close."""
+        self._refused = True
+        self.persistent = False
+        self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
+
+    def _cut(self) -> None:
+        self._timer = None
+        self.allContentReceived()
+
+    def _head_is_slow(self) -> None:
+        self._timer = None
+        self._refused = True
+        self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self.loseConnection()
+
+    def _watch_body(self, request: Arriving) -> None:
+        """See to it that a body goes on arriving."""
+        before = request.size
+
+        def look() -> None:
+            self._timer = None
+            if request.size - before >= BODY_BYTES:
+                return self._watch_body(request)
+            request.refusal = TooSlow(f"less than {BODY_BYTES} bytes of the body came in {BODY_SECONDS:g} s")
+            self._cut()
+
+        self._timer = self.callLater(BODY_SECONDS, look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+def header_is_odd(line: bytes) -> bool:
+    """Tell whether a header, a line without its end, is one that others may read differently."""
+    name, _, value = line.partition(b":")
+    name, value = name.lower(), value.strip(b" \t")
+    return bool(
+        CONTROL.search(value)
+        or (name == b"content-length" and len(value) > LONGEST_LENGTH)
+        or (name == b"transfer-encoding" and value.lower() != b"chunked")
+    )
+
+
+def trailer_is_odd(line: bytes) -> bool:
+    """Tell whether a line behind the last chunk is not plainly a header."""
+    name, colon, _ = line.partition(b":")
+    return not colon or not TOKEN.fullmatch(name) or header_is_odd(line)
+
+
+def head_fault(version: bytes, headers: Headers) -> ProxyError | None:
+    """Return what is wrong with a request's head as a whole, if anything is."""
+    hosts = headers.getRawHeaders(b"host", [])
+    if len(hosts) > 1 or (not hosts and version != b"HTTP/1.0"):
+        return BadRequest(f"a request needs one Host header, this one has {len(hosts)}")
+    if hosts and not HOST.fullmatch(hosts[0]):
+        return BadRequest("the Host header must be a name or an address")
+    if version == b"HTTP/1.0" and headers.hasHeader(b"transfer-encoding"):
+        return BadRequest("HTTP/1.0 knows no chunks")
+    return None
