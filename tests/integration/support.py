@@ -254,7 +254,7 @@ def prose(words: int, seed: int) -> str:
 class LlamaServer:
     """A llama.cpp in a child process.  It keeps its address, its model's path and its slot folder over restarts.
 
-    `arguments` are for the next start.
+    `arguments` are for the next start, and so is `params`: values of llama.cpp's `CommonParams`.
     """
 
     def __init__(self, folder: Path, model: Path, *arguments: str, slots: bool = True) -> None:
@@ -264,12 +264,16 @@ class LlamaServer:
         self.slots = folder / "slots"
         self._output = folder / f"llama-{self.port}.out"
         self.arguments = [*arguments, *(["--slot-save-path", str(self.slots)] if slots else [])]
+        self.params: dict[str, Any] = {}
         self._environment = environment(folder)
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
         """Start it; fires when it answers."""
-        command = [sys.executable, "-m", "bioproxy.demo.llama_child", "--model", str(self.model), "--generate", "tiny"]
+        child = (
+            ["tests.integration.llama_with", json.dumps(self.params)] if self.params else ["bioproxy.demo.llama_child"]
+        )
+        command = [sys.executable, "-m", *child, "--model", str(self.model), "--generate", "tiny"]
         with open(self._output, "wb") as output:
             # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
             self._process = subprocess.Popen(

@@ -13,7 +13,9 @@ from twisted.web.server import Site
 from bioproxy.connections import Agents
 from bioproxy.demo import tiny_model
 from bioproxy.errors import LlamaError
+from bioproxy.keys import Keys
 from bioproxy.llama import Llama, Witness
+from bioproxy.shape import BARE
 from bioproxy.upstream import Upstream
 from tests.fakes import FakeLlama
 from tests.integration.conftest import LlamaOf, ModelOf
@@ -97,7 +99,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
 
 def upstream(url: str) -> Upstream:
     """Return bioproxy's way to a server."""
-    return Upstream(url, Agents.over_network(reactor, url), reactor)
+    return Upstream(url, Agents.over_network(reactor, url), reactor, Keys(None, None))
 
 
 def bare(message: str) -> dict[str, Any]:
@@ -367,7 +369,7 @@ async def test_odds(server_of: ServerOf) -> None:
 async def test_prefix_tokens(server_of: ServerOf) -> None:
     """The prefix tokens are what every chat begins with whose message begins so: all of them are reused."""
     server = await server_of()
-    tokens = await server.llama.prefix_tokens(lambda message: bare(PREFIX + message), 16384)
+    tokens = await server.llama.prefix_tokens(PREFIX, BARE, 16384)
     for message in ("why?", "a", "(", "Zebra"):
         prompt = (await server.call("POST", "/apply-template", bare(PREFIX + message))).json()["prompt"]
         assert PREFIX + message in prompt
