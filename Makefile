@@ -3,7 +3,7 @@
 #   make demo    the main job on a real llama.cpp with a tiny model; Ctrl-C ends it
 #   make test    all checks and tests
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
-#   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups
+#   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients
 #   make clean   remove what these made
 
 PYTHON ?= python3
@@ -22,7 +22,7 @@ test: .venv/with-test
 	$(BIN)/coverage run -m pytest --numprocesses 2
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
-	$(BIN)/trial tests
+	$(BIN)/trial --jobs 2 tests
 
 bench: .venv/with-test
 	$(BIN)/python -m tests.bench

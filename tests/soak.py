@@ -4,7 +4,7 @@ Crowds come, one after the other: someone keeps llama-server busy while all of a
 and half of them leave, each at a moment of its own: still waiting, in the middle of an answer, or after it.  They are
 real clients (`tests.soak_clients`) of a bioproxy that was started as a user would, in front of a stand-in
 (`tests.soak_llama`) that takes notes.  The second part (`tests.soak_preempt`) is about users who come in the middle of
-a warm-up.
+a warm-up, the third (`tests.soak_slow`) about clients that are slow on purpose.
 
 Whatever is not as it should be ends the run, with a line that says what.  ``python -m tests.soak --help`` tells what
 can be chosen; the same ``--seed`` makes the same crowds.
@@ -15,9 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import os
 import random
-import resource
 import signal
 import statistics
 import sys
@@ -27,10 +25,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.bench_servers import Child, Children, free_ports
+from tests.bench_servers import Children, free_ports
 from tests.bench_words import get, wait_for
 from tests.soak_clients import PATIENCE, Visitor, look_for_trouble
 from tests.soak_preempt import preemptions
+from tests.soak_slow import allow_files, open_files, slow
 
 CROWDS = 4
 """So many come at least."""
@@ -110,7 +109,7 @@ class Soak:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._admin)
         for visitor in visitors:
             await visitor.come(self._port)
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await asyncio.wait_for(reader.readuntil(b"ok\n"), PATIENCE)
         writer.transport.abort()
 
@@ -134,11 +133,6 @@ class Soak:
         return get(self._admin, "/status")["gate"]
 
 
-def open_files(child: Child) -> int:
-    """Return how many files and connections a process has open.  Linux only."""
-    return len(os.listdir(f"/proc/{child.process.pid}/fd"))
-
-
 def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:
     """Say where two lists of names part."""
     for one, other in zip(expected, seen, strict=False):
@@ -149,10 +143,7 @@ def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:
 
 def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
     """Let crowds of this size come for so many seconds, `CROWDS` at least.  `AssertionError` says what is wrong."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = size + 200
-    assert hard >= needed or hard == resource.RLIM_INFINITY, f"{needed} open files are needed, {hard} allowed"
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))  # what is started here inherits it
+    allow_files(size + 200)
     latest = time.monotonic() + seconds
     with ExitStack() as stack:
         soak = Soak(stack, folder, seed)
@@ -177,23 +168,26 @@ def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
 
 
 def main() -> int:
-    """Run both parts; return the status to exit with."""
+    """Run all parts; return the status to exit with."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--seconds", type=float, default=40, help=f"for how long crowds come (default: 40); {CROWDS} at least"
     )
     parser.add_argument("--clients", type=int, default=1000, help="how many are a crowd (default: 1000)")
     parser.add_argument("--tries", type=int, default=100, help="users who come in a warm-up (default: 100)")
+    parser.add_argument("--slow", type=float, default=20, help="seconds for each kind of slow clients (default: 20)")
     parser.add_argument("--seed", type=int, default=1, help="makes the same run again (default: 1)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("FAILED: it took too long"))
-    signal.alarm(int(options.seconds + 3 * options.tries + 4 * PATIENCE))
+    signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + 6 * PATIENCE))
     with tempfile.TemporaryDirectory(prefix="bioproxy-soak-") as folder:
         try:
             crowds(Path(folder), options.seconds, options.clients, options.seed)
             if options.tries:
                 preemptions(Path(folder), options.tries, options.seed)
+            if options.slow:
+                slow(Path(folder), options.slow, options.clients)
         except (AssertionError, OSError, EOFError, asyncio.TimeoutError) as error:
             print(f"FAILED (seed {options.seed}): {str(error) or repr(error)}")
             return 1
