@@ -1,7 +1,7 @@
 """The operator's port: is it alive, is it ready, what is warm, and all the numbers.
 
 A Klein app like the proxy's, with ordinary routes: each function answers one path.  What a route returns is sent: bytes
-or text as the body.  Nothing here changes anything.
+or text as the body.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 
 from bioproxy import __version__
+from bioproxy.errors import ConfigError
 from bioproxy.gate import Gate
 from bioproxy.journal import Journal
 from bioproxy.metrics import Metrics
 from bioproxy.poller import Poller
 from bioproxy.ports import OwnPaths
+from bioproxy.reload import Reload
 from bioproxy.slot import Slot
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
@@ -40,6 +42,7 @@ class Admin:
         watch: Watch,
         upstream: Upstream,
         journal: Journal,
+        reload: Reload,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
@@ -50,6 +53,7 @@ class Admin:
         self._watch = watch
         self._upstream = upstream
         self._journal = journal
+        self._reload = reload
         self._metrics = metrics
         self._clock = clock
         self._began = clock.seconds()
@@ -98,6 +102,17 @@ class Admin:
             "requests": self._journal.latest(),
         }
         return json.dumps(status, indent=1).encode()
+
+    @app.route("/reload", methods=["POST"])
+    def reload(self, request: Request) -> bytes:
+        """Read the configuration again; answer with what changed, or with 400 and what is wrong."""
+        request.setHeader(b"content-type", b"application/json; charset=utf-8")
+        try:
+            reloaded = self._reload.run()
+        except ConfigError as error:
+            request.setResponseCode(400)
+            return json.dumps({"error": str(error)}).encode()
+        return json.dumps({"changed": reloaded.changed, "needs_restart": reloaded.restart}).encode()
 
     def _template(self, name: str) -> dict[str, Any]:
         template = self._poller.templates[name]

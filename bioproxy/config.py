@@ -80,7 +80,12 @@ class Settings:
     @property
     def templates(self) -> tuple[Template, ...]:
         """The templates, in the order of their prefixes in the sources.  `load` has checked their names."""
-        return tuple(Template.of(prefix, file) for prefix, file in self.prefixes.items())
+        return templates_of(self.prefixes)
+
+
+def templates_of(prefixes: Mapping[str, Path]) -> tuple[Template, ...]:
+    """Return the templates that prefixes stand for.  Their names were checked."""
+    return tuple(Template.of(prefix, file) for prefix, file in prefixes.items())
 
 
 FIELDS = {entry.name: entry for entry in dataclasses.fields(Settings)}

@@ -39,7 +39,7 @@ class Crowd:
     """The clients of one port."""
 
     def __init__(self, max_body: int, connections: int = CONNECTIONS) -> None:
-        self._max_body = max_body
+        self.max_body = max_body
         self._connections = connections
         self._idle: dict[Connection, None] = {}  # in the order in which they became so
         self._busy: set[Connection] = set()
@@ -75,9 +75,9 @@ class Crowd:
 
     def take(self, size: int, more: int) -> ProxyError | None:
         """Take `more` bytes of a body that has `size` already, or tell why not."""
-        if size + more > self._max_body:
-            return BodyTooLarge(f"the request's body is larger than {self._max_body} bytes")
-        if self._bytes + more > BODIES * self._max_body:
+        if size + more > self.max_body:
+            return BodyTooLarge(f"the request's body is larger than {self.max_body} bytes")
+        if self._bytes + more > BODIES * self.max_body:
             return Unavailable("too many large requests are here already")
         self._bytes += more
         return None

@@ -47,8 +47,8 @@ class Gate:
     def __init__(self, clock: IReactorTime, metrics: Metrics, limit: int, timeout: float) -> None:
         self._clock = clock
         self._metrics = metrics
-        self._limit = limit
-        self._timeout = timeout
+        self.limit = limit
+        self.timeout = timeout
         self._semaphore = DeferredSemaphore(1)
         self._user_inside = False
         self._warmup: Deferred[Any] | None = None
@@ -145,12 +145,12 @@ class Gate:
             raise self.unavailable("bioproxy is shutting down")
         # A warm-up inside is no reason to wait: it leaves.  Nor is a turn whose user has gone: mostly it ends at once.
         inside = self._user_inside and not self._staying
-        if (inside or self.waiting) and self.waiting >= self._limit:
+        if (inside or self.waiting) and self.waiting >= self.limit:
             raise self.unavailable(f"llama-server is busy, and {self.waiting} requests are waiting already")
         acquired = self._semaphore.acquire()
         if not acquired.called:
             # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
-            acquired.addTimeout(self._timeout, self._clock)
+            acquired.addTimeout(self.timeout, self._clock)
         self._preempt()
         return acquired
 
@@ -212,7 +212,7 @@ class Turn:
         try:
             await self._acquired
         except TimeoutError:
-            raise gate.unavailable(f"waited {gate._timeout:g} s for llama-server to be free") from None
+            raise gate.unavailable(f"waited {gate.timeout:g} s for llama-server to be free") from None
         except CancelledError:
             if gate._closed:
                 raise gate.unavailable("bioproxy is shutting down") from None

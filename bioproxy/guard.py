@@ -30,6 +30,10 @@ class Guard:
     """Knows the names in `hosts`, `localhost`, and all addresses."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
+        self.know(hosts)
+
+    def know(self, hosts: Iterable[str]) -> None:
+        """Know these names instead."""
         self._hosts = {"localhost", *(host.lower().rstrip(".") for host in hosts)}
 
     def judge(self, method: bytes, _target: bytes, headers: Headers) -> ProxyError | None:

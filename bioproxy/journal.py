@@ -40,6 +40,7 @@ class Record:
     status: int = 0
     cache: str | None = None
     miss: str | None = None
+    miss_detail: str | None = None
     queue_ms: float | None = None
     restore_ms: float | None = None
     ttft_ms: float | None = None

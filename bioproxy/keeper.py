@@ -42,13 +42,13 @@ class Keeper:
         self._files = files
         self._proof = proof
         self._speed = speed
-        self._enabled = enabled
+        self.enabled = enabled
         self._failing = False
 
     def due(self) -> bool:
         """Tell whether there is a conversation that is worth saving now."""
         held, grown = self._holding.now, self._holding.unsaved()
-        if held is None or grown < GROWN or not self._enabled or not self._proof.conversations:
+        if held is None or grown < GROWN or not self.enabled or not self._proof.conversations:
             return False
         if not self._files.of_use or not self._files.model_known:
             return False

@@ -47,11 +47,17 @@ class Keys:
 
     def read(self) -> None:
         """Read the files, both or none.  Raises `ConfigError`."""
-        clients = read_keys("api_key_file", self._clients_file)
-        llama = read_keys("llama_api_key_file", self._llama_file)
-        self._clients = tuple(map(fingerprint, clients))
-        self._llama = llama[0] if llama else None
-        for file in (self._clients_file, self._llama_file):
+        self.use(self._clients_file, self._llama_file)
+
+    def use(self, clients: Path | None, llama: Path | None) -> None:
+        """Use other files from now on, if both can be read.  Raises `ConfigError`."""
+        clients_keys = read_keys("api_key_file", clients)
+        llama_keys = read_keys("llama_api_key_file", llama)
+        self._clients_file, self._llama_file = clients, llama
+        self.required = clients is not None
+        self._clients = tuple(map(fingerprint, clients_keys))
+        self._llama = llama_keys[0] if llama_keys else None
+        for file in (clients, llama):
             if file is not None and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 self.log.warn("{file} can be read by others than its owner; chmod 600 helps", file=file)
 

@@ -69,6 +69,12 @@ class Metrics:
         info = gauge("build_info", "Always 1; the labels tell the versions", "version", "twisted", "python")
         info.labels(__version__, twisted.__version__, platform.python_version()).set(1)
 
+    def forget(self, template: str) -> None:
+        """Remove all that was counted for a template."""
+        for metric in vars(self).values():
+            if isinstance(metric, Counter | Gauge | Histogram) and "template" in metric._labelnames:
+                metric.remove_by_labels({"template": template})
+
     def text(self) -> bytes:
         """Return all numbers in Prometheus' text format."""
         return generate_latest(self.registry)

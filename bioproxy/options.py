@@ -90,11 +90,9 @@ class Options(usage.Options):
             if text is not None:
                 self.given[key] = self._value(key, text)
         self.demo = bool(self["demo"])
+        self._folder = Path.cwd()  # a daemon may leave it
         try:
-            file = None if self["config"] is None else Path(self["config"]).expanduser()
-            self.settings = config.load(self.given, file, Path.cwd(), use_file=not self.demo or file is not None)
-            if not self.demo:  # that brings a llama-server of its own
-                config.refuse_loop(self.settings)
+            self.settings = self.read()
         except (ConfigError, RuntimeError) as error:
             raise SystemExit(f"bioproxy: {error}") from None
         if self["check"]:
@@ -102,6 +100,14 @@ class Options(usage.Options):
             # A file name may have bytes that are no UTF-8; they are shown as escapes.
             print("\n".join(lines).encode(errors="backslashreplace").decode())
             raise SystemExit("\n".join(f"bioproxy: {problem}" for problem in problems) if problems else 0)
+
+    def read(self) -> config.Settings:
+        """Read the configuration file, and put what the command line said above it.  Raises `ConfigError`."""
+        file = None if self["config"] is None else self._folder / Path(self["config"]).expanduser()
+        settings = config.load(self.given, file, self._folder, use_file=not self.demo or file is not None)
+        if not self.demo:  # that brings a llama-server of its own
+            config.refuse_loop(settings)
+        return settings
 
     def _value(self, key: str, text: str) -> Any:
         """Turn an option's text into what JSON would have: the check of the setting then judges it."""

@@ -37,6 +37,10 @@ class Periodic(Service):
         self._loop = LoopingCall(self._run)
         self._loop.clock = clock
 
+    def every(self, interval: float) -> None:
+        """Call it every so many seconds from now on."""
+        self._interval = self._loop.interval = interval
+
     def startService(self) -> None:
         """Begin.  Called by the parent service."""
         super().startService()

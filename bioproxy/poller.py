@@ -50,11 +50,23 @@ class Poller:
     def __init__(self, known: Iterable[Template], in_thread: InThread, metrics: Metrics) -> None:
         self.templates = {template.name: template for template in known}
         self.readings: dict[str, Reading] = {}
+        self._gone: set[str] = set()
         self._in_thread = in_thread
         self._metrics = metrics
 
+    def use(self, known: Iterable[Template]) -> None:
+        """Watch these templates instead; those that stay are not read again."""
+        before = self.templates
+        self.templates = {template.name: template for template in known}
+        for name, template in before.items():
+            if self.templates.get(name) != template:
+                self.readings.pop(name, None)
+        self._gone = (self._gone | before.keys()) - self.templates.keys()
+        self._forget_gone()
+
     async def poll(self) -> None:
         """Look at all templates, side by side: one on a slow disk keeps no other waiting."""
+        self._forget_gone()
         looks = [Deferred.fromCoroutine(self._update(each)) for each in self.templates.values()]
         try:
             # `consumeErrors`: an error that is raised here need not be logged as one that nobody looked at.
@@ -79,10 +91,15 @@ class Poller:
     async def _update(self, template: Template) -> Reading:
         last = self.readings.get(template.name)
         reading = await self._in_thread(lambda: refresh(template, last))
-        if reading is not last:
+        if reading is not last and self.templates.get(template.name) == template:
             self.readings[template.name] = reading
             self._tell(template, last, reading)
         return reading
+
+    def _forget_gone(self) -> None:
+        """Leave no numbers of templates that are not watched any more; a request may still have added to them."""
+        for name in self._gone:
+            self._metrics.forget(name)
 
     def _tell(self, template: Template, last: Reading | None, reading: Reading) -> None:
         """Count and log what is wrong, but only when it is news."""

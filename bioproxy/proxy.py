@@ -39,6 +39,7 @@ from bioproxy.habits import Habits
 from bioproxy.holding import Believed
 from bioproxy.journal import Journal
 from bioproxy.keys import Keys
+from bioproxy.misses import Misses
 from bioproxy.outlet import HELD, Store
 from bioproxy.poller import Poller
 from bioproxy.ports import AnyPath
@@ -80,9 +81,10 @@ class Proxy:
         self._upstream = upstream
         self._journal = journal
         self._keys = keys
+        self._misses = Misses(habits, warmer, slot)
         self._clock = clock
-        self._max_body = max_body
-        self._ping_interval = ping_interval
+        self.max_body = max_body
+        self.ping_interval = ping_interval
         self._one_large = DeferredLock()
         self._store = Store()
         self._running: set[Exchange] = set()
@@ -104,7 +106,7 @@ class Proxy:
     @app.route("/")
     async def serve(self, request: Arriving) -> None:
         """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
-        exchange = Exchange(request, self._clock, self._store, self._ping_interval)
+        exchange = Exchange(request, self._clock, self._store, self.ping_interval)
         self._running.add(exchange)
         try:
             await self._answer(exchange)
@@ -199,6 +201,9 @@ class Proxy:
             # hang up, which cancels this coroutine: so the turn sees to it.
             if filled is not None and prepared is not None and reusable and record.status == 200:
                 reused = exchange.timings.values.get("cache_n")
+                if reused is not None and record.miss is None:
+                    record.miss_detail = self._misses.afterwards(filled, int(reused))
+                    record.miss = "ineffective" if record.miss_detail else None
                 turn.stay_until(partial(self._learn, filled, prepared, reused))
 
     async def _fill(self, path: str, body: IO[bytes]) -> Filled | None:
@@ -212,7 +217,7 @@ class Proxy:
             if found is None:
                 return None
             texts = {template.name: await self._poller.look(template) for template in found.templates}
-            return found.fill(texts, self._max_body)
+            return found.fill(texts, self.max_body)
 
     async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
         """Bring the template into the slot and tell the client how."""
@@ -227,6 +232,9 @@ class Proxy:
         exchange.tell("X-Bioproxy-Cache", prepared.cache)
         if prepared.miss is not None:
             exchange.tell("X-Bioproxy-Miss", prepared.miss)
+            record.miss_detail = self._misses.detail(filled, prepared.miss)
+            if record.miss_detail is not None:
+                exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
         if prepared.restore_ms is not None:
             exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
         return prepared
@@ -234,7 +242,7 @@ class Proxy:
     async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
         """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
         name = filled.template.name
-        self._habits.asked(name, filled.key.shape, filled.first_shape)
+        self._habits.asked(name, filled.key.shape, filled.shape if filled.first else None)
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
         await self._slot.note(name, filled.key, filled.turns)

@@ -46,15 +46,16 @@ class Filled:
     """A request ready to be sent.
 
     `body` is the new body, `template` the first template in it, `key` that of the request's beginning, `turns` its
-    conversation.  `first_shape` is the request's shape if the template's message is the last one; `None` for a later
-    turn.  `reuse` is as in `Found`.
+    conversation, `shape` that of the request.  `first` tells whether the template's message is the last one, and not
+    one of an earlier turn.  `reuse` is as in `Found`.
     """
 
     body: bytes
     template: Template
     key: Key
     turns: Turns
-    first_shape: Shape | None
+    shape: Shape
+    first: bool
     reuse: bool
 
 
@@ -92,14 +93,14 @@ class Found:
         }
         # Slot 0 is the one whose content bioproxy cares for.
         values["id_slot",] = 0
-        first = self.matches[0].template
+        template = self.matches[0].template
         try:
             body = jsonedit.replace(self.source, values).encode()
         except RecursionError:
             raise TooDeep("the request's JSON nests too deep") from None
-        first_turn = self.matches[0].said.turn == len(self.messages) - 1
-        key = self.shape.key(texts[first.name].prefix_digest)
-        return Filled(body, first, key, self._turns(texts), self.shape if first_turn else None, self.reuse)
+        first = self.matches[0].said.turn == len(self.messages) - 1
+        key = self.shape.key(texts[template.name].prefix_digest)
+        return Filled(body, template, key, self._turns(texts), self.shape, first, self.reuse)
 
     def _turns(self, texts: Mapping[str, Text]) -> Turns:
         """Return the fingerprints of the conversation: of its messages and of the texts that they are filled with."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -34,6 +35,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from bioproxy.admin import Admin
+from bioproxy.config import templates_of
 from bioproxy.connections import Agents
 from bioproxy.crowd import Crowd, allowed_connections
 from bioproxy.errors import CannotStart, ConfigError
@@ -55,6 +57,7 @@ from bioproxy.ports import QuietSite, is_reachable, port, tcp
 from bioproxy.prefix import Prefixes
 from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
+from bioproxy.reload import Hangup, Reload
 from bioproxy.slot import Slot
 from bioproxy.slot_files import SlotFiles
 from bioproxy.slot_folder import SlotFolder
@@ -133,9 +136,31 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         settings.max_body,
         settings.ping_interval,
     )
-    admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
-
+    polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
+    crowd = Crowd(settings.max_body, allowed_connections())
     guard = Guard((settings.admin_host, *settings.admin_hosts))
+
+    def limit_bodies(size: int) -> None:
+        proxy.max_body = crowd.max_body = size
+
+    takers: dict[str, Callable[[Any], None]] = {
+        "admin_hosts": lambda hosts: guard.know((settings.admin_host, *hosts)),
+        "api_key_file": lambda _: None,  # `keys` have it already
+        "llama_api_key_file": lambda _: None,
+        "max_body": limit_bodies,
+        "ping_interval": partial(setattr, proxy, "ping_interval"),
+        "poll_interval": polling.every,
+        "prefixes": lambda prefixes: poller.use(templates_of(prefixes)),
+        "queue_limit": partial(setattr, gate, "limit"),
+        "queue_timeout": partial(setattr, gate, "timeout"),
+        "save_conversations": partial(setattr, keeper, "enabled"),
+        "upstream_timeout": partial(setattr, watch, "timeout"),
+        "warmup": partial(setattr, warmer, "ahead"),
+        "warmup_chunk": partial(setattr, warmup, "longest_piece"),
+    }
+    reload = Reload(settings, lambda: demo.adapted(options.read()) if demo else options.read(), keys, takers)
+    admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, reload, metrics, reactor)
+
     operators_port = port(
         settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
         QuietSite("operator's port", admin.resource(), reactor, guard.judge, Crowd(LARGEST_ACTION, OPERATORS)),
@@ -144,19 +169,18 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     )
     clients_port = port(
         settings.listen or tcp(settings.host, settings.port),
-        QuietSite(
-            "clients' port", proxy.resource(), reactor, proxy.judge, Crowd(settings.max_body, allowed_connections())
-        ),
+        QuietSite("clients' port", proxy.resource(), reactor, proxy.judge, crowd),
         reactor,
         warn_if_reachable("the clients' port", protected=keys.required),
     )
     for service in (
         State((state, folder), (keys.read, snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
-        Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
+        polling,
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
         operators_port,
         clients_port,
+        Hangup(reactor, reload.run),
     ):
         service.setServiceParent(root)
     root.farewell = Farewell(clients_port, gate, proxy, keeper, reactor).say

@@ -32,6 +32,9 @@ FIELDS = (
 LARGEST = 1 << 20
 """Characters of a shape that is kept for warm-ups.  A longer one is a document, not an instruction."""
 
+LONGEST_DIFFERENCE = 200
+"""Characters of what is said about a difference."""
+
 
 @dataclass(frozen=True)
 class Key:
@@ -91,6 +94,14 @@ class Shape:
         """Whether it is that of a prompt without a chat template."""
         return self.source == PLAIN.source
 
+    def difference(self, other: Shape) -> str:
+        """Say where another shape first differs from this one, in a request's words and without any of its text."""
+        if self.plain != other.plain:
+            return "it was a plain prompt, now a chat" if self.plain else "it was a chat, now a plain prompt"
+        found = first_difference("", json.loads(self.source), json.loads(other.source))
+        # The names of fields are the client's: whatever is in them, this is one line.
+        return ascii(found)[1:-1][:LONGEST_DIFFERENCE] if found else "its fields are in another order"
+
     def request(self, text: str) -> dict[str, Any]:
         """Return a chat request of this shape, which must not be `plain`, whose user says `text`."""
         shape = json.loads(self.source)
@@ -134,3 +145,25 @@ BARE = Shape.around({"messages": [{"role": "user", "content": ""}]}, ("messages"
 
 PLAIN = Shape('{"plain": true}')
 """A prompt without a chat template: nothing stands before its text."""
+
+
+def first_difference(path: str, one: Any, other: Any) -> str | None:
+    """Say where two JSON values first differ: `path` leads to them."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in dict.fromkeys((*one, *other)):
+            # The groups of a shape are no fields of the request.
+            below = path if not path and name in ("fields", "message") else f"{path}.{name}".lstrip(".")
+            if name not in one or name not in other:
+                return f"{below} is {'new' if name in other else 'missing'}"
+            if found := first_difference(below, one[name], other[name]):
+                return found
+        return None
+    if isinstance(one, list) and isinstance(other, list):
+        for index, (first, second) in enumerate(zip(one, other, strict=False)):
+            if found := first_difference(f"{path}[{index}]", first, second):
+                return found
+        return None if len(one) == len(other) else f"{path} has {len(other)} entries instead of {len(one)}"
+    if isinstance(one, str) and isinstance(other, str) and one != other:
+        same = next((at for at, (first, second) in enumerate(zip(one, other, strict=False)) if first != second), None)
+        return f"{path} differs from character {(min(len(one), len(other)) if same is None else same) + 1} on"
+    return None if one == other and type(one) is type(other) else f"{path} has another value"

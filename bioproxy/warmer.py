@@ -71,7 +71,7 @@ class Warmer:
         self._watch = watch
         self._metrics = metrics
         self._clock = clock
-        self._ahead = ahead
+        self.ahead = ahead
         self._asked: set[str] = set()
         self._troubles = Troubles(clock)
         self._brought_back: object = None
@@ -182,7 +182,7 @@ class Warmer:
             await self._gate.warmup(self._keep)
         name = self._favourite()
         key = self.key(name) if name is not None else None
-        if name is None or key is None or not self._ahead or not self._habits.turn(name):
+        if name is None or key is None or not self.ahead or not self._habits.turn(name):
             return
         holding = self._slot.holding
         if holding.users or not holding.visible or holding.has(key) or not self._slot.saved(name, key):
@@ -207,7 +207,7 @@ class Warmer:
         key = self.key(name)
         if self._slot.files.enabled is None:
             return False  # not asked yet, perhaps because llama-server sleeps
-        if key is None or not self._has_prefix(name) or not (self._ahead or name in self._asked):
+        if key is None or not self._has_prefix(name) or not (self.ahead or name in self._asked):
             return False
         if self._troubles.must_wait(name, self._about(name)):
             return False

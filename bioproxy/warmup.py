@@ -75,7 +75,7 @@ class Warmup:
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
-        self._longest_piece = longest_piece
+        self.longest_piece = longest_piece
         self._head_start = HeadStart(slot.files, llama, slot.proof)
         self._progress: dict[str, tuple[Key, float]] = {}
         self._at_risk: dict[str, float] = {}
@@ -209,4 +209,4 @@ class Warmup:
         """Return how many tokens the next piece may have: about `PIECE_SECONDS` of work, at the speed measured."""
         seconds = self._seconds.get(name, PIECE_SECONDS)
         tokens = self._speed.tokens_in(seconds, otherwise=int(FIRST_PIECE * seconds))
-        return min(max(tokens, SMALLEST_PIECE), self._longest_piece)
+        return min(max(tokens, SMALLEST_PIECE), self.longest_piece)

@@ -64,7 +64,7 @@ class Watch:
         self._slot = slot
         self._metrics = metrics
         self._clock = clock
-        self._timeout = timeout
+        self.timeout = timeout
         self._props: Props | None = None
         self._files_asked: object = None
 
@@ -78,7 +78,7 @@ class Watch:
         except (LlamaError, UpstreamError, UpstreamTimeout) as error:
             # For example 503 while the model is being loaded.
             trouble = str(error)
-        if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self._timeout:
+        if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
         if trouble is not None and trouble != self.trouble:
             self.log.warn("llama-server at {url}: {trouble}", url=self._upstream.url, trouble=trouble)

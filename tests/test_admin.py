@@ -125,7 +125,7 @@ class Status(WorldTest):
         )
         keys = (
             "id time path template status cache queue_ms restore_ms ttft_ms total_ms"
-            " prompt_tokens cached_tokens miss".split()
+            " prompt_tokens cached_tokens miss miss_detail".split()
         )
         self.assertEqual([set(keys)], [set(request) for request in requests])
         for time in (snapshot.saved_at, requests[0]["time"]):

@@ -58,6 +58,7 @@ class Closing(SynchronousTestCase):
             "prompt_tokens": 1000,
             "cached_tokens": 900,
             "miss": None,
+            "miss_detail": None,
         }
         self.assertEqual([expected], self.journal.latest())
 

@@ -234,13 +234,14 @@ class Keys(SynchronousTestCase):
         self.assertEqual(fill(chat("@code")).key, fill(chat([text("@code one"), IMAGE])).key)
         self.assertNotEqual(fill(chat("@code")).key, fill(chat([IMAGE, text("@code")])).key)
 
-    def test_first_shape(self) -> None:
-        """Where the template is in the last message, the shape is told; a later turn of a conversation tells none."""
+    def test_first(self) -> None:
+        """A request tells its shape, and whether the template is in the last message or in an earlier turn."""
         place = ("messages", 1, "content")
         for body in (chat(SYSTEM, "@code x"), chat(SYSTEM, [text("@code x"), text("@code y")])):
-            self.assertEqual(Shape.around(json.loads(chat(SYSTEM, "@code")), place), fill(body).first_shape)
+            shape = Shape.around(json.loads(chat(SYSTEM, "@code")), place)
+            self.assertEqual((shape, True), (fill(body).shape, fill(body).first))
         for body in (chat("@code x", ANSWER, "y"), chat("@code x", ANSWER, "@code y"), chat("@code x", "y")):
-            self.assertIsNone(fill(body).first_shape, body)
+            self.assertIs(False, fill(body).first, body)
 
     def test_reuse(self) -> None:
         """Only who says so wants everything computed anew."""

@@ -27,7 +27,7 @@ from tests.fakes import MAGIC
 from tests.network import Call, Reactor
 from tests.world import CODE, KEY, WorldTest, logged
 
-PARTS = ["state", "watch", "poller", "warmer", "operator's port", "clients' port"]
+PARTS = ["state", "watch", "poller", "warmer", "operator's port", "clients' port", "hangup"]
 
 
 class ServiceTest(WorldTest):
@@ -86,7 +86,7 @@ class Wiring(ServiceTest):
             call = Call(site, b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n")  # type: ignore[arg-type]
             self.assertEqual(status, call.status)
             call.hang_up()
-        self.assertEqual(PARTS[-2:], [site.logPrefix() for site in (admin, clients)])  # type: ignore[attr-defined]
+        self.assertEqual(PARTS[-3:-1], [site.logPrefix() for site in (admin, clients)])  # type: ignore[attr-defined]
         self.assertNotEqual([], [client for client in self.reactor.tcpClients if client[1] == 8080])
 
     def test_reads_templates(self) -> None:

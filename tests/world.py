@@ -43,6 +43,7 @@ from bioproxy.ports import QuietSite
 from bioproxy.prefix import Prefixes
 from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
+from bioproxy.reload import Reload
 from bioproxy.shape import BARE, Key
 from bioproxy.slot import Prepared, Slot
 from bioproxy.slot_files import SlotFiles
@@ -169,6 +170,8 @@ class World:
             self.settings.max_body,
             self.settings.ping_interval,
         )
+        self.new_settings = self.settings
+        self.reload = Reload(self.settings, lambda: self.new_settings, self.keys, {})
         self.admin = Admin(
             self.poller,
             self.gate,
@@ -177,6 +180,7 @@ class World:
             self.watch,
             self.upstream,
             self.journal,
+            self.reload,
             self.metrics,
             self.clock,
         )

@@ -72,13 +72,18 @@ class Demo(Service):
         self._child: Any = None
         self._protocol: LlamaProcess | None = None
         self._announcement: LoopingCall | None = None
+        self._folder = folder
+        self.settings = self.adapted(settings)
+
+    def adapted(self, settings: Settings) -> Settings:
+        """Return settings with those of the demonstration above them."""
         examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story")}
-        self.settings = dataclasses.replace(
+        return dataclasses.replace(
             settings,
             llama_url=f"http://127.0.0.1:{self._port}",
             prefixes=with_names({**examples, **settings.prefixes}),
-            slot_save_path=folder / "slots",
-            state_dir=folder / "state",
+            slot_save_path=self._folder / "slots",
+            state_dir=self._folder / "state",
         )
 
     def announce(self, ready: Callable[[], bool]) -> None:
