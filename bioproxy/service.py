@@ -29,6 +29,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import ILogObserver
 
 from bioproxy.admin import Admin
 from bioproxy.connections import Agents
@@ -41,6 +42,7 @@ from bioproxy.identity import Identity
 from bioproxy.journal import Journal
 from bioproxy.keeper import Keeper
 from bioproxy.llama import Llama
+from bioproxy.logs import json_observer
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
@@ -73,6 +75,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         reactor = real
     root = Root()
     settings = options.settings
+    twistd = options.parent
+    if settings.log_format == "json" and twistd is not None and not twistd.get("syslog"):
+        root.log_observer = lambda: json_observer(twistd, reactor)
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
@@ -128,6 +133,13 @@ class Root(MultiService):
     """The root of the tree: a start that fails ends the process with one line, and a stop begins with a `farewell`."""
 
     farewell: Callable[[], Coroutine[Deferred[Any], Any, None]] | None = None
+    log_observer: Callable[[], ILogObserver] | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become a part of twistd's application, and say how that is to log.  Called by twistd before it does."""
+        if self.log_observer is not None:
+            parent.setComponent(ILogObserver, self.log_observer())
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Open the ports.  Called by twistd before it gives up root's rights, if it has them."""

@@ -31,6 +31,7 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "queue_timeout": (600.0, 0.5, 60),
     "ping_interval": (10.0, 0, 0.5),
     "max_body": (67108864, 1, 1024),
+    "log_format": ("text", "json", "text"),
 }
 PATHS = {"slot_save_path", "state_dir"}
 
@@ -49,6 +50,7 @@ BAD: dict[str, list[Any]] = {
     "warmup_chunk max_body": [0, -1, 1.0, 2**40 + 1],
     "queue_limit": [-1, 1_000_001, "many"],
     "slot_save_path state_dir": [1, "", "a\0b", "~nobody-of-this-name/x", None],
+    "log_format": ["", "JSON", "xml", 1, None, []],
     "prefixes": [None, [], "@code=code.txt", {"@code": 1}, {"@code": ""}, {"@code": "\0"}],
 }
 

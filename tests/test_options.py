@@ -44,6 +44,7 @@ GIVEN: list[tuple[list[str], str, Any]] = [
     (["--queue-timeout", "1e2"], "queue_timeout", 100.0),
     (["--ping-interval", "0"], "ping_interval", 0.0),
     (["--max-body", "1024"], "max_body", 1024),
+    (["--log-format", "json"], "log_format", "json"),
 ]
 
 # Bad arguments, and what the one line must have.
@@ -59,6 +60,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--max-body", "9" * 5000], "--max-body: "),
     (["--llama-url", "localhost"], "--llama-url: "),
     (["--host", " "], "--host: "),
+    (["--log-format", "xml"], '--log-format: must be text or json, not "xml"'),
     (["--state-dir", ""], "--state-dir: "),
     (["--state-dir", "~nobody-of-this-name"], "--state-dir: ~nobody-of-this-name: "),
     (["--prefix", "@code"], "--prefix: must look like @code=code.txt, not '@code'"),
