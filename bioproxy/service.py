@@ -15,8 +15,8 @@ children in order and stops them in reverse::
 Every part is made here and gets what it needs in its constructor, so this function shows all dependencies there
 are.  Nothing is read, sent or opened before the services start.
 
-The *reactor* is Twisted's event loop.  It is imported here and nowhere else: importing it chooses it, and whoever gets
-it handed in can be tested with another clock.
+The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.survey`, and nowhere else:
+importing it chooses it, and whoever gets it handed in can be tested with another clock.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import State, StateFolder
+from bioproxy.survey import Advisor
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import INTERVAL as WARMUP_INTERVAL
 from bioproxy.warmer import Warmer
@@ -97,7 +98,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     files = SlotFiles(llama, identity, snapshots, folder, metrics, speed, proof, reactor)
     keeper = Keeper(holding, files, proof, speed, settings.save_conversations)
     slot = Slot(identity, holding, files, keeper, proof, metrics, reactor)
-    watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout)
+    advisor = Advisor(settings.llama_url, settings.slot_save_path)
+    watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout, advisor)
 
     def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), work)
