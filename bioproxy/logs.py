@@ -27,6 +27,14 @@ DAEMONS_FILE = "twistd.log"
 """Where a daemon's log goes that was told nothing else, as with twistd's own."""
 
 
+def leaves_it_to_us(twistd: Mapping[str, Any]) -> bool:
+    """Tell whether these options are twistd's, and do not say themselves how to log.
+
+    Its sister ``twist`` knows no daemons, and asks no application how to log.
+    """
+    return "nodaemon" in twistd and not twistd.get("syslog") and not twistd.get("logger")
+
+
 def json_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserver:
     """Return an observer that writes JSON to where twistd's options say.
 

@@ -42,7 +42,7 @@ from bioproxy.identity import Identity
 from bioproxy.journal import Journal
 from bioproxy.keeper import Keeper
 from bioproxy.llama import Llama
-from bioproxy.logs import json_observer
+from bioproxy.logs import json_observer, leaves_it_to_us
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
@@ -77,7 +77,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     root = Root()
     settings = options.settings
     twistd = options.parent
-    if settings.log_format == "json" and twistd is not None and not twistd.get("syslog"):
+    if settings.log_format == "json" and twistd is not None and leaves_it_to_us(twistd):
         root.log_observer = lambda: json_observer(twistd, reactor)
     demo = None
     if options.demo:

@@ -172,4 +172,6 @@ class Choosing(FolderTest):
         self.assertIsNone(self.component(nodaemon=True))
         self.assertIsNone(self.component("--log-format", "text", nodaemon=True))
         self.assertIsNone(self.component("--log-format", "json", nodaemon=True, syslog=True))
+        self.assertIsNone(self.component("--log-format", "json", nodaemon=True, logger="a.name"))
+        self.assertIsNone(self.component("--log-format", "json", logFile=None))  # twist's
         self.assertIsNone(self.component("--log-format", "json"))
