@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 from bioproxy.errors import ConfigError
 from bioproxy.templates import Template
-from bioproxy.values import Check, flag, names, path, prefixes, seconds, text, url, whole
+from bioproxy.values import Check, flag, names, one_of, path, prefixes, seconds, text, url, whole
 
 
 def xdg_folder(variable: str, fallback: str) -> Path:
@@ -76,6 +76,7 @@ class Settings:
     queue_timeout: float = setting(600.0, seconds(0.05, 86400), "seconds that a request may wait")
     ping_interval: float = setting(10.0, seconds(0, 86400), "seconds between comments to a waiting stream, 0 for none")
     max_body: int = setting(67108864, whole(1, 2**40), "bytes of a request body at most")
+    log_format: str = setting("text", one_of("text", "json"), "the log's form: text, or json, one object a line")
 
     @property
     def templates(self) -> tuple[Template, ...]:

@@ -62,8 +62,7 @@ class Journal:
 
     def latest(self) -> list[dict[str, Any]]:
         """Return the latest records, newest first."""
-        records = [asdict(record) for record in reversed(self._latest)]
-        return [{key: rounded(value) for key, value in each.items() if key != "arrived"} for each in records]
+        return [told(record) for record in reversed(self._latest)]
 
     def close(self, record: Record, gated: bool, timings: dict[str, float]) -> None:
         """Count a request that has ended; log and keep it too if it was `gated`: the others are many and tell little.
@@ -89,6 +88,8 @@ class Journal:
             "{r.id} {path} {r.status} template={r.template} cache={r.cache} prompt={r.prompt_tokens}"
             " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",
             r=record,
+            # For a log of JSON.  The event has a time of its own.
+            fields={key: value for key, value in told(record).items() if key != "time"},
             # A client may put anything into a path, line ends too.
             path=record.path if record.path.isprintable() else ascii(record.path),
             queue=rounded(record.queue_ms),
@@ -103,6 +104,11 @@ class Journal:
         self._metrics.prompt_tokens.labels(record.template, "computed").inc(computed)
         self._speed.measured(computed, timings.get("prompt_ms", 0.0))
         self._metrics.prefill_seconds_saved.labels(record.template).inc(reused * self._speed.seconds_per_token)
+
+
+def told(record: Record) -> dict[str, Any]:
+    """Return what others are told of a request."""
+    return {key: rounded(value) for key, value in asdict(record).items() if key != "arrived"}
 
 
 def rounded(value: Any) -> Any:

@@ -46,7 +46,8 @@ class Props:
 
     `marker` is made up anew by each process of llama-server.  `about_model` is all that the model is described by, as
     text to be compared.  `asleep` is true after some idle time with ``--sleep-idle-seconds``: the model is unloaded,
-    and loaded again, from its file, for the next request.
+    and loaded again, from its file, for the next request.  `slots` is how many there are, and `tells_slots` whether
+    `GET /slots` is answered.
     """
 
     model: str | None
@@ -55,6 +56,8 @@ class Props:
     marker: str
     about_model: str
     asleep: bool
+    slots: int = 1
+    tells_slots: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ class Llama:
                 str(answer.get("media_marker", FIXED_MARKER)),
                 repr(told),
                 bool(answer.get("is_sleeping")),
+                int(answer.get("total_slots") or 1),
+                bool(answer.get("endpoint_slots", True)),
             )
 
     async def model_facts(self) -> str:

@@ -13,12 +13,13 @@ exit code 1.  (Raising Twisted's `UsageError` instead would print the whole help
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.python import usage
 
-from bioproxy import __version__, check, config, values
+from bioproxy import __version__, check, config, survey, values
 from bioproxy.errors import ConfigError
 
 FLAGS = [key for key, entry in config.FIELDS.items() if entry.metadata["check"] is values.flag]
@@ -37,7 +38,7 @@ class Options(usage.Options):
     longdesc = "A proxy that makes long prompts answer at once, in front of one llama.cpp llama-server."
 
     optFlags = [
-        ["check", None, "read the configuration and every template, print what was found, and exit"],
+        ["check", None, "read the configuration and every template, ask llama-server, print what was found, and exit"],
         ["demo", None, "run a real llama.cpp with a tiny model and example templates beside the proxy"],
     ]
     # Their default is None, "not given": the real defaults come last, in `config.load`.
@@ -48,6 +49,7 @@ class Options(usage.Options):
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
+        self.survey = survey.now
         super().__init__()
 
     def opt_prefix(self, text: str) -> None:
@@ -96,10 +98,12 @@ class Options(usage.Options):
         except (ConfigError, RuntimeError) as error:
             raise SystemExit(f"bioproxy: {error}") from None
         if self["check"]:
-            lines, problems = check.report(self.settings)
-            # A file name may have bytes that are no UTF-8; they are shown as escapes.
-            print("\n".join(lines).encode(errors="backslashreplace").decode())
-            raise SystemExit("\n".join(f"bioproxy: {problem}" for problem in problems) if problems else 0)
+            # A demonstration brings its llama-server with it: there is nobody to ask yet.
+            try:
+                code = check.run(self.settings, None if self.demo else self.survey, sys.stdout)
+            except KeyboardInterrupt:
+                code = 130  # what a shell makes of Ctrl-C
+            raise SystemExit(code)
 
     def read(self) -> config.Settings:
         """Read the configuration file, and put what the command line said above it.  Raises `ConfigError`."""

@@ -15,8 +15,8 @@ children in order and stops them in reverse::
 Every part is made here and gets what it needs in its constructor, so this function shows all dependencies there
 are.  Nothing is read, sent or opened before the services start.
 
-The *reactor* is Twisted's event loop.  It is imported here and nowhere else: importing it chooses it, and whoever gets
-it handed in can be tested with another clock.
+The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.survey`, and nowhere else:
+importing it chooses it, and whoever gets it handed in can be tested with another clock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, Logger
 
 from bioproxy.admin import Admin
 from bioproxy.config import templates_of
@@ -49,6 +49,7 @@ from bioproxy.journal import Journal
 from bioproxy.keeper import Keeper
 from bioproxy.keys import Keys
 from bioproxy.llama import Llama
+from bioproxy.logs import json_observer, leaves_it_to_us
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
@@ -64,6 +65,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import State, StateFolder
+from bioproxy.survey import Advisor
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import INTERVAL as WARMUP_INTERVAL
 from bioproxy.warmer import Warmer
@@ -91,6 +93,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         reactor = real
     root = Root()
     settings = options.settings
+    twistd = options.parent
+    if settings.log_format == "json" and twistd is not None and leaves_it_to_us(twistd):
+        root.log_observer = lambda: json_observer(twistd, reactor)
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
@@ -113,7 +118,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     files = SlotFiles(llama, identity, snapshots, folder, metrics, speed, proof, reactor)
     keeper = Keeper(holding, files, proof, speed, settings.save_conversations)
     slot = Slot(identity, holding, files, keeper, proof, metrics, reactor)
-    watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout)
+    advisor = Advisor(settings.llama_url, settings.slot_save_path)
+    watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout, advisor)
 
     def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), work)
@@ -203,6 +209,13 @@ class Root(MultiService):
     """The root of the tree: a start that fails ends the process with one line, and a stop begins with a `farewell`."""
 
     farewell: Callable[[], Coroutine[Deferred[Any], Any, None]] | None = None
+    log_observer: Callable[[], ILogObserver] | None = None
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Become a part of twistd's application, and say how that is to log.  Called by twistd before it does."""
+        if self.log_observer is not None:
+            parent.setComponent(ILogObserver, self.log_observer())
+        super().setServiceParent(parent)
 
     def privilegedStartService(self) -> None:
         """Open the ports.  Called by twistd before it gives up root's rights, if it has them."""

@@ -35,6 +35,17 @@ def flag(value: Any, _folder: Path) -> bool:
     return value
 
 
+def one_of(*names: str) -> Check:
+    """Accept one of these names."""
+
+    def check(value: Any, _folder: Path) -> str:
+        if value not in names:
+            raise ValueError(f"must be {' or '.join(names)}, not {json.dumps(value)}")
+        return str(value)
+
+    return check
+
+
 def whole(low: int, high: int) -> Check:
     """Accept a whole number in the range."""
 

@@ -18,11 +18,13 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.advice import of_trouble
 from bioproxy.errors import LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.identity import Identity
 from bioproxy.llama import Llama, Props
 from bioproxy.metrics import Metrics
 from bioproxy.slot import Slot
+from bioproxy.survey import Advisor
 from bioproxy.upstream import Upstream
 
 INTERVAL = 2.0
@@ -50,6 +52,7 @@ class Watch:
         metrics: Metrics,
         clock: IReactorTime,
         timeout: float,
+        advisor: Advisor,
     ) -> None:
         self.up = False
         self.trouble: str | None = "not asked yet"
@@ -65,6 +68,8 @@ class Watch:
         self._metrics = metrics
         self._clock = clock
         self.timeout = timeout
+        self._advisor = advisor
+        self._advised: object = None
         self._props: Props | None = None
         self._files_asked: object = None
 
@@ -72,25 +77,29 @@ class Watch:
         """Ask llama-server how it is.  Never fails for reasons of llama-server's."""
         try:
             await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
-            trouble = None
+            trouble, fix = None, ""
         except TimeoutError:
-            trouble = "llama-server does not answer"
+            trouble, fix = "llama-server does not answer", "if it is stuck, start it again"
         except (LlamaError, UpstreamError, UpstreamTimeout) as error:
             # For example 503 while the model is being loaded.
-            trouble = str(error)
+            trouble, fix = str(error), of_trouble(error).fix
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
         if trouble is not None and trouble != self.trouble:
-            self.log.warn("llama-server at {url}: {trouble}", url=self._upstream.url, trouble=trouble)
+            self.log.warn(
+                "llama-server at {url}: {trouble}. What helps: {fix}", url=self._upstream.url, trouble=trouble, fix=fix
+            )
         elif trouble is None and not self.up:
             self.log.info(
-                "llama-server at {url} is up: {model}, build {build}, {context} tokens of context{files}",
+                "llama-server at {url} is up: {model}, build {build}, {context} tokens of context",
                 url=self._upstream.url,
                 model=self.model,
                 build=self.build,
                 context=self.context,
-                files="" if self._slot.files.enabled else "; it keeps no slot files: start it with --slot-save-path",
             )
+        if trouble is None and self._props is not None and self._advised is not self._files_asked:
+            self._advised = self._files_asked  # a process of llama-server that was asked all there is to ask
+            self._advisor.tell(self._props, self._slot.files.enabled)
         self.trouble = trouble
         self.up = trouble is None
         self._metrics.upstream_up.set(self.up)

@@ -37,6 +37,7 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "queue_timeout": (600.0, 0.5, 60),
     "ping_interval": (10.0, 0, 0.5),
     "max_body": (67108864, 1, 1024),
+    "log_format": ("text", "json", "text"),
 }
 PATHS = {"slot_save_path", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
 
@@ -63,6 +64,7 @@ BAD: dict[str, list[Any]] = {
         "~nobody-of-this-name/x",
         None,
     ],
+    "log_format": ["", "JSON", "xml", 1, None, []],
     "prefixes": [None, [], "@code=code.txt", {"@code": 1}, {"@code": ""}, {"@code": "\0"}],
 }
 

@@ -50,6 +50,7 @@ GIVEN: list[tuple[list[str], str, Any]] = [
     (["--queue-timeout", "1e2"], "queue_timeout", 100.0),
     (["--ping-interval", "0"], "ping_interval", 0.0),
     (["--max-body", "1024"], "max_body", 1024),
+    (["--log-format", "json"], "log_format", "json"),
 ]
 
 # Bad arguments, and what the one line must have.
@@ -65,6 +66,7 @@ BAD: list[tuple[list[str], str]] = [
     (["--max-body", "9" * 5000], "--max-body: "),
     (["--llama-url", "localhost"], "--llama-url: "),
     (["--host", " "], "--host: "),
+    (["--log-format", "xml"], '--log-format: must be text or json, not "xml"'),
     (["--state-dir", ""], "--state-dir: "),
     (["--state-dir", "~nobody-of-this-name"], "--state-dir: ~nobody-of-this-name: "),
     (["--prefix", "@code"], "--prefix: must look like @code=code.txt, not '@code'"),
@@ -85,6 +87,8 @@ class CommandLine(FolderTest):
         """Hide the real home and the terminal."""
         super().setUp()
         self.patch(os, "environ", {"XDG_CONFIG_HOME": str(self.folder), "XDG_STATE_HOME": "/xdg", "HOME": "/h"})
+        self.surveyed: list[list[tuple[str, str]]] = []
+        self.interrupted = False
         self.output = io.StringIO()
         self.patch(sys, "stdout", self.output)
 
@@ -93,9 +97,17 @@ class CommandLine(FolderTest):
         config.default_file().parent.mkdir(exist_ok=True)
         config.default_file().write_text(content)
 
+    def survey(self, settings: Any, texts: Any, say: Any, reactor: Any = None) -> None:
+        """Stand for asking llama-server, which needs a reactor."""
+        self.surveyed.append(list(texts))
+        if self.interrupted:
+            raise KeyboardInterrupt
+        say("ok: it is up")
+
     def parse(self, *arguments: str) -> Options:
         """Parse what stands after ``twistd -n bioproxy``."""
         options = Options()
+        options.survey = self.survey
         options.parseOptions(list(arguments))
         return options
 
@@ -194,6 +206,20 @@ class CommandLine(FolderTest):
         self.assertEqual(0, self.exit("--check", "--prefix", f"@code={path}", "--port", "8088"))
         self.assertIn("port = 8088\n", self.output.getvalue())
         self.assertIn(f"@code -> {path}\n", self.output.getvalue())
+
+    def test_check_asks(self) -> None:
+        """``--check`` asks llama-server, about the templates too, unless a demonstration is to bring one."""
+        path = self.template("code", "Know this. <{message}>")
+        self.assertEqual(0, self.exit("--check", "--prefix", f"@code={path}"))
+        self.assertEqual([[("code", "Know this. ")]], self.surveyed)
+        self.assertIn("llama-server at http://127.0.0.1:8080\n    ok: it is up\n", self.output.getvalue())
+        self.assertEqual(0, self.exit("--check", "--demo"))
+        self.assertEqual(1, len(self.surveyed))
+
+    def test_check_interrupted(self) -> None:
+        """Ctrl-C ends a check as it ends other commands."""
+        self.interrupted = True
+        self.assertEqual(130, self.exit("--check"))
 
     def test_check_finds_problems(self) -> None:
         """``--check`` exits with 1 and a line for each problem, and still prints what it found."""

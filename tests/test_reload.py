@@ -16,7 +16,7 @@ from tests.world import CODE, WorldTest, logged
 
 RESTART = {
     *("host", "port", "listen", "admin_host", "admin_port", "admin_listen"),
-    *("llama_url", "llama_ca_file", "slot_save_path", "state_dir"),
+    *("llama_url", "llama_ca_file", "slot_save_path", "state_dir", "log_format"),
 }
 """What only a restart can change."""
 

@@ -43,7 +43,7 @@ class WatchTest(WorldTest):
         self.built = self.world({}, state_dir=self.folder / "another")
         self.watch = self.built.watch
         self.built.llama_server.files = None
-        self.assertIn("start it with --slot-save-path", self.look()[0])
+        self.assertIn("start it with --slot-save-path", self.look()[1])
         self.assertIs(False, self.built.files.enabled)
 
     def test_trouble(self) -> None:

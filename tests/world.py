@@ -51,6 +51,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import StateFolder
+from bioproxy.survey import Advisor
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
 from bioproxy.warmup import Warmup
@@ -137,6 +138,7 @@ class World:
             self.metrics,
             self.clock,
             self.settings.upstream_timeout,
+            Advisor(self.settings.llama_url, self.settings.slot_save_path),
         )
         self.in_thread: Callable[..., Any] = maybeDeferred
         self.poller = Poller(self.settings.templates, lambda work: self.in_thread(work), self.metrics)

@@ -144,6 +144,41 @@ async def test_daemon(run: Run, tmp_path: Path) -> None:
 
 
 @async_test
+async def test_log_of_json(run: Run, tmp_path: Path) -> None:
+    """Each line of a JSON log is one object, Twisted's own included, in the foreground and as a daemon."""
+    pidfile, logfile = tmp_path / "bioproxy.pid", tmp_path / "bioproxy.log"
+    port, admin_port = free_port(), free_port()
+    foreground = run(*FOREGROUND, "--log-format", "json", *ports(port, admin_port))
+    (tmp_path / "x.json").write_text('{"log_format": "json", "state_dir": "other-state"}')
+    daemons_port, daemons_admin_port = free_port(), free_port()
+    daemon = [TWISTD, f"--pidfile={pidfile}", f"--logfile={logfile}", "bioproxy", "--config", "x.json"]
+    assert await run(*daemon, *ports(daemons_port, daemons_admin_port)).ended() == 0
+    pid = int(await until(lambda: pidfile.read_text() if pidfile.exists() else None))
+    try:
+        await eventually(lambda: answers(f"http://127.0.0.1:{admin_port}/healthz"))
+        await eventually(lambda: answers(f"http://127.0.0.1:{daemons_admin_port}/healthz"))
+        for ours in (port, daemons_port):
+            body = {"messages": [{"role": "user", "content": "a secret"}]}
+            assert (await fetch("POST", f"http://127.0.0.1:{ours}/v1/chat/completions", body)).status == 502
+            assert (await fetch("POST", f"http://127.0.0.1:{ours}/slots/%0a%22{{%1b?q=secret", body)).status == 502
+        os.kill(pid, signal.SIGUSR1)  # has the log begin another file
+        await until(lambda: logfile.with_name("bioproxy.log.1").exists())
+        os.kill(pid, signal.SIGTERM)
+        await until(lambda: not is_running(pid), seconds=5)
+    finally:
+        if is_running(pid):
+            os.kill(pid, signal.SIGKILL)
+    await foreground.terminate()
+    for text in (foreground.output, logfile.with_name("bioproxy.log.1").read_text() + logfile.read_text()):
+        lines = [json.loads(line) for line in text.splitlines()]
+        assert all({"time", "level", "system", "message"} <= line.keys() for line in lines)
+        assert [line["path"] for line in lines if "path" in line] == ["/v1/chat/completions", '/slots/\n"{\x1b']
+        assert {line["status"] for line in lines if "path" in line} == {502}
+        assert "starting up" in lines[0]["message"] and "Server Shut Down" in lines[-1]["message"]
+        assert "secret" not in text
+
+
+@async_test
 async def test_state_dir_is_for_one(run: Run, tmp_path: Path) -> None:
     """A second bioproxy with the same records does not start, and says why in one line."""
     admin_port = free_port()
