@@ -69,6 +69,20 @@ class Metrics:
         info = gauge("build_info", "Always 1; the labels tell the versions", "version", "twisted", "python")
         info.labels(__version__, twisted.__version__, platform.python_version()).set(1)
 
+    def expect(self, template: str) -> None:
+        """Let what is counted for a template begin at 0.
+
+        A counter with labels appears with its first event, at 1, and Prometheus cannot know that this was a step.
+        """
+        self.template_errors.labels(template)
+        for counter, results in (
+            (self.warmups, ("done", "preempted", "failed")),
+            (self.slot_saves, ("ok", "refused", "failed")),
+            (self.slot_restores, ("ok", "missing", "refused", "failed", "ineffective")),
+        ):
+            for result in results:
+                counter.labels(template, result)
+
     def text(self) -> bytes:
         """Return all numbers in Prometheus' text format."""
         return generate_latest(self.registry)
