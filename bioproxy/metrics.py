@@ -75,6 +75,20 @@ class Metrics:
             if isinstance(metric, Counter | Gauge | Histogram) and "template" in metric._labelnames:
                 metric.remove_by_labels({"template": template})
 
+    def expect(self, template: str) -> None:
+        """Let what is counted for a template begin at 0.
+
+        A counter with labels appears with its first event, at 1, and Prometheus cannot know that this was a step.
+        """
+        self.template_errors.labels(template)
+        for counter, results in (
+            (self.warmups, ("done", "preempted", "failed")),
+            (self.slot_saves, ("ok", "refused", "failed")),
+            (self.slot_restores, ("ok", "missing", "refused", "failed", "ineffective")),
+        ):
+            for result in results:
+                counter.labels(template, result)
+
     def text(self) -> bytes:
         """Return all numbers in Prometheus' text format."""
         return generate_latest(self.registry)

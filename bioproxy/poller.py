@@ -103,6 +103,8 @@ class Poller:
 
     def _tell(self, template: Template, last: Reading | None, reading: Reading) -> None:
         """Count and log what is wrong, but only when it is news."""
+        if last is None:
+            self._metrics.expect(template.name)
         problems = error_texts(reading)
         for problem in problems:
             if last is None or problem not in error_texts(last):

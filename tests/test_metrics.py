@@ -69,6 +69,18 @@ class Names(SynchronousTestCase):
         self.assertEqual(5, one.registry.get_sample_value("bioproxy_slot_bytes_total", {"direction": "saved"}))
         self.assertIsNone(two.registry.get_sample_value("bioproxy_slot_bytes_total", {"direction": "saved"}))
 
+    def test_expected(self) -> None:
+        """What may be counted for a template stands at 0 from the beginning, and counting goes on from there."""
+        metrics = Metrics()
+        metrics.slot_saves.labels("code", "ok").inc(2)
+        metrics.expect("code")
+        value = metrics.registry.get_sample_value
+        self.assertEqual(2, value("bioproxy_slot_saves_total", {"template": "code", "result": "ok"}))
+        self.assertEqual(0, value("bioproxy_slot_saves_total", {"template": "code", "result": "failed"}))
+        self.assertEqual(0, value("bioproxy_slot_restores_total", {"template": "code", "result": "ineffective"}))
+        self.assertEqual(0, value("bioproxy_warmups_total", {"template": "code", "result": "preempted"}))
+        self.assertEqual(0, value("bioproxy_template_errors_total", {"template": "code"}))
+
     def test_buckets(self) -> None:
         """Times from a cached answer to the longest prompt fall into buckets of their own."""
         self.assertEqual(sorted(SECONDS), list(SECONDS))
