@@ -9,6 +9,8 @@ children in order and stops them in reverse::
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
+    |- history    the numbers of the last hour, every 5 s
+    |- events     tells open pages what happens
     |- operator's port
     `- clients' port
 
@@ -33,9 +35,12 @@ from twisted.internet.threads import deferToThreadPool
 from bioproxy.admin import Admin
 from bioproxy.connections import Agents
 from bioproxy.errors import CannotStart, ConfigError
+from bioproxy.events import Events
 from bioproxy.farewell import Farewell
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
+from bioproxy.history import INTERVAL as HISTORY_INTERVAL
+from bioproxy.history import History
 from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
@@ -44,6 +49,7 @@ from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
 from bioproxy.periodic import Periodic
+from bioproxy.page import Page
 from bioproxy.poller import Poller, Reading
 from bioproxy.ports import port
 from bioproxy.prefix import Prefixes
@@ -55,6 +61,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import State, StateFolder
+from bioproxy.status import Status
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import INTERVAL as WARMUP_INTERVAL
 from bioproxy.warmer import Warmer
@@ -105,7 +112,10 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     proxy = Proxy(
         poller, gate, slot, habits, warmer, upstream, journal, reactor, settings.max_body, settings.ping_interval
     )
-    admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, metrics, reactor)
+    history = History(metrics, gate)
+    status = Status(poller, gate, slot, warmer, watch, upstream, journal, reactor)
+    events = Events(status, history, reactor)
+    admin = Admin(status, events, Page(), poller, warmer, watch, metrics)
 
     operators_port = port("operator's port", settings.admin_host, settings.admin_port, admin.resource(), reactor)
     clients_port = port("clients' port", settings.host, settings.port, proxy.resource(), reactor)
@@ -114,6 +124,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         Periodic(reactor, settings.poll_interval, poller.poll, "poller"),
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
+        Periodic(reactor, HISTORY_INTERVAL, history.take, "history"),
+        events,
         operators_port,
         clients_port,
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -91,6 +91,7 @@ class Status(WorldTest):
         snapshot = world.snapshots.get("code")
         assert snapshot is not None
         status = self.status(world)
+        self.assertLess(datetime.fromisoformat(str(status.pop("started_at"))), datetime.now(timezone.utc))
         requests = status.pop("requests")
         assert isinstance(requests, list)
         self.assertEqual(
@@ -104,8 +105,9 @@ class Status(WorldTest):
                     "build": "b1-fake",
                     "slot_save": True,
                     "note": None,
+                    "trouble": None,
                 },
-                "gate": {"busy": None, "waiting": 0},
+                "gate": {"busy": None, "waiting": 0, "inside": None, "queue": []},
                 "templates": [
                     {
                         "name": "code",
@@ -116,6 +118,8 @@ class Status(WorldTest):
                         "progress": 1.0,
                         "tokens": len(PREFIX),
                         "warmed_at": snapshot.saved_at,
+                        "last_used": requests[0]["time"],
+                        "wanted": False,
                         "error": None,
                         "note": None,
                     }
@@ -136,6 +140,7 @@ class Status(WorldTest):
         world = self.world({"code": CODE, "bad": "no place"})
         status = self.status(world)
         llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
+        llama["trouble"] = "not asked yet"
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
         expected["note"] = None
@@ -159,14 +164,25 @@ class Status(WorldTest):
         world.llama_server.go_on()
         world.settle()
         status = self.status(world)
-        self.assertEqual({"busy": "warmup", "waiting": 0}, status["gate"])
+        gate = status["gate"]
+        assert isinstance(gate, dict)
+        self.assertEqual(("warmup", 0, []), (gate["busy"], gate["waiting"], gate["queue"]))
+        self.assertEqual((None, None, "code"), tuple(gate["inside"][key] for key in ("id", "path", "template")))
         templates = status["templates"]
         assert isinstance(templates, list)
         self.assertEqual(("warming", round(10 / len(PREFIX), 3)), (templates[0]["state"], templates[0]["progress"]))
         world.llama_server.pause_at = {"/v1/chat/completions"}
-        for _ in range(3):
-            world.chat("hello")
-        self.assertEqual({"busy": "user", "waiting": 2}, self.status(world)["gate"])
+        for message in ("hello", "@code hello", "hello"):
+            world.chat(message)
+        gate = self.status(world)["gate"]
+        assert isinstance(gate, dict)
+        self.assertEqual(("user", 2), (gate["busy"], gate["waiting"]))
+        everybody = [gate["inside"], *gate["queue"]]
+        self.assertEqual([None, "code", None], [each["template"] for each in everybody])
+        self.assertEqual(3, len({each["id"] for each in everybody}))
+        for each in everybody:
+            self.assertEqual("/v1/chat/completions", each["path"])
+            self.assertEqual(timedelta(0), datetime.fromisoformat(each["since"]).utcoffset())
 
     def test_newest_first(self) -> None:
         """The latest requests come newest first."""

@@ -27,14 +27,17 @@ from bioproxy.config import Settings
 from bioproxy.connections import Agents
 from bioproxy.conversation import Turns
 from bioproxy.digests import digest
+from bioproxy.events import Events
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
+from bioproxy.history import History
 from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
 from bioproxy.keeper import Keeper
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
+from bioproxy.page import Page
 from bioproxy.poller import Poller
 from bioproxy.ports import QuietSite
 from bioproxy.prefix import Prefixes
@@ -47,6 +50,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import StateFolder
+from bioproxy.status import Status
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
 from bioproxy.warmup import Warmup
@@ -163,16 +167,13 @@ class World:
             self.settings.max_body,
             self.settings.ping_interval,
         )
+        self.history = History(self.metrics, self.gate, self.clock.seconds)
+        self.status = Status(
+            self.poller, self.gate, self.slot, self.warmer, self.watch, self.upstream, self.journal, self.clock
+        )
+        self.events = Events(self.status, self.history, self.clock)
         self.admin = Admin(
-            self.poller,
-            self.gate,
-            self.slot,
-            self.warmer,
-            self.watch,
-            self.upstream,
-            self.journal,
-            self.metrics,
-            self.clock,
+            self.status, self.events, Page(), self.poller, self.warmer, self.watch, self.metrics
         )
         # A clock of their own: the time that Twisted lets a connection be idle is no matter here.
         self.clients_port = QuietSite("clients' port", self.proxy.resource(), Clock())
