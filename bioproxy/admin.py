@@ -92,7 +92,7 @@ class Admin:
 
     @app.route("/templates/<name>/render", methods=["GET", "HEAD"])
     async def render(self, request: Request, name: str) -> bytes:
-        """Answer with a template filled with ``?message=``, as llama-server would get it; with 500 where it is broken."""
+        """Answer with a template filled with ``?message=``, as llama-server would get it; 500 where it is broken."""
         guard(request)
         template = self._poller.templates.get(name)
         if template is None:

@@ -8,8 +8,8 @@ one.  If the connection is lost the browser asks again by itself.
 * ``beat`` comes when there was nothing else for a while, so that both sides notice a connection that died silently.
 
 One `LoopingCall` looks once a second for all pages together, and only while there are any.  What it finds is made into
-bytes once.  A page that does not read (a laptop that was closed, a slow network) is told nothing until it does, and then
-everything anew; after a minute its connection is ended.  So whatever pages do, little is held for them.
+bytes once.  A page that does not read (a laptop that was closed, a slow network) is told nothing until it does, and
+then everything anew; after a minute its connection is ended.  So whatever pages do, little is held for them.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Events(Service):
             self._viewers.remove(viewer)
             if not self._viewers and self._loop.running:
                 self._loop.stop()
-            request.unregisterProducer()
+            if request.channel is not None:  # it is still there
+                request.unregisterProducer()
 
     def stopService(self) -> None:
         """Let all pages go: they will look for the next process.  Called by the parent service."""

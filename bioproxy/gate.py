@@ -113,7 +113,8 @@ class Gate:
         Fires with whether the work was done to its end; it was not if a user was there or came.  Fails as
         `work` fails; cancelling cancels `work`.
         """
-        if self.busy or self.waiting or self._closed:
+        # `busy` would not do: a user whom a warm-up makes room for has the token some moments before being inside.
+        if not self._semaphore.tokens or self._closed:
             return False
         await self._semaphore.acquire()  # it is free: this fires at once
         self._preempted = False

@@ -45,14 +45,16 @@ class Point:
 
 
 class History:
-    """The points of the last hour, oldest first.  `taken` counts all that there ever were."""
+    """The latest `points`, oldest first.  `taken` counts all that there ever were."""
 
-    def __init__(self, metrics: Metrics, gate: Gate, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, metrics: Metrics, gate: Gate, wall_clock: Callable[[], float] = time.time, points: int = POINTS
+    ) -> None:
         self.taken = 0
         self._metrics = metrics
         self._gate = gate
         self._wall_clock = wall_clock
-        self._points: deque[Point] = deque(maxlen=POINTS)
+        self._points: deque[Point] = deque(maxlen=points)
         self._last = (0.0,) * 5
         self._skipped: Point | None = None
 
@@ -82,7 +84,6 @@ class History:
     def latest(self, count: int = POINTS) -> list[tuple[Any, ...]]:
         """Return the latest points, at most so many, each as its values in `Point`'s order."""
         return [astuple(point) for point in self._points][max(0, len(self._points) - count) :]
-
 
     def _add(self, point: Point) -> None:
         self._points.append(point)

@@ -48,8 +48,8 @@ from bioproxy.keeper import Keeper
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
-from bioproxy.periodic import Periodic
 from bioproxy.page import Page
+from bioproxy.periodic import Periodic
 from bioproxy.poller import Poller, Reading
 from bioproxy.ports import port
 from bioproxy.prefix import Prefixes

@@ -77,6 +77,7 @@ class Warmer:
         self._clock = clock
         self._ahead = ahead
         self._asked: set[str] = set()
+        self._chosen: str | None = None
         self._troubles = Troubles(clock)
         self._brought_back: object = None
         self._changing: dict[str, tuple[int, float]] = {}
@@ -84,10 +85,12 @@ class Warmer:
     def asked(self, name: str) -> None:
         """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
         self._asked.add(name)
+        self._chosen = None
 
     def want(self, name: str) -> None:
         """Have a template warmed up next, for an operator: even if it is warm, or its warm-ups wait after failures."""
         self.wanted.add(name)
+        self._chosen = name
         self._troubles.over(name)
         self._changing.pop(name, None)
         self._slot.files.try_again()
@@ -249,7 +252,12 @@ class Warmer:
         return name == self._favourite() and holding.visible and not holding.has(key) and not theirs
 
     def _favourite(self) -> str | None:
-        """Return the template that will probably be asked for next: the last one, or else the first that there is."""
+        """Return the template that will probably be asked for next: the last one, or else the first that there is.
+
+        What an operator wanted since then comes before it.
+        """
+        if self._chosen is not None and self._has_prefix(self._chosen):
+            return self._chosen
         return max(filter(self._has_prefix, self._poller.templates), default=None, key=self._habits.turn)
 
     def _has_prefix(self, name: str) -> bool:

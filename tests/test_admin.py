@@ -72,6 +72,48 @@ class Routes(WorldTest):
         self.assertEqual(405, world.operate("POST", "/status").status)
 
 
+class Templates(WorldTest):
+    """What can be done with a template."""
+
+    def test_render(self) -> None:
+        """The filled text is shown as it would be sent, whatever the message is; the files are read now."""
+        world = self.ready_world()
+        call = world.operate("GET", "/templates/code/render?message=why%3F%20%C3%A4%0A%3C{message}%3E")
+        self.assertEqual((200, "Know this: abc. why? ä\n<{message}>"), (call.status, call.body.decode()))
+        self.assertEqual("text/plain; charset=utf-8", call.headers["content-type"])
+        self.assertEqual("nosniff", call.headers["x-content-type-options"])
+        self.template("code", "New: <{message}>")
+        self.assertEqual(b"New: ", world.operate("GET", "/templates/code/render").body)
+        for odd in ("?message=%ff", "?message=%ED%A0%80"):
+            self.assertEqual(200, world.operate("GET", f"/templates/code/render{odd}").status)
+
+    def test_render_broken(self) -> None:
+        """A template that cannot be read says why; an unknown one is not found."""
+        world = self.ready_world({"bad": "no place"})
+        call = world.operate("GET", "/templates/bad/render")
+        self.assertEqual(500, call.status)
+        self.assertIn(b"no <{message}> in it", call.body)
+        for path in ("/templates/none/render", "/templates/%ff/render", "/templates//render", "/templates/b/a/render"):
+            self.assertEqual(404, world.operate("GET", path).status, path)
+
+    def test_warm(self) -> None:
+        """A template that is warm is warmed up once more; `/status` tells meanwhile that it is wanted."""
+        world = self.warm_world()
+        call = world.operate("POST", "/templates/code/warm")
+        self.assertEqual((202, b"template code is warmed up next\n"), (call.status, call.body))
+        self.assertTrue(world.operate("GET", "/status").json()["templates"][0]["wanted"])
+        self.successResultOf(world.start(world.warmer.round))
+        self.assertEqual(2, world.sample("warmups_total", template="code", result="done"))
+        self.assertFalse(world.operate("GET", "/status").json()["templates"][0]["wanted"])
+
+    def test_warm_refused(self) -> None:
+        """An unknown template is not found, and a GET changes nothing."""
+        world = self.warm_world()
+        self.assertEqual(404, world.operate("POST", "/templates/none/warm").status)
+        self.assertEqual(405, world.operate("GET", "/templates/code/warm").status)
+        self.assertEqual(set(), world.warmer.wanted)
+
+
 class Status(WorldTest):
     """`/status`."""
 

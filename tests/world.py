@@ -172,9 +172,7 @@ class World:
             self.poller, self.gate, self.slot, self.warmer, self.watch, self.upstream, self.journal, self.clock
         )
         self.events = Events(self.status, self.history, self.clock)
-        self.admin = Admin(
-            self.status, self.events, Page(), self.poller, self.warmer, self.watch, self.metrics
-        )
+        self.admin = Admin(self.status, self.events, Page(), self.poller, self.warmer, self.watch, self.metrics)
         # A clock of their own: the time that Twisted lets a connection be idle is no matter here.
         self.clients_port = QuietSite("clients' port", self.proxy.resource(), Clock())
         self.operators_port = QuietSite("operator's port", self.admin.resource(), Clock())

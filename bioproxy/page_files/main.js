@@ -50,7 +50,7 @@ function render(changed) {
   if ("templates" in changed) showTemplates(state.templates);
   if ("gate" in changed) showGate(state.gate);
   if ("requests" in changed) showRequests(state.requests);
-  if ("history" in changed) showPlots(state.history);
+  if ("history" in changed) showPlots(state.history, state.gate.waiting);
   tick();
 }
 
@@ -72,5 +72,5 @@ listen("events", told, () => connected(false));
 setInterval(() => {
   if (state === null || document.hidden) return;
   tick();
-  movePlots();
+  movePlots(state.gate.waiting);
 }, 1000);

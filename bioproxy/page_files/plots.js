@@ -24,29 +24,29 @@ const PLOTS = [
       const [cached, computed] = [3, 4].map((index) => points.reduce((total, point) => total + point[index], 0));
       return cached + computed ? `${percent(cached / (cached + computed))} of ${count(cached + computed)}` : "no prompts yet";
     } },
-  { title: "Seconds of computing saved", colour: "--plot-saved", value: (point) => point[5], path: linear(), fill: true,
-    least: 1, format: duration, sum: (values) => `${duration(last(values) ?? 0)} since the start` },
+  { title: "Computing time saved", colour: "--plot-saved", value: (point) => point[5], path: linear(), fill: true,
+    least: 1, format: duration, sum: (values) => `${duration(last(values) ?? 0)} in all` },
 ];
 
 let points = [], drawn = [], moved = 0;
 
-/** Show other points. */
-export function showPlots(history) {
+/** Show other points; `waiting` is how many wait now. */
+export function showPlots(history, waiting) {
   points = history;
   if (!drawn.length) drawn = PLOTS.map(figure);
-  draw();
+  draw(waiting);
   if (byId("numbers").open) table();
 }
 
 /** Move on with time, now and then. */
-export function movePlots() {
-  if (drawn.length && now() - moved >= 5) draw();
+export function movePlots(waiting) {
+  if (drawn.length && now() - moved >= 5) draw(waiting);
 }
 
-function draw() {
+function draw(waiting) {
   moved = now();
-  // The last point holds until now: had anything happened, there would be another.
-  const shown = points.length ? [...points, [moved, 0, null, 0, 0, points.at(-1)[5]]] : [];
+  // What was saved holds until now: had anything happened, there would be another point.
+  const shown = points.length ? [...points, [moved, waiting, null, 0, 0, points.at(-1)[5]]] : [];
   const times = shown.map((point) => point[0]);
   for (const { spec, plot, caption, box } of drawn) {
     const values = shown.map(spec.value);
@@ -70,11 +70,11 @@ function figure(spec) {
   const colour = (name) => () => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const axis = { stroke: colour("--muted"), font: "11px system-ui, sans-serif", ticks: { show: false } };
   const options = {
-    width: box.clientWidth || 300, height: HEIGHT, legend: { show: false }, padding: [8, 6, 0, 0],
+    width: box.clientWidth || 300, height: HEIGHT, legend: { show: false }, padding: [8, 18, 0, 0],
     cursor: { show: false },
     scales: { x: { range }, y: { range: (_, low, high) => [0, Math.max(spec.least, (high ?? 0) * 1.05)] } },
     axes: [
-      { ...axis, size: 20, gap: 3, grid: { show: false }, space: 70, values: (_, splits) => splits.map(clock) },
+      { ...axis, size: 20, gap: 3, grid: { show: false }, space: 50, values: (_, splits) => splits.map(clock) },
       { ...axis, size: 52, gap: 6, grid: { stroke: colour("--line"), width: 1 }, space: 34,
         incrs: spec.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] : undefined,
         values: (_, splits) => splits.map((value) => spec.format(value)) },

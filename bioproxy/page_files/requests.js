@@ -1,11 +1,18 @@
 // The latest requests: was it fast, and if not, why?
 
 import { age, badge, byId, el, keep, show } from "./dom.js";
+import { tick } from "./time.js";
 import { CACHES, count, milliseconds, MISSES, percent, statusWord } from "./words.js";
+
+const FIRST = 20;
+
+let all = false, latest = [];
 
 /** Show them, newest first. */
 export function showRequests(requests) {
-  keep(byId("request-rows"), requests, (each) => each.id, row);
+  latest = requests;
+  keep(byId("request-rows"), all ? requests : requests.slice(0, FIRST), (each) => each.id, row);
+  show(byId("more-requests"), !all && requests.length > FIRST);
   show(byId("no-requests"), requests.length === 0);
   show(byId("request-table"), requests.length > 0);
 }
@@ -16,7 +23,7 @@ function row(request) {
   return el("tr", {},
     cell("When", { class: "when" }, age(request.time)),
     cell("Request", { class: "request" },
-      el("strong", {}, request.template || "no template"), el("span", { class: "sub" }, request.path)),
+      el("strong", { tabindex: -1 }, request.template || "no template"), el("span", { class: "sub", title: request.path }, request.path)),
     cell("Cache", { class: "cache" }, ...cache(request)),
     cell("Waited", { class: "n" }, milliseconds(request.queue_ms)),
     cell("First token", { class: "n" }, milliseconds(request.ttft_ms)),
@@ -44,3 +51,10 @@ function tokens({ prompt_tokens, cached_tokens }) {
     el("span", { class: "sub" }, `${count(cached_tokens)} reused, ${count(prompt_tokens - cached_tokens)} computed`),
   ];
 }
+
+byId("more-requests").addEventListener("click", () => {
+  all = true;
+  showRequests(latest);
+  tick();
+  byId("request-rows").children[FIRST].querySelector("strong").focus();
+});

@@ -20,7 +20,7 @@ function row(template, known) {
       el("strong", { class: "prefix" }, template.prefix),
       badge(state, STATES[state] ?? state),
       template.wanted && state !== "warming" ? el("span", { class: "wanted" }, "is warmed up next") : null,
-      under_way ? el("span", { class: "progress" }, bar(template), el("span", {}, percent(progress))) : null,
+      under_way ? el("span", { class: "progress" }, bar(template), el("span", {}, state === "warming" ? percent(progress) : `${percent(progress)}, paused`)) : null,
     ),
     el("p", { class: "facts" }, ...facts(template)),
     ...(template.error ? [el("p", { class: "trouble" }, template.error)] : []),

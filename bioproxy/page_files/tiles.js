@@ -35,7 +35,7 @@ export function showTiles({ llama, templates, gate }) {
   show(byId("llama-note"), note !== "");
 }
 
-const subject = (who) => (who.template ? `with ${who.template}` : who.path ?? "keeping a conversation");
+const subject = (who) => (who.template ? `template ${who.template}` : who.path ? "no template" : "keeping a conversation");
 
 function tile(name, mood, big, small) {
   const node = byId(`tile-${name}`);

@@ -9,6 +9,7 @@ export const plural = (number, one, more) => `${count(number)} ${number === 1 ? 
 /** A duration in seconds: "85 ms", "1.2 s", "34 s", "5 min", "2 h 10 min", "3 d". */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
+  if (seconds === 0) return "0 s";
   if (seconds < 0.9995) return `${Math.round(seconds * 1000)} ms`;
   if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   return span(seconds);
@@ -34,13 +35,13 @@ export const fileName = (path) => (path ?? "").split(/[\\/]/).pop() || path;
 
 /** Why a request was cold. */
 export const MISSES = {
-  "first": "asked for the first time: nothing was saved yet",
-  "no-file": "its slot file is gone, or could not be read",
-  "other-model": "its file belongs to another model",
-  "content-changed": "the template's text has changed since it was saved",
-  "shape-changed": "something else stands before the template (system message, tools)",
-  "slot-taken": "another request has taken the slot, and there is no file",
-  "ineffective": "restoring does not help with this model and its flags",
+  "first": "asked for the first time",
+  "no-file": "its slot file is gone",
+  "other-model": "its file is of another model",
+  "content-changed": "the template's text changed",
+  "shape-changed": "another system message, or other tools",
+  "slot-taken": "others took the slot, and there is no file",
+  "ineffective": "restoring does not help with this model",
 };
 
 export const CACHES = { hot: "hot", restored: "restored", cold: "cold" };
