@@ -31,7 +31,7 @@ bench: .venv/with-test
 soak: .venv/with-test
 	$(BIN)/python -m tests.soak
 
-screenshots: .venv/with-test
+screenshots: .venv/with-pictures
 	$(BIN)/python -m tests.screenshots
 
 # The stamp files remember that an installation was finished; a new pyproject.toml asks for another.

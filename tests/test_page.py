@@ -27,7 +27,7 @@ class Serving(WorldTest):
                 self.assertEqual(200, call.status, name)
                 left |= {f"/{name}": call.body.decode()} if f"/{name}" not in found else {}
         served = {path.removeprefix("/page/") for path in found if path != "/"}
-        there = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*.*")}
+        there = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*.*") if path.suffix != ".md"}
         self.assertEqual(there - {"index.html"}, served, "nothing lies there that is not used")
         own = "".join(text for path, text in found.items() if "vendor" not in path)
         self.assertEqual({"http://www.w3.org/2000/svg"}, set(re.findall(r"https?://[^\"' ]+", own)))

@@ -7,7 +7,7 @@ import { byId, el, say } from "./dom.js";
 import { clock, now } from "./time.js";
 import { count, duration, percent } from "./words.js";
 
-const HOUR = 3600, SHORTEST = 300, HEIGHT = 104;
+const HOUR = 3600, SHORTEST = 180, HEIGHT = 104;
 const share = (point) => (point[3] + point[4] ? point[3] / (point[3] + point[4]) : null);
 const { stepped, linear } = uPlot.paths;
 const last = (values) => values.findLast((value) => value !== null) ?? null;
@@ -57,7 +57,7 @@ function draw(waiting) {
   }
 }
 
-/** The time shown: the last hour, or less if there is less, but never less than five minutes. */
+/** The time shown: the last hour, or less if there is less, but never less than three minutes. */
 function range() {
   const end = now(), first = points[0]?.[0] ?? end;
   return [Math.max(end - HOUR, Math.min(first, end - SHORTEST)), end];
@@ -74,7 +74,8 @@ function figure(spec) {
     cursor: { show: false },
     scales: { x: { range }, y: { range: (_, low, high) => [0, Math.max(spec.least, (high ?? 0) * 1.05)] } },
     axes: [
-      { ...axis, size: 20, gap: 3, grid: { show: false }, space: 50, values: (_, splits) => splits.map(clock) },
+      { ...axis, size: 20, gap: 3, grid: { show: false }, space: 50, incrs: [60, 300, 600, 900, 1800],
+        values: (plot, splits) => splits.map((at) => (plot.valToPos(at, "x") < 14 ? "" : clock(at))) },
       { ...axis, size: 52, gap: 6, grid: { stroke: colour("--line"), width: 1 }, space: 34,
         incrs: spec.whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] : undefined,
         values: (_, splits) => splits.map((value) => spec.format(value)) },

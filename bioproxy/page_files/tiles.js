@@ -15,7 +15,7 @@ export function showTiles({ llama, templates, gate }) {
   ]);
   tile(
     "warm",
-    wrong ? "bad" : works === templates.length ? "good" : "busy",
+    wrong ? "wrong" : works === templates.length ? "good" : "busy",
     templates.length ? `${works} of ${templates.length} warm` : "None",
     [[wrong && `${count(wrong)} with an error`, warming && `${count(warming)} warming up`].filter(Boolean).join(", ")
       || (templates.length ? (works === templates.length ? "all answer at once" : "the rest will follow") : "none are configured")],

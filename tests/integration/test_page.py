@@ -84,8 +84,10 @@ class Page:
 
     def text(self, selector: str) -> str:
         """Return the text that is shown there; nothing where nothing is shown."""
-        script = "const node = document.querySelector(arguments[0]); return node && node.innerText"
-        return str(self.browser.run(script, selector) or "")
+        script = (
+            "const node = document.querySelector(arguments[0]); return node?.checkVisibility() ? node.innerText : ''"
+        )
+        return str(self.browser.run(script, selector))
 
     async def says(self, selector: str, *words: str) -> None:
         """Wait until these words are shown there."""
