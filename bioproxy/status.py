@@ -21,6 +21,9 @@ from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
 from bioproxy.watch import Watch
 
+QUEUE = 20
+"""So many of those who wait are named, the first ones."""
+
 
 class Status:
     """Looks at all parts when it is asked; changes nothing."""
@@ -77,7 +80,7 @@ class Status:
             inside = {**who(turn.who), "since": since}
         elif since is not None:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
-        queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue]
+        queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 
     def _template(self, name: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ function render(changed) {
   if ("templates" in changed) showTemplates(state.templates);
   if ("gate" in changed) showGate(state.gate);
   if ("requests" in changed) showRequests(state.requests);
-  if ("history" in changed) showPlots(state.history, state.gate.waiting);
+  if ("history" in changed || "gate" in changed) showPlots(state.history, state.gate.waiting);
   tick();
 }
 

@@ -15,13 +15,13 @@ from tests.browser import BROWSER, DRIVER, Browser
 from tests.integration.conftest import LlamaOf, Run
 from tests.integration.support import (
     FOREGROUND,
+    Call,
     LlamaServer,
     Twistd,
     answers,
     async_fixture,
     async_test,
     conversation,
-    defer,
     eventually,
     fetch,
     free_port,
@@ -195,28 +195,33 @@ async def test_at_work(page: Page) -> None:
 
 @async_test
 async def test_queue(page: Page) -> None:
-    """It shows who is inside, who waits and for how long; and an answer in the browser's time, without being told."""
+    """It shows who is inside, who waits, and for how long, which it counts by itself; and who hung up."""
     await page.llama.start()
     await page.start()
     page.open()
     await page.says("#tile-llama", "Up")
     await page.says("#inside", "Nobody")
-    calls = [
-        fetch("POST", page.url + "/v1/chat/completions", conversation("hello", max_tokens=tokens, ignore_eos=True))
-        for tokens in (700, 1, 1)
-    ]
-    running = [defer(call) for call in calls]
+
+    def come(tokens: int) -> Call:
+        body = conversation("hello", max_tokens=tokens, ignore_eos=True)
+        return Call(page.url + "/v1/chat/completions", body)
+
+    inside = come(12000)  # longer than anybody looks
+    await page.says("#inside", "A request without a template", "/v1/chat/completions")
+    waiting = [come(1), come(1)]
     await page.says("#tile-queue", "2", "the first for")
-    assert "A request without a template" in page.text("#inside")
     assert page.browser.run("return document.querySelectorAll('#queue li').length") == 2
     first = page.text("#inside time")
     await until(lambda: page.text("#inside time") != first)
     page.everybody_can_use_it()
-    for call in running:
-        await call
+    inside.hang_up()
+    for call in waiting:
+        await call.over
+        assert call.status == 200
     await page.says("#inside", "Nobody")
     await page.says("#queue-more", "Nobody waits")
     await page.says("#request-rows tr:nth-child(2)", "no template", "200")
+    await page.says("#request-rows tr:nth-child(3)", "499 client hung up")
 
 
 @async_test
