@@ -178,8 +178,8 @@ class Gate:
         if not acquired.called:
             # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
             acquired.addTimeout(self._timeout, self._clock)
-        self._peak = max(self._peak, self.waiting)
         self._preempt()
+        self._peak = max(self._peak, self.waiting)
         return acquired
 
     def _preempt(self) -> None:

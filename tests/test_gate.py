@@ -581,6 +581,10 @@ class Seen(GateTest):
         self.assertEqual([2, 1], [self.gate.take_peak(), self.gate.take_peak()])
         self.leave("b")
         self.assertEqual([1, 0], [self.gate.take_peak(), self.gate.take_peak()])
+        self.leave("c")
+        self.warmup()
+        self.user("d")  # for whom a warm-up leaves at once: nobody waited
+        self.assertEqual(0, self.gate.take_peak())
 
 
 class Numbers(GateTest):
