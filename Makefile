@@ -4,12 +4,13 @@
 #   make test    all checks and tests
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients
+#   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
 #   make clean   remove what these made
 
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test bench soak clean
+.PHONY: demo test bench soak screenshots clean
 
 demo: .venv/with-demo
 	$(BIN)/twistd --pidfile= -n bioproxy --demo
@@ -29,6 +30,9 @@ bench: .venv/with-test
 
 soak: .venv/with-test
 	$(BIN)/python -m tests.soak
+
+screenshots: .venv/with-pictures
+	$(BIN)/python -m tests.screenshots
 
 # The stamp files remember that an installation was finished; a new pyproject.toml asks for another.
 .venv/with-%: pyproject.toml

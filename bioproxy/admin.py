@@ -1,29 +1,25 @@
-"""The operator's port: is it alive, is it ready, what is warm, and all the numbers.
+"""The operator's port: the live page, is it alive, is it ready, what is warm, and all the numbers.
 
 A Klein app like the proxy's, with ordinary routes: each function answers one path.  What a route returns is sent: bytes
-or text as the body.
+or text as the body.  Only a POST changes anything.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from klein import Klein
-from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 from twisted.web.server import Request
 
-from bioproxy import __version__
-from bioproxy.errors import ConfigError
-from bioproxy.gate import Gate
-from bioproxy.journal import Journal
+from bioproxy.errors import ConfigError, TemplateError
+from bioproxy.events import Events
 from bioproxy.metrics import Metrics
+from bioproxy.page import FIRST, Page, guard
 from bioproxy.poller import Poller
 from bioproxy.ports import OwnPaths
 from bioproxy.reload import Reload
-from bioproxy.slot import Slot
-from bioproxy.upstream import Upstream
+from bioproxy.status import Status
 from bioproxy.warmer import Warmer
 from bioproxy.watch import Watch
 
@@ -35,32 +31,48 @@ class Admin:
 
     def __init__(
         self,
+        status: Status,
+        events: Events,
+        page: Page,
         poller: Poller,
-        gate: Gate,
-        slot: Slot,
         warmer: Warmer,
         watch: Watch,
-        upstream: Upstream,
-        journal: Journal,
         reload: Reload,
         metrics: Metrics,
-        clock: IReactorTime,
     ) -> None:
+        self._status = status
+        self._events = events
+        self._page = page
         self._poller = poller
-        self._gate = gate
-        self._slot = slot
         self._warmer = warmer
         self._watch = watch
-        self._upstream = upstream
-        self._journal = journal
         self._reload = reload
         self._metrics = metrics
-        self._clock = clock
-        self._began = clock.seconds()
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
         return OwnPaths(self.app.resource())
+
+    @app.route("/", methods=["GET", "HEAD"])
+    def live(self, request: Request) -> bytes:
+        """Answer with the live page."""
+        return self._page.serve(request, FIRST)
+
+    @app.route("/page/<path:path>", methods=["GET", "HEAD"])
+    def page(self, request: Request, path: str) -> bytes:
+        """Answer with one of the live page's files."""
+        return self._page.serve(request, path)
+
+    @app.route("/events", methods=["GET"])
+    async def events(self, request: Request) -> bytes | None:
+        """Answer with an endless stream of what happens, for the live page."""
+        if request.method == b"HEAD":  # comes along with GET
+            return plain(request, "")
+        if self._events.full:
+            request.setResponseCode(503)
+            return plain(request, "too many pages are open\n")
+        await self._events.attend(request)
+        return None
 
     @app.route("/healthz", methods=["GET", "HEAD"])
     def healthz(self, request: Request) -> bytes:
@@ -86,22 +98,31 @@ class Admin:
     def status(self, request: Request) -> bytes:
         """Answer with everything that an operator may want to know, as JSON."""
         request.setHeader(b"content-type", b"application/json; charset=utf-8")
-        status = {
-            "version": __version__,
-            "uptime_s": round(self._clock.seconds() - self._began, 1),
-            "llama": {
-                "url": self._upstream.url,
-                "up": self._watch.up,
-                "model": self._watch.model,
-                "build": self._watch.build,
-                "slot_save": self._slot.files.enabled,
-                "note": self._slot.proof.trouble if self._watch.up else self._watch.trouble,
-            },
-            "gate": {"busy": self._gate.busy, "waiting": self._gate.waiting},
-            "templates": [self._template(name) for name in self._poller.templates],
-            "requests": self._journal.latest(),
-        }
-        return json.dumps(status, indent=1).encode()
+        return json.dumps(self._status.whole(), indent=1).encode()
+
+    @app.route("/templates/<name>/render", methods=["GET", "HEAD"])
+    async def render(self, request: Request, name: str) -> bytes:
+        """Answer with a template filled with ``?message=``, as llama-server would get it; 500 where it is broken."""
+        guard(request)
+        template = self._poller.templates.get(name)
+        if template is None:
+            return unknown(request, name)
+        message = (request.args or {}).get(b"message", [b""])[0].decode("utf-8", "replace")
+        try:
+            text = await self._poller.look(template)
+        except TemplateError as error:
+            request.setResponseCode(500)
+            return plain(request, f"{error}\n")
+        return plain(request, text.fill(message))
+
+    @app.route("/templates/<name>/warm", methods=["POST"])
+    def warm(self, request: Request, name: str) -> bytes:
+        """Have a template warmed up next, as far as users leave time for it."""
+        if name not in self._poller.templates:
+            return unknown(request, name)
+        self._warmer.want(name)
+        request.setResponseCode(202)
+        return plain(request, f"template {name} is warmed up next\n")
 
     @app.route("/reload", methods=["POST"])
     def reload(self, request: Request) -> bytes:
@@ -114,27 +135,14 @@ class Admin:
             return json.dumps({"error": str(error)}).encode()
         return json.dumps({"changed": reloaded.changed, "needs_restart": reloaded.restart}).encode()
 
-    def _template(self, name: str) -> dict[str, Any]:
-        template = self._poller.templates[name]
-        reading = self._poller.readings.get(name)
-        includes = reading.text.includes if reading is not None and reading.text is not None else ()
-        state, error = self._warmer.state(name)
-        snapshot = self._slot.saved(name, self._warmer.key(name))
-        return {
-            "name": name,
-            "prefix": template.prefix,
-            "path": str(template.path),
-            "includes": [str(include) for include in includes],
-            "state": state,
-            "progress": round(self._warmer.progress(name), 3),
-            "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
-            "warmed_at": snapshot.saved_at if snapshot else None,
-            "error": error,
-            "note": self._warmer.note(name),
-        }
-
 
 def plain(request: Request, text: str) -> bytes:
     """Return text as a plain text answer."""
     request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-    return text.encode()
+    return text.encode("utf-8", "replace")
+
+
+def unknown(request: Request, name: str) -> bytes:
+    """Answer that there is no such template."""
+    request.setResponseCode(404)
+    return plain(request, f"there is no template {name}\n")

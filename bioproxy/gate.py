@@ -15,7 +15,7 @@ One thing in a warm-up is let through: saving to a file.  llama-server finishes 
 even if nobody waits for the answer, and makes everyone wait meanwhile; giving up then would gain nothing for the
 user and throw the warm-up's work away.
 
-Knows nothing of HTTP or of what is done inside.
+Knows nothing of HTTP or of what is done inside.  Who somebody is, it keeps for others to see.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
@@ -57,6 +58,9 @@ class Gate:
         self._closed = False
         self._leavers = 0
         self._staying = False
+        self._turns: list[Turn] = []
+        self._warmup_since = ""
+        self._peak = 0
         self._user_left_at = clock.seconds()
         self._service_seconds = 0.0
         # Gauges that look for themselves when Prometheus asks: they cannot fall behind.
@@ -74,13 +78,34 @@ class Gate:
         """How many users wait."""
         return len(self._semaphore.waiting)
 
+    @property
+    def inside_since(self) -> str | None:
+        """When who is inside came in, in ISO 8601; `None`: nobody is."""
+        turn = self.inside
+        return turn.since if turn is not None else self._warmup_since if self._warmup is not None else None
+
+    @property
+    def inside(self) -> Turn | None:
+        """The turn of the user who is inside."""
+        return next((turn for turn in self._turns if turn.entered), None)
+
+    @property
+    def queue(self) -> list[Turn]:
+        """The turns of those who wait, in order."""
+        return [turn for turn in self._turns if not turn.entered]
+
+    def take_peak(self) -> int:
+        """Return how many users waited at most since this was last called."""
+        peak, self._peak = max(self._peak, self.waiting), self.waiting
+        return peak
+
     def idle_seconds(self) -> float:
         """Return for how long no user has been here."""
         return 0.0 if self._user_inside or self.waiting else self._clock.seconds() - self._user_left_at
 
-    def user(self) -> Turn:
-        """Return a turn for a user; it begins with ``async with``."""
-        return Turn(self)
+    def user(self, who: Any = None) -> Turn:
+        """Return a turn for a user; it begins with ``async with``.  `who` that is, operators see in `Turn.who`."""
+        return Turn(self, who)
 
     async def warmup(self, work: Callable[[], Work]) -> bool:
         """Do `work` inside the gate, if it is free now.
@@ -88,10 +113,12 @@ class Gate:
         Fires with whether the work was done to its end; it was not if a user was there or came.  Fails as
         `work` fails; cancelling cancels `work`.
         """
-        if self.busy or self.waiting or self._closed:
+        # `busy` would not do: a user whom a warm-up makes room for has the token some moments before being inside.
+        if not self._semaphore.tokens or self._closed:
             return False
         await self._semaphore.acquire()  # it is free: this fires at once
         self._preempted = False
+        self._warmup_since = now()
         # `fromCoroutine` starts the coroutine and makes it a Deferred: a thing that can be cancelled.
         running = self._warmup = Deferred.fromCoroutine(work())
         try:
@@ -152,6 +179,7 @@ class Gate:
             # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
             acquired.addTimeout(self.timeout, self._clock)
         self._preempt()
+        self._peak = max(self._peak, self.waiting)
         return acquired
 
     def _preempt(self) -> None:
@@ -180,11 +208,16 @@ class Turn:
 
     Entering gives the seconds waited.  It raises `Unavailable` if too many wait already, when the time to wait is over,
     or when the gate was closed; cancelling leaves the queue, or the gate.
+
+    For operators: `who` it is, whether it has `entered`, and `since` when it waits or is inside, in ISO 8601.
     """
 
     log = Logger()
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, who: Any) -> None:
+        self.who = who
+        self.entered = False
+        self.since = ""
         self._gate = gate
         self._acquired: Deferred[Any] | None = None
         self._entered_at = 0.0
@@ -209,15 +242,20 @@ class Turn:
         arrived = gate._clock.seconds()
         meets_warmup = gate.busy == "warmup"
         self._acquired = gate._acquire()
+        self.since = now()
+        gate._turns.append(self)
         try:
             await self._acquired
         except TimeoutError:
+            gate._turns.remove(self)
             raise gate.unavailable(f"waited {gate.timeout:g} s for llama-server to be free") from None
         except CancelledError:
+            gate._turns.remove(self)
             if gate._closed:
                 raise gate.unavailable("bioproxy is shutting down") from None
             raise
-        gate._user_inside = True
+        gate._user_inside = self.entered = True
+        self.since = now()
         self._entered_at = gate._clock.seconds()
         waited = self._entered_at - arrived
         if meets_warmup:
@@ -235,4 +273,10 @@ class Turn:
             staying.addBoth(lambda _: self._leave())
 
     def _leave(self) -> None:
+        self._gate._turns.remove(self)
         self._gate._release(self._gate._clock.seconds() - self._entered_at)
+
+
+def now() -> str:
+    """Return the time, in ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -50,19 +51,24 @@ class Record:
 
 
 class Journal:
-    """Opens and closes records."""
+    """Closes records and keeps the latest.
+
+    `kept` counts all that were ever kept; `last_used` is when each template was last asked for, in ISO 8601.
+    """
 
     log = Logger()
 
     def __init__(self, metrics: Metrics, speed: Speed, clock: IReactorTime) -> None:
+        self.kept = 0
+        self.last_used: dict[str, str] = {}
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
         self._latest: deque[Record] = deque(maxlen=LATEST)
 
-    def latest(self) -> list[dict[str, Any]]:
-        """Return the latest records, newest first."""
-        return [told(record) for record in reversed(self._latest)]
+    def latest(self, count: int = LATEST) -> list[dict[str, Any]]:
+        """Return the latest records, newest first, at most so many."""
+        return [told(record) for record in islice(reversed(self._latest), count)]
 
     def close(self, record: Record, gated: bool, timings: dict[str, float]) -> None:
         """Count a request that has ended; log and keep it too if it was `gated`: the others are many and tell little.
@@ -84,6 +90,9 @@ class Journal:
         if "cache_n" in timings and "prompt_n" in timings:
             self._count_tokens(record, timings)
         self._latest.append(record)
+        self.kept += 1
+        if name:
+            self.last_used[name] = max(record.time, self.last_used.get(name, ""))
         self.log.info(
             "{r.id} {path} {r.status} template={r.template} cache={r.cache} prompt={r.prompt_tokens}"
             " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",

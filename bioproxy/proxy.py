@@ -171,7 +171,7 @@ class Proxy:
         prepared = None
 
         # 2. Wait for one's turn.
-        turn = self._gate.user()
+        turn = self._gate.user(record)
         exchange.pings.begin(streams, lambda: turn.place)
         async with turn as waited:
             record.queue_ms = waited * 1000

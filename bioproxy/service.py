@@ -9,6 +9,8 @@ children in order and stops them in reverse::
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
+    |- history    the numbers of the last hour, every 5 s
+    |- events     tells open pages what happens
     |- operator's port
     `- clients' port
 
@@ -39,10 +41,13 @@ from bioproxy.config import templates_of
 from bioproxy.connections import Agents
 from bioproxy.crowd import Crowd, allowed_connections
 from bioproxy.errors import CannotStart, ConfigError
+from bioproxy.events import Events
 from bioproxy.farewell import Farewell
 from bioproxy.gate import Gate
 from bioproxy.guard import Guard
 from bioproxy.habits import Habits
+from bioproxy.history import INTERVAL as HISTORY_INTERVAL
+from bioproxy.history import History
 from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
@@ -52,6 +57,7 @@ from bioproxy.llama import Llama
 from bioproxy.logs import json_observer, leaves_it_to_us
 from bioproxy.metrics import Metrics
 from bioproxy.options import Options
+from bioproxy.page import Page
 from bioproxy.periodic import Periodic
 from bioproxy.poller import Poller, Reading
 from bioproxy.ports import QuietSite, is_reachable, port, tcp
@@ -65,6 +71,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import State, StateFolder
+from bioproxy.status import Status
 from bioproxy.survey import Advisor
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import INTERVAL as WARMUP_INTERVAL
@@ -142,6 +149,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         settings.max_body,
         settings.ping_interval,
     )
+    history = History(metrics, gate)
+    status = Status(poller, gate, slot, warmer, watch, upstream, journal, reactor)
+    events = Events(status, history, reactor)
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
     crowd = Crowd(settings.max_body, allowed_connections())
     guard = Guard((settings.admin_host, *settings.admin_hosts))
@@ -165,7 +175,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         "warmup_chunk": partial(setattr, warmup, "longest_piece"),
     }
     reload = Reload(settings, lambda: demo.adapted(options.read()) if demo else options.read(), keys, takers)
-    admin = Admin(poller, gate, slot, warmer, watch, upstream, journal, reload, metrics, reactor)
+    admin = Admin(status, events, Page(), poller, warmer, watch, reload, metrics)
 
     operators_port = port(
         settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
@@ -184,6 +194,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         polling,
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
+        Periodic(reactor, HISTORY_INTERVAL, history.take, "history"),
+        events,
         operators_port,
         clients_port,
         Hangup(reactor, reload.run),

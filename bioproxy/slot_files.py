@@ -116,10 +116,18 @@ class SlotFiles:
         """Note that somebody else had llama-server write this file."""
         for name, kind, entry in self._snapshots.items():
             if entry.filename.casefold() == filename.casefold():
-                try:
-                    self._snapshots.drop(name, kind)
-                except OSError as error:  # forgotten it is all the same, while the process runs
-                    self.log.error("the record cannot be written: {error}", error=error)
+                self.forget(name, kind)
+
+    def forget(self, name: str, kind: str) -> None:
+        """Forget a file, which stays where it is until it is written anew."""
+        try:
+            self._snapshots.drop(name, kind)
+        except OSError as error:  # forgotten it is all the same, while the process runs
+            self.log.error("the record cannot be written: {error}", error=error)
+
+    def try_again(self) -> None:
+        """Use files again, even if saving failed: somebody says that it will work now."""
+        self._rests_until = -math.inf
 
     def discard(self, name: str, kind: str) -> None:
         """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""

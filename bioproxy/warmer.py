@@ -3,9 +3,10 @@
 A round comes twice a second.  Mostly it finds that everything is warm, and ends.  Otherwise it takes the templates that
 are not, one after the other, finds their prefix tokens, and has each warmed up (`bioproxy.warmup`) if the gate is free.
 
-The order: first what the slot holds already and only needs saving; then as they were used last, the latest one at the
-end, so that the slot is left with what will probably be asked next.  If it is left with something else, the latest is
-restored.  In idle moments the conversation that a user left in the slot is saved, too.
+The order: first what an operator asked for; then what the slot holds already and only needs saving; then as they were
+used last, the latest one at the end, so that the slot is left with what will probably be asked next.  If it is left
+with something else, the latest is restored.  In idle moments the conversation that a user left in the slot is saved,
+too.
 
 A user's arrival cancels what is going on (see `bioproxy.gate`).  It is tried again in a later round.  A warm-up that
 *failed* waits a while, longer after each failure, so that trouble that stays does not keep llama-server busy.
@@ -25,6 +26,7 @@ from bioproxy.prefix import DoesNotFit, Prefixes
 from bioproxy.shape import BARE, Key
 from bioproxy.slot import Slot
 from bioproxy.slot_files import SaveFailed
+from bioproxy.snapshots import PREFIX
 from bioproxy.troubles import LONGEST_PAUSE, Troubles
 from bioproxy.warmup import Warmup
 from bioproxy.watch import Watch
@@ -43,7 +45,8 @@ CHANGES = 2
 class Warmer:
     """Keeps every template warm that its `Poller` knows, as far as users leave time for it.
 
-    `tokens` has the number of prefix tokens of each template, where it was counted.
+    `tokens` has the number of prefix tokens of each template, where it was counted; `wanted` are the templates that an
+    operator wants to be warmed up now.
     """
 
     log = Logger()
@@ -62,6 +65,7 @@ class Warmer:
         ahead: bool,
     ) -> None:
         self.tokens: dict[str, int] = {}
+        self.wanted: set[str] = set()
         self._poller = poller
         self._habits = habits
         self._prefixes = prefixes
@@ -73,6 +77,7 @@ class Warmer:
         self._clock = clock
         self.ahead = ahead
         self._asked: set[str] = set()
+        self._chosen: str | None = None
         self._troubles = Troubles(clock)
         self._brought_back: object = None
         self._changing: dict[str, tuple[int, float]] = {}
@@ -80,6 +85,21 @@ class Warmer:
     def asked(self, name: str) -> None:
         """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
         self._asked.add(name)
+        self._chosen = None
+
+    def want(self, name: str) -> None:
+        """Have a template warmed up next, for an operator: even if it is warm, or its warm-ups wait after failures."""
+        self.wanted.add(name)
+        self._chosen = name
+        self._troubles.over(name)
+        self._changing.pop(name, None)
+        self._slot.files.try_again()
+        self._slot.files.forget(name, PREFIX)
+
+    @property
+    def current(self) -> str | None:
+        """The template that is being warmed up, if any."""
+        return self._warmup.current
 
     def key(self, name: str) -> Key | None:
         """Return what a template is to be warmed up for: its text, in the shape that clients use."""
@@ -146,6 +166,7 @@ class Warmer:
             self._brought_back = None
             done = await self._gate.warmup(lambda: self._warmup.run(name, key, tokens, lambda: self.key(name) == key))
             if done and self.key(name) == key:
+                self.wanted.discard(name)
                 self._troubles.over(name)
                 self._changing.pop(name, None)
             else:
@@ -199,15 +220,21 @@ class Warmer:
     def _next(self, tried: set[str]) -> str | None:
         """Choose what to warm up."""
         due = [name for name in self._poller.templates if name not in tried and self._is_due(name)]
-        return min(
-            due, default=None, key=lambda name: (not self._slot.holding.has(self.key(name)), self._habits.turn(name))
-        )
+
+        def order(name: str) -> tuple[bool, bool, int]:
+            return name not in self.wanted, not self._slot.holding.has(self.key(name)), self._habits.turn(name)
+
+        return min(due, default=None, key=order)
 
     def _is_due(self, name: str) -> bool:
         key = self.key(name)
         if self._slot.files.enabled is None:
             return False  # not asked yet, perhaps because llama-server sleeps
-        if key is None or not self._has_prefix(name) or not (self.ahead or name in self._asked):
+        if key is None or not self._has_prefix(name):
+            return False
+        if name in self.wanted:
+            return True
+        if not (self.ahead or name in self._asked):
             return False
         if self._troubles.must_wait(name, self._about(name)):
             return False
@@ -225,7 +252,12 @@ class Warmer:
         return name == self._favourite() and holding.visible and not holding.has(key) and not theirs
 
     def _favourite(self) -> str | None:
-        """Return the template that will probably be asked for next: the last one, or else the first that there is."""
+        """Return the template that will probably be asked for next: the last one, or else the first that there is.
+
+        What an operator wanted since then comes before it.
+        """
+        if self._chosen is not None and self._has_prefix(self._chosen):
+            return self._chosen
         return max(filter(self._has_prefix, self._poller.templates), default=None, key=self._habits.turn)
 
     def _has_prefix(self, name: str) -> bool:
@@ -239,6 +271,7 @@ class Warmer:
 
     def _failed(self, name: str, text: str, took: float | None) -> None:
         """Note a failure; `took` seconds, or `None` if trying again would be of no use."""
+        self.wanted.discard(name)
         self._metrics.warmups.labels(name, "failed").inc()
         if self._troubles.note(name, self._about(name), text, took):
             self.log.warn("template {name} cannot be warmed up: {text}", name=name, text=text)

@@ -81,7 +81,7 @@ class Soak:
         opener = Visitor(f"crowd{self._crowds}-opener", stream=False, hold=True)
         before = self.proxy.memory()
         await self._come_in_order([opener, *visitors])
-        wait_for(f"one to be inside and {size} to wait", lambda: self._gate() == {"busy": "user", "waiting": size})
+        wait_for(f"one to be inside and {size} to wait", lambda: self._gate() == ("user", size))
         await asyncio.sleep(1.5 * PING_INTERVAL)
         grown = (self.proxy.memory() - before) * 1000 / size
         assert grown < KILOBYTES, f"{grown:.1f} kB for each waiting client, at most {KILOBYTES} are all right"
@@ -125,12 +125,13 @@ class Soak:
         stayed = [visitor.name for visitor in visitors if visitor.leaves is None]
         served = [name for name in notes["seen"] if name in set(stayed)]
         assert served == stayed, f"not served in the order of arrival: {first_difference(stayed, served)}"
-        wait_for("the gate to be empty", lambda: self._gate() == {"busy": None, "waiting": 0})
+        wait_for("the gate to be empty", lambda: self._gate() == (None, 0))
         wait_for(f"bioproxy to have {self._files} open files again", lambda: open_files(self.proxy) == self._files, 10)
         look_for_trouble(self._log)
 
-    def _gate(self) -> object:
-        return get(self._admin, "/status")["gate"]
+    def _gate(self) -> tuple[str | None, int]:
+        gate = get(self._admin, "/status")["gate"]
+        return gate["busy"], gate["waiting"]
 
 
 def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -72,6 +72,48 @@ class Routes(WorldTest):
         self.assertEqual(405, world.operate("POST", "/status").status)
 
 
+class Templates(WorldTest):
+    """What can be done with a template."""
+
+    def test_render(self) -> None:
+        """The filled text is shown as it would be sent, whatever the message is; the files are read now."""
+        world = self.ready_world()
+        call = world.operate("GET", "/templates/code/render?message=why%3F%20%C3%A4%0A%3C{message}%3E")
+        self.assertEqual((200, "Know this: abc. why? ä\n<{message}>"), (call.status, call.body.decode()))
+        self.assertEqual("text/plain; charset=utf-8", call.headers["content-type"])
+        self.assertEqual("nosniff", call.headers["x-content-type-options"])
+        self.template("code", "New: <{message}>")
+        self.assertEqual(b"New: ", world.operate("GET", "/templates/code/render").body)
+        for odd in ("?message=%ff", "?message=%ED%A0%80"):
+            self.assertEqual(200, world.operate("GET", f"/templates/code/render{odd}").status)
+
+    def test_render_broken(self) -> None:
+        """A template that cannot be read says why; an unknown one is not found."""
+        world = self.ready_world({"bad": "no place"})
+        call = world.operate("GET", "/templates/bad/render")
+        self.assertEqual(500, call.status)
+        self.assertIn(b"no <{message}> in it", call.body)
+        for path in ("/templates/none/render", "/templates/%ff/render", "/templates//render", "/templates/b/a/render"):
+            self.assertEqual(404, world.operate("GET", path).status, path)
+
+    def test_warm(self) -> None:
+        """A template that is warm is warmed up once more; `/status` tells meanwhile that it is wanted."""
+        world = self.warm_world()
+        call = world.operate("POST", "/templates/code/warm")
+        self.assertEqual((202, b"template code is warmed up next\n"), (call.status, call.body))
+        self.assertTrue(world.operate("GET", "/status").json()["templates"][0]["wanted"])
+        self.successResultOf(world.start(world.warmer.round))
+        self.assertEqual(2, world.sample("warmups_total", template="code", result="done"))
+        self.assertFalse(world.operate("GET", "/status").json()["templates"][0]["wanted"])
+
+    def test_warm_refused(self) -> None:
+        """An unknown template is not found, and a GET changes nothing."""
+        world = self.warm_world()
+        self.assertEqual(404, world.operate("POST", "/templates/none/warm").status)
+        self.assertEqual(405, world.operate("GET", "/templates/code/warm").status)
+        self.assertEqual(set(), world.warmer.wanted)
+
+
 class Status(WorldTest):
     """`/status`."""
 
@@ -91,6 +133,7 @@ class Status(WorldTest):
         snapshot = world.snapshots.get("code")
         assert snapshot is not None
         status = self.status(world)
+        self.assertLess(datetime.fromisoformat(str(status.pop("started_at"))), datetime.now(timezone.utc))
         requests = status.pop("requests")
         assert isinstance(requests, list)
         self.assertEqual(
@@ -104,8 +147,9 @@ class Status(WorldTest):
                     "build": "b1-fake",
                     "slot_save": True,
                     "note": None,
+                    "trouble": None,
                 },
-                "gate": {"busy": None, "waiting": 0},
+                "gate": {"busy": None, "waiting": 0, "inside": None, "queue": []},
                 "templates": [
                     {
                         "name": "code",
@@ -116,6 +160,8 @@ class Status(WorldTest):
                         "progress": 1.0,
                         "tokens": len(PREFIX),
                         "warmed_at": snapshot.saved_at,
+                        "last_used": requests[0]["time"],
+                        "wanted": False,
                         "error": None,
                         "note": None,
                     }
@@ -135,14 +181,8 @@ class Status(WorldTest):
         """At the start it has all keys, too, and says what is not known."""
         world = self.world({"code": CODE, "bad": "no place"})
         status = self.status(world)
-        llama = {
-            "url": "http://llama",
-            "up": False,
-            "model": None,
-            "build": None,
-            "slot_save": None,
-            "note": "not asked yet",
-        }
+        llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
+        llama["trouble"] = "not asked yet"
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
         expected["note"] = None
@@ -166,14 +206,25 @@ class Status(WorldTest):
         world.llama_server.go_on()
         world.settle()
         status = self.status(world)
-        self.assertEqual({"busy": "warmup", "waiting": 0}, status["gate"])
+        gate = status["gate"]
+        assert isinstance(gate, dict)
+        self.assertEqual(("warmup", 0, []), (gate["busy"], gate["waiting"], gate["queue"]))
+        self.assertEqual((None, None, "code"), tuple(gate["inside"][key] for key in ("id", "path", "template")))
         templates = status["templates"]
         assert isinstance(templates, list)
         self.assertEqual(("warming", round(10 / len(PREFIX), 3)), (templates[0]["state"], templates[0]["progress"]))
         world.llama_server.pause_at = {"/v1/chat/completions"}
-        for _ in range(3):
-            world.chat("hello")
-        self.assertEqual({"busy": "user", "waiting": 2}, self.status(world)["gate"])
+        for message in ("hello", "@code hello", "hello"):
+            world.chat(message)
+        gate = self.status(world)["gate"]
+        assert isinstance(gate, dict)
+        self.assertEqual(("user", 2), (gate["busy"], gate["waiting"]))
+        everybody = [gate["inside"], *gate["queue"]]
+        self.assertEqual([None, "code", None], [each["template"] for each in everybody])
+        self.assertEqual(3, len({each["id"] for each in everybody}))
+        for each in everybody:
+            self.assertEqual("/v1/chat/completions", each["path"])
+            self.assertEqual(timedelta(0), datetime.fromisoformat(each["since"]).utcoffset())
 
     def test_newest_first(self) -> None:
         """The latest requests come newest first."""

@@ -82,7 +82,7 @@ class Saying(FolderTest):
         """A llama-server that cannot be asked: what helps depends on why."""
         for error, serious, words in (
             (LlamaError(503, "Loading model"), False, "to wait"),
-            (LlamaError(401, "Invalid API Key"), True, "--api-key"),
+            (LlamaError(401, "Invalid API Key"), True, "llama_api_key_file"),
             (LlamaError(404, "no reason given"), True, "llama_url"),
             (UpstreamError("llama-server refuses connections: is it running?"), True, "start llama-server"),
             (UpstreamTimeout("x"), True, "start llama-server"),

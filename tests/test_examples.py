@@ -30,9 +30,6 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 UNITS = sorted([*EXAMPLES.glob("systemd/*.service"), *EXAMPLES.glob("systemd/*.socket")])
 PROMETHEUS = EXAMPLES / "prometheus"
 
-LATER = {"listen", "admin_listen", "admin_hosts"}
-"""Settings that the examples use and that may not be there yet; those that are there are tried."""
-
 MOST_EXPOSED = 20
 """The worst score that `systemd-analyze security` may give bioproxy, in tenths; it gave 11 at first."""
 
@@ -182,7 +179,7 @@ class Systemd(FolderTest):
         self.assertEqual(["/opt/bioproxy/bin/twistd", "--nodaemon", "--pidfile=", "bioproxy"], words[:4])
         given = dict(zip(words[4::2], words[5::2], strict=True))
         keys = {option.removeprefix("--").replace("-", "_") for option in given}
-        self.assertLessEqual(keys - {"config"}, set(config.FIELDS) | LATER)
+        self.assertLessEqual(keys - {"config"}, set(config.FIELDS))
         for option, socket in (("--listen", "bioproxy"), ("--admin-listen", "bioproxy-admin")):
             [name] = re.findall(r"(?m)^FileDescriptorName=(.*)", (EXAMPLES / f"systemd/{socket}.socket").read_text())
             self.assertEqual(f"systemd:domain=INET:name={name}", given[option])
@@ -196,7 +193,7 @@ class Configuration(FolderTest):
         for file in ("systemd/conf.json", "docker/config/conf.json"):
             content = json.loads((EXAMPLES / file).read_text())
             copy = self.folder / "conf.json"
-            copy.write_text(json.dumps({key: content[key] for key in content if key not in LATER - set(config.FIELDS)}))
+            copy.write_text(json.dumps(content))
             options = Options()
             options.parseOptions(["--config", str(copy)])
             [template] = options.settings.templates

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -402,6 +404,14 @@ class Warmups(GateTest):
         self.assertEqual(["a"], self.inside)
         self.assertFalse(self.successResultOf(warmup))
 
+    def test_again_at_once(self) -> None:
+        """A warm-up that begins while another one makes room for a user does not stand before or behind that user."""
+        again: list[Deferred[bool]] = []
+        self.warmup().addCallback(lambda _: again.append(self.warmup("again")))
+        self.user("a")
+        self.assertEqual((["a"], 0), (self.inside, self.gate.waiting))
+        self.assertFalse(self.successResultOf(again[0]))
+
     def test_let_finish(self) -> None:
         """What must be finished is finished before the user's turn; if it was the last thing, the warm-up was done."""
         warmup = self.saving()
@@ -509,6 +519,72 @@ class Idle(GateTest):
         self.failureResultOf(failed, ZeroDivisionError)
         self.clock.advance(1)
         self.assertEqual(1, self.gate.idle_seconds())
+
+
+class Seen(GateTest):
+    """What an operator sees."""
+
+    def seen(self) -> tuple[str | None, list[str]]:
+        """Return who is inside, of the users, and who waits."""
+        inside = self.gate.inside
+        return None if inside is None else inside.who, [turn.who for turn in self.gate.queue]
+
+    def test_users(self) -> None:
+        """Who is inside and who waits, in order; whoever leaves, by whichever way, is seen no more."""
+        self.user("a")
+        second, third = self.user("b"), self.user("c")
+        self.assertEqual(("a", ["b", "c"]), self.seen())
+        waits_since = self.gate.queue[0].since
+        self.assertEqual(self.turns["b"].since, waits_since)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.assertEqual(("a", ["c"]), self.seen())
+        self.clock.advance(10)  # one may wait so long
+        self.refusal(third)
+        self.assertEqual(("a", []), self.seen())
+        self.user("d")
+        self.leave("a")
+        self.assertEqual(("d", []), self.seen())
+        self.assertEqual(self.turns["d"].since, self.gate.inside_since)
+        self.gate.close()
+        self.refusal(self.user("e"))
+        self.leave("d")
+        self.assertEqual((None, []), self.seen())
+        self.assertIsNone(self.gate.inside_since)
+
+    def test_failing_and_staying(self) -> None:
+        """Somebody who failed has gone; somebody who left something to be done has not."""
+        failed = self.user("a")
+        self.leave("a", ZeroDivisionError())
+        self.failureResultOf(failed, ZeroDivisionError)
+        self.assertEqual((None, []), self.seen())
+        self.user("b", then="rest")
+        self.leave("b")
+        self.assertEqual(("b", []), self.seen())
+        self.leave("rest")
+        self.assertEqual((None, []), self.seen())
+
+    def test_warmup(self) -> None:
+        """A warm-up is no user, but it is inside since some time."""
+        self.warmup()
+        self.assertEqual((None, []), self.seen())
+        since = datetime.fromisoformat(self.gate.inside_since or "")
+        self.assertEqual(timedelta(0), since.utcoffset())
+        self.leave("warmup")
+        self.assertIsNone(self.gate.inside_since)
+
+    def test_peak(self) -> None:
+        """The peak is how many waited at most since the last look, and at least how many wait now."""
+        for name in "abc":
+            self.user(name)
+        self.leave("a")
+        self.assertEqual([2, 1], [self.gate.take_peak(), self.gate.take_peak()])
+        self.leave("b")
+        self.assertEqual([1, 0], [self.gate.take_peak(), self.gate.take_peak()])
+        self.leave("c")
+        self.warmup()
+        self.user("d")  # for whom a warm-up leaves at once: nobody waited
+        self.assertEqual(0, self.gate.take_peak())
 
 
 class Numbers(GateTest):

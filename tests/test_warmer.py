@@ -12,7 +12,7 @@ from twisted.logger import capturedLogs
 
 from bioproxy.shape import BARE
 from bioproxy.snapshots import CHAT
-from tests.fakes import tokens
+from tests.fakes import Refusal, tokens
 from tests.world import CODE, PREFIX, WarmTest, logged
 
 SAVE = "/slots/0?action=save"
@@ -335,6 +335,82 @@ class Asked(WarmTest):
         self.built.chat("@story a chair")
         self.rounds()
         self.assertEqual(["story.bin", "code.bin"], list(self.server.files or {}))
+
+
+class Wanted(WarmTest):
+    """What an operator asks for."""
+
+    def test_warm_already(self) -> None:
+        """A template that is warm is warmed up again, first of all; once."""
+        world = self.use(BOTH)
+        self.rounds(2)
+        before = len(self.server.requests)
+        world.warmer.want("story")
+        self.assertEqual({"story"}, world.warmer.wanted)
+        self.rounds(3)
+        self.assertEqual(["story.bin"], self.slot_calls("save", before))
+        self.assertEqual([len(STORY_PREFIX)], self.pieces(before))
+        self.assertEqual((set(), "warm"), (world.warmer.wanted, self.state("story")))
+
+    def test_first(self) -> None:
+        """It comes before all others, even before what the slot holds."""
+        world = self.use(BOTH, warmup=False)
+        world.chat("@code why?")
+        world.warmer.want("story")
+        before = len(self.server.requests)
+        self.rounds(2)
+        self.assertEqual(["story.bin", "code.bin"], self.slot_calls("save", before))
+
+    def test_after_failures(self) -> None:
+        """It does not wait, whatever failed before; and when that fails too, it is no more wanted."""
+        world = self.use()
+        self.server.answers = {SAVE: "nonsense"}
+        self.rounds(20)
+        tries = self.ended("failed")
+        self.assertEqual([], self.rounds())
+        world.warmer.want("code")
+        self.rounds()
+        self.assertEqual((tries + 1, set()), (self.ended("failed"), world.warmer.wanted))
+        self.server.answers = {}
+        world.warmer.want("code")
+        self.rounds()
+        self.assertEqual((1, "warm"), (self.ended("done"), self.state()))
+
+    def test_interrupted(self) -> None:
+        """A user comes first; then it is tried again."""
+        world = self.use(warmup_chunk=10)
+        self.rounds()
+        world.warmer.want("code")
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        world.send("POST", "/v1/completions", b"{}")
+        self.assertEqual({"code"}, world.warmer.wanted)
+        self.server.pause_at = set()
+        self.go_on()
+        self.rounds(2)
+        self.assertEqual((set(), "warm"), (world.warmer.wanted, self.state()))
+
+    def test_disk(self) -> None:
+        """Saves that were given up after failures are tried again at once."""
+        world = self.use(BOTH)
+        self.server.answers = {SAVE: Refusal(500, "disk full")}
+        self.rounds(3)
+        self.assertFalse(world.files.of_use)
+        self.server.answers = {}
+        world.warmer.want("code")
+        self.rounds()
+        self.assertEqual(PREFIX, world.saved())
+
+    def test_without_files(self) -> None:
+        """Where there are no files the slot gets it, whatever it held, and keeps it until somebody asks."""
+        world = self.use(BOTH, files=False)
+        self.rounds()
+        world.warmer.want("story")
+        self.rounds(3)
+        self.assertEqual("warm", self.state("story"))
+        self.ask("@code why?")
+        self.rounds(3)
+        self.assertEqual(("warm", "cold"), (self.state("code"), self.state("story")))
 
 
 class Shapes(WarmTest):

@@ -46,7 +46,7 @@ class Visitors:
 
     def user(self, name: str, then: str = "") -> Deferred[float]:
         """Let a user come; fires with the seconds waited.  Something may be left to be done when he has gone."""
-        turn = self.turns[name] = self.gate.user()
+        turn = self.turns[name] = self.gate.user(name)
 
         async def visit() -> float:
             async with turn as waited:

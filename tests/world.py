@@ -28,9 +28,11 @@ from bioproxy.connections import Agents
 from bioproxy.conversation import Turns
 from bioproxy.crowd import Crowd
 from bioproxy.digests import digest
+from bioproxy.events import Events
 from bioproxy.gate import Gate
 from bioproxy.guard import Guard
 from bioproxy.habits import Habits
+from bioproxy.history import History
 from bioproxy.holding import Holding
 from bioproxy.identity import Identity
 from bioproxy.journal import Journal
@@ -38,6 +40,7 @@ from bioproxy.keeper import Keeper
 from bioproxy.keys import Keys
 from bioproxy.llama import Llama
 from bioproxy.metrics import Metrics
+from bioproxy.page import Page
 from bioproxy.poller import Poller
 from bioproxy.ports import QuietSite
 from bioproxy.prefix import Prefixes
@@ -51,6 +54,7 @@ from bioproxy.slot_folder import SlotFolder
 from bioproxy.snapshots import Snapshots
 from bioproxy.speed import Speed
 from bioproxy.state import StateFolder
+from bioproxy.status import Status
 from bioproxy.survey import Advisor
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
@@ -172,19 +176,15 @@ class World:
             self.settings.max_body,
             self.settings.ping_interval,
         )
+        self.history = History(self.metrics, self.gate, self.clock.seconds)
+        self.status = Status(
+            self.poller, self.gate, self.slot, self.warmer, self.watch, self.upstream, self.journal, self.clock
+        )
+        self.events = Events(self.status, self.history, self.clock)
         self.new_settings = self.settings
         self.reload = Reload(self.settings, lambda: self.new_settings, self.keys, {})
         self.admin = Admin(
-            self.poller,
-            self.gate,
-            self.slot,
-            self.warmer,
-            self.watch,
-            self.upstream,
-            self.journal,
-            self.reload,
-            self.metrics,
-            self.clock,
+            self.status, self.events, Page(), self.poller, self.warmer, self.watch, self.reload, self.metrics
         )
         # A clock of their own: the time that a connection may take is no matter here.
         self.edge_clock = Clock()

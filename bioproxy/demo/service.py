@@ -48,6 +48,8 @@ The other template, restored in turn:
 
 cache_n in the answer says how many prompt tokens were not computed again.  Edit a template, wait a moment, ask again:
   {templates}
+Watch all of it in a browser:
+  {admin}/
 What is warm, and all numbers:
   curl -s {admin}/status
   curl -s {admin}/metrics

@@ -384,7 +384,8 @@ class RunningProxy:
 
     async def gate(self, busy: str | None, waiting: int) -> bool:
         """Tell whether the gate is like this."""
-        return bool((await self.status())["gate"] == {"busy": busy, "waiting": waiting})
+        gate = (await self.status())["gate"]
+        return bool((gate["busy"], gate["waiting"]) == (busy, waiting))
 
     async def status(self) -> Any:
         """Return `/status`."""

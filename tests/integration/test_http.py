@@ -229,7 +229,7 @@ async def test_users_queue_in_order(fake: tuple[FakeLlama, str], proxy_of: Proxy
     waiting = defer(begin("POST", proxy.url + "/v1/chat/completions", conversation("second", stream=True)))
 
     async def queued() -> bool:
-        return bool((await proxy.status())["gate"] == {"busy": "user", "waiting": 1})
+        return await proxy.gate("user", 1)
 
     await eventually(queued)
     assert (await proxy.call("GET", "/health")).status == 200

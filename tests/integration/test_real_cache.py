@@ -71,8 +71,9 @@ async def test_warm_by_itself(llama: LlamaServer, proxy_of: ProxyOf) -> None:
         "build": None,
         "slot_save": True,
         "note": None,
+        "trouble": None,
     }
-    assert status["gate"] == {"busy": None, "waiting": 0}
+    assert status["gate"] == {"busy": None, "waiting": 0, "inside": None, "queue": []}
     assert {each["progress"] for each in status["templates"]} == {1}
 
 
@@ -533,4 +534,4 @@ async def test_users_in_order(llama: LlamaServer, proxy_of: ProxyOf) -> None:
         assert result.cache == (None if question == "hello" else result.cache)
         assert result.cache != "cold"
     await pause()
-    assert (await proxy.status())["gate"] == {"busy": None, "waiting": 0}
+    assert await proxy.gate(None, 0)

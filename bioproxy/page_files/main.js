@@ -1,0 +1,76 @@
+// The live page: keeps what the proxy tells, and has each part of the page show it.
+//
+//   stream.js     the connection           tiles.js      the four figures at the top
+//   time.js       ages, counted here       templates.js  templates and their buttons
+//   dom.js        elements, text only      gate.js       who is inside, who waits
+//   words.js      numbers and codes        requests.js   the latest requests
+//   preview.js    the filled text          plots.js      the last hour
+
+import { byId, say, show } from "./dom.js";
+import { showGate } from "./gate.js";
+import { movePlots, showPlots } from "./plots.js";
+import { showRequests } from "./requests.js";
+import { listen } from "./stream.js";
+import { showTemplates } from "./templates.js";
+import { showTiles } from "./tiles.js";
+import { setClock, tick } from "./time.js";
+
+const REQUESTS = 100; // kept, as in the proxy
+const HOUR = 3600;
+
+let state = null;
+
+/** Take over what the proxy tells: everything at first, later what changed. */
+function told(kind, { told_at, ...news }) {
+  setClock(told_at);
+  connected(true);
+  if (kind === "beat") return;
+  if (kind === "status") {
+    state = news;
+  } else {
+    const { requests = [], history = [], ...rest } = news;
+    Object.assign(state, rest);
+    const fresh = new Set(requests.map((each) => each.id));
+    if (requests.length) {
+      state.requests = [...requests, ...state.requests.filter((each) => !fresh.has(each.id))].slice(0, REQUESTS);
+    }
+    const last = state.history.at(-1)?.[0] ?? 0;
+    const points = history.filter((point) => point[0] > last);
+    const begin = (points.at(-1)?.[0] ?? last) - HOUR;
+    if (points.length) state.history = [...state.history, ...points].filter((point) => point[0] >= begin);
+    news = { ...rest, ...(requests.length && { requests }), ...(points.length && { history }) };
+  }
+  render(kind === "status" ? state : news);
+}
+
+/** Bring the parts up to date that show what changed. */
+function render(changed) {
+  if ("started_at" in changed) showAbout();
+  if ("llama" in changed || "templates" in changed || "gate" in changed) showTiles(state);
+  if ("templates" in changed) showTemplates(state.templates);
+  if ("gate" in changed) showGate(state.gate);
+  if ("requests" in changed) showRequests(state.requests);
+  if ("history" in changed || "gate" in changed) showPlots(state.history, state.gate.waiting);
+  tick();
+}
+
+function showAbout() {
+  const since = document.createElement("time");
+  since.dateTime = state.started_at;
+  since.dataset.age = "for";
+  byId("about").replaceChildren(`version ${state.version}, up for `, since);
+}
+
+function connected(yes) {
+  document.body.classList.toggle("stale", !yes);
+  byId("line").dataset.state = yes ? "live" : "lost";
+  say(byId("line-text"), yes ? "live" : "disconnected");
+  show(byId("lost"), !yes);
+}
+
+listen("events", told, () => connected(false));
+setInterval(() => {
+  if (state === null || document.hidden) return;
+  tick();
+  movePlots(state.gate.waiting);
+}, 1000);

@@ -1,0 +1,303 @@
+"""The live page, in a real browser with a real llama.cpp behind."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import BROWSER, DRIVER, Browser
+from tests.integration.conftest import LlamaOf, Run
+from tests.integration.support import (
+    FOREGROUND,
+    Call,
+    LlamaServer,
+    Twistd,
+    answers,
+    async_fixture,
+    async_test,
+    conversation,
+    eventually,
+    fetch,
+    free_port,
+    prose,
+    until,
+)
+
+EVIL = "<img src=x onerror=document.title='owned'>"
+"""What somebody may put into a path."""
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return the browser; starting one takes seconds."""
+    if not (BROWSER.exists() and DRIVER.exists()):
+        reason = "needs Debian's chromium and chromium-driver"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """The live page of one bioproxy, which runs in a process of its own so that it can be started again."""
+
+    def __init__(self, browser: Browser, folder: Path, run: Run, llama: LlamaServer) -> None:
+        self.browser = browser
+        self.folder = folder
+        self.url, self.admin_url = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+        self._run = run
+        self.llama = llama
+        self._process: Twistd | None = None
+
+    async def start(self, *templates: str, **settings: Any) -> None:
+        """Start bioproxy."""
+        configuration = {
+            "port": int(self.url.rpartition(":")[2]),
+            "admin_port": int(self.admin_url.rpartition(":")[2]),
+            "llama_url": self.llama.url,
+            "prefixes": {f"@{name}": str(self.folder / f"{name}.txt") for name in templates},
+            "state_dir": str(self.folder / "state"),
+            "poll_interval": 0.2,
+            **settings,
+        }
+        file = self.folder / "conf.json"
+        file.write_text(json.dumps(configuration))
+        self._process = self._run(*FOREGROUND, "--config", str(file))
+        await eventually(lambda: answers(self.admin_url + "/healthz"))
+
+    async def stop(self) -> None:
+        """Stop it."""
+        assert self._process is not None
+        await self._process.terminate(seconds=15)
+        assert "Traceback" not in self._process.output
+
+    def open(self) -> None:
+        """Show the page, in a window of a usual size."""
+        self.browser.look(1280, 900)
+        self.browser.driver.get(self.admin_url + "/")
+
+    def text(self, selector: str) -> str:
+        """Return the text that is shown there; nothing where nothing is shown."""
+        script = (
+            "const node = document.querySelector(arguments[0]); return node?.checkVisibility() ? node.innerText : ''"
+        )
+        return str(self.browser.run(script, selector))
+
+    async def says(self, selector: str, *words: str) -> None:
+        """Wait until these words are shown there."""
+        await until(lambda: all(word in self.text(selector) for word in words))
+
+    def row(self, number: int = 1) -> str:
+        """Return the text of one of the latest requests."""
+        return self.text(f"#request-rows tr:nth-child({number})")
+
+    async def ask(self, message: str) -> None:
+        """Ask bioproxy."""
+        answer = await fetch("POST", self.url + "/v1/chat/completions", conversation(message))
+        assert answer.status == 200
+
+    def violations(self) -> list[str]:
+        """Return what axe-core has against the page as it is now."""
+        source = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text()
+        self.browser.run(f"if (!window.axe) {{ {source} }}")
+        found = self.browser.driver.execute_async_script(
+            "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(done, (e) => done(String(e)))"
+        )
+        assert isinstance(found, dict), found
+        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found["violations"]]
+
+    def everybody_can_use_it(self) -> None:
+        """Check it light and dark, wide and narrow; and that it never has to be moved sideways."""
+        for dark in (False, True):
+            for width in (1280, 390):
+                self.browser.look(width, 900, dark)
+                assert self.violations() == [], (dark, width)
+                assert self.browser.run("return document.documentElement.scrollWidth") <= width
+        self.browser.look(1280, 900)
+
+
+@async_fixture
+async def page(chromium: Browser, tmp_path: Path, run: Run, llama_of: LlamaOf, slow: Path) -> AsyncIterator[Page]:
+    """Return a page; neither llama.cpp nor bioproxy are started yet.  In the end the console must be empty."""
+    page = Page(chromium, tmp_path, run, llama_of(model=slow))
+    chromium.console()
+    yield page
+    chromium.driver.get("about:blank")
+    assert chromium.console() == []
+
+
+@async_test
+async def test_at_work(page: Page) -> None:
+    """It shows a warm-up that moves, an error, and requests with what became of them and why."""
+    await page.llama.start()
+    code = page.folder / "code.txt"
+    code.write_text(prose(5000, seed=1) + "<{message}>")
+    page.folder.joinpath("mail.txt").write_text("Sign with <{signature.txt}> <{message}>")
+    await page.start("mail", "code", warmup_chunk=128)
+    page.open()
+    seen: list[float] = []
+
+    def moving() -> bool:
+        value = page.browser.run("return document.querySelector('[data-key=code] progress')?.value")
+        if value is not None and value not in seen:
+            seen.append(value)
+        if len(seen) < 2 and "saved" in page.text("[data-key=code]"):
+            seen.clear()  # too fast to be seen
+            code.write_text(prose(12000, seed=2) + "<{message}>")
+        return len(seen) >= 2
+
+    await until(moving)
+    assert seen == sorted(seen)
+    assert "Warm-up of code" in page.text("#inside")
+    await page.says("[data-key=mail]", "warm", "signature.txt: No such file or directory")
+    await page.says("[data-key=code]", "warm", "tokens", "saved")
+    assert "2 of 2 warm" in page.text("#tile-warm")
+    assert "1 with an error" in page.text("#tile-warm")
+
+    # Requests: the slot holds code, so that is hot; mail comes from its file; an edited one is cold.
+    await page.ask("@code why?")
+    await page.says("#request-rows tr:nth-child(1)", "code", "hot", "reused", "200")
+    await page.ask("@mail why?")
+    await page.says("#request-rows tr:nth-child(1)", "mail", "restored")
+    page.folder.joinpath("mail.txt").write_text("Another one: " + prose(50, seed=2) + "<{message}>")
+    await page.ask("@mail why?")
+    await page.says("#request-rows tr:nth-child(1)", "cold", "the template's text changed")
+    assert "hot" in page.row(3)
+    # Its error is over, and it is warmed up anew.
+    await page.says("[data-key=mail]", "warm", "saved")
+    assert "No such file" not in page.text("[data-key=mail]")
+    # Whatever a client writes is text.
+    await fetch("POST", f"{page.url}/slots/{EVIL.replace(' ', '%20').replace('<', '%3C').replace('>', '%3E')}")
+    await until(
+        lambda: page.browser.run("return document.querySelector('#request-rows .sub').title.includes('onerror')")
+    )
+    assert page.browser.run("return document.title") == "bioproxy"
+    # The plots have the numbers, for those who cannot see them, too.
+    await page.says("#plot-list figure:nth-child(3)", "% of")  # every few seconds there is a point
+    labels = page.browser.run("return [...document.querySelectorAll('.plot')].map((each) => each.ariaLabel)")
+    assert [label.partition(":")[0] for label in labels] == [
+        "Waiting at the gate",
+        "Time to first token",
+        "Prompt tokens from cache",
+        "Computing time saved",
+    ]
+    assert "% of" in labels[2], "where the eyes see it, screen readers do"
+    page.browser.run("document.querySelector('#numbers summary').click()")
+    await until(lambda: page.browser.run("return document.querySelectorAll('#number-rows tr').length") > 0)
+    page.everybody_can_use_it()
+
+
+@async_test
+async def test_queue(page: Page) -> None:
+    """It shows who is inside, who waits, and for how long, which it counts by itself; and who hung up."""
+    await page.llama.start()
+    await page.start()
+    page.open()
+    await page.says("#tile-llama", "Up")
+    await page.says("#inside", "Nobody")
+
+    def come(tokens: int) -> Call:
+        body = conversation("hello", max_tokens=tokens, ignore_eos=True)
+        return Call(page.url + "/v1/chat/completions", body)
+
+    inside = come(12000)  # longer than anybody looks
+    await page.says("#inside", "A request without a template", "/v1/chat/completions")
+    waiting = [come(1), come(1)]
+    await page.says("#tile-queue", "2", "the first for")
+    assert page.browser.run("return document.querySelectorAll('#queue li').length") == 2
+    first = page.text("#inside time")
+    await until(lambda: page.text("#inside time") != first)
+    page.everybody_can_use_it()
+    inside.hang_up()
+    for call in waiting:
+        await call.over
+        assert call.status == 200
+    await page.says("#inside", "Nobody")
+    await page.says("#queue-more", "Nobody waits")
+    await page.says("#request-rows tr:nth-child(2)", "no template", "200")
+    await page.says("#request-rows tr:nth-child(3)", "499 client hung up")
+
+
+@async_test
+async def test_buttons(page: Page) -> None:
+    """By keyboard alone: a template is warmed up once more, and its filled text is looked at."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    await page.llama.start()
+    page.folder.joinpath("code.txt").write_text("Know <this> & that. <{message}>")
+    await page.start("code")
+    page.open()
+    await page.says("[data-key=code]", "warm", "saved")
+
+    async def warmed() -> float:
+        text = (await fetch("GET", page.admin_url + "/metrics")).body.decode()
+        line = next(each for each in text.splitlines() if each.startswith("bioproxy_warmups_total{") and "done" in each)
+        return float(line.rpartition(" ")[2])
+
+    assert await warmed() == 1
+    warm, look = page.browser.driver.find_elements(By.CSS_SELECTOR, "[data-key=code] button")
+    warm.send_keys(Keys.ENTER)
+    await page.says("#said", "@code is warmed up next")
+
+    async def again() -> bool:
+        return await warmed() == 2
+
+    await eventually(again)
+    await page.says("[data-key=code]", "warm")
+
+    look.send_keys(Keys.SPACE)
+    await page.says("#preview-text", "Know <this> & that. (the message)")
+    page.browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+    page.browser.driver.switch_to.active_element.send_keys("why <b>?")
+    await page.says("#preview-text", "Know <this> & that. why <b>?")
+    await page.says("#preview-about", "characters")
+    assert page.violations() == []
+    page.browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    await until(lambda: not page.browser.run("return document.querySelector('#preview').open"))
+    assert page.browser.driver.switch_to.active_element == look, "the focus is where it was"
+
+    # A template that cannot be read says why, in its row and in the preview.
+    page.folder.joinpath("code.txt").write_text("no place")
+    await page.says("[data-key=code]", "error", "no <{message}> in it")
+    look.send_keys(Keys.ENTER)
+    await page.says("#preview-about", "It cannot be filled")
+    await page.says("#preview-text", "no <{message}> in it")
+    page.browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+    errors = page.browser.console()
+    assert len(errors) == 1, "the browser notes the 500 by itself"
+    assert "500" in errors[0]
+
+
+@async_test
+async def test_troubles(page: Page) -> None:
+    """With nothing to show it says so; llama-server away, bioproxy away, both back: it follows by itself."""
+    await page.start()
+    page.open()
+    await page.says("#tile-llama", "Away", "refuses connections")
+    await page.says("#no-templates", "No templates yet")
+    await page.says("#no-requests", "No requests yet")
+    page.everybody_can_use_it()
+    await page.llama.start()
+    await page.says("#tile-llama", "Up", "gguf")
+    assert page.browser.console() == []
+
+    await page.stop()
+    await page.says("#lost", "No connection to bioproxy")
+    await page.says("#line", "disconnected")
+    page.folder.joinpath("code.txt").write_text("Know this. <{message}>")
+    assert page.violations() == []
+    await page.start("code")
+    await page.says("#line", "live")
+    assert page.text("#lost") == ""
+    await page.says("[data-key=code]", "warm")
+    errors = page.browser.console()
+    assert all("/events" in error and "ERR_" in error for error in errors), "nothing but attempts to connect"
+    await page.ask("@code why?")
+    await page.says("#request-rows tr:nth-child(1)", "code", "hot")
