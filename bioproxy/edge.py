@@ -34,7 +34,7 @@ from twisted.web.server import Request
 from bioproxy.body import SMALL
 from bioproxy.dialects import error_body
 from bioproxy.errors import BadRequest, ProxyError, TooSlow
-from bioproxy.headers import TOKEN
+from bioproxy.headers import TOKEN, named_in
 
 if TYPE_CHECKING:
     from bioproxy.ports import QuietSite
@@ -157,6 +157,13 @@ class Channel(HTTPChannel):
             # As if it had no body: Twisted goes on to have it answered.
             request.gotLength(0)
             self.length = 0
+
+    def checkPersistence(self, request: Request, version: bytes) -> bool:
+        """Tell whether the connection goes on after this request.  Twisted overlooks some ways to say no."""
+        if b"close" in named_in(request.requestHeaders.getRawHeaders(b"connection", [])):
+            request.responseHeaders.setRawHeaders(b"connection", [b"close"])
+            return False
+        return bool(super().checkPersistence(request, version))
 
     def allContentReceived(self) -> None:
         """Have a request answered that is complete, or refused."""

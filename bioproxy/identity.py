@@ -86,10 +86,15 @@ class Identity:
         """
         self._sleeps, self._certain = True, False
 
-    def seen(self, props: Props) -> None:
-        """Note the properties of the process that runs now: if they are others, so may be the model."""
-        if props != self._props or props.marker == FIXED_MARKER:
+    def seen(self, props: Props) -> bool:
+        """Note the properties of the process that runs now: if they are others, so may be the model.
+
+        Returns whether it surely is the process that was known.
+        """
+        known = props == self._props and props.marker != FIXED_MARKER
+        if not known:
             self.current, self._sleeps = None, False
+        return known
 
     async def unchanged(self) -> bool:
         """Tell whether the process that was known still runs, awake.  Fails as `Llama`'s calls do."""

@@ -71,7 +71,7 @@ class OwnPaths(Resource):
     def render(self, request: Arriving) -> Any:
         """Called by Twisted for each request."""
         if request.refusal is not None:
-            relay.refuse(request, "", request.refusal)
+            relay.refuse(request, "", request.refusal, for_pages=False)
             return NOT_DONE_YET
         # Klein wants paths in UTF-8 and has an error page of its own for others; this way they are merely not found.
         request.postpath = [part.decode("utf-8", "replace").encode() for part in request.postpath or ()]

@@ -215,6 +215,7 @@ class Proxy:
         async with self._one_large if is_large(body) else nullcontext():
             found = rewrite.find(path, whole(body), templates)
             if found is None:
+                rewrite.refuse_form(whole(body), templates)
                 return None
             texts = {template.name: await self._poller.look(template) for template in found.templates}
             return found.fill(texts, self.max_body)

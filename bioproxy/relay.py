@@ -100,8 +100,8 @@ async def send_body(response: IResponse, outlet: Outlet, upstream: Upstream, on_
     outlet.end()
 
 
-def refuse(request: Request, path: str, error: ProxyError) -> None:
-    """Answer with an error of the proxy's own."""
+def refuse(request: Request, path: str, error: ProxyError, for_pages: bool = True) -> None:
+    """Answer with an error of the proxy's own, which web pages may read, unless it is not `for_pages`."""
     # llama-server may have broken off after the head of its answer: nothing of that head belongs to this one.
     keep_only_ours(request)
     request.setResponseCode(error.status)
@@ -112,7 +112,8 @@ def refuse(request: Request, path: str, error: ProxyError) -> None:
         request.setHeader(b"x-should-retry", b"false")  # else OpenAI's and Anthropic's clients ask twice more
     if error.retry_after is not None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
-    allow_origin(request)
+    if for_pages:
+        allow_origin(request)
     body = error_body(path, error)
     request.setHeader(b"content-length", b"%d" % len(body))
     request.write(body)

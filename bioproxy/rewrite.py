@@ -26,7 +26,7 @@ from typing import Any
 from bioproxy import jsonedit
 from bioproxy.conversation import Turns
 from bioproxy.digests import digest
-from bioproxy.errors import BodyTooLarge, TooDeep
+from bioproxy.errors import BodyTooLarge, TemplateError, TooDeep
 from bioproxy.forms import FORMS, Said
 from bioproxy.shape import Key, Shape
 from bioproxy.templates import Template, Text
@@ -120,6 +120,16 @@ def mentions(body: bytes | mmap, templates: Iterable[Template]) -> bool:
     """
     prefixes = [template.prefix.encode("utf-8", "surrogatepass") for template in templates]
     return bool(prefixes) and any(body.find(each) >= 0 for each in (*prefixes, rb"\u", rb"\/"))
+
+
+def refuse_form(body: bytes, templates: Iterable[Template]) -> None:
+    """Raise `TemplateError` if a part of a form begins with a prefix.
+
+    llama-server takes multipart forms for JSON, field by field, so a text in one would reach the model unfilled.
+    """
+    for template in templates:
+        if b"\r\n\r\n" + template.prefix.encode() in body and b"form-data" in body:
+            raise TemplateError(f"template {template.name}: can be filled in JSON only, not in a form")
 
 
 def find(path: str, body: bytes, templates: Iterable[Template]) -> Found | None:

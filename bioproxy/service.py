@@ -114,6 +114,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     metrics, speed = Metrics(), Speed()
     keys = Keys(settings.api_key_file, settings.llama_api_key_file)
     with one_line():
+        keys.read()
         agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
     upstream = Upstream(settings.llama_url, agents, reactor, keys)
     llama = Llama(upstream)
@@ -190,7 +191,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         warn_if_reachable("the clients' port", protected=keys.required),
     )
     for service in (
-        State((state, folder), (keys.read, snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
+        State((state, folder), (snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         polling,
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),

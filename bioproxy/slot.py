@@ -84,9 +84,13 @@ class Slot:
         self._last: dict[str, Turns] = {}
         self._doubted: dict[str, tuple[int, int]] = {}
 
-    def begin_anew(self) -> None:
-        """Note that another process of llama-server runs: nothing learned from the last one counts."""
-        self.holding.begin_anew()
+    def begin_anew(self, slot_known: bool = False) -> None:
+        """Note that another process of llama-server runs: nothing learned from the last one counts.
+
+        With `slot_known` what the slot holds was noted of this process already.
+        """
+        if not slot_known:
+            self.holding.begin_anew()
         self.proof.begin_anew()
         self._doubted.clear()
 

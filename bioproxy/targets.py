@@ -28,6 +28,9 @@ SLOT_ACTIONS = "/slots/"
 ADAPTERS = "/lora-adapters"
 """Where adapters are switched on and off, which makes another model of it."""
 
+ODD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+"""A % that means nothing (RFC 3986, section 2.1)."""
+
 
 def uses_slot(method: bytes, path: str) -> bool:
     """Tell whether a request has to wait at the gate.  OPTIONS, say, has not: a browser only asks whether it may."""
@@ -40,15 +43,21 @@ def origin_form(uri: bytes) -> bytes:
     Clients may write a whole address (RFC 9112, section 3.2.2); which server it names does not matter here, it is
     always llama-server that is asked.  Anything else that does not begin with a slash is not for us.
     """
-    if uri.startswith(b"/"):
-        return uri
+    if re.search(rb"[^!-~]", uri):
+        raise BadTarget("the request's target must be ASCII; other characters are spelled with %")
+    target = uri
     if address := re.match(rb"https?://[\w.:-]+|https?://\[[\w.:]+\](:\d+)?", uri, re.IGNORECASE):
-        rest = uri[address.end() :]
-        if rest.startswith(b"/"):
-            return rest
-        if rest[:1] in (b"", b"?"):
-            return b"/" + rest
-    raise BadTarget("the request's target must be a path")
+        target = uri[address.end() :]
+        if target[:1] in (b"", b"?"):
+            target = b"/" + target
+    if not target.startswith(b"/"):
+        raise BadTarget("the request's target must be a path")
+    path, _, query = target.partition(b"?")
+    # llama-server reads more behind a % than there is to it (`%u0073` is an "s" there), so what it will understand
+    # cannot be told.  The query matters only where it says what to do with a slot.
+    if ODD_ESCAPE.search(path) or (path_of(path).startswith(SLOT_ACTIONS) and ODD_ESCAPE.search(query)):
+        raise BadTarget("a % in a path must be followed by two hexadecimal digits")
+    return target
 
 
 def path_of(target: bytes) -> str:

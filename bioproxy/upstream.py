@@ -17,7 +17,6 @@ Cancelling any call here closes its connection, which is how llama-server learns
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import SEEK_END
@@ -79,8 +78,7 @@ class Upstream:
         """Send a client's request on.
 
         `target` is path and query as the client wrote them; it begins with a slash.  Whatever it says, the request goes
-        to `url`.  `body` is a file, which must stay open until all of it is sent, or this is cancelled.
-         Fires with the response as soon as its head is here; the body comes later, see
+        to `url`.  `body` is a file.  Fires with the response as soon as its head is here; the body comes later, see
         `bioproxy.relay`.  Fails with `UpstreamError`, `UpstreamTimeout`, or `BadTarget` for what cannot be sent;
         cancelling closes the connection.
         """
@@ -94,10 +92,8 @@ class Upstream:
             sent.addRawHeader(b"host", self._host)
         # A POST without a body still says so, with `Content-Length: 0`; a GET has nothing to say.
         sending = None if repeatable or (method == b"DELETE" and not size) else producer(body, size, self._clock)
-        # Bytes beyond ASCII have no place in a request line; spelled with % they mean the same.
-        line = re.sub(rb"[^!-~]", lambda found: b"%%%02X" % found[0][0], self._path + target)
         try:
-            answer = agent.request(method, line, sent, sending)
+            answer = agent.request(method, self._path + target, sent, sending)
         except ValueError as error:
             raise BadTarget(f"this request cannot be sent on: {error}") from None
         return cast(IResponse, await self.waited_for(answer))

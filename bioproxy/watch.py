@@ -116,8 +116,8 @@ class Watch:
         if props != self._props or not self.up:
             self._props = props
             self.process = object()
-            self._identity.seen(props)
-            self._slot.begin_anew()
+            # A request may have met the new process before this look: then what it left in the slot is known.
+            self._slot.begin_anew(slot_known=self._identity.seen(props))
         if self._files_asked is not self.process and not self.asleep:  # asking would wake it
             self._slot.files.enabled = await self._llama.slot_files_enabled()
             self._files_asked = self.process

@@ -469,6 +469,34 @@ class PassThrough(WorldTest):
             line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             self.assertEqual(200, call.status, host)
 
+    def test_odd_escapes(self) -> None:
+        """A path with a % that means nothing is refused: llama-server might take it for one that uses the slot."""
+        world = self.ready_world({"code": CODE})
+        before = len(world.llama_server.requests)
+        for target in (
+            "/v1/chat/completion%u0073",
+            "/%",
+            "/x%4",
+            "/x%zz?y",
+            "/slots/0?action=%u0073ave",
+            "http://h/%u0041",
+        ):
+            call = world.send("POST", target, b'{"messages": [{"role": "user", "content": "@code x"}]}')
+            self.assertEqual((400, "invalid_request_error"), (call.status, call.json()["error"]["type"]), target)
+        self.assertEqual(before, len(world.llama_server.requests))
+        for target in ("/tokenize?q=100%", "/%74okenize?%u0041"):
+            self.assertEqual(200, world.send("POST", target, b'{"content": "x"}').status)
+            self.assertEqual(target, world.llama_server.paths()[-1])
+
+    def test_template_in_a_form(self) -> None:
+        """llama-server takes a form for JSON, so a template named in one is refused; other forms go through."""
+        world = self.ready_world({"code": CODE})
+        for message, refused in (("@code why?", True), ("why @code?", False)):
+            part = f'--B\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n{message}\r\n--B--\r\n'
+            call = world.send("POST", "/completion", part.encode(), content_type="multipart/form-data; boundary=B")
+            self.assertEqual(refused, b"template_error" in call.body)
+            self.assertEqual(not refused, part.encode() == world.llama_server.raw[-1][2])
+
     def test_forms(self) -> None:
         """A body that says it is a form and is none arrives as it is."""
         wire = Wire()

@@ -110,7 +110,7 @@ class WatchTest(WorldTest):
         events: list[tuple[Callable[[], object], bool, bool]] = [
             (lambda: None, True, True),
             (self.server.restart, False, False),
-            (away, False, True),  # the marker says that it is the same one, and a process keeps its model
+            (away, True, True),  # the marker says that it is the same one, and a process keeps its model
             (other_model, False, False),
         ]
         for happens, known, model_known in events:
