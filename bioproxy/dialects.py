@@ -44,7 +44,9 @@ def error_event(path: str, error: ProxyError) -> bytes:
         return b"event: error\ndata: " + error_body(path, error) + b"\n\n"
     if path.endswith("/responses"):
         event = {"type": "error", "code": error.kind, "message": error.message, "param": None, "sequence_number": 0}
-        return b"event: error\ndata: " + dumped(event) + b"\n\n"
+        # As llama-server does: without this object OpenAI's client takes it for an event like any other.
+        told = {"message": error.message, "type": error.kind, "code": error.status}
+        return b"event: error\ndata: " + dumped({**event, "error": told}) + b"\n\n"
     return b"data: " + error_body(path, error) + b"\n\n"
 
 

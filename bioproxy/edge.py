@@ -3,9 +3,9 @@
 Twisted's `HTTPChannel` reads HTTP from one connection: lines, headers, a body, and then a `Request` that somebody
 answers.  It is careful, but made for servers in general, and leaves three things to whoever uses it:
 
-* **What is odd.**  A request that two programs may read in two ways is how attackers get one past a proxy ("request
-  smuggling", RFC 9112, section 11.2).  What is not plainly right is refused: no host or two, a control character in a
-  header, a header over several lines, a way of transfer other than chunks.
+* **What is odd** (`bioproxy.strict`).  A request that two programs may read in two ways is how attackers get one past a
+  proxy ("request smuggling", RFC 9112, section 11.2).  What is not plainly right is refused: no host or two, a control
+  character in a header, a header over several lines, a way of transfer other than chunks.
 * **What is slow.**  A connection costs memory and an open file for as long as it lasts.  A head has `HEAD_SECONDS` to
   arrive, and a body must bring `BODY_BYTES` in each `BODY_SECONDS`; connections on which nothing happens Twisted ends.
 * **What is too much** (`bioproxy.crowd`).  Bodies are counted while they arrive; nobody has to send 70 MB to be told
@@ -21,20 +21,19 @@ of them is the way to change what it does.
 
 from __future__ import annotations
 
-import re
 from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
-from twisted.web.http_headers import Headers
+from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.server import Request
 
 from bioproxy.body import SMALL
 from bioproxy.dialects import error_body
 from bioproxy.errors import BadRequest, ProxyError, TooSlow
-from bioproxy.headers import TOKEN, named_in
+from bioproxy.headers import named_in
+from bioproxy.strict import head_fault, header_is_odd, trailer_is_odd
 
 if TYPE_CHECKING:
     from bioproxy.ports import QuietSite
@@ -48,15 +47,6 @@ BODY_BYTES = 10_000
 
 LINGER = 2.0
 """Seconds for a refused client to read the answer before its connection is closed."""
-
-HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?")
-"""What `Host` may say (RFC 9110, section 7.2, and RFC 3986, section 3.2.2)."""
-
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-"""Characters that no header's value may have (RFC 9110, section 5.5)."""
-
-LONGEST_LENGTH = 18
-"""Digits of a `Content-Length`.  (Python refuses to read thousands of them.)"""
 
 
 class Arriving(Request):
@@ -101,7 +91,8 @@ class Channel(HTTPChannel):
     site: QuietSite
     transport: Any
     requests: list[Arriving]
-    _timer: IDelayedCall | None = None
+    _timer: IDelayedCall | None = None  # of the head or the body that arrives
+    _lingering: IDelayedCall | None = None
     _refused = False
 
     def connectionMade(self) -> None:
@@ -112,6 +103,8 @@ class Channel(HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Let go of everything."""
         self._stop_timer()
+        if self._lingering is not None and self._lingering.active():
+            self._lingering.cancel()
         self.site.crowd.left(self, sum(request.size for request in self.requests))
         super().connectionLost(reason)
 
@@ -119,7 +112,8 @@ class Channel(HTTPChannel):
         """Take what arrives, unless nobody cares any more."""
         if self._refused:
             return
-        if self._timer is None and not self._handlingRequest:
+        # Some clients send an empty line more behind a body (RFC 9112, section 2.2): no head begins with that.
+        if self._timer is None and not self._handlingRequest and data.strip(b"\r\n"):
             self._timer = self.callLater(HEAD_SECONDS, self._head_is_slow)
         super().dataReceived(data)
 
@@ -194,29 +188,31 @@ class Channel(HTTPChannel):
 
     def loseConnection(self) -> Any:
         """Close the connection, but let a client that was refused read why."""
-        if self._refused and self._timer is None:
-            self._timer = self.callLater(LINGER, super().loseConnection)
-            return self._networkProducer.resumeProducing()
-        return super().loseConnection()
+        if not self._refused or self._lingering is not None:
+            return super().loseConnection()
+        self._lingering = self.callLater(LINGER, super().loseConnection)
+        return self._networkProducer.resumeProducing()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that is too long."""
         self._respondToBadRequestAndDisconnect()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse what is no request, and so cannot be answered like one.
+        """Refuse what is no request.  Twisted would say 400 too, but with neither a reason nor a length."""
+        self._turn_away(BadRequest("this is not HTTP as it should be"))
 
-        Twisted would say 400 too, but with neither a reason nor a length.
-        """
-        if not self._refused:
-            self._stop_timer()
-            self._refused = True
-            body = error_body("", BadRequest("this is not HTTP as it should be"))
-            self.transport.write(
-                b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
-            )
-            self.loseConnection()
+    def _turn_away(self, error: ProxyError) -> None:
+        """Refuse what is no request, or not yet, and so cannot be answered like one."""
+        if self._refused:
+            return
+        self._stop_timer()
+        self._refused = True
+        body = error_body("", error)
+        self.transport.write(
+            b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+            % (error.status, RESPONSES[error.status], len(body), body)
+        )
+        self.loseConnection()
 
     def _end_after_this(self) -> None:
         """Answer this request, listen to nothing else, then close."""
@@ -229,10 +225,7 @@ class Channel(HTTPChannel):
         self.allContentReceived()
 
     def _head_is_slow(self) -> None:
-        self._timer = None
-        self._refused = True
-        self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        self.loseConnection()
+        self._turn_away(TooSlow(f"the request's head took longer than {HEAD_SECONDS:g} s"))
 
     def _watch_body(self, request: Arriving) -> None:
         """See to it that a body goes on arriving."""
@@ -251,32 +244,3 @@ class Channel(HTTPChannel):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-
-
-def header_is_odd(line: bytes) -> bool:
-    """Tell whether a header, a line without its end, is one that others may read differently."""
-    name, _, value = line.partition(b":")
-    name, value = name.lower(), value.strip(b" \t")
-    return bool(
-        CONTROL.search(value)
-        or (name == b"content-length" and len(value) > LONGEST_LENGTH)
-        or (name == b"transfer-encoding" and value.lower() != b"chunked")
-    )
-
-
-def trailer_is_odd(line: bytes) -> bool:
-    """Tell whether a line behind the last chunk is not plainly a header."""
-    name, colon, _ = line.partition(b":")
-    return not colon or not TOKEN.fullmatch(name) or header_is_odd(line)
-
-
-def head_fault(version: bytes, headers: Headers) -> ProxyError | None:
-    """Return what is wrong with a request's head as a whole, if anything is."""
-    hosts = headers.getRawHeaders(b"host", [])
-    if len(hosts) > 1 or (not hosts and version != b"HTTP/1.0"):
-        return BadRequest(f"a request needs one Host header, this one has {len(hosts)}")
-    if hosts and not HOST.fullmatch(hosts[0]):
-        return BadRequest("the Host header must be a name or an address")
-    if version == b"HTTP/1.0" and headers.hasHeader(b"transfer-encoding"):
-        return BadRequest("HTTP/1.0 knows no chunks")
-    return None

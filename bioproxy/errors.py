@@ -94,6 +94,14 @@ class UpstreamError(ProxyError):
     kind = "upstream_error"
 
 
+class ShuttingDown(UpstreamError):
+    """bioproxy stops, and has waited for llama-server as long as it could."""
+
+    status = 503
+    kind = "unavailable_error"
+    retry_after = 5
+
+
 class UpstreamTimeout(ProxyError):
     """llama-server stayed dumb for `upstream_timeout` seconds."""
 

@@ -17,9 +17,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from bioproxy.errors import ShuttingDown
 from bioproxy.gate import Gate
 from bioproxy.keeper import Keeper
 from bioproxy.proxy import Proxy
+from bioproxy.upstream import Upstream
 
 ANSWERING = 10.0
 """Seconds that a running answer may take to its end."""
@@ -36,10 +38,19 @@ class Farewell:
 
     log = Logger()
 
-    def __init__(self, clients_port: IService, gate: Gate, proxy: Proxy, keeper: Keeper, clock: IReactorTime) -> None:
+    def __init__(
+        self,
+        clients_port: IService,
+        gate: Gate,
+        proxy: Proxy,
+        upstream: Upstream,
+        keeper: Keeper,
+        clock: IReactorTime,
+    ) -> None:
         self._clients_port = clients_port
         self._gate = gate
         self._proxy = proxy
+        self._upstream = upstream
         self._keeper = keeper
         self._clock = clock
 
@@ -62,6 +73,7 @@ class Farewell:
         """Give those who are being answered some time, and save what that leaves in the slot, if it is worth it."""
         if not await self._within(ANSWERING, self._proxy.finished):
             self.log.warn("stopping in the middle of an answer: it took longer than {seconds:g} s", seconds=ANSWERING)
+            self._upstream.end_all(lambda: ShuttingDown("bioproxy is shutting down"))
         elif await self._within(SAVING, lambda: Deferred.fromCoroutine(self._gate.until_free())):
             await self._within(SAVING, lambda: Deferred.fromCoroutine(self._keeper.keep()))
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -29,8 +28,8 @@ from bioproxy.headers import Pair
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key."""
 
-SHOWN_IN = frozenset({b"authorization", b"x-api-key"})
-"""Headers that keys are shown in, in lower case."""
+SHOWN_IN = ("authorization", "x-api-key")
+"""Headers that keys are shown in."""
 
 
 class Keys:
@@ -63,21 +62,22 @@ class Keys:
 
     def judge(self, method: bytes, path: str, headers: Headers) -> ProxyError | None:
         """Return why a request may not pass, if it may not."""
-        if not self.required or method == b"OPTIONS" or path in OPEN_PATHS or self._shown(headers):
+        # Nobody needs a body to ask these; without a key nobody may send one.
+        is_open = (method == b"OPTIONS" or path in OPEN_PATHS) and not has_body(headers)
+        if not self.required or is_open or self._shown(headers):
             return None
         return NotAuthenticated("a valid key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`")
 
-    def for_llama(self, headers: Iterable[Pair]) -> list[Pair]:
-        """Return a client's headers as llama-server is to get them."""
-        pairs = list(headers)
+    def exchange(self, headers: Headers) -> None:
+        """Take a client's key out of a request's headers, and put llama-server's in."""
         if not self.required:
-            return pairs
-        kept = [(name, value) for name, value in pairs if name.lower() not in SHOWN_IN]
-        # Who was let in without a key gets nothing from us either.
-        shown = Headers()
-        for name, value in pairs:
-            shown.addRawHeader(name, value)
-        return [*kept, *self.own] if self._shown(shown) else kept
+            return
+        shown = self._shown(headers)
+        for name in SHOWN_IN:
+            headers.removeHeader(name)
+        if shown:  # who was let in without a key gets nothing from us either
+            for own in self.own:
+                headers.addRawHeader(*own)
 
     @property
     def own(self) -> list[Pair]:
@@ -93,6 +93,12 @@ class Keys:
                 candidates.append(key.strip())
         matches = [hmac.compare_digest(fingerprint(each), key) for each in candidates for key in self._clients]
         return any(matches)
+
+
+def has_body(headers: Headers) -> bool:
+    """Tell whether a request has a body."""
+    lengths = headers.getRawHeaders(b"content-length", [])
+    return headers.hasHeader(b"transfer-encoding") or any(length.strip(b"0") for length in lengths)
 
 
 def fingerprint(key: bytes) -> bytes:

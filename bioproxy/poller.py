@@ -54,15 +54,19 @@ class Poller:
         self._in_thread = in_thread
         self._metrics = metrics
 
-    def use(self, known: Iterable[Template]) -> None:
-        """Watch these templates instead; those that stay are not read again."""
+    def use(self, known: Iterable[Template]) -> set[str]:
+        """Watch these templates instead; those that stay are not read again.
+
+        Returns the names of those that are gone, or another file now.
+        """
         before = self.templates
         self.templates = {template.name: template for template in known}
-        for name, template in before.items():
-            if self.templates.get(name) != template:
-                self.readings.pop(name, None)
+        others = {name for name, template in before.items() if self.templates.get(name) != template}
+        for name in others:
+            self.readings.pop(name, None)
         self._gone = (self._gone | before.keys()) - self.templates.keys()
         self._forget_gone()
+        return others
 
     async def poll(self) -> None:
         """Look at all templates, side by side: one on a slow disk keeps no other waiting."""

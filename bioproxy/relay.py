@@ -104,6 +104,8 @@ def refuse(request: Request, path: str, error: ProxyError, for_pages: bool = Tru
     """Answer with an error of the proxy's own, which web pages may read, unless it is not `for_pages`."""
     # llama-server may have broken off after the head of its answer: nothing of that head belongs to this one.
     keep_only_ours(request)
+    if for_pages and request.method == b"OPTIONS" and request.getHeader(b"access-control-request-method"):
+        return allow_page(request)
     request.setResponseCode(error.status)
     request.setHeader(b"content-type", b"application/json; charset=utf-8")
     if error.status == 401:
@@ -117,6 +119,19 @@ def refuse(request: Request, path: str, error: ProxyError, for_pages: bool = Tru
     body = error_body(path, error)
     request.setHeader(b"content-length", b"%d" % len(body))
     request.write(body)
+    request.finish()
+
+
+def allow_page(request: Request) -> None:
+    """Answer a browser that asks whether a page may ask, in llama-server's words, who cannot be asked now.
+
+    What is wrong, the page can read then in the answer to its own request.
+    """
+    allow_origin(request)
+    request.setResponseCode(204)
+    request.setHeader(b"access-control-allow-credentials", b"true")
+    request.setHeader(b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS")
+    request.setHeader(b"access-control-allow-headers", b"*")
     request.finish()
 
 

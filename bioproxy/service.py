@@ -24,9 +24,10 @@ importing it chooses it, and whoever gets it handed in can be tested with anothe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -157,6 +158,10 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     crowd = Crowd(settings.max_body, allowed_connections())
     guard = Guard((settings.admin_host, *settings.admin_hosts))
 
+    def use_templates(prefixes: Mapping[str, Path]) -> None:
+        for name in poller.use(templates_of(prefixes)):
+            warmer.forget(name)
+
     def limit_bodies(size: int) -> None:
         proxy.max_body = crowd.max_body = size
 
@@ -167,7 +172,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         "max_body": limit_bodies,
         "ping_interval": partial(setattr, proxy, "ping_interval"),
         "poll_interval": polling.every,
-        "prefixes": lambda prefixes: poller.use(templates_of(prefixes)),
+        "prefixes": use_templates,
         "queue_limit": partial(setattr, gate, "limit"),
         "queue_timeout": partial(setattr, gate, "timeout"),
         "save_conversations": partial(setattr, keeper, "enabled"),
@@ -202,7 +207,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         Hangup(reactor, reload.run),
     ):
         service.setServiceParent(root)
-    root.farewell = Farewell(clients_port, gate, proxy, keeper, reactor).say
+    root.farewell = Farewell(clients_port, gate, proxy, upstream, keeper, reactor).say
     if demo is not None:
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
     return root

@@ -17,7 +17,7 @@ Cancelling any call here closes its connection, which is how llama-server learns
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from os import SEEK_END
 from typing import IO, Any, Protocol, cast
@@ -41,7 +41,7 @@ from twisted.web.iweb import IResponse
 
 from bioproxy.body import Bytes, producer, receive
 from bioproxy.connections import CONNECT_TIMEOUT, Agents
-from bioproxy.errors import BadTarget, LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
 from bioproxy.headers import Pair
 from bioproxy.keys import Keys
 
@@ -72,7 +72,7 @@ class Upstream:
         self._path = parts.path.encode()
         self._given_up = False
         self._waiting: set[Waiting] = set()
-        self._hopeless: set[Waiting] = set()
+        self._hopeless: dict[Waiting, ProxyError] = {}
 
     async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: IO[bytes]) -> IResponse:
         """Send a client's request on.
@@ -86,8 +86,9 @@ class Upstream:
         repeatable = method in SAFE and not size
         agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh
         sent = Headers()
-        for name, value in self._keys.for_llama(headers):
+        for name, value in headers:
             sent.addRawHeader(name, value)
+        self._keys.exchange(sent)
         if not sent.hasHeader(b"host"):  # HTTP/1.0 does without
             sent.addRawHeader(b"host", self._host)
         # A POST without a body still says so, with `Content-Length: 0`; a GET has nothing to say.
@@ -139,11 +140,11 @@ class Upstream:
                 result = await deferred
         except CancelledError:
             if deferred in self._hopeless:
-                raise self._timeout() from None
+                raise self._hopeless[deferred] from None
             raise
         finally:
             self._waiting.discard(deferred)
-            self._hopeless.discard(deferred)
+            self._hopeless.pop(deferred, None)
         self.heard()
         return result
 
@@ -164,9 +165,14 @@ class Upstream:
     def give_up(self) -> None:
         """End all waiting with `UpstreamTimeout`: llama-server has been dumb for too long."""
         self._given_up = True
-        self._hopeless |= self._waiting
-        for waiting in list(self._waiting):
-            waiting.cancel()
+        self.end_all(self._timeout)
+
+    def end_all(self, error: Callable[[], ProxyError]) -> None:
+        """End all waiting with an error, which is made anew for each."""
+        waiting = list(self._waiting)
+        self._hopeless.update((each, error()) for each in waiting)
+        for each in waiting:
+            each.cancel()
 
 
 @contextmanager

@@ -96,6 +96,16 @@ class Warmer:
         self._slot.files.try_again()
         self._slot.files.forget(name, PREFIX)
 
+    def forget(self, name: str) -> None:
+        """Forget all about a template: it is gone, or another one of this name has come."""
+        self.tokens.pop(name, None)
+        self._changing.pop(name, None)
+        self.wanted.discard(name)
+        self._asked.discard(name)
+        if self._chosen == name:
+            self._chosen = None
+        self._troubles.over(name)
+
     @property
     def current(self) -> str | None:
         """The template that is being warmed up, if any."""

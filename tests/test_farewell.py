@@ -35,7 +35,7 @@ class FarewellTest(WorldTest):
     def say(self) -> Deferred[None]:
         """Begin to stop."""
         world = self.built
-        return world.start(Farewell(self.port, world.gate, world.proxy, world.keeper, world.clock).say)
+        return world.start(Farewell(self.port, world.gate, world.proxy, world.upstream, world.keeper, world.clock).say)
 
     def check_at_rest(self, said: Deferred[None]) -> None:
         """Check that all is over, as soon as the last bytes had time to leave."""
@@ -129,7 +129,7 @@ class Stopping(FarewellTest):
         self.check_at_rest(said)
 
     def test_too_long(self) -> None:
-        """An answer that takes longer than ten seconds is not waited for any more, and the log says so."""
+        """An answer that takes longer than ten seconds is not waited for any more: its client and the log are told."""
         self.assertEqual(10, ANSWERING)
         world = self.build()
         self.server.pause_at = {"stream"}
@@ -139,12 +139,25 @@ class Stopping(FarewellTest):
             world.advance(9.9)
             self.assertEqual([], logged(events))
             world.advance(0.1)
-            self.assertEqual(["stopping in the middle of an answer: it took longer than 10 s"], logged(events))
+            self.assertEqual("stopping in the middle of an answer: it took longer than 10 s", logged(events)[0])
             self.check_at_rest(said)
-        self.assertFalse(call.whole)
+        told = {"message": "bioproxy is shutting down", "type": "unavailable_error", "code": 503}
+        self.assertEqual({"error": told}, json.loads(call.body.rsplit(b"data: ", 1)[1]))
         self.assertEqual(1, self.server.paths().count(SAVE))  # the warm-up's
         self.go_on()  # its end, after that, does no harm
-        self.assertTrue(call.whole)
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_too_long_and_no_stream(self) -> None:
+        """One that is no stream, and has begun, does not look whole then."""
+        world = self.build()
+        self.server.pause_at = {"body"}
+        call = world.chat(LONG)
+        said = self.say()
+        world.advance(10)
+        self.check_at_rest(said)
+        self.assertFalse(call.whole)
+        self.go_on()
+        self.assertFalse(call.whole)
         self.assertEqual([], self.flushLoggedErrors())
 
     def test_hanging_up_meanwhile(self) -> None:

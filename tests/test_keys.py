@@ -123,6 +123,15 @@ class Shown(KeysTest):
         requests = json.loads(world.operate("GET", "/status").body)["requests"]
         self.assertEqual([("/v1/messages", 401), (CHAT, 401)], [(each["path"], each["status"]) for each in requests])
 
+    def test_no_body_without_a_key(self) -> None:
+        """What needs no key has no body: who has no key cannot have anything kept."""
+        world = self.locked()
+        for method, path in (("OPTIONS", "/v1/models"), ("POST", "/health")):
+            self.assertNotEqual(401, world.send(method, path).status)
+            self.assertNotEqual(401, world.send(method, path, content_length="0").status)
+            self.assertEqual(401, world.send(method, path, b"x").status)
+            self.assertEqual(401, world.send(method, path, transfer_encoding="chunked").status)
+
     def test_before_the_body(self) -> None:
         """No key, no body: the answer comes before it, nobody is asked to send it, and the connection ends."""
         world = self.locked()

@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
+from bioproxy.templates import Template
 from tests.network import Call
 from tests.test_config import KEYS
 from tests.test_service import ServiceTest
@@ -96,6 +97,20 @@ class ReloadTest(ServiceTest):
         self.reactor.advance(3)
         status = self.operate("GET /status").json()["templates"][0]
         self.assertEqual(("code", str(self.folder / "story.txt")), (status["name"], status["path"]))
+
+    def test_nothing_old_is_told(self) -> None:
+        """What was known of a template is forgotten when it goes, or when its name is another file's."""
+        world = self.ready_world({"code": CODE, "story": "Once. <{message}>"})
+        self.successResultOf(world.start(world.warmer.round))
+        code, story = world.settings.templates
+        world.warmer.want("code")
+        gone = world.poller.use([story])
+        self.assertEqual({"code"}, gone)
+        for name in gone:
+            world.warmer.forget(name)
+        self.assertEqual((set(), {"story"}), (world.warmer.wanted, set(world.warmer.tokens)))
+        self.assertEqual(set(), world.poller.use([story, code]))
+        self.assertEqual({"code"}, world.poller.use([story, Template(code.name, code.prefix, story.path)]))
 
     def test_all_or_nothing(self) -> None:
         """A file that is wrong anywhere changes nothing, and what is wrong is told."""
