@@ -55,7 +55,7 @@ class Habit:
     used: bool = False
     guesses: int = 0
     changes: int = 0
-    other: str | None = None
+    other: Shape | None = None
     in_a_row: int = 0
     others: int = 0
     turn: int = 0
@@ -87,6 +87,10 @@ class Habits:
         """Return a number that is larger the later a template was asked for, 0 if it never was."""
         return self._habit(name).turn
 
+    def other(self, name: str) -> Shape | None:
+        """Return the shape of the last first question, if that is not the one to warm up in."""
+        return self._habit(name).other
+
     def restless(self, name: str) -> bool:
         """Tell whether each client, or each request, has another shape, so that no guess is any good."""
         known = self._habit(name)
@@ -112,10 +116,10 @@ class Habits:
 
     def _consider(self, name: str, known: Habit, shape: Shape) -> None:
         """Take over a new shape, or not."""
-        again = known.other == shape.digest
+        again = known.other == shape
         known.in_a_row = known.in_a_row + 1 if again else 1
         known.others = 1 if again else known.others + 1
-        known.other = shape.digest
+        known.other = shape
         insists = known.in_a_row >= IN_A_ROW + known.changes
         if not insists and (known.used or known.guesses >= GUESSES):
             return

@@ -94,13 +94,14 @@ class Journal:
         if name:
             self.last_used[name] = max(record.time, self.last_used.get(name, ""))
         self.log.info(
-            "{r.id} {path} {r.status} template={r.template} cache={r.cache} prompt={r.prompt_tokens}"
+            "{r.id} {path} {r.status} template={r.template} cache={r.cache}{miss} prompt={r.prompt_tokens}"
             " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",
             r=record,
             # For a log of JSON.  The event has a time of its own.
             fields={key: value for key, value in told(record).items() if key != "time"},
             # A client may put anything into a path, line ends too.
             path=record.path if record.path.isprintable() else ascii(record.path),
+            miss=f" miss={record.miss}" if record.miss else "",
             queue=rounded(record.queue_ms),
             ttft=rounded(record.ttft_ms),
             total=rounded(record.total_ms),

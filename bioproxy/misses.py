@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bioproxy.habits import Habits
 from bioproxy.rewrite import Filled
+from bioproxy.shape import Shape
 from bioproxy.slot import Slot
 from bioproxy.warmer import Warmer
 
@@ -41,14 +42,23 @@ class Misses:
         if not filled.reuse:
             return "the request reuses nothing: cache_prompt is off, or it has adapters or several prompts"
         if miss == "shape-changed":
-            usual = self._habits.shape(name)
-            return usual.difference(filled.shape) if usual != filled.shape else "it is to be warmed up with that now"
+            return self._difference(name, filled.shape)
         if miss == "ineffective":
             return self._slot.proof.trouble or "its tokens will be looked at again: does the chat template tell a date?"
         state, error = self._warmer.state(name)
         if state == "warming":
             return f"its warm-up is at {self._warmer.progress(name):.0%}"
         return error
+
+    def _difference(self, name: str, shape: Shape) -> str:
+        """Say how a shape differs from the one that is warm, and from that of the question before."""
+        usual, before = self._habits.shape(name), self._habits.other(name)
+        if usual == shape:
+            return "it is to be warmed up with that now"
+        said = usual.difference(shape)
+        if before is None or before == shape:
+            return said
+        return f"{said}; since the question before: {before.difference(shape)}"
 
     def afterwards(self, filled: Filled, reused: int) -> str | None:
         """Return what there is to say if fewer tokens were reused than the template has; `None` if not."""

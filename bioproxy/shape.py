@@ -162,7 +162,8 @@ def first_difference(path: str, one: Any, other: Any) -> str | None:
         for index, (first, second) in enumerate(zip(one, other, strict=False)):
             if found := first_difference(f"{path}[{index}]", first, second):
                 return found
-        return None if len(one) == len(other) else f"{path} has {len(other)} entries instead of {len(one)}"
+        entries = "entry" if len(other) == 1 else "entries"
+        return None if len(one) == len(other) else f"{path} has {len(other)} {entries} instead of {len(one)}"
     if isinstance(one, str) and isinstance(other, str) and one != other:
         same = next((at for at, (first, second) in enumerate(zip(one, other, strict=False)) if first != second), None)
         return f"{path} differs from character {(min(len(one), len(other)) if same is None else same) + 1} on"

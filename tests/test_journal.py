@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, cast
 
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.journal import LATEST, Journal, Record
@@ -130,3 +130,9 @@ class Closing(SynchronousTestCase):
             " queue=1.3 ttft=None total=2000.0 ms",
             line,
         )
+
+    def test_miss_logged(self) -> None:
+        """The line of a cold request says why it was."""
+        with capturedLogs() as events:
+            self.close({}, template="code", status=200, cache="cold", miss="shape-changed")
+        self.assertIn(" cache=cold miss=shape-changed prompt=None ", formatEvent(events[0]))

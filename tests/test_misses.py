@@ -22,7 +22,7 @@ def tool(**function: Any) -> Any:
 
 # Two shapes, and how they differ.
 DIFFERENCES: list[tuple[Shape, Shape, str]] = [
-    (BARE, shape("s"), "messages has 1 entries instead of 0"),
+    (BARE, shape("s"), "messages has 1 entry instead of 0"),
     (shape("s"), BARE, "messages has 0 entries instead of 1"),
     (shape("It is 12:01."), shape("It is 12:02."), "messages[0].content differs from character 11 on"),
     (shape("abc"), shape("abcd"), "messages[0].content differs from character 4 on"),
@@ -42,7 +42,7 @@ DIFFERENCES: list[tuple[Shape, Shape, str]] = [
         "chat_template_kwargs.thinking has another value",
     ),
     (BARE, Shape.of([], {"name": "x"}, [], {}), "name is new"),
-    (BARE, Shape.of([], {}, [{"type": "image_url"}], {}), "parts has 1 entries instead of 0"),
+    (BARE, Shape.of([], {}, [{"type": "image_url"}], {}), "parts has 1 entry instead of 0"),
     (BARE, PLAIN, "it was a chat, now a plain prompt"),
     (PLAIN, BARE, "it was a plain prompt, now a chat"),
     (BARE, shape(chat_template_kwargs={"a\r\nb\u00e9": 1}), "chat_template_kwargs is new"),
@@ -111,6 +111,17 @@ class Told(WorldTest):
         self.assertEqual(said, call.headers["x-bioproxy-miss-detail"])
         record = world.operate("GET", "/status").json()["requests"][0]
         self.assertEqual(("shape-changed", said), (record["miss"], record["miss_detail"]))
+
+    def test_clock(self) -> None:
+        """Where another system message comes with each question, what differs from the one before is told, too."""
+        world = self.warm_world({"code": CODE})
+        world.chat("@code bare")
+        said = [
+            world.chat(f"@code {n}", system=f"It is 12:0{n}.").headers["x-bioproxy-miss-detail"] for n in range(1, 4)
+        ]
+        bare = "messages has 1 entry instead of 0"
+        clock = f"{bare}; since the question before: messages[0].content differs from character 11 on"
+        self.assertEqual([bare, clock, clock], said)
 
     def test_own_wish(self) -> None:
         """Who wants everything computed anew is told that this is why."""

@@ -48,7 +48,7 @@ function render(changed) {
   if ("started_at" in changed) showAbout();
   if ("llama" in changed || "templates" in changed || "gate" in changed) showTiles(state);
   if ("templates" in changed) showTemplates(state.templates);
-  if ("gate" in changed) showGate(state.gate);
+  if ("gate" in changed || "llama" in changed) showGate(state.gate, state.llama.up);
   if ("requests" in changed) showRequests(state.requests);
   if ("history" in changed || "gate" in changed) showPlots(state.history, state.gate.waiting);
   tick();

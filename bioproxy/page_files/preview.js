@@ -35,6 +35,10 @@ async function load() {
   }
 }
 
+// Focus goes back to the button that opened it, unless its template is gone by now.
+byId("preview").addEventListener("close", () => {
+  if (document.activeElement === document.body) byId("h-templates").focus();
+});
 byId("preview-close").addEventListener("click", () => byId("preview").close());
 byId("preview-message").addEventListener("input", () => {
   clearTimeout(timer);

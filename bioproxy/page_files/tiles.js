@@ -21,7 +21,7 @@ export function showTiles({ llama, templates, gate }) {
       || (templates.length ? (works === templates.length ? "all answer at once" : "the rest will follow") : "none are configured")],
   );
   tile("inside", gate.busy ? "busy" : "calm", { user: "A user", warmup: "A warm-up" }[gate.busy] ?? "Nobody", [
-    ...(gate.inside ? [`${subject(gate.inside)}, for `, age(gate.inside.since, "for")] : ["llama-server is free"]),
+    ...(gate.inside ? [`${subject(gate.inside)}, for `, age(gate.inside.since, "for")] : [llama.up ? "llama-server is free" : "llama-server is away"]),
   ]);
   tile("queue", gate.waiting ? "busy" : "calm", count(gate.waiting), [
     ...(gate.queue.length ? ["the first for ", age(gate.queue[0].since, "for")] : ["nobody has to wait"]),
