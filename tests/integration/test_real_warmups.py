@@ -65,7 +65,7 @@ async def test_among_users(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> 
         await pause(1.2)
         progress.append(template["progress"])
     assert await proxy.sample("slot_saves_total", template="story", result="ok") >= 2, "a part was saved, and the whole"
-    assert 0 < max(progress) < 1, "it is told on the way"
+    assert any(0 < each < 1 for each in progress), "it is told on the way"
     assert await proxy.sample("warmups_total", template="story", result="preempted") >= 1
     assert not (llama.slots / "story.part.bin").exists()
     answer = await proxy.chat("@story why?", max_tokens=4)
