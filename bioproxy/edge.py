@@ -21,15 +21,14 @@ of them is the way to change what it does.
 
 from __future__ import annotations
 
-from tempfile import SpooledTemporaryFile
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.server import Request
 
-from bioproxy.body import SMALL
+from bioproxy.arriving import Arriving
 from bioproxy.dialects import error_body
 from bioproxy.errors import BadRequest, ProxyError, TooSlow
 from bioproxy.headers import named_in
@@ -47,42 +46,6 @@ BODY_BYTES = 10_000
 
 LINGER = 2.0
 """Seconds for a refused client to read the answer before its connection is closed."""
-
-
-class Arriving(Request):
-    """A request, and why it is refused, if it is."""
-
-    channel: Channel
-    content: IO[bytes]
-    refusal: ProxyError | None = None
-    size = 0
-
-    def gotLength(self, length: int | None) -> None:
-        """Prepare for the body.  Called by Twisted when the head is complete."""
-        self.content = SpooledTemporaryFile(SMALL)  # noqa: SIM115 - Twisted closes it at the end of the request
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Take a piece of the body.  Called by Twisted."""
-        if self.refusal is not None:
-            return
-        self.refusal = self.channel.site.crowd.take(self.size, len(data))
-        if self.refusal is not None:
-            return self.channel.cut_short()
-        self.size += len(data)
-        self.content.write(data)
-
-    def process(self) -> None:
-        """Have the request answered.  Called by Twisted when it is complete."""
-        if self.path == b"*":
-            self.path = b"/"  # Twisted would answer this by itself; `uri` still says what was asked for
-        super().process()
-
-    def getRequestHostname(self) -> bytes:
-        """Return a name that will do.
-
-        Called by Klein, which needs it to build addresses.  Nothing here does, and a request may be without a host.
-        """
-        return b"localhost"
 
 
 class Channel(HTTPChannel):

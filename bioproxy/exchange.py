@@ -18,8 +18,8 @@ from typing import IO
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy import relay
+from bioproxy.arriving import Arriving
 from bioproxy.dialects import error_event
-from bioproxy.edge import Arriving
 from bioproxy.errors import ProxyError
 from bioproxy.headers import end_to_end
 from bioproxy.journal import Record

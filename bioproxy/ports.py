@@ -29,8 +29,9 @@ from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
 from bioproxy import relay
+from bioproxy.arriving import Arriving
 from bioproxy.crowd import Crowd
-from bioproxy.edge import Arriving, Channel
+from bioproxy.edge import Channel
 from bioproxy.errors import CannotStart, ProxyError
 
 BACKLOG = 511

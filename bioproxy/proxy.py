@@ -28,9 +28,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from bioproxy import rewrite
+from bioproxy.arriving import Arriving
 from bioproxy.body import is_large, kept, mapped, whole
 from bioproxy.dialects import may_want_stream, wants_stream
-from bioproxy.edge import Arriving
 from bioproxy.errors import BadTarget, ProxyError
 from bioproxy.exchange import Exchange
 from bioproxy.forms import FORMS

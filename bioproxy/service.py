@@ -24,24 +24,21 @@ importing it chooses it, and whoever gets it handed in can be tested with anothe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import ILogObserver, Logger
+from twisted.logger import Logger
 
 from bioproxy.admin import Admin
 from bioproxy.config import templates_of
 from bioproxy.connections import Agents
 from bioproxy.crowd import Crowd, allowed_connections
-from bioproxy.errors import CannotStart, ConfigError
 from bioproxy.events import Events
 from bioproxy.farewell import Farewell
 from bioproxy.gate import Gate
@@ -66,6 +63,7 @@ from bioproxy.prefix import Prefixes
 from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
 from bioproxy.reload import Hangup, Reload
+from bioproxy.root import Root, one_line
 from bioproxy.slot import Slot
 from bioproxy.slot_files import SlotFiles
 from bioproxy.slot_folder import SlotFolder
@@ -221,44 +219,3 @@ def warn_if_reachable(name: str, protected: bool) -> Callable[[IAddress], None]:
             log.warn("{name} can be used by everybody who reaches {address}", name=name, address=address)
 
     return look
-
-
-class Root(MultiService):
-    """The root of the tree: a start that fails ends the process with one line, and a stop begins with a `farewell`."""
-
-    farewell: Callable[[], Coroutine[Deferred[Any], Any, None]] | None = None
-    log_observer: Callable[[], ILogObserver] | None = None
-
-    def setServiceParent(self, parent: Any) -> None:
-        """Become a part of twistd's application, and say how that is to log.  Called by twistd before it does."""
-        if self.log_observer is not None:
-            parent.setComponent(ILogObserver, self.log_observer())
-        super().setServiceParent(parent)
-
-    def privilegedStartService(self) -> None:
-        """Open the ports.  Called by twistd before it gives up root's rights, if it has them."""
-        with one_line():
-            super().privilegedStartService()
-
-    def startService(self) -> None:
-        """Start everything.  Called by twistd; its sister ``twist`` calls nothing but this."""
-        with one_line():
-            super().startService()
-
-    def stopService(self) -> Deferred[None]:
-        """Stop everything.  Called by twistd, which waits for the Deferred."""
-        said = Deferred.fromCoroutine(self.farewell()) if self.farewell is not None else succeed(None)
-        return said.addCallback(lambda _: super(Root, self).stopService())
-
-
-@contextmanager
-def one_line() -> Iterator[None]:
-    """Turn what may go wrong in a start into `CannotStart`."""
-    try:
-        yield
-    except CannotListenError as error:
-        # Of a Unix socket the "port" is its path.
-        where = f"{error.interface}:{error.port}" if isinstance(error.port, int) else os.fsdecode(error.port)
-        raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
-    except (ConfigError, OSError) as error:
-        raise CannotStart(f"bioproxy: {error}") from None

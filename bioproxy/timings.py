@@ -26,6 +26,9 @@ TIMINGS = re.compile(rb'"timings":(\{[^{}]{,1900}\})')
 COMPUTED = re.compile(rb'"cache_read_input_tokens":(\d{1,15}),"input_tokens":(\d{1,15})')
 IN_ALL = re.compile(rb'"input_tokens":(\d{1,15}),[^{}]{,200}"input_tokens_details":\{"cached_tokens":(\d{1,15})')
 
+WORDS = (b'"timings":', b'"input_tokens":')
+"""One of these is in each of them."""
+
 LONGEST = 2048
 """Bytes of the longest of these, and more."""
 
@@ -40,13 +43,15 @@ class Timings:
     def feed(self, data: bytes) -> None:
         """Look at the next piece of the body; any cuts will do."""
         text = self._tail + data
+        # Enough for a whole one, if it began in this piece and ends in the next.
+        before, self._tail = len(self._tail), text[-LONGEST:]
+        if not any(word in text for word in WORDS):  # nearly always, and much quicker than to look properly
+            return
         matches = [(match.end(), match, read) for pattern, read in READERS for match in pattern.finditer(text)]
         for end, match, read in sorted(matches, key=lambda each: each[0]):
             # The last one counts.  What ends in the tail was seen before.
-            if end > len(self._tail):
+            if end > before:
                 self._found = read(*match.groups()) or self._found
-        # Enough for a whole one, if it began in this piece and ends in the next.
-        self._tail = text[-LONGEST:]
 
     @property
     def values(self) -> dict[str, float]:

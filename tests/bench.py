@@ -36,7 +36,7 @@ from pathlib import Path
 from tests.bench_servers import CHUNKS, Child, Children, free_ports
 from tests.bench_words import first_words
 
-LIMIT = 540
+LIMIT = 720
 """Seconds after which all is ended, done or not."""
 
 ROUNDS = 1500
