@@ -113,8 +113,8 @@ def first_words(folder: Path, latest: float) -> None:
                 break
             print(f"  run {number + 1} of {RUNS}", flush=True)
             bench.run()
-        among_users = bench.among_users()
         report(bench.words)
+        among_users = bench.among_users()
         print(f"  with a question every {EVERY:g} s, {LONG_TOKENS} tokens were warm after {among_users:.0f} s")
 
 
