@@ -11,6 +11,7 @@ import asyncio
 import json
 import random
 import re
+import select
 import sys
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
@@ -53,7 +54,7 @@ class Llama:
 
     def enter(self, connection: Connection, name: str) -> None:
         """Note a request that uses the slot."""
-        self.inside.add(connection)
+        self.inside = {each for each in self.inside if not each.is_closed()} | {connection}
         self.notes.seen.append(name)
         self.notes.most_at_once = max(self.notes.most_at_once, len(self.inside))
 
@@ -81,6 +82,16 @@ class Connection(asyncio.Protocol):
         self._llama.inside.discard(self)
         if self._work is not None:
             self._work.cancel()
+
+    def is_closed(self) -> bool:
+        """Tell whether the client has gone, also where asyncio has not come to read it.
+
+        A process that was not let run for a while finds a request, its end and the next request all at the same time,
+        and asyncio reads the two requests first.
+        """
+        here = select.poll()
+        here.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
+        return bool(here.poll(0))
 
     def eof_received(self) -> None:
         """Count as gone who closed its side.  Called by asyncio, which then closes the connection."""
