@@ -44,7 +44,7 @@ reactor: Any = _reactor
 ROOT = Path(__file__).parent.parent.parent
 """The checkout."""
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that something may take before a test gives up: the machine may be busy with other things."""
 
 
@@ -395,6 +395,11 @@ class RunningProxy:
         """Return what `/status` says of a template."""
         return next(each for each in (await self.status())["templates"] if each["name"] == name)
 
+    async def look(self, *names: str) -> None:
+        """Have templates' files looked at now; what was edited is not taken for warm from here on."""
+        for name in names:
+            assert (await fetch("GET", f"{self.admin_url}/templates/{name}/render")).status == 200
+
     async def warm(self, *names: str) -> int:
         """Wait until they are warm, in files where there can be some; fires with the tokens of the last one."""
 
@@ -455,7 +460,7 @@ class Twistd:
         code = self.process.returncode
         return code if code >= 0 else 128 - code
 
-    async def terminate(self, seconds: float = 5) -> int:
+    async def terminate(self, seconds: float = 8) -> int:
         """Send SIGTERM; see `ended`."""
         self.process.send_signal(signal.SIGTERM)
         return await self.ended(seconds)

@@ -20,22 +20,25 @@ LONG = "The people of the valley read all day and write all night. " * 200
 ENDLESS = 15000
 """Tokens; half a minute on the slow model."""
 
+SOON = 12.0
+"""Seconds: much less than that, and much more than is needed, as the machine may be busy with other things."""
+
 BOTH_KINDS = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 
 
-async def frees_the_slot(call: Call, proxy: RunningProxy, seconds: float) -> None:
-    """Hang up, and check that the gate is free at once and llama-server is within so many seconds.
+async def frees_the_slot(call: Call, proxy: RunningProxy) -> None:
+    """Hang up, and check that the gate and llama-server are free soon.
 
     Nobody may ask for `GET /slots` meanwhile: llama.cpp looks whether the client of a plain request is still there only
     after a second in which no other task has ended.
     """
     call.hang_up()
-    await eventually(lambda: proxy.gate(None, 0), seconds=1)
+    await eventually(lambda: proxy.gate(None, 0), seconds=SOON)
     assert not call.whole
     assert (await proxy.status())["requests"][0]["status"] == 499
     began = time.monotonic()
     answer = await proxy.chat("hello")
-    assert time.monotonic() - began < seconds
+    assert time.monotonic() - began < SOON
     assert (answer.status, answer.timings["predicted_n"]) == (200, 8)
     assert float(answer.header("X-Bioproxy-Queue-Ms") or 9e9) < 100
 
@@ -53,11 +56,11 @@ async def test_while_waiting(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path, s
     waiting = proxy.ring("hello", stream=stream)
     await eventually(lambda: proxy.gate("user", 1))
     waiting.hang_up()
-    await eventually(lambda: proxy.gate("user", 0), seconds=1)
+    await eventually(lambda: proxy.gate("user", 0), seconds=SOON)
     assert (await proxy.status())["requests"][0]["status"] == 499
     assert (await llama.slot())["id_task"] == task
     first.hang_up()
-    await eventually(llama.idle, seconds=3)
+    await eventually(llama.idle, seconds=SOON)
     assert (await llama.slot())["id_task"] == task
 
 
@@ -80,11 +83,11 @@ async def test_while_restoring(llama: LlamaServer, proxy_of: ProxyOf, stream: bo
     await eventually(restoring)
     assert await proxy.gate("user", 0)
     call.hang_up()
-    await eventually(lambda: proxy.gate(None, 0), seconds=1)
+    await eventually(lambda: proxy.gate(None, 0), seconds=SOON)
     assert (await proxy.status())["requests"][0]["status"] == 499
     assert (await llama.slot())["id_task"] == task, "the question itself was never sent"
     other.hang_up()
-    await eventually(llama.idle, seconds=3)
+    await eventually(llama.idle, seconds=SOON)
     answer = await proxy.chat("@code how?")
     assert (answer.status, answer.cache, answer.timings["cache_n"]) == (200, "restored", tokens)
 
@@ -103,7 +106,7 @@ async def test_before_the_first_byte(llama_of: LlamaOf, proxy_of: ProxyOf, slow:
 
     await eventually(processing)
     assert call.status is None
-    await frees_the_slot(call, proxy, seconds=10)
+    await frees_the_slot(call, proxy)
 
 
 @BOTH_KINDS
@@ -117,7 +120,7 @@ async def test_in_the_middle(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path, s
     await eventually(llama.decoding)
     if stream:
         await until(lambda: call.received.count(b"data:") > 3)
-    await frees_the_slot(call, proxy, seconds=3)
+    await frees_the_slot(call, proxy)
     assert b"[DONE]" not in call.received
     assert bool(call.received) == stream
 
@@ -132,7 +135,7 @@ async def test_goes_on_by_design(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Pat
     await until(lambda: call.received.count(b"data:") > 3)
     call.hang_up()
     next_one = proxy.ring("hello")
-    await eventually(lambda: proxy.gate("user", 1), seconds=1)
+    await eventually(lambda: proxy.gate("user", 1), seconds=SOON)
     assert await llama.decoding(), "the gate is kept for what goes on"
     await next_one.over
     assert (next_one.status, next_one.whole) == (200, True)
@@ -153,5 +156,5 @@ async def test_plain_ones_do_not_go_on(llama_of: LlamaOf, proxy_of: ProxyOf, slo
     await eventually(llama.decoding)
     call.hang_up()
     next_one = proxy.ring("hello")
-    await until(lambda: next_one.whole, seconds=8)
+    await until(lambda: next_one.whole, seconds=SOON)
     assert next_one.status == 200

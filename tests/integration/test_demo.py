@@ -94,8 +94,8 @@ async def test_what_it_announces(demo: Demo, home: Path) -> None:
     assert folder.is_relative_to(home)
     assert {"code.txt", "story.txt"} <= {file.name for file in folder.iterdir()}
 
-    assert await process.terminate(seconds=5) in (0, 128 + signal.SIGTERM)
-    await until(lambda: not is_running(llama), seconds=1)
+    assert await process.terminate() in (0, 128 + signal.SIGTERM)
+    await until(lambda: not is_running(llama))
     assert "Traceback" not in process.output
     assert not (home / "state" / "bioproxy").exists(), "a user's own records are left alone"
 
@@ -107,8 +107,8 @@ async def test_sigterm_while_it_starts(demo: Demo) -> None:
     process = demo("--port", str(free_port()), "--admin-port", str(admin_port))
     await eventually(lambda: answers(f"http://127.0.0.1:{admin_port}/healthz"))
     llama = await llama_of(process)
-    assert await process.terminate(seconds=5) in (0, 128 + signal.SIGTERM)
-    await until(lambda: not is_running(llama), seconds=1)
+    assert await process.terminate() in (0, 128 + signal.SIGTERM)
+    await until(lambda: not is_running(llama))
     assert "Traceback" not in process.output
 
 
@@ -126,7 +126,7 @@ async def test_sigkill(demo: Demo) -> None:
     await eventually(lambda: answers(f"http://127.0.0.1:{admin_port}/healthz"))
     await eventually(warming)
     process.kill()
-    await until(lambda: not is_running(llama), seconds=5)
+    await until(lambda: not is_running(llama))
 
 
 @async_test

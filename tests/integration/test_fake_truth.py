@@ -281,7 +281,7 @@ async def test_asleep(server_of: ServerOf) -> None:
     async def asleep() -> bool:
         return (await server.llama.props()).asleep
 
-    await eventually(asleep, seconds=5)
+    await eventually(asleep)
     await server.llama.health()
     assert await server.llama.props() == replace(await server.llama.props(), marker=marker, asleep=True)
     assert (await server.call("GET", "/props")).json()["is_sleeping"] is True

@@ -163,6 +163,7 @@ async def test_killed_again_and_again(llama: LlamaServer, proxy_of: ProxyOf, tmp
     assert storm.ended["502"] > 0
     assert storm.caches["restored"] > 0
     assert llama.alive
+    await proxy.look(*TEMPLATES)
     await proxy.warm(*TEMPLATES)
     await eventually(lambda: proxy.gate(None, 0))
     answers = {}

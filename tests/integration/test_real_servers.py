@@ -75,7 +75,7 @@ async def test_sleep(llama_of: LlamaOf, proxy_of: ProxyOf) -> None:
     right = await llama.cold(WHY, **ODDS)
     proxy = proxy_of(llama.url, BOTH, slot_save_path=str(llama.slots))
     tokens = await proxy.warm("story", "code")
-    await eventually(lambda: asleep(llama), seconds=10)
+    await eventually(lambda: asleep(llama))
     end = time.monotonic() + 4.5  # two looks of the watch, and nine rounds of the warmer
     while time.monotonic() < end:
         assert await asleep(llama)
@@ -85,7 +85,7 @@ async def test_sleep(llama_of: LlamaOf, proxy_of: ProxyOf) -> None:
     assert (answer.status, answer.cache, answer.timings["cache_n"]) == (200, "restored", tokens)
     assert agree(answer, right)
     assert (await proxy.chat("@code why?")).cache == "hot"
-    await eventually(lambda: asleep(llama), seconds=10)
+    await eventually(lambda: asleep(llama))
     assert await proxy.sample("warmups_total", result="done") == 2
     assert states == ["warm", "warm"], "and this is told while it sleeps"
 
@@ -97,14 +97,14 @@ async def test_edit_while_asleep(llama_of: LlamaOf, proxy_of: ProxyOf) -> None:
     await llama.start()
     proxy = proxy_of(llama.url, {"code": CODE}, slot_save_path=str(llama.slots))
     await proxy.warm("code")
-    await eventually(lambda: asleep(llama), seconds=10)
+    await eventually(lambda: asleep(llama))
     proxy.path("code").write_text(STORY)
 
     async def warm_again() -> bool:
         return await proxy.sample("warmups_total", result="done") == 2
 
     await eventually(warm_again)
-    await eventually(lambda: asleep(llama), seconds=10)
+    await eventually(lambda: asleep(llama))
     answer = await proxy.chat("@code a chair", **ODDS)
     assert (answer.cache, answer.timings["prompt_n"] <= FEW) == ("restored", True)
 
@@ -119,7 +119,7 @@ async def test_another_model_while_asleep(llama_of: LlamaOf, proxy_of: ProxyOf, 
     await llama.start()
     proxy = proxy_of(llama.url, {"code": CODE}, slot_save_path=str(llama.slots))
     await proxy.warm("code")
-    await eventually(lambda: asleep(llama), seconds=10)
+    await eventually(lambda: asleep(llama))
     shutil.copyfile(other, draft := llama.model.with_suffix(".new"))
     draft.replace(llama.model)  # not in place: who still has the old one mapped keeps it
     answer = await proxy.chat("@code why?", **ODDS)

@@ -81,7 +81,7 @@ async def test_the_running_answer_is_finished(llama_of: LlamaOf, run: Run, tmp_p
     llama = llama_of(model=slow)
     await llama.start()
     proxy = await start(run, tmp_path, llama)
-    running = proxy.ring("@code tell me everything", max_tokens=800, stream=True)
+    running = proxy.ring("@code tell me everything", max_tokens=500, stream=True)
     await until(lambda: running.received.count(b"data:") > 3)
     plain, stream = proxy.ring("hello"), proxy.ring("hello", stream=True)
     await until(lambda: stream.received.startswith(b":"))
@@ -103,8 +103,8 @@ async def test_the_running_answer_is_finished(llama_of: LlamaOf, run: Run, tmp_p
 
     await running.over
     assert (running.status, running.whole, running.answer.events()[-1]) == (200, True, "[DONE]")
-    assert running.answer.timings["predicted_n"] == 800
-    assert await proxy.process.ended(seconds=5) in ENDED
+    assert running.answer.timings["predicted_n"] == 500
+    assert await proxy.process.ended() in ENDED
     assert "Traceback" not in proxy.process.output
     assert (llama.slots / "code.chat.bin").exists()
 
@@ -126,13 +126,13 @@ async def test_a_long_answer_is_cut(llama_of: LlamaOf, run: Run, tmp_path: Path,
     running = proxy.ring("tell me everything", max_tokens=15000, stream=True)
     await until(lambda: running.received.count(b"data:") > 3)
     began = time.monotonic()
-    assert await proxy.process.terminate(seconds=15) in ENDED
-    assert 9 < time.monotonic() - began < 13
+    assert await proxy.process.terminate(seconds=20) in ENDED
+    assert 9 < time.monotonic() - began < 20
     await running.over
     assert b"[DONE]" not in running.received
     assert b"bioproxy is shutting down" in running.received.rpartition(b"data: ")[2]
     assert "Traceback" not in proxy.process.output
-    await eventually(llama.idle, seconds=3)
+    await eventually(llama.idle)
 
 
 @async_test
@@ -142,5 +142,5 @@ async def test_nobody_there(llama_of: LlamaOf, run: Run, tmp_path: Path) -> None
     await llama.start()
     proxy = await start(run, tmp_path, llama)
     assert (await proxy.chat("@code why?")).status == 200
-    assert await proxy.process.terminate(seconds=2) in ENDED
+    assert await proxy.process.terminate() in ENDED
     assert "Traceback" not in proxy.process.output

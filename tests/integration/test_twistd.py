@@ -103,7 +103,7 @@ async def test_foreground(run: Run, tmp_path: Path) -> None:
     answer = await fetch("GET", f"http://127.0.0.1:{port}/health")
     assert (answer.status, answer.json()["error"]["type"]) == (502, "upstream_error")
     assert not listens(elsewhere)
-    assert await process.terminate(seconds=5) in (0, 128 + signal.SIGTERM)
+    assert await process.terminate() in (0, 128 + signal.SIGTERM)
     assert "Traceback" not in process.output
     assert not listens(port)
 
@@ -134,7 +134,7 @@ async def test_daemon(run: Run, tmp_path: Path) -> None:
         assert status["templates"][0]["error"] is None
         assert (await fetch("GET", f"http://127.0.0.1:{port}/health")).status == 502
         os.kill(pid, signal.SIGTERM)
-        await until(lambda: not is_running(pid), seconds=5)
+        await until(lambda: not is_running(pid))
     finally:
         if is_running(pid):
             os.kill(pid, signal.SIGKILL)
@@ -164,7 +164,7 @@ async def test_log_of_json(run: Run, tmp_path: Path) -> None:
         os.kill(pid, signal.SIGUSR1)  # has the log begin another file
         await until(lambda: logfile.with_name("bioproxy.log.1").exists())
         os.kill(pid, signal.SIGTERM)
-        await until(lambda: not is_running(pid), seconds=5)
+        await until(lambda: not is_running(pid))
     finally:
         if is_running(pid):
             os.kill(pid, signal.SIGKILL)
