@@ -120,7 +120,7 @@ class Admin:
         """Have a template warmed up next, as far as users leave time for it."""
         if name not in self._poller.templates:
             return unknown(request, name)
-        self._warmer.want(name)
+        self._warmer.agenda.want(name)
         request.setResponseCode(202)
         return plain(request, f"template {name} is warmed up next\n")
 

@@ -16,24 +16,21 @@ Requests that do not use the slot pass straight through.
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from functools import partial
 from typing import IO
 
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
-from bioproxy import rewrite
 from bioproxy.arriving import Arriving
-from bioproxy.body import is_large, kept, mapped, whole
-from bioproxy.dialects import may_want_stream, wants_stream
+from bioproxy.body import kept, whole
 from bioproxy.errors import BadTarget, ProxyError
 from bioproxy.exchange import Exchange
-from bioproxy.forms import FORMS
+from bioproxy.filler import Filler, asks_for_stream
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
 from bioproxy.holding import Believed
@@ -41,7 +38,6 @@ from bioproxy.journal import Journal
 from bioproxy.keys import Keys
 from bioproxy.misses import Misses
 from bioproxy.outlet import HELD, Store
-from bioproxy.poller import Poller
 from bioproxy.ports import AnyPath
 from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
@@ -61,7 +57,7 @@ class Proxy:
 
     def __init__(
         self,
-        poller: Poller,
+        filler: Filler,
         gate: Gate,
         slot: Slot,
         habits: Habits,
@@ -70,10 +66,9 @@ class Proxy:
         journal: Journal,
         keys: Keys,
         clock: IReactorTime,
-        max_body: int,
         ping_interval: float,
     ) -> None:
-        self._poller = poller
+        self._filler = filler
         self._gate = gate
         self._slot = slot
         self._habits = habits
@@ -83,9 +78,7 @@ class Proxy:
         self._keys = keys
         self._misses = Misses(habits, warmer, slot)
         self._clock = clock
-        self.max_body = max_body
         self.ping_interval = ping_interval
-        self._one_large = DeferredLock()
         self._store = Store()
         self._running: set[Exchange] = set()
         self._quiet: Deferred[None] = Deferred()
@@ -161,9 +154,9 @@ class Proxy:
     async def _gated(self, exchange: Exchange) -> None:
         """Serve a request that uses the slot."""
         record = exchange.record
-        # 1. Fill the template.  The files are looked at now, so the text is never older than they are.
+        # 1. Fill the template.
         streams = asks_for_stream(record.path, exchange.body)
-        filled = await self._fill(record.path, exchange.body)
+        filled = await self._filler.fill(record.path, exchange.body)
         if filled is not None:
             exchange.body = kept(filled.body)
             record.template = filled.template.name
@@ -206,23 +199,9 @@ class Proxy:
                     record.miss = "ineffective" if record.miss_detail else None
                 turn.stay_until(partial(self._learn, filled, prepared, reused))
 
-    async def _fill(self, path: str, body: IO[bytes]) -> Filled | None:
-        """Fill the templates that a request names; `None` where it names none.  Raises `ProxyError`."""
-        templates = self._poller.templates.values()
-        if path not in FORMS or not mapped(body, lambda view: rewrite.mentions(view, templates)):
-            return None
-        # A large request takes several times its size while it is looked at: so, one after the other.
-        async with self._one_large if is_large(body) else nullcontext():
-            found = rewrite.find(path, whole(body), templates)
-            if found is None:
-                rewrite.refuse_form(whole(body), templates)
-                return None
-            texts = {template.name: await self._poller.look(template) for template in found.templates}
-            return found.fill(texts, self.max_body)
-
     async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
         """Bring the template into the slot and tell the client how."""
-        self._warmer.asked(filled.template.name)
+        self._warmer.agenda.asked(filled.template.name)
         if filled.reuse:
             prepared = await self._slot.prepare(filled.template.name, filled.key, filled.turns)
         else:
@@ -247,13 +226,6 @@ class Proxy:
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
         await self._slot.note(name, filled.key, filled.turns)
-
-
-def asks_for_stream(path: str, body: IO[bytes]) -> bool:
-    """Tell whether a request asks for a stream.  A large one is not taken into memory to find out for certain."""
-    if not mapped(body, lambda view: may_want_stream(path, view)):
-        return False
-    return is_large(body) or wants_stream(path, whole(body))
 
 
 def filename(body: IO[bytes]) -> str:

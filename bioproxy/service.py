@@ -36,11 +36,13 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from bioproxy.admin import Admin
+from bioproxy.agenda import Agenda
 from bioproxy.config import templates_of
 from bioproxy.connections import Agents
 from bioproxy.crowd import Crowd, allowed_connections
 from bioproxy.events import Events
 from bioproxy.farewell import Farewell
+from bioproxy.filler import Filler
 from bioproxy.gate import Gate
 from bioproxy.guard import Guard
 from bioproxy.habits import Habits
@@ -134,21 +136,11 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     poller = Poller(settings.templates, in_thread, metrics)
     gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout)
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
-    warmer = Warmer(poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor, ahead=settings.warmup)
+    agenda = Agenda(poller, habits, slot, watch, reactor, ahead=settings.warmup)
+    warmer = Warmer(agenda, poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
     journal = Journal(metrics, speed, reactor)
-    proxy = Proxy(
-        poller,
-        gate,
-        slot,
-        habits,
-        warmer,
-        upstream,
-        journal,
-        keys,
-        reactor,
-        settings.max_body,
-        settings.ping_interval,
-    )
+    filler = Filler(poller, settings.max_body)
+    proxy = Proxy(filler, gate, slot, habits, warmer, upstream, journal, keys, reactor, settings.ping_interval)
     history = History(metrics, gate)
     status = Status(poller, gate, slot, warmer, watch, upstream, journal, reactor)
     events = Events(status, history, reactor)
@@ -161,7 +153,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
             warmer.forget(name)
 
     def limit_bodies(size: int) -> None:
-        proxy.max_body = crowd.max_body = size
+        filler.max_body = crowd.max_body = size
 
     takers: dict[str, Callable[[Any], None]] = {
         "admin_hosts": lambda hosts: guard.know((settings.admin_host, *hosts)),
@@ -175,7 +167,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         "queue_timeout": partial(setattr, gate, "timeout"),
         "save_conversations": partial(setattr, keeper, "enabled"),
         "upstream_timeout": partial(setattr, watch, "timeout"),
-        "warmup": partial(setattr, warmer, "ahead"),
+        "warmup": partial(setattr, agenda, "ahead"),
         "warmup_chunk": partial(setattr, warmup, "longest_piece"),
     }
     reload = Reload(settings, lambda: demo.adapted(options.read()) if demo else options.read(), keys, takers)

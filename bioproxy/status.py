@@ -88,7 +88,7 @@ class Status:
         reading = self._poller.readings.get(name)
         includes = reading.text.includes if reading is not None and reading.text is not None else ()
         state, error = self._warmer.state(name)
-        snapshot = self._slot.saved(name, self._warmer.key(name))
+        snapshot = self._slot.saved(name, self._warmer.agenda.key(name))
         return {
             "name": name,
             "prefix": template.prefix,
@@ -99,7 +99,7 @@ class Status:
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
             "warmed_at": snapshot.saved_at if snapshot else None,
             "last_used": self.journal.last_used.get(name),
-            "wanted": name in self._warmer.wanted,
+            "wanted": name in self._warmer.agenda.wanted,
             "error": error,
             "note": self._warmer.note(name),
         }

@@ -111,7 +111,7 @@ class Templates(WorldTest):
         world = self.warm_world()
         self.assertEqual(404, world.operate("POST", "/templates/none/warm").status)
         self.assertEqual(405, world.operate("GET", "/templates/code/warm").status)
-        self.assertEqual(set(), world.warmer.wanted)
+        self.assertEqual(set(), world.agenda.wanted)
 
 
 class Status(WorldTest):

@@ -103,12 +103,12 @@ class ReloadTest(ServiceTest):
         world = self.ready_world({"code": CODE, "story": "Once. <{message}>"})
         self.successResultOf(world.start(world.warmer.round))
         code, story = world.settings.templates
-        world.warmer.want("code")
+        world.agenda.want("code")
         gone = world.poller.use([story])
         self.assertEqual({"code"}, gone)
         for name in gone:
             world.warmer.forget(name)
-        self.assertEqual((set(), {"story"}), (world.warmer.wanted, set(world.warmer.tokens)))
+        self.assertEqual((set(), {"story"}), (world.agenda.wanted, set(world.warmer.tokens)))
         self.assertEqual(set(), world.poller.use([story, code]))
         self.assertEqual({"code"}, world.poller.use([story, Template(code.name, code.prefix, story.path)]))
 

@@ -345,18 +345,18 @@ class Wanted(WarmTest):
         world = self.use(BOTH)
         self.rounds(2)
         before = len(self.server.requests)
-        world.warmer.want("story")
-        self.assertEqual({"story"}, world.warmer.wanted)
+        world.agenda.want("story")
+        self.assertEqual({"story"}, world.agenda.wanted)
         self.rounds(3)
         self.assertEqual(["story.bin"], self.slot_calls("save", before))
         self.assertEqual([len(STORY_PREFIX)], self.pieces(before))
-        self.assertEqual((set(), "warm"), (world.warmer.wanted, self.state("story")))
+        self.assertEqual((set(), "warm"), (world.agenda.wanted, self.state("story")))
 
     def test_first(self) -> None:
         """It comes before all others, even before what the slot holds."""
         world = self.use(BOTH, warmup=False)
         world.chat("@code why?")
-        world.warmer.want("story")
+        world.agenda.want("story")
         before = len(self.server.requests)
         self.rounds(2)
         self.assertEqual(["story.bin", "code.bin"], self.slot_calls("save", before))
@@ -368,11 +368,11 @@ class Wanted(WarmTest):
         self.rounds(20)
         tries = self.ended("failed")
         self.assertEqual([], self.rounds())
-        world.warmer.want("code")
+        world.agenda.want("code")
         self.rounds()
-        self.assertEqual((tries + 1, set()), (self.ended("failed"), world.warmer.wanted))
+        self.assertEqual((tries + 1, set()), (self.ended("failed"), world.agenda.wanted))
         self.server.answers = {}
-        world.warmer.want("code")
+        world.agenda.want("code")
         self.rounds()
         self.assertEqual((1, "warm"), (self.ended("done"), self.state()))
 
@@ -380,15 +380,15 @@ class Wanted(WarmTest):
         """A user comes first; then it is tried again."""
         world = self.use(warmup_chunk=10)
         self.rounds()
-        world.warmer.want("code")
+        world.agenda.want("code")
         self.server.pause_at = {"/completion"}
         self.begin()
         world.send("POST", "/v1/completions", b"{}")
-        self.assertEqual({"code"}, world.warmer.wanted)
+        self.assertEqual({"code"}, world.agenda.wanted)
         self.server.pause_at = set()
         self.go_on()
         self.rounds(2)
-        self.assertEqual((set(), "warm"), (world.warmer.wanted, self.state()))
+        self.assertEqual((set(), "warm"), (world.agenda.wanted, self.state()))
 
     def test_disk(self) -> None:
         """Saves that were given up after failures are tried again at once."""
@@ -397,7 +397,7 @@ class Wanted(WarmTest):
         self.rounds(3)
         self.assertFalse(world.files.of_use)
         self.server.answers = {}
-        world.warmer.want("code")
+        world.agenda.want("code")
         self.rounds()
         self.assertEqual(PREFIX, world.saved())
 
@@ -405,7 +405,7 @@ class Wanted(WarmTest):
         """Where there are no files the slot gets it, whatever it held, and keeps it until somebody asks."""
         world = self.use(BOTH, files=False)
         self.rounds()
-        world.warmer.want("story")
+        world.agenda.want("story")
         self.rounds(3)
         self.assertEqual("warm", self.state("story"))
         self.ask("@code why?")

@@ -23,12 +23,14 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from bioproxy.admin import Admin
+from bioproxy.agenda import Agenda
 from bioproxy.config import Settings
 from bioproxy.connections import Agents
 from bioproxy.conversation import Turns
 from bioproxy.crowd import Crowd
 from bioproxy.digests import digest
 from bioproxy.events import Events
+from bioproxy.filler import Filler
 from bioproxy.gate import Gate
 from bioproxy.guard import Guard
 from bioproxy.habits import Habits
@@ -150,7 +152,9 @@ class World:
         self.warmup = Warmup(
             self.gate, self.slot, self.llama, self.metrics, self.speed, self.clock, self.settings.warmup_chunk
         )
+        self.agenda = Agenda(self.poller, self.habits, self.slot, self.watch, self.clock, ahead=self.settings.warmup)
         self.warmer = Warmer(
+            self.agenda,
             self.poller,
             self.habits,
             Prefixes(self.llama),
@@ -160,11 +164,10 @@ class World:
             self.watch,
             self.metrics,
             self.clock,
-            self.settings.warmup,
         )
         self.journal = Journal(self.metrics, self.speed, self.clock)
         self.proxy = Proxy(
-            self.poller,
+            Filler(self.poller, self.settings.max_body),
             self.gate,
             self.slot,
             self.habits,
@@ -173,7 +176,6 @@ class World:
             self.journal,
             self.keys,
             self.clock,
-            self.settings.max_body,
             self.settings.ping_interval,
         )
         self.history = History(self.metrics, self.gate, self.clock.seconds)
