@@ -45,6 +45,8 @@ RETRY_AFTER = (1, 600)
 class Gate:
     """At most one is inside; users come in the order of their arrival; no warm-up is inside while a user waits."""
 
+    log = Logger()
+
     def __init__(self, clock: IReactorTime, metrics: Metrics, limit: int, timeout: float) -> None:
         self._clock = clock
         self._metrics = metrics
@@ -61,7 +63,7 @@ class Gate:
         self._turns: list[Turn] = []
         self._warmup_since = ""
         self._peak = 0
-        self._user_left_at = clock.seconds()
+        self._entered_at = self._user_left_at = clock.seconds()
         self._service_seconds = 0.0
         # Gauges that look for themselves when Prometheus asks: they cannot fall behind.
         metrics.queue_depth.set_function(lambda: self.waiting)
@@ -77,6 +79,11 @@ class Gate:
     def waiting(self) -> int:
         """How many users wait."""
         return len(self._semaphore.waiting)
+
+    def place(self, turn: Turn) -> int:
+        """Return a user's place in the queue, 1 for the next one; 0 for who does not wait."""
+        waiting = self._semaphore.waiting
+        return waiting.index(turn.acquired) + 1 if turn.acquired in waiting else 0
 
     @property
     def inside_since(self) -> str | None:
@@ -106,6 +113,41 @@ class Gate:
     def user(self, who: Any = None) -> Turn:
         """Return a turn for a user; it begins with ``async with``.  `who` that is, operators see in `Turn.who`."""
         return Turn(self, who)
+
+    async def enter(self, turn: Turn) -> float:
+        """Wait until a user may come in.  `Turn` calls this, and tells what it gives and raises."""
+        arrived, meets_warmup = self._clock.seconds(), self.busy == "warmup"
+        turn.acquired = self._join_queue()
+        turn.since = now()
+        self._turns.append(turn)
+        try:
+            await turn.acquired
+        except TimeoutError:
+            self._turns.remove(turn)
+            raise self.unavailable(f"waited {self.timeout:g} s for llama-server to be free") from None
+        except CancelledError:
+            self._turns.remove(turn)
+            if self._closed:
+                raise self.unavailable("bioproxy is shutting down") from None
+            raise
+        self._user_inside = turn.entered = True
+        self._entered_at = self._clock.seconds()
+        turn.since = now()
+        waited = self._entered_at - arrived
+        if meets_warmup:
+            self._metrics.preempt_seconds.observe(waited)
+        return waited
+
+    def leave(self, turn: Turn, work: Callable[[], Work] | None) -> None:
+        """Let the next one in, after `work`.  Called by `Turn`."""
+        if work is None:
+            self._turns.remove(turn)
+            self._release()
+            return
+        self._staying = True
+        staying = Deferred.fromCoroutine(work())
+        staying.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
+        staying.addBoth(lambda _: self.leave(turn, None))
 
     async def warmup(self, work: Callable[[], Work]) -> bool:
         """Do `work` inside the gate, if it is free now.
@@ -166,7 +208,7 @@ class Gate:
         seconds = math.ceil(self._service_seconds * max(1, self.waiting))
         return Unavailable(reason, min(max(seconds, shortest), longest))
 
-    def _acquire(self) -> Deferred[Any]:
+    def _join_queue(self) -> Deferred[Any]:
         """Join the queue; the Deferred fires at one's turn.  Raises `Unavailable`."""
         if self._closed:
             raise self.unavailable("bioproxy is shutting down")
@@ -188,11 +230,11 @@ class Gate:
             self._preempted = True
             self._warmup.cancel()
 
-    def _release(self, seconds: float) -> None:
-        """Let the next one in, after a user who was inside for so long."""
+    def _release(self) -> None:
+        """Let the next one in, after a user."""
         self._user_inside = self._staying = False
         self._user_left_at = self._clock.seconds()
-        known = self._service_seconds
+        seconds, known = self._user_left_at - self._entered_at, self._service_seconds
         self._service_seconds = seconds if not known else known + RECENT * (seconds - known)
         # Releasing runs the next one at once, who may be through just as soon, and release from inside this call.  One
         # after the other, or a long queue of such would not fit the stack.
@@ -209,25 +251,22 @@ class Turn:
     Entering gives the seconds waited.  It raises `Unavailable` if too many wait already, when the time to wait is over,
     or when the gate was closed; cancelling leaves the queue, or the gate.
 
-    For operators: `who` it is, whether it has `entered`, and `since` when it waits or is inside, in ISO 8601.
+    For operators: `who` it is, whether it has `entered`, and `since` when it waits or is inside, in ISO 8601.  The gate
+    keeps in `acquired` what fires when it lets this one in.
     """
-
-    log = Logger()
 
     def __init__(self, gate: Gate, who: Any) -> None:
         self.who = who
         self.entered = False
         self.since = ""
+        self.acquired: Deferred[Any] | None = None
         self._gate = gate
-        self._acquired: Deferred[Any] | None = None
-        self._entered_at = 0.0
         self._until: Callable[[], Work] | None = None
 
     @property
     def place(self) -> int:
         """The place in the queue, 1 for the next one; 0 for who does not wait."""
-        waiting = self._gate._semaphore.waiting
-        return waiting.index(self._acquired) + 1 if self._acquired in waiting else 0
+        return self._gate.place(self)
 
     def stay_until(self, work: Callable[[], Work]) -> None:
         """Keep the gate after leaving, until `work` is done, whether it succeeds or not.
@@ -238,43 +277,11 @@ class Turn:
 
     async def __aenter__(self) -> float:
         """Wait for one's turn."""
-        gate = self._gate
-        arrived = gate._clock.seconds()
-        meets_warmup = gate.busy == "warmup"
-        self._acquired = gate._acquire()
-        self.since = now()
-        gate._turns.append(self)
-        try:
-            await self._acquired
-        except TimeoutError:
-            gate._turns.remove(self)
-            raise gate.unavailable(f"waited {gate.timeout:g} s for llama-server to be free") from None
-        except CancelledError:
-            gate._turns.remove(self)
-            if gate._closed:
-                raise gate.unavailable("bioproxy is shutting down") from None
-            raise
-        gate._user_inside = self.entered = True
-        self.since = now()
-        self._entered_at = gate._clock.seconds()
-        waited = self._entered_at - arrived
-        if meets_warmup:
-            gate._metrics.preempt_seconds.observe(waited)
-        return waited
+        return await self._gate.enter(self)
 
     async def __aexit__(self, *_: object) -> None:
         """Leave."""
-        if self._until is None:
-            self._leave()
-        else:
-            self._gate._staying = True
-            staying = Deferred.fromCoroutine(self._until())
-            staying.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
-            staying.addBoth(lambda _: self._leave())
-
-    def _leave(self) -> None:
-        self._gate._turns.remove(self)
-        self._gate._release(self._gate._clock.seconds() - self._entered_at)
+        self._gate.leave(self, self._until)
 
 
 def now() -> str:
