@@ -7,10 +7,13 @@ or text as the body.  Only a POST changes anything.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from klein import Klein
+from twisted.python.failure import Failure
 from twisted.web.resource import IResource
 from twisted.web.server import Request
+from werkzeug.exceptions import MethodNotAllowed, NotFound
 
 from bioproxy.errors import ConfigError, TemplateError
 from bioproxy.events import Events
@@ -52,6 +55,15 @@ class Admin:
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
         return OwnPaths(self.app.resource())
+
+    @app.handle_errors(NotFound, MethodNotAllowed)
+    def no_route(self, request: Any, failure: Failure) -> bytes:
+        """Say in plain text that there is no such path, or that it wants another method.  Called by Klein."""
+        error: Any = failure.value
+        request.setResponseCode(error.code)
+        for name, value in error.get_headers():
+            request.setHeader(name, value)
+        return plain(request, f"{error.description}\n")
 
     @app.route("/", methods=["GET", "HEAD"])
     def live(self, request: Request) -> bytes:

@@ -68,8 +68,11 @@ class Routes(WorldTest):
     def test_nothing_else(self) -> None:
         """What is not there is 404, a method that is not meant 405; llama-server's paths are not here."""
         world = self.world()
-        self.assertEqual(404, world.operate("GET", "/v1/models").status)
-        self.assertEqual(405, world.operate("POST", "/status").status)
+        absent = world.operate("GET", "/v1/models")
+        self.assertEqual((404, "text/plain; charset=utf-8"), (absent.status, absent.headers["content-type"]))
+        meant = world.operate("POST", "/status")
+        self.assertEqual((405, "text/plain; charset=utf-8"), (meant.status, meant.headers["content-type"]))
+        self.assertEqual({"GET", "HEAD"}, set(meant.headers["allow"].split(", ")))
 
 
 class Templates(WorldTest):

@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bioproxy.config import Settings, xdg_folder
-from bioproxy.values import with_names
+from bioproxy.templates import Template
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -79,11 +79,12 @@ class Demo(Service):
 
     def adapted(self, settings: Settings) -> Settings:
         """Return settings with those of the demonstration above them."""
-        examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story")}
+        own = {Template.of(prefix, file).name for prefix, file in settings.prefixes.items()}
+        examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story") if name not in own}
         return dataclasses.replace(
             settings,
             llama_url=f"http://127.0.0.1:{self._port}",
-            prefixes=with_names({**examples, **settings.prefixes}),
+            prefixes={**examples, **settings.prefixes},
             slot_save_path=self._folder / "slots",
             state_dir=self._folder / "state",
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.threads import deferToThread
 
+from bioproxy.config import Settings
+from bioproxy.demo import service
 from tests.integration.support import (
     Twistd,
     answers,
@@ -110,6 +112,14 @@ async def test_sigterm_while_it_starts(demo: Demo) -> None:
     assert await process.terminate() in (0, 128 + signal.SIGTERM)
     await until(lambda: not is_running(llama))
     assert "Traceback" not in process.output
+
+
+def test_own_templates() -> None:
+    """A user's template takes the place of the example that has its name, whatever stands before that."""
+    own = {"/code": Path("mine.txt"), "@mail": Path("mail.txt")}
+    prefixes = service.Demo(Settings(prefixes=own), None).settings.prefixes
+    assert set(prefixes) == {"@story", *own}
+    assert prefixes["/code"] == own["/code"]
 
 
 @async_test
