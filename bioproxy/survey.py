@@ -75,7 +75,7 @@ class Advisor:
         if found != self._told:
             for each in found:
                 say = self.log.warn if each.serious else self.log.info
-                say("llama-server at {url}: {what}. What helps: {fix}", url=self._url, what=each.what, fix=each.fix)
+                say("llama-server at {url}: {what} (what helps: {fix})", url=self._url, what=each.what, fix=each.fix)
         self._told = found
 
 

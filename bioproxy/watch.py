@@ -87,7 +87,7 @@ class Watch:
             self._upstream.give_up()
         if trouble is not None and trouble != self.trouble:
             self.log.warn(
-                "llama-server at {url}: {trouble}. What helps: {fix}", url=self._upstream.url, trouble=trouble, fix=fix
+                "llama-server at {url}: {trouble} (what helps: {fix})", url=self._upstream.url, trouble=trouble, fix=fix
             )
         elif trouble is None and not self.up:
             self.log.info(

@@ -226,7 +226,7 @@ class Telling(WorldTest):
         [(level, line)] = self.looks(world)
         self.assertEqual(LogLevel.warn, level)
         self.assertIn("http://llama: it keeps no slot files", line)
-        self.assertIn("What helps: start it with --slot-save-path", line)
+        self.assertIn("what helps: start it with --slot-save-path", line)
         server.restart("<__media_two__>")
         self.assertEqual([], self.looks(world))
         server.restart("<__media__>")
@@ -244,7 +244,7 @@ class Telling(WorldTest):
         world.llama_server.down = True
         [(level, line)] = self.looks(world)
         self.assertEqual(LogLevel.warn, level)
-        self.assertIn("What helps: start llama-server there, or correct llama_url", line)
+        self.assertIn("what helps: start llama-server there, or correct llama_url", line)
 
     def test_asleep(self) -> None:
         """One that was found asleep is judged when it is awake."""

@@ -114,6 +114,8 @@ class Demo(Service):
         if not self._model.exists():
             self._say(f"making a model, once: {self._model} (112 MB)")
         assert self.settings.slot_save_path is not None
+        self.settings.slot_save_path.mkdir(mode=0o700, exist_ok=True)
+        self._say("starting llama.cpp, and warming the templates up: some seconds")
         self._protocol = LlamaProcess()
         arguments = ["--model", self._model, "--generate", "small", "--port", self._port]
         arguments += ["--slot-save-path", self.settings.slot_save_path, "--predict", ANSWER_TOKENS]
