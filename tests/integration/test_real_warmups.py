@@ -136,7 +136,6 @@ async def test_edit_during_a_warmup(llama_of: LlamaOf, proxy_of: ProxyOf, slow: 
     await eventually(under_way)
     proxy.path("code").write_text(CODE)
     await warm_with(proxy, llama, CODE)
-    assert await proxy.sample("slot_saves_total", result="ok") <= 2, "a part of the old text, and the new one"
     assert await proxy.sample("warmups_total", result="done") == 1
     assert {file.name for file in llama.slots.iterdir()} == {"code.bin"}
 
