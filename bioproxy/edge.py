@@ -32,6 +32,7 @@ from bioproxy.arriving import Arriving
 from bioproxy.dialects import error_body
 from bioproxy.errors import BadRequest, ProxyError, TooSlow
 from bioproxy.headers import named_in
+from bioproxy.outlet import PATIENCE
 from bioproxy.strict import head_fault, header_is_odd, trailer_is_odd
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Channel(HTTPChannel):
     requests: list[Arriving]
     _timer: IDelayedCall | None = None  # of the head or the body that arrives
     _lingering: IDelayedCall | None = None
+    _closing: IDelayedCall | None = None
     _refused = False
 
     def connectionMade(self) -> None:
@@ -66,8 +68,9 @@ class Channel(HTTPChannel):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Let go of everything."""
         self._stop_timer()
-        if self._lingering is not None and self._lingering.active():
-            self._lingering.cancel()
+        for call in (self._lingering, self._closing):
+            if call is not None and call.active():
+                call.cancel()
         self.site.crowd.left(self, sum(request.size for request in self.requests))
         super().connectionLost(reason)
 
@@ -150,7 +153,12 @@ class Channel(HTTPChannel):
         self._timer = self.callLater(0, self._cut)
 
     def loseConnection(self) -> Any:
-        """Close the connection, but let a client that was refused read why."""
+        """Close the connection, but let a client that was refused read why.
+
+        Twisted closes it when all that was written has been read, however long that takes.
+        """
+        if self._closing is None:
+            self._closing = self.callLater(PATIENCE, self.forceAbortClient)
         if not self._refused or self._lingering is not None:
             return super().loseConnection()
         self._lingering = self.callLater(LINGER, super().loseConnection)

@@ -49,7 +49,8 @@ class Outlet:
     """The end of an answer's way.
 
     From `begin` to the end it is the producer of `request`; `over` fires at the end: everything was given to the
-    network, or the answer was broken off.  At most `limit` bytes are held for this client, in a common `store`.
+    connection, which had room for it, or the answer was broken off.  At most `limit` bytes are held for this client, in
+    a common `store`.
     """
 
     def __init__(self, request: Request, clock: IReactorTime, store: Store) -> None:
@@ -93,7 +94,8 @@ class Outlet:
         """Say that the body is complete: nothing comes from the source any more."""
         self._source = None
         self._ended = True
-        if not self._held:
+        # Not while the client's buffer is full: the next answer on this connection would only make it fuller.
+        if not self._held and not self._paused:
             self._finish()
 
     def withdraw(self) -> None:
@@ -133,7 +135,7 @@ class Outlet:
             piece = self._held.popleft()
             self._count(-len(piece))
             self.request.write(piece)
-        if self._ended and not self._held:
+        if self._ended and not self._held and not self._paused:
             self._finish()
         elif self._source is not None and (not self._held or (self._size <= self.limit and not self._store.full)):
             self._source.resumeProducing()

@@ -8,6 +8,7 @@ from typing import Any
 
 from bioproxy.body import SMALL
 from bioproxy.edge import BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, LINGER
+from bioproxy.outlet import PATIENCE
 from tests.raw import Raw, RawTest
 from tests.world import World
 
@@ -269,6 +270,16 @@ class Odd(EdgeTest):
             self.assertEqual("producing", client.transport.producerState)  # what is not read takes the answer along
             self.built.edge_clock.advance(0.1)
             self.assertEqual(([400], True), (client.statuses, client.closing), data)
+
+    def test_closing(self) -> None:
+        """A connection that is to be closed, but whose client does not read what is left, is ended after a minute."""
+        client = self.connect(self.built)
+        self.patch(client.transport, "loseConnection", lambda: None)  # as where there is something left to write
+        client.say(head(b"Connection: close", target=b"GET / HTTP/1.1"))
+        self.built.edge_clock.advance(PATIENCE - 1)
+        self.assertEqual(([200], False), (client.statuses, client.closing))
+        self.built.edge_clock.advance(1)
+        self.assertTrue(client.closing)
 
     def test_hanging_up(self) -> None:
         """Whoever hangs up, refused or in the middle of a request, leaves nothing behind."""

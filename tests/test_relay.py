@@ -46,6 +46,26 @@ class Backpressure(WorldTest):
         line.send(b"ghi")
         self.assertEqual((b"abcdefghi", True), (call.body, call.whole))
 
+    def test_not_over_while_full(self) -> None:
+        """An answer is not over while the client's buffer is full: the next on this connection has to wait."""
+        wire = Wire()
+        world = self.world({}, wire.agents())
+        call = world.send("GET", "/")
+        line = wire.accept()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")
+        producer: Any = call.transport.producer
+        write = call.transport.write
+
+        def write_and_fill(data: bytes) -> None:
+            write(data)
+            producer.pauseProducing()
+
+        self.patch(call.transport, "write", write_and_fill)
+        line.send(b"abc")
+        self.assertEqual((b"abc", 1), (call.body, len(world.proxy._running)))
+        producer.resumeProducing()
+        self.assertEqual((b"abc", 0), (call.body, len(world.proxy._running)))
+
     def test_full_again_at_once(self) -> None:
         """A client with room for one piece gets one piece; llama-server goes on waiting while too much is held."""
         self.patch(outlet, "HELD_OTHERWISE", 1)
