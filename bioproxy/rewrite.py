@@ -115,11 +115,13 @@ class Found:
 def mentions(body: bytes | mmap, templates: Iterable[Template]) -> bool:
     """Tell whether a body may name one of the templates.
 
-    It may if it has a prefix in it, or one of JSON's escapes that can stand for any character, or for a slash: with
-    those the same text can be spelled in many ways.
+    It may if it has a prefix in it, as such or as JSON spells it, or one of JSON's escapes that can stand for any
+    character, or for a slash: with those the same text can be spelled in many ways.
     """
-    prefixes = [template.prefix.encode("utf-8", "surrogatepass") for template in templates]
-    return bool(prefixes) and any(body.find(each) >= 0 for each in (*prefixes, rb"\u", rb"\/"))
+    prefixes = [template.prefix for template in templates]
+    spelled = {each for prefix in prefixes for each in (prefix, json.dumps(prefix, ensure_ascii=False)[1:-1])}
+    looked_for = (*(each.encode("utf-8", "surrogatepass") for each in spelled), rb"\u", rb"\/")
+    return bool(prefixes) and any(body.find(each) >= 0 for each in looked_for)
 
 
 def refuse_form(body: bytes, templates: Iterable[Template]) -> None:

@@ -504,7 +504,7 @@ class Mentioning(SynchronousTestCase):
 
     def test_odd_prefixes(self) -> None:
         """Prefixes with characters that JSON escapes are seen in both spellings."""
-        for prefix in ('"code', "\\code", "§code", "\U0001f600code"):
+        for prefix in ('"code', '@"code', "\\code", "@\\code", "§code", "\U0001f600code"):
             template = Template.of(prefix, Path("/t"))
             for ascii_only in (True, False):
                 body = json.dumps({"prompt": f"{prefix} x"}, ensure_ascii=ascii_only).encode()
