@@ -56,6 +56,7 @@ class History:
         self._wall_clock = wall_clock
         self._points: deque[Point] = deque(maxlen=points)
         self._last = (0.0,) * 5
+        self._saved = 0.0
         self._skipped: Point | None = None
 
     async def take(self) -> None:
@@ -68,11 +69,14 @@ class History:
             total(metrics.prompt_tokens, "_total", source="computed"),
             total(metrics.prefill_seconds_saved, "_total"),
         )
-        seconds, count, cached, computed, _ = (new - old for new, old in zip(totals, self._last, strict=True))
+        # A template that was removed takes its numbers along: totals may fall.
+        grown = (max(0.0, new - old) for new, old in zip(totals, self._last, strict=True))
+        seconds, count, cached, computed, saved = grown
         self._last = totals
+        self._saved += saved
         queue = gate.take_peak()
         ttft = round(seconds / count, 4) if count else None
-        point = Point(round(self._wall_clock(), 1), queue, ttft, int(cached), int(computed), round(totals[4], 3))
+        point = Point(round(self._wall_clock(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
         if self._points and quiet(point) and quiet(self._points[-1]):
             self._skipped = point
             return

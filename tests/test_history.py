@@ -53,6 +53,18 @@ class Points(WorldTest):
         self.assertEqual((2, 6.0), self.take(1)[-1][1:3])
         self.assertEqual((0, None), self.take()[-1][1:3])
 
+    def test_removed_template(self) -> None:
+        """A template that is gone takes its numbers along; what follows is told as it is, and what was saved stays."""
+        world = self.use()
+        world.speed.measured(1000, 2000.0)
+        world.chat("@code why?")
+        world.chat("@code why?")
+        before = self.take()[-1]
+        world.poller.use([])
+        self.assertEqual((0, None, 0, 0, before[5]), self.take()[-1][1:])
+        world.chat("hello")
+        self.assertEqual((0, 0.0), self.take()[-1][1:3])
+
     def test_quiet(self) -> None:
         """Of a quiet time there are the first and the last point, and nothing is added while it lasts."""
         world = self.use()
