@@ -92,9 +92,12 @@ class Proxy:
         if method == b"CONNECT":
             return BadTarget("this is no way to anywhere else")  # whatever follows would be taken for another protocol
         try:
-            return self._keys.judge(method, path_of(origin_form(target)), headers)
+            refusal = self._keys.judge(method, path_of(origin_form(target)), headers)
         except BadTarget as error:
             return error
+        if refusal is None:
+            self._keys.exchange(headers)  # now: other keys may be in force when the request is sent on
+        return refusal
 
     @app.route("/")
     async def serve(self, request: Arriving) -> None:

@@ -88,7 +88,6 @@ class Upstream:
         sent = Headers()
         for name, value in headers:
             sent.addRawHeader(name, value)
-        self._keys.exchange(sent)
         if not sent.hasHeader(b"host"):  # HTTP/1.0 does without
             sent.addRawHeader(b"host", self._host)
         # A POST without a body still says so, with `Content-Length: 0`; a GET has nothing to say.

@@ -226,6 +226,20 @@ class Llama(KeysTest):
             expected = tuple([headers[name]] if name in headers else [] for name in ("authorization", "x-api-key"))
             self.assertEqual([expected], self.arrived(world))
 
+    def test_other_keys_meanwhile(self) -> None:
+        """What a request was let in with is settled when it comes: its key stays here, whatever is read meanwhile."""
+        for clients in (self.file("another", "other.txt"), None):
+            world = self.locked("one")
+            world.llama_server.pause_at = {CHAT}
+            for _ in range(2):
+                world.send("POST", CHAT, ASK, authorization="Bearer one")
+            world.keys.use(clients, self.folder / "llama.txt")
+            world.llama_server.pause_at = set()
+            world.llama_server.go_on()
+            world.settle()
+            self.assertEqual([(["Bearer llama-key"], [])] * 2, self.arrived(world))
+            world.close()
+
     def test_nowhere(self) -> None:
         """No key shows up in an answer, in the list of requests, or in the log."""
         world = self.locked("secret-one\n", "secret-two\n")
