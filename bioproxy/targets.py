@@ -65,6 +65,11 @@ def path_of(target: bytes) -> str:
     return unquote_to_bytes(target.partition(b"?")[0].partition(b"#")[0]).decode("utf-8", "replace")
 
 
+def climbs(target: bytes) -> bool:
+    """Tell whether a target has segments that mean "here" or "one up" (RFC 3986, section 5.2.4)."""
+    return not {".", ".."}.isdisjoint(path_of(target).split("/"))
+
+
 def is_save(path: str, target: bytes) -> bool:
     """Tell whether a request has llama-server save its slot to a file."""
     query = urlsplit(target).query.decode("ascii", "replace")

@@ -44,6 +44,7 @@ from bioproxy.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
 from bioproxy.headers import Pair
 from bioproxy.keys import Keys
+from bioproxy.targets import climbs
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that change nothing, so that a request lost with its connection may be sent again (RFC 9110, 9.2.2)."""
@@ -82,6 +83,8 @@ class Upstream:
         `bioproxy.relay`.  Fails with `UpstreamError`, `UpstreamTimeout`, or `BadTarget` for what cannot be sent;
         cancelling closes the connection.
         """
+        if self._path and climbs(target):
+            raise BadTarget("a path may not have . or .. in it here: it would lead out of llama_url")
         size = body.seek(0, SEEK_END)
         repeatable = method in SAFE and not size
         agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh
