@@ -11,7 +11,6 @@ connection open, and llama-server would go on generating for nobody.  Here cance
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from mmap import ACCESS_READ, mmap
 from os import SEEK_END
@@ -117,11 +116,11 @@ def producer(body: IO[bytes], size: int, clock: IReactorTime) -> IBodyProducer:
     """Return what sends a request's body of so many bytes: a large one piece by piece, as fast as it is taken."""
     if size <= SMALL:
         return Bytes(whole(body))
-    # A file of its own for the same bytes: an answer may come, and end the request, before all of it is sent.
+    # A view of its own on the same bytes: an answer may come, and end the request, before all of it is sent; and others
+    # may read the file meanwhile.
     body.flush()
-    copy = os.fdopen(os.dup(body.fileno()), "rb")
-    copy.seek(0)
-    return FileBodyProducer(copy, Cooperator(scheduler=lambda work: clock.callLater(0, work)))
+    view: Any = mmap(body.fileno(), 0, access=ACCESS_READ)
+    return FileBodyProducer(view, Cooperator(scheduler=lambda work: clock.callLater(0, work)))
 
 
 @implementer(IBodyProducer)

@@ -47,7 +47,5 @@ class Filler:
 
 
 def asks_for_stream(path: str, body: IO[bytes]) -> bool:
-    """Tell whether a request asks for a stream.  A large one is not taken into memory to find out for certain."""
-    if not mapped(body, lambda view: may_want_stream(path, view)):
-        return False
-    return is_large(body) or wants_stream(path, whole(body))
+    """Tell whether a request asks for a stream.  It is taken into memory only if it may."""
+    return mapped(body, lambda view: may_want_stream(path, view)) and wants_stream(path, whole(body))

@@ -31,12 +31,19 @@ class Pings:
         self.sent = 0
         self._outlet = outlet
         self._interval = interval
+        self._streams: Callable[[], bool] = bool
+        self._place: Callable[[], int] = int
         self._call = LoopingCall(self._ping)
         self._call.clock = clock
 
-    def begin(self, streams: bool, place: Callable[[], int]) -> None:
-        """Begin to wait for an answer, if it will be a stream; `place` tells the place in the queue, 0 for none."""
-        if self._interval and streams:
+    def begin(self, streams: Callable[[], bool], place: Callable[[], int]) -> None:
+        """Begin to wait for an answer.
+
+        `streams` tells whether it will be a stream, and is asked only when a comment is due: in a large request that
+        takes a while to find out.  `place` tells the place in the queue, 0 for none.
+        """
+        if self._interval:
+            self._streams = streams
             self._place = place
             self._call.start(self._interval, now=False).addErrback(lambda failure: self.log.failure("ping", failure))
 
@@ -44,9 +51,12 @@ class Pings:
         """Send no more."""
         if self._call.running:
             self._call.stop()
+        self._streams, self._place = bool, int  # no, and 0: what was here holds on to the request, which may be large
 
     def _ping(self) -> None:
         if not self.sent:
+            if not self._streams():
+                return self.end()
             relay.send_stream_head(self._outlet)
         self.sent += 1
         place = self._place()

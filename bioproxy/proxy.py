@@ -158,7 +158,6 @@ class Proxy:
         """Serve a request that uses the slot."""
         record = exchange.record
         # 1. Fill the template.
-        streams = asks_for_stream(record.path, exchange.body)
         filled = await self._filler.fill(record.path, exchange.body)
         if filled is not None:
             exchange.body = kept(filled.body)
@@ -168,7 +167,7 @@ class Proxy:
 
         # 2. Wait for one's turn.
         turn = self._gate.user(record)
-        exchange.pings.begin(streams, lambda: turn.place)
+        exchange.pings.begin(lambda: asks_for_stream(record.path, exchange.body), lambda: turn.place)
         async with turn as waited:
             record.queue_ms = waited * 1000
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")

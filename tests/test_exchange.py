@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bioproxy.body import SMALL
 from tests.network import Call, Wire
 from tests.world import KEY, World, WorldTest
 
@@ -133,6 +134,20 @@ class Comments(LateTest):
             self.assertEqual(b"", call.received)
             self.free(world)
             self.assertEqual((200, True, "100000.0"), (call.status, call.whole, call.headers["x-bioproxy-queue-ms"]))
+            self.assertNotIn(b": waiting", call.body)
+
+    def test_only_looks_like_it(self) -> None:
+        """Nor does who speaks of streams elsewhere in a request, large or not."""
+        for size in (1, SMALL + 1):
+            world = self.occupied(state_dir=self.folder / str(size))
+            question = {"messages": [{"role": "user", "content": "x" * size}], "metadata": {"stream": True}}
+            call = world.send("POST", CHAT, json.dumps(question).encode())
+            world.advance(100)
+            self.assertEqual(b"", call.received)
+            world.llama_server.context = 1 << 30
+            self.free(world)
+            world.advance(1)  # a large body goes out bit by bit
+            self.assertEqual((200, True), (call.status, call.whole))
             self.assertNotIn(b": waiting", call.body)
 
     def test_interval(self) -> None:

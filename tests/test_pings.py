@@ -41,7 +41,7 @@ class PingsTest(SynchronousTestCase):
     def begin(self, interval: float = 10, path: str = CHAT, body: bytes = STREAM) -> Pings:
         """Begin to wait."""
         pings = Pings(Outlet(self.request, self.clock, Store()), self.clock, interval)
-        pings.begin(wants_stream(path, body), lambda: self.place)
+        pings.begin(lambda: wants_stream(path, body), lambda: self.place)
         return pings
 
     def test_first(self) -> None:
@@ -104,6 +104,21 @@ class PingsTest(SynchronousTestCase):
             self.assertEqual((0, b""), (pings.sent, self.call.received), (interval, path, body))
             self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_asked_late(self) -> None:
+        """Whether it will be a stream is found out only when a comment is due, once."""
+        asked: list[bool] = []
+
+        def streams() -> bool:
+            asked.append(True)
+            return True
+
+        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).begin(streams, lambda: 1)
+        self.clock.advance(9)
+        self.assertEqual([], asked)
+        self.clock.advance(1)
+        self.clock.advance(10)
+        self.assertEqual([True], asked)
+
     def test_each_path(self) -> None:
         """Every kind of stream has them."""
         for path in ("/completion", "/v1/responses", "/v1/messages", "/infill"):
@@ -118,7 +133,7 @@ class PingsTest(SynchronousTestCase):
         def place() -> int:
             raise ZeroDivisionError
 
-        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).begin(True, place)
+        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).begin(lambda: True, place)
         self.clock.advance(100)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual([], self.clock.getDelayedCalls())
