@@ -88,7 +88,7 @@ class Proxy:
         return AnyPath(self.app.resource())
 
     def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
-        """Return why a request is refused, if it is, before its body comes."""
+        """Return why a request is refused, if it is, before its body comes; if not, take its key out of its headers."""
         if method == b"CONNECT":
             return BadTarget("this is no way to anywhere else")  # whatever follows would be taken for another protocol
         try:
