@@ -8,6 +8,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,13 @@ async def daemon_of(tmp_path: Path) -> AsyncIterator[DaemonOf]:
 def kill_during_save(kill: Callable[[], None], folder: Path, after: float) -> bool:
     """Wait until a slot file is begun, and so many seconds more, and kill; tell whether one was.  For a thread."""
 
-    def files() -> set[tuple[str, int]]:
-        return {(entry.name, entry.inode()) for entry in os.scandir(folder)}
+    def files() -> set[tuple[str, int, int]]:
+        """A new file may have name and inode of one that was just removed, but it is younger."""
+        found = set()
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):
+                found.add((entry.name, entry.inode(), entry.stat().st_mtime_ns))
+        return found
 
     before, deadline = files(), time.monotonic() + 10
     while files() <= before:
@@ -140,8 +146,8 @@ async def test_killed_while_saving(llama_of: LlamaOf, daemon_of: DaemonOf, bulky
         victim = moments.choice(victims)
         killing = deferToThread(kill_during_save, victim.kill, llama.slots, moments.random() * SAVE_SECONDS)
         if moments.random() < 0.3:
-            # A conversation, saved because somebody else wants the slot.
-            await daemon.chat(f"@code tell me {LONG}")
+            # A conversation, another each time, saved because somebody else wants the slot.
+            await daemon.chat(f"@code tell me {number} {LONG}")
             defer(daemon.chat("something else")).addErrback(lambda _: None)
         else:
             daemon.template.write_text(f"{KNOW}Number {number}. <{{message}}>")
