@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING
 
 from twisted.web.server import Request
 
-from bioproxy.body import SMALL
 from bioproxy.errors import ProxyError
+from bioproxy.request_body import SMALL
 
 if TYPE_CHECKING:
     from bioproxy.edge import Channel

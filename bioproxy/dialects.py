@@ -27,8 +27,7 @@ STREAMING = frozenset(
 """Paths that answer with a stream of events where that is asked for."""
 
 
-KEY = b'"stream"'
-YES = re.compile(rb"\s*:\s*true")
+STREAM = re.compile(rb'"stream"\s*:\s*true')
 
 
 def error_body(path: str, error: ProxyError) -> bytes:
@@ -55,22 +54,13 @@ def is_anthropic(path: str) -> bool:
     return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
-def may_want_stream(path: str, body: bytes | mmap) -> bool:
-    """Tell whether a request may ask for its answer as a stream of events: it says so somewhere."""
-    if path not in STREAMING:
-        return False
-    at = body.find(KEY)
-    while at >= 0 and not YES.match(body, at + len(KEY)):
-        at = body.find(KEY, at + 1)
-    return at >= 0
-
-
-def wants_stream(path: str, body: bytes) -> bool:
-    """Tell whether a request asks for its answer as a stream of events."""
-    if not may_want_stream(path, body):
+def wants_stream(body: bytes | mmap) -> bool:
+    """Tell whether a request, to a path of `STREAMING`, asks for its answer as a stream of events."""
+    # Most that do not say so nowhere, and need not be parsed.
+    if not STREAM.search(body):
         return False
     try:
-        request = json.loads(body)
+        request = json.loads(body[:])
     except (ValueError, RecursionError):
         return False
     return isinstance(request, dict) and request.get("stream") is True

@@ -80,6 +80,13 @@ class TooDeep(ProxyError):
     kind = "invalid_request_error"
 
 
+class TooComplex(ProxyError):
+    """Reading the request takes more memory or time than one request may have."""
+
+    status = 413
+    kind = "invalid_request_error"
+
+
 class TemplateError(ProxyError):
     """The template that a message names cannot be used: its text must not go out unfilled."""
 

@@ -13,8 +13,6 @@ The head of a stream may go out before llama-server has said anything, to a clie
 
 from __future__ import annotations
 
-from typing import IO
-
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy import relay
@@ -25,6 +23,7 @@ from bioproxy.headers import end_to_end
 from bioproxy.journal import Record
 from bioproxy.outlet import Outlet, Store
 from bioproxy.pings import Pings
+from bioproxy.request_body import RequestBody
 from bioproxy.timings import Timings
 from bioproxy.upstream import Upstream
 
@@ -43,7 +42,7 @@ class Exchange:
         self.pings = Pings(self.outlet, clock, ping_interval)
         self.target = b""
         # Whole by now, in memory or, if it is large, in a temporary file.
-        self.body: IO[bytes] = request.content
+        self.body = RequestBody(request.content)
         self._clock = clock
 
     def tell(self, name: str, value: str) -> None:

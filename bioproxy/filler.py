@@ -1,51 +1,76 @@
 """Finds the templates that a request names, and fills them in.
 
 What is found and how it is filled, `bioproxy.rewrite` says; here is what that takes: the files as they are now, and
-memory.  A body may be large (pictures in it, for example), so most are only looked through where they lie; the few that
-are taken into memory come one after the other.
+somebody to read the request.  A short one is read at once, a longer one in a process of its own (`bioproxy.worker`).
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from typing import IO
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred
 
 from bioproxy import rewrite
-from bioproxy.body import is_large, mapped, whole
-from bioproxy.dialects import may_want_stream, wants_stream
+from bioproxy.dialects import STREAMING, wants_stream
+from bioproxy.errors import Unavailable
 from bioproxy.forms import FORMS
 from bioproxy.poller import Poller
-from bioproxy.rewrite import Filled
+from bioproxy.request_body import RequestBody
+from bioproxy.rewrite import Filled, Found
+
+
+class Call(Protocol):
+    """Runs a function of an open file's content somewhere else, as `Worker.call` does."""
+
+    def __call__(
+        self, function: Callable[..., Any], descriptor: int, *args: Any
+    ) -> Coroutine[Deferred[Any], Any, Any]: ...
 
 
 class Filler:
     """Fills the templates that a `Poller` knows into bodies, which then have `max_body` bytes at most."""
 
-    def __init__(self, poller: Poller, max_body: int) -> None:
+    def __init__(self, poller: Poller, elsewhere: Call, max_body: int) -> None:
         self.max_body = max_body
         self._poller = poller
-        self._one_large = DeferredLock()
+        self._elsewhere = elsewhere
 
-    async def fill(self, path: str, body: IO[bytes]) -> Filled | None:
-        """Fill the templates that a request names; `None` where it names none.  Raises `ProxyError`.
+    async def find(self, path: str, body: RequestBody) -> Found | None:
+        """Find the templates that a request names; `None` where it names none.  Raises `ProxyError`.
+
+        What could not be filled is refused here already, before it has waited for its turn.
+        """
+        templates = tuple(self._poller.templates.values())
+        if path not in FORMS or not templates:
+            return None
+        found: Found | None = await self._read(rewrite.read, body, path, templates)
+        if found is not None:
+            texts = {
+                template.name: self._poller.text(template.name) or await self._poller.look(template)
+                for template in found.templates
+            }
+            found.fill(texts, self.max_body)
+        return found
+
+    async def fill(self, found: Found) -> Filled:
+        """Fill the templates in.  Raises `ProxyError`.
 
         The files are looked at now, so the text is never older than they are.
         """
-        templates = self._poller.templates.values()
-        if path not in FORMS or not mapped(body, lambda view: rewrite.mentions(view, templates)):
-            return None
-        # A large request takes several times its size while it is looked at: so, one after the other.
-        async with self._one_large if is_large(body) else nullcontext():
-            found = rewrite.find(path, whole(body), templates)
-            if found is None:
-                rewrite.refuse_form(whole(body), templates)
-                return None
-            texts = {template.name: await self._poller.look(template) for template in found.templates}
-            return found.fill(texts, self.max_body)
+        texts = {template.name: await self._poller.look(template) for template in found.templates}
+        return found.fill(texts, self.max_body)
 
+    async def asks_for_stream(self, path: str, body: RequestBody) -> bool:
+        """Tell whether a request asks for a stream.  Raises `ProxyError`."""
+        return path in STREAMING and bool(await self._read(wants_stream, body))
 
-def asks_for_stream(path: str, body: IO[bytes]) -> bool:
-    """Tell whether a request asks for a stream.  It is taken into memory only if it may."""
-    return mapped(body, lambda view: may_want_stream(path, view)) and wants_stream(path, whole(body))
+    async def _read(self, function: Callable[..., Any], body: RequestBody, *args: Any) -> Any:
+        """Have a function read a body, where nobody has to wait for it."""
+        if body.short:
+            return function(body.arrived(), *args)
+        try:
+            descriptor = body.fileno()
+        except OSError as error:
+            raise Unavailable(f"there is no room for the request's body: {error.strerror}") from None
+        return await self._elsewhere(function, descriptor, *args)

@@ -133,8 +133,18 @@ FORMS: dict[str, Callable[[Object], Form]] = {
     "/completion": prompt,
     "/completions": prompt,
     "/v1/completions": prompt,
+    # What a request would be: its prompt, or how many tokens that has.
+    "/apply-template": chat,
+    "/v1/chat/completions/input_tokens": chat,
+    "/chat/completions/input_tokens": chat,
+    "/v1/messages/count_tokens": anthropic,
+    "/v1/responses/input_tokens": responses,
+    "/responses/input_tokens": responses,
 }
 """The paths whose requests may name templates, and how to read these."""
+
+UNGATED = frozenset(path for path in FORMS if path == "/apply-template" or path.endswith("_tokens"))
+"""Those of them that do not use the slot."""
 
 
 def texts(name: str, messages: tuple[Any, ...], kind: str) -> Iterator[Said]:

@@ -1,4 +1,4 @@
-"""Replaces single values inside a JSON text and leaves every other byte as it was.
+"""Finds where single values stand inside a JSON text, so that they can be replaced and every other byte left as it was.
 
 The usual way, `json.loads`, change, `json.dumps`, would say most things again in the same way, but not all:
 ``1e400`` becomes ``Infinity`` (which is not JSON), ``1.10`` becomes ``1.1``, a key given twice is given once.
@@ -7,18 +7,22 @@ values to be replaced are looked up in it, by following a path of keys and indic
 
 The work inside is done by the standard library's own scanner (`JSONDecoder.raw_decode`), which tells for each
 value where it ends.
+
+All positions are indices of characters in the text.  Each function expects valid JSON, takes time in proportion to the
+text's length, however many values are looked for, and raises `RecursionError` where the JSON nests too deep.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from json.decoder import JSONDecoder
-from typing import Any
 
 Path = tuple[str | int, ...]
 """Where a value stands, e.g. ``("messages", 0, "content")``."""
+
+Span = tuple[int, int]
+"""Where something begins, and where it ends: the position behind its last character."""
 
 
 def parse_int(digits: str) -> int | float:
@@ -30,33 +34,8 @@ _decode = JSONDecoder(parse_int=parse_int).raw_decode
 _skip_space = re.compile(r"[ \t\n\r]*").match
 
 
-def replace(text: str, values: Mapping[Path, Any]) -> str:
-    """Return the text with other values in the given places.
-
-    `text` must be valid JSON, and each path must lead to a value in it, or to a key that is missing in the
-    outermost object: then it is added there, in front.  Raises `KeyError` for any other path.  Takes time in
-    proportion to the text's length, however many values there are.
-    """
-    start = _space(text, 0)
-    places = find(text, values, start)
-    # ASCII only: a half character ("\ud800") that came in as an escape goes out as one.
-    edits = [(*place, json.dumps(values[path])) for path, place in places.items()]
-    missing = [path for path in values if path not in places]
-    if missing:
-        if text[start] != "{" or any(len(path) != 1 or not isinstance(path[0], str) for path in missing):
-            raise KeyError(missing)
-        added = ", ".join(f"{json.dumps(path[0])}: {json.dumps(values[path])}" for path in missing)
-        empty = text[_space(text, start + 1)] == "}"
-        edits.append((start + 1, start + 1, added if empty else f"{added}, "))
-    pieces, done = [], 0
-    for begin, end, new in sorted(edits):
-        pieces += [text[done:begin], new]
-        done = end
-    return "".join([*pieces, text[done:]])
-
-
-def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, tuple[int, int]]:
-    """Return where the values begin and end that `paths` lead to, without those paths that lead nowhere.
+def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, Span]:
+    """Return the spans of the values that `paths` lead to, without those paths that lead nowhere.
 
     The paths begin at the value at `start`.
     """
@@ -65,13 +44,42 @@ def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, tuple[i
         below.setdefault(path[0], []).append(path[1:])
     # Of a key given twice the last one counts, as in `json.loads` and in llama.cpp: later ones replace earlier ones.
     members = {key: place for key, *place in _members(text, start) if key in below}
-    found: dict[Path, tuple[int, int]] = {}
+    found: dict[Path, Span] = {}
     for key, (begin, end) in members.items():
         if () in below[key]:
             found[key,] = begin, end
         if deeper := [rest for rest in below[key] if rest]:
             found.update({(key, *path): place for path, place in find(text, deeper, begin).items()})
     return found
+
+
+def first_member(text: str) -> tuple[int, bool]:
+    """Return where a new first member of the outermost object can be put, and whether the object is empty now."""
+    inside = _space(text, 0) + 1
+    return inside, text[_space(text, inside)] == "}"
+
+
+def trimmed(text: str, span: Span, value: str, left: int, right: int) -> Span:
+    r"""Return the span of a string's inside, without its first `left` and its last `right` characters.
+
+    `span` is that of the string with its quotation marks, and `value` what the string means.  A character may be
+    spelled in several ways (``\n`` or ``\u000a``); of which the text has, the characters themselves tell.  Those to be
+    left out at the right must be white space, which no other escape ends with.
+    """
+    begin, end = span[0] + 1, span[1] - 1
+    for character in value[:left]:
+        if text[begin] != "\\":
+            begin += 1
+        elif text[begin + 1] != "u":
+            begin += 2
+        else:  # two of them make one character from beyond the first 65,536
+            begin += 12 if character > "\uffff" else 6
+    for character in reversed(value[len(value) - right :]):
+        if text[end - 1] == character:
+            end -= 1
+        else:
+            end -= 2 if text[end - 2] == "\\" else 6
+    return begin, end
 
 
 def _members(text: str, start: int) -> Iterator[tuple[str | int, int, int]]:

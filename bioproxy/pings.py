@@ -12,14 +12,19 @@ Twisted's `LoopingCall` calls a function again and again; it is how anything per
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from bioproxy import relay
+from bioproxy.errors import ProxyError
 from bioproxy.outlet import Outlet
+
+Streams = Callable[[], Coroutine[Deferred[Any], Any, bool]]
 
 
 class Pings:
@@ -31,16 +36,16 @@ class Pings:
         self.sent = 0
         self._outlet = outlet
         self._interval = interval
-        self._streams: Callable[[], bool] = bool
+        self._streams: Streams | None = None
         self._place: Callable[[], int] = int
         self._call = LoopingCall(self._ping)
         self._call.clock = clock
 
-    def begin(self, streams: Callable[[], bool], place: Callable[[], int]) -> None:
+    def begin(self, streams: Streams, place: Callable[[], int]) -> None:
         """Begin to wait for an answer.
 
-        `streams` tells whether it will be a stream, and is asked only when a comment is due: in a large request that
-        takes a while to find out.  `place` tells the place in the queue, 0 for none.
+        `streams` fires with whether it will be a stream, and is called only when a comment is due: in a large request
+        that takes a while to find out.  `place` tells the place in the queue, 0 for none.
         """
         if self._interval:
             self._streams = streams
@@ -51,11 +56,18 @@ class Pings:
         """Send no more."""
         if self._call.running:
             self._call.stop()
-        self._streams, self._place = bool, int  # no, and 0: what was here holds on to the request, which may be large
+        # What was here holds on to the request, which may be large.
+        self._streams, self._place = None, int
 
-    def _ping(self) -> None:
-        if not self.sent:
-            if not self._streams():
+    async def _ping(self) -> None:
+        if not self.sent and self._streams is not None:
+            try:
+                streams = await self._streams()
+            except ProxyError:  # it cannot be found out; whoever answers the request says so
+                streams = False
+            if not self._call.running:
+                return  # the answer came meanwhile
+            if not streams:
                 return self.end()
             relay.send_stream_head(self._outlet)
         self.sent += 1

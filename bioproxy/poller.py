@@ -145,5 +145,5 @@ def refresh(template: Template, last: Reading | None) -> Reading:
     new = {path: templates.stamp(path) for path in watched if path not in stamps}
     stamps = {path: stamps.get(path, new.get(path)) for path in watched}
     # Computed on first use and kept; for a large text that takes a while, so it is done here, in the thread.
-    _ = text.digest, text.prefix_digest
+    _ = text.digest, text.prefix_digest, text.spelled
     return Reading(text, None, stamps, not new and templates.settled(stamps, now))

@@ -1,6 +1,6 @@
 """The life of a request, from the client's first byte to the answer's last.
 
-`_gated` is the heart, and reads from top to bottom: fill the template, wait at the gate, put the right state into the
+`_gated` is the heart, and reads from top to bottom: find the template, wait at the gate, put the right state into the
 slot, send, relay the answer, note what the slot holds now.  Each `await` is a point where the world may interrupt: the
 client hangs up, llama-server breaks off, the service stops.
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import IO
 
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -27,10 +26,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from bioproxy.arriving import Arriving
-from bioproxy.body import kept, whole
 from bioproxy.errors import BadTarget, ProxyError
 from bioproxy.exchange import Exchange
-from bioproxy.filler import Filler, asks_for_stream
+from bioproxy.filler import Filler
 from bioproxy.gate import Gate
 from bioproxy.habits import Habits
 from bioproxy.holding import Believed
@@ -39,6 +37,7 @@ from bioproxy.keys import Keys
 from bioproxy.misses import Misses
 from bioproxy.outlet import HELD, Store
 from bioproxy.ports import AnyPath
+from bioproxy.request_body import RequestBody
 from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
 from bioproxy.targets import ADAPTERS, is_save, origin_form, path_of, uses_slot
@@ -143,7 +142,7 @@ class Proxy:
                 raise request.refusal
             if record.path == ADAPTERS and request.method == b"POST":
                 self._slot.model_changed()
-            await (self._gated(exchange) if gated else exchange.send(self._upstream))
+            await (self._gated(exchange) if gated else self._ungated(exchange))
         except CancelledError:
             raise
         except ProxyError as error:
@@ -154,27 +153,36 @@ class Proxy:
             self.log.failure("while serving {path}", path=record.path)
             exchange.fail(ProxyError("bioproxy made a mistake; its log has the details"))
 
+    async def _ungated(self, exchange: Exchange) -> None:
+        """Serve a request that does not use the slot; what counts the tokens of a request, say, counts them filled."""
+        found = await self._filler.find(exchange.record.path, exchange.body)
+        if found is not None:
+            exchange.body = exchange.body.filled((await self._filler.fill(found)).pieces)
+        await exchange.send(self._upstream)
+
     async def _gated(self, exchange: Exchange) -> None:
         """Serve a request that uses the slot."""
         record = exchange.record
-        # 1. Fill the template.
-        filled = await self._filler.fill(record.path, exchange.body)
-        if filled is not None:
-            exchange.body = kept(filled.body)
-            record.template = filled.template.name
+        # 1. Find the templates that it names.
+        found = await self._filler.find(record.path, exchange.body)
+        if found is not None:
+            record.template = found.templates[0].name
             exchange.tell("X-Bioproxy-Template", record.template)
-        prepared = None
+        filled = prepared = None
 
         # 2. Wait for one's turn.
         turn = self._gate.user(record)
-        exchange.pings.begin(lambda: asks_for_stream(record.path, exchange.body), lambda: turn.place)
+        arrived = exchange.body
+        exchange.pings.begin(lambda: self._filler.asks_for_stream(record.path, arrived), lambda: turn.place)
         async with turn as waited:
             record.queue_ms = waited * 1000
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
             self._upstream.check()  # who comes after one that waited in vain need not find that out again
 
-            # 3. Put the right state into the slot.
-            if filled is not None:
+            # 3. Fill the templates, as they are now, and put the right state into the slot.
+            if found is not None:
+                filled = await self._filler.fill(found)
+                exchange.body = arrived.filled(filled.pieces)
                 prepared = await self._prepare(exchange, filled)
             else:
                 await self._slot.keeper.keep()  # what the slot holds will be lost
@@ -230,9 +238,9 @@ class Proxy:
         await self._slot.note(name, filled.key, filled.turns)
 
 
-def filename(body: IO[bytes]) -> str:
+def filename(body: RequestBody) -> str:
     """Return the file that a `POST /slots/...` names, empty where it names none."""
     try:
-        return str(json.loads(whole(body))["filename"])
+        return str(json.loads(body.arrived())["filename"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""

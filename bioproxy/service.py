@@ -11,6 +11,7 @@ children in order and stops them in reverse::
     |- warmer     warms templates up
     |- history    the numbers of the last hour, every 5 s
     |- events     tells open pages what happens
+    |- worker     reads large requests, in a process of its own
     |- operator's port
     `- clients' port
 
@@ -80,6 +81,7 @@ from bioproxy.warmer import Warmer
 from bioproxy.warmup import Warmup
 from bioproxy.watch import INTERVAL as WATCH_INTERVAL
 from bioproxy.watch import Watch
+from bioproxy.worker import Worker
 
 __all__ = ["Options", "makeService"]
 
@@ -139,7 +141,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     agenda = Agenda(poller, habits, slot, watch, reactor, ahead=settings.warmup)
     warmer = Warmer(agenda, poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
     journal = Journal(metrics, speed, reactor)
-    filler = Filler(poller, settings.max_body)
+    worker = Worker(reactor)
+    filler = Filler(poller, worker.call, settings.max_body)
     proxy = Proxy(filler, gate, slot, habits, warmer, upstream, journal, keys, reactor, settings.ping_interval)
     history = History(metrics, gate)
     status = Status(poller, gate, slot, warmer, watch, upstream, journal, reactor)
@@ -192,6 +195,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
         Periodic(reactor, HISTORY_INTERVAL, history.take, "history"),
         events,
+        worker,
         operators_port,
         clients_port,
         Hangup(reactor, reload.run),

@@ -29,8 +29,11 @@ FIELDS = (
 )
 """Fields besides the messages that chat templates put into the prompt (llama.cpp, tools/server and common/chat.cpp)."""
 
-LARGEST = 1 << 20
-"""Characters of a shape that is kept for warm-ups.  A longer one is a document, not an instruction."""
+LARGEST = 256 << 10
+"""Characters of a shape that can be kept for warm-ups and compared in words.
+
+A longer one is a document, not an instruction; and reading it would hold up everybody else.
+"""
 
 LONGEST_DIFFERENCE = 200
 """Characters of what is said about a difference."""
@@ -49,7 +52,8 @@ class Shape:
     """A request around the place of a template's text, as JSON.
 
     `source` is an object: ``messages`` before that of the user, other fields of the user's ``message``, content
-    ``parts`` before the text, and ``fields`` of the request.  Of a prompt without a chat template it says only that.
+    ``parts`` before the text, and ``fields`` of the request.  Of a prompt without a chat template it says only that,
+    and of one that is larger than `LARGEST` only its digest.
     """
 
     source: str
@@ -78,7 +82,8 @@ class Shape:
             "parts": list(parts),
             "fields": {name: fields[name] for name in FIELDS if fields.get(name) not in (None, "", [], {})},
         }
-        return cls(json.dumps(shape))
+        source = json.dumps(shape)
+        return cls(source if len(source) <= LARGEST else json.dumps({"large": digest(source)}))
 
     @cached_property
     def digest(self) -> str:
@@ -94,10 +99,17 @@ class Shape:
         """Whether it is that of a prompt without a chat template."""
         return self.source == PLAIN.source
 
+    @property
+    def large(self) -> bool:
+        """Whether only its digest is known."""
+        return self.source.startswith('{"large": ')
+
     def difference(self, other: Shape) -> str:
         """Say where another shape first differs from this one, in a request's words and without any of its text."""
         if self.plain != other.plain:
             return "it was a plain prompt, now a chat" if self.plain else "it was a chat, now a plain prompt"
+        if self.large or other.large:
+            return "what stands before it is too long to be compared"
         found = first_difference("", json.loads(self.source), json.loads(other.source))
         # The names of fields are the client's: whatever is in them, this is one line.
         return ascii(found)[1:-1][:LONGEST_DIFFERENCE] if found else "its fields are in another order"
@@ -117,8 +129,8 @@ class Shape:
         conversation, and is not to be kept.  And nothing but text (an image becomes other tokens than its place in the
         prompt says), and no numbers that JSON does not have (``1e400``).
         """
-        if self.plain:
-            return True
+        if self.plain or self.large:
+            return self.plain
 
         def no_number(word: str) -> float:
             raise ValueError(word)
@@ -132,8 +144,7 @@ class Shape:
         except (ValueError, LookupError, TypeError, RecursionError):
             return False
         return (
-            len(self.source) <= LARGEST
-            and shape["parts"] == []
+            shape["parts"] == []
             and all(isinstance(kind, dict) for kind in kinds)
             and roles <= {"system", "developer"}
             and set(parts) <= {"text"}

@@ -19,8 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from os import SEEK_END
-from typing import IO, Any, Protocol, cast
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from OpenSSL import SSL
@@ -39,11 +38,12 @@ from twisted.web.client import (
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from bioproxy.body import Bytes, producer, receive
+from bioproxy.body import receive
 from bioproxy.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
 from bioproxy.headers import Pair
 from bioproxy.keys import Keys
+from bioproxy.request_body import Bytes, RequestBody
 from bioproxy.targets import climbs
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
@@ -75,18 +75,17 @@ class Upstream:
         self._waiting: set[Waiting] = set()
         self._hopeless: dict[Waiting, ProxyError] = {}
 
-    async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: IO[bytes]) -> IResponse:
+    async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: RequestBody) -> IResponse:
         """Send a client's request on.
 
         `target` is path and query as the client wrote them; it begins with a slash.  Whatever it says, the request goes
-        to `url`.  `body` is a file.  Fires with the response as soon as its head is here; the body comes later, see
+        to `url`.  Fires with the response as soon as its head is here; the body comes later, see
         `bioproxy.relay`.  Fails with `UpstreamError`, `UpstreamTimeout`, or `BadTarget` for what cannot be sent;
         cancelling closes the connection.
         """
         if self._path and climbs(target):
             raise BadTarget("a path may not have . or .. in it here: it would lead out of llama_url")
-        size = body.seek(0, SEEK_END)
-        repeatable = method in SAFE and not size
+        repeatable = method in SAFE and not body.size
         agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh
         sent = Headers()
         for name, value in headers:
@@ -94,7 +93,7 @@ class Upstream:
         if not sent.hasHeader(b"host"):  # HTTP/1.0 does without
             sent.addRawHeader(b"host", self._host)
         # A POST without a body still says so, with `Content-Length: 0`; a GET has nothing to say.
-        sending = None if repeatable or (method == b"DELETE" and not size) else producer(body, size, self._clock)
+        sending = None if repeatable or (method == b"DELETE" and not body.size) else body.producer(self._clock)
         try:
             answer = agent.request(method, self._path + target, sent, sending)
         except ValueError as error:

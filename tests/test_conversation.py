@@ -33,6 +33,20 @@ class Continuing(SynchronousTestCase):
 
     def test_longer_than_told(self) -> None:
         """The length counts, not the fingerprint alone."""
-        self.assertFalse(Turns(("a", "b")).continues(Conversation(1, "b")))
-        self.assertFalse(Turns(("a", "b")).continues(Conversation(3, "b")))
-        self.assertTrue(Turns(("a", "b")).continues(Conversation(2, "b")))
+        two = Turns(("a", "b")).whole
+        self.assertFalse(Turns(("a", "b")).continues(Conversation(1, two.digest)))
+        self.assertFalse(Turns(("a", "b")).continues(Conversation(3, two.digest)))
+        self.assertTrue(Turns(("a", "b")).continues(Conversation(2, two.digest)))
+
+    def test_fills(self) -> None:
+        """The templates' texts belong to it: those of its own messages, and not of later ones."""
+        earlier = Turns(("a", "b"), ((0, "x"),)).whole
+        for fills, expected in (
+            (((0, "x"),), True),
+            (((0, "x"), (2, "y")), True),
+            (((0, "y"),), False),
+            (((1, "x"),), False),
+            (((0, "x"), (1, "x")), False),
+            ((), False),
+        ):
+            self.assertIs(expected, Turns(("a", "b", "c"), fills).continues(earlier), fills)

@@ -6,9 +6,9 @@ import json
 import os
 from typing import Any
 
-from bioproxy.body import SMALL
 from bioproxy.edge import BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, LINGER
 from bioproxy.outlet import PATIENCE
+from bioproxy.request_body import SMALL
 from tests.raw import Raw, RawTest
 from tests.world import World
 

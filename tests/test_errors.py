@@ -15,6 +15,7 @@ TABLE: list[tuple[type[errors.ProxyError], int, str, bool]] = [
     (errors.TooSlow, 408, "timeout_error", False),
     (errors.BodyTooLarge, 413, "invalid_request_error", False),
     (errors.TooDeep, 400, "invalid_request_error", False),
+    (errors.TooComplex, 413, "invalid_request_error", False),
     (errors.TemplateError, 500, "template_error", False),
     (errors.UpstreamError, 502, "upstream_error", False),
     (errors.UpstreamTimeout, 504, "timeout_error", False),

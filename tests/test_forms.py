@@ -11,9 +11,11 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy import rewrite
-from bioproxy.forms import FORMS, Form
+from bioproxy.forms import FORMS, UNGATED, Form
 from bioproxy.shape import BARE, PLAIN, Shape
+from bioproxy.targets import GATED
 from bioproxy.templates import Template, Text
+from tests.bodies import filled_body
 
 CHAT, MESSAGES, RESPONSES, PROMPT = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion"
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
@@ -211,16 +213,18 @@ class Saying(SynchronousTestCase):
 
     def test_paths(self) -> None:
         """Each path has the form of its API; others have none."""
+        counting = "/v1/chat/completions/input_tokens", "/chat/completions/input_tokens", "/v1/messages/count_tokens"
         for paths, request in (
             (
-                ("/v1/chat/completions", "/chat/completions", "/v1/messages"),
+                ("/v1/chat/completions", "/chat/completions", "/v1/messages", "/apply-template", *counting),
                 {"messages": [{"role": "user", "content": "a"}]},
             ),
-            (("/v1/responses", "/responses"), {"input": "a"}),
+            (("/v1/responses", "/responses", "/v1/responses/input_tokens", "/responses/input_tokens"), {"input": "a"}),
             (("/completion", "/completions", "/v1/completions"), {"prompt": "a"}),
         ):
             self.assertEqual([path for path in FORMS if form(path, request).said], list(paths))
-        self.assertEqual(8, len(FORMS))
+        self.assertEqual(14, len(FORMS))
+        self.assertEqual({path for path in FORMS if path not in GATED}, UNGATED)
 
     def test_odd_values(self) -> None:
         """Whatever stands anywhere, nothing fails, and each text found is a text, at its place."""
@@ -233,9 +237,10 @@ class Saying(SynchronousTestCase):
                     for said in read.said:
                         self.assertEqual(said.text, at(request, said.place))
                         self.assertIsInstance(read.around(said).source, str)
-                    found = rewrite.find(path, json.dumps(request).encode(), TEMPLATES)
+                    source = json.dumps(request).encode()
+                    found = rewrite.find(path, source, TEMPLATES)
                     if found is not None:
-                        json.loads(found.fill(TEXTS, LIMIT).body)
+                        json.loads(filled_body(source, found, TEXTS))
 
     def test_missing_values(self) -> None:
         """Whatever is missing, nothing fails."""
@@ -457,12 +462,12 @@ class Filling(SynchronousTestCase):
     def test_filled(self) -> None:
         """The user's texts are filled; all else stays byte for byte; the slot is set in front."""
         for path, (body, last) in BODIES.items():
-            found = rewrite.find(path, (body % ("@code a", last or "/context  b ")).encode(), TEMPLATES)
+            source = (body % ("@code a", last or "/context  b ")).encode()
+            found = rewrite.find(path, source, TEMPLATES)
             assert found is not None, path
             expected = body.replace("{", '{"id_slot": 0, ', 1) % ("code[a]", last or "context[b]")
-            filled = found.fill(TEXTS, LIMIT)
-            self.assertEqual(expected, filled.body.decode(), path)
-            self.assertEqual("code", filled.template.name)
+            self.assertEqual(expected, filled_body(source, found, TEXTS).decode(), path)
+            self.assertEqual("code", found.fill(TEXTS, LIMIT).template.name)
 
     def test_not_filled(self) -> None:
         """Where the user names none, nothing is, whatever else does."""
@@ -475,8 +480,8 @@ class Filling(SynchronousTestCase):
             text = (body % ("@code a", last)).replace("{", '{"huge": %s, ' % ("9" * 5000), 1)
             found = rewrite.find(path, text.encode(), TEMPLATES)
             assert found is not None, path
-            self.assertIn(b"code[a]", found.fill(TEXTS, LIMIT).body)
-            self.assertIn(b"9" * 5000, found.fill(TEXTS, LIMIT).body)
+            self.assertIn(b"code[a]", filled_body(text.encode(), found, TEXTS))
+            self.assertIn(b"9" * 5000, filled_body(text.encode(), found, TEXTS))
 
 
 class Mentioning(SynchronousTestCase):

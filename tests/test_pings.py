@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from bioproxy.dialects import wants_stream
+from bioproxy.dialects import STREAMING, wants_stream
 from bioproxy.outlet import Outlet, Store
 from bioproxy.pings import Pings
 from tests.network import Call
@@ -41,7 +41,11 @@ class PingsTest(SynchronousTestCase):
     def begin(self, interval: float = 10, path: str = CHAT, body: bytes = STREAM) -> Pings:
         """Begin to wait."""
         pings = Pings(Outlet(self.request, self.clock, Store()), self.clock, interval)
-        pings.begin(lambda: wants_stream(path, body), lambda: self.place)
+
+        async def streams() -> bool:
+            return path in STREAMING and wants_stream(body)
+
+        pings.begin(streams, lambda: self.place)
         return pings
 
     def test_first(self) -> None:
@@ -108,7 +112,7 @@ class PingsTest(SynchronousTestCase):
         """Whether it will be a stream is found out only when a comment is due, once."""
         asked: list[bool] = []
 
-        def streams() -> bool:
+        async def streams() -> bool:
             asked.append(True)
             return True
 
@@ -130,10 +134,13 @@ class PingsTest(SynchronousTestCase):
     def test_mistake(self) -> None:
         """A mistake of ours is logged, ends the comments, and does no harm beyond."""
 
+        async def streams() -> bool:
+            return True
+
         def place() -> int:
             raise ZeroDivisionError
 
-        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).begin(lambda: True, place)
+        Pings(Outlet(self.request, self.clock, Store()), self.clock, 10).begin(streams, place)
         self.clock.advance(100)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual([], self.clock.getDelayedCalls())

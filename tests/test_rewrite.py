@@ -12,9 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from bioproxy import rewrite
 from bioproxy.digests import digest
 from bioproxy.errors import BodyTooLarge, TooDeep
-from bioproxy.rewrite import Filled
+from bioproxy.rewrite import Filled, Found
 from bioproxy.shape import BARE, Shape
 from bioproxy.templates import Template, Text
+from tests.bodies import filled_body
 
 CHAT = "/v1/chat/completions"
 NAMES = ("code", "code-review", "context")
@@ -69,11 +70,22 @@ OTHERS: list[Any] = [
 ]
 
 
-def fill(body: str | bytes, texts: dict[str, Text] = TEXTS) -> Filled:
-    """Fill a request that names a template."""
+def find(body: str | bytes) -> Found:
+    """Find the templates in a request that names one."""
     found = rewrite.find(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
-    return found.fill(texts, LIMIT)
+    return found
+
+
+def fill(body: str | bytes, texts: dict[str, Text] = TEXTS) -> Filled:
+    """Fill a request that names a template."""
+    return find(body).fill(texts, LIMIT)
+
+
+def new_body(body: str | bytes) -> bytes:
+    """Return the body that filling makes of a request's."""
+    source = body.encode() if isinstance(body, str) else body
+    return filled_body(source, find(source), TEXTS)
 
 
 def chat(*messages: Any, **fields: Any) -> str:
@@ -101,7 +113,7 @@ class Filling(SynchronousTestCase):
                 if expected is None:
                     self.assertIsNone(rewrite.find(CHAT, body.encode(), TEMPLATES), message)
                     continue
-                sent = json.loads(fill(body).body)["messages"][0]["content"]
+                sent = json.loads(new_body(body))["messages"][0]["content"]
                 self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
 
     def test_order_of_templates(self) -> None:
@@ -135,7 +147,7 @@ class Filling(SynchronousTestCase):
         filled = fill(body)
         self.assertEqual(
             ["@code no", "code[one]", "@code no", "none", "context[two]", "code[three]"],
-            [message["content"] for message in json.loads(filled.body)["messages"]],
+            [message["content"] for message in json.loads(new_body(body))["messages"]],
         )
         self.assertEqual("code", filled.template.name)
 
@@ -148,7 +160,7 @@ class Filling(SynchronousTestCase):
     def test_content_list(self) -> None:
         """Texts in a content list are filled where they stand; images and unknown parts stay as they are."""
         other = {"type": "later", "text": "@code", "more": [1.5]}
-        sent = json.loads(fill(chat([IMAGE, text("@code a"), other, text("b"), text("/context c")])).body)
+        sent = json.loads(new_body(chat([IMAGE, text("@code a"), other, text("b"), text("/context c")])))
         expected = [IMAGE, text("code[a]"), other, text("b"), text("context[c]")]
         self.assertEqual(expected, sent["messages"][0]["content"])
 
@@ -159,14 +171,14 @@ class Filling(SynchronousTestCase):
             b'"messages":[ {"content":"%s","role":"user","name":"\\u00e9"} ],"stream":true,"s":"\\ud800\\/\xc3\xa9"}\n'
         )
         expected = body.replace(b"{", b'{"id_slot": 0, ', 1) % b"code[a]"
-        self.assertEqual(expected, fill(body % b"@code a").body)
+        self.assertEqual(expected, new_body(body % b"@code a"))
 
     def test_slot(self) -> None:
         """A filled request goes to slot 0, whatever slot it asked for."""
         for slot in ("-1", "3", "null", '"x"'):
             body = f'{{"id_slot" :{slot},"messages":[{{"role":"user","content":"@code"}}]}}'
             expected = '{"id_slot" :0,"messages":[{"role":"user","content":"code[]"}]}'
-            self.assertEqual(expected.encode(), fill(body).body)
+            self.assertEqual(expected.encode(), new_body(body))
 
     def test_deep_nesting(self) -> None:
         """A request that nests too deep to be read is refused: it must not go out unfilled."""
@@ -186,21 +198,21 @@ class Filling(SynchronousTestCase):
         self.assertIn(100_000, refused)
 
     def test_too_large(self) -> None:
-        """A request that would grow beyond the limit is refused before it is made; one just within is not."""
-        found = rewrite.find(CHAT, chat("@code a", "@code b").encode(), TEMPLATES)
-        assert found is not None
-        filled = len(TEXTS["code"].fill("a")) + len(TEXTS["code"].fill("b"))
-        found.fill(TEXTS, len(found.source) + filled)
+        """A request that would grow beyond the limit, in bytes, is refused; one just within is not."""
+        body = chat("@code a", "\U0001f600@code", "@code b \U0001f600")
+        found = find(body)
+        size = len(new_body(body))
+        found.fill(TEXTS, size)
         with self.assertRaises(BodyTooLarge):
-            found.fill(TEXTS, len(found.source) + filled - 1)
+            found.fill(TEXTS, size - 1)
 
     def test_byte_order_mark(self) -> None:
         """A request that llama-server accepts never goes out unfilled: it takes a byte-order mark in front."""
-        self.assertIn(b"code[a]", fill(b"\xef\xbb\xbf" + chat("@code a").encode()).body)
+        self.assertIn(b"code[a]", new_body(b"\xef\xbb\xbf" + chat("@code a").encode()))
 
     def test_null_character(self) -> None:
         """The same for a null character behind the JSON: to llama-server it is the end."""
-        self.assertIn(b"code[a]", fill(chat("@code a").encode() + b"\0 and more").body)
+        self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0 and more"))
 
 
 SYSTEM = {"role": "system", "content": "a"}

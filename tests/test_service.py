@@ -27,7 +27,18 @@ from tests.fakes import MAGIC
 from tests.network import Call, Reactor
 from tests.world import CODE, KEY, WorldTest, logged
 
-PARTS = ["state", "watch", "poller", "warmer", "history", "events", "operator's port", "clients' port", "hangup"]
+PARTS = [
+    "state",
+    "watch",
+    "poller",
+    "warmer",
+    "history",
+    "events",
+    "worker",
+    "operator's port",
+    "clients' port",
+    "hangup",
+]
 
 
 class ServiceTest(WorldTest):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -13,11 +12,12 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from bioproxy.body import Bytes
 from bioproxy.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.errors import BadTarget, LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.keys import Keys
+from bioproxy.request_body import Bytes
 from bioproxy.upstream import Upstream
+from tests.bodies import body as body_of
 from tests.network import Line, Wire
 
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -48,7 +48,7 @@ class WireTest(SynchronousTestCase):
         self, method: bytes = b"GET", target: bytes = b"/x", body: bytes = b"", *headers: tuple[bytes, bytes]
     ) -> Deferred[IResponse]:
         """Send a client's request on."""
-        return Deferred.fromCoroutine(self.upstream.relay(method, target, headers, BytesIO(body)))
+        return Deferred.fromCoroutine(self.upstream.relay(method, target, headers, body_of(body)))
 
 
 class Failures(WireTest):

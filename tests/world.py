@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Coroutine, Iterable
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +99,12 @@ def logged(events: Iterable[LogEvent]) -> list[str]:
     return [formatEvent(event) for event in events]
 
 
+async def read_here(function: Callable[..., T], descriptor: int, *args: Any) -> T:
+    """Have a function read an open file: what `Worker.call` does, without another process."""
+    with mmap(descriptor, 0, access=ACCESS_READ) as view:
+        return function(view, *args)
+
+
 class World:
     """All of bioproxy, in memory."""
 
@@ -167,7 +174,7 @@ class World:
         )
         self.journal = Journal(self.metrics, self.speed, self.clock)
         self.proxy = Proxy(
-            Filler(self.poller, self.settings.max_body),
+            Filler(self.poller, read_here, self.settings.max_body),
             self.gate,
             self.slot,
             self.habits,
