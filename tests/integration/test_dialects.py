@@ -361,3 +361,28 @@ async def test_token_lists_are_left_alone(llama: LlamaServer, proxy_of: ProxyOf)
         for one, other in zip(*(each if isinstance(each, list) else [each] for each in (mine, theirs)), strict=True):
             assert one["tokens_evaluated"] == other["tokens_evaluated"] < FEW
             assert one["prompt"] == other["prompt"]
+
+
+COUNTING: dict[str, dict[str, Any]] = {
+    "/apply-template": {"messages": turns("@code why?")},
+    "/v1/chat/completions/input_tokens": {"messages": turns("@code why?")},
+    "/chat/completions/input_tokens": {"messages": turns("@code why?")},
+    "/v1/messages/count_tokens": {"messages": turns("@code why?"), "max_tokens": 1},
+    "/v1/responses/input_tokens": {"input": "@code why?"},
+    "/responses/input_tokens": {"input": "@code why?"},
+}
+
+
+@pytest.mark.parametrize("path", COUNTING)
+@async_test
+async def test_counted_as_filled(llama: LlamaServer, proxy_of: ProxyOf, path: str) -> None:
+    """Whoever asks how many tokens a request has, or what its prompt is, is told of the filled one; nobody waits."""
+    proxy = proxy_of(llama.url, {"code": CODE}, warmup=False)
+    body = COUNTING[path]
+    answer = await proxy.call("POST", path, body)
+    named, plain = json.dumps("@code why?"), json.dumps(filled("why?"))
+    right = await llama.call("POST", path, json.loads(json.dumps(body).replace(named, plain)))
+    unfilled = await llama.call("POST", path, body)
+    assert (answer.status, answer.json()) == (right.status, right.json())
+    assert right.status == 404 or right.body != unfilled.body
+    assert answer.header("X-Bioproxy-Queue-Ms") is None
