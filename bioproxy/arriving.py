@@ -1,18 +1,19 @@
 """A request that arrives: Twisted's, which takes its body piece by piece, and may have been refused meanwhile.
 
 Twisted makes one for each head that comes in on a connection (`bioproxy.edge`), gives it its body as that comes, and at
-last has it processed.  The body goes to a file that is in memory while it is small.
+last has it processed.  The body goes to a `Spool`, a file that is in memory while it is small.
 """
 
 from __future__ import annotations
 
-from tempfile import SpooledTemporaryFile
+from contextlib import suppress
+from io import BytesIO
 from typing import IO, TYPE_CHECKING
 
 from twisted.web.server import Request
 
 from bioproxy.errors import ProxyError
-from bioproxy.request_body import SMALL
+from bioproxy.spool import Spool
 
 if TYPE_CHECKING:
     from bioproxy.edge import Channel
@@ -28,17 +29,28 @@ class Arriving(Request):
 
     def gotLength(self, length: int | None) -> None:
         """Prepare for the body.  Called by Twisted when the head is complete."""
-        self.content = SpooledTemporaryFile(SMALL)  # noqa: SIM115 - Twisted closes it at the end of the request
+        self.content = Spool()  # Twisted closes it at the end of the request
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body.  Called by Twisted."""
         if self.refusal is not None:
             return
         self.refusal = self.channel.site.crowd.take(self.size, len(data))
+        if self.refusal is None:
+            self.size += len(data)
+            try:
+                self.content.write(data)
+            except ProxyError as error:
+                self.refusal = error
         if self.refusal is not None:
-            return self.channel.cut_short()
-        self.size += len(data)
-        self.content.write(data)
+            self._let_go()
+            self.channel.cut_short()
+
+    def _let_go(self) -> None:
+        """Drop what came of the body: it may well be what fills the disk."""
+        with suppress(OSError):  # closing writes what is left, and fails like writing; closed it is all the same
+            self.content.close()
+        self.content = BytesIO()  # Twisted looks at it once more before the request is answered
 
     def process(self) -> None:
         """Have the request answered.  Called by Twisted when it is complete."""

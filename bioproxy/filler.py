@@ -13,7 +13,6 @@ from twisted.internet.defer import Deferred
 
 from bioproxy import rewrite
 from bioproxy.dialects import STREAMING, wants_stream
-from bioproxy.errors import Unavailable
 from bioproxy.forms import FORMS
 from bioproxy.poller import Poller
 from bioproxy.request_body import RequestBody
@@ -69,8 +68,4 @@ class Filler:
         """Have a function read a body, where nobody has to wait for it."""
         if body.short:
             return function(body.arrived(), *args)
-        try:
-            descriptor = body.fileno()
-        except OSError as error:
-            raise Unavailable(f"there is no room for the request's body: {error.strerror}") from None
-        return await self._elsewhere(function, descriptor, *args)
+        return await self._elsewhere(function, body.fileno(), *args)

@@ -22,8 +22,7 @@ from twisted.web.client import FileBodyProducer
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
-SMALL = 128 * 1024
-"""Bytes of a body that are kept in memory, and sent in one go; a larger one is in a temporary file."""
+from bioproxy.spool import SMALL, kept_on_disk
 
 SHORT = 16 * 1024
 """Bytes of a body that is read at once.
@@ -67,19 +66,24 @@ class RequestBody:
     def fileno(self) -> int:
         """Return the file descriptor of the body as it came; one that was in memory goes to a file for that.
 
-        Raises `OSError` if there is no room for it.
+        Raises `Unavailable` where there is no room for it.
         """
-        self._file.flush()
-        return self._file.fileno()
+        with kept_on_disk():
+            self._file.flush()
+            return self._file.fileno()
 
     def producer(self, clock: IReactorTime) -> IBodyProducer:
-        """Return what sends the body: at once if it is short, else portion by portion, as fast as it is taken."""
+        """Return what sends the body: at once if it is short, else portion by portion, as fast as it is taken.
+
+        Raises `Unavailable` where no more files can be opened.
+        """
         small = self._file_size <= SMALL
         if small and self.size <= SMALL:
             return Bytes(b"".join(portions(self.arrived(), self._pieces)))
         # A view of its own on the same bytes: an answer may come, and end the request, before all of it is sent; and
         # others may read the file meanwhile.
-        source = self.arrived() if small else mmap(self.fileno(), 0, access=ACCESS_READ)
+        with kept_on_disk():
+            source = self.arrived() if small else mmap(self.fileno(), 0, access=ACCESS_READ)
         sending = FileBodyProducer(Portions(source, self._pieces), Cooperator(scheduler=partial(clock.callLater, 0)))
         sending.length = self.size
         return sending

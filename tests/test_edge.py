@@ -8,7 +8,7 @@ from typing import Any
 
 from bioproxy.edge import BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, LINGER
 from bioproxy.outlet import PATIENCE
-from bioproxy.request_body import SMALL
+from bioproxy.spool import SMALL
 from tests.raw import Raw, RawTest
 from tests.world import World
 

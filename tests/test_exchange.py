@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from bioproxy.request_body import SMALL
+from bioproxy.spool import SMALL
 from tests.network import Call, Wire
 from tests.world import KEY, World, WorldTest
 

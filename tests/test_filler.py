@@ -7,8 +7,9 @@ import tempfile
 from typing import Any
 
 from bioproxy.forms import UNGATED
-from bioproxy.request_body import PORTION, SHORT, SMALL
+from bioproxy.request_body import PORTION, SHORT
 from bioproxy.rewrite import MOST_FILLED
+from bioproxy.spool import SMALL
 from tests.world import CODE, World, WorldTest
 
 CHAT = "/v1/chat/completions"
@@ -131,7 +132,7 @@ class Sizes(WorldTest):
         source = json.dumps({"messages": [MESSAGE], "x": "x" * SHORT}).encode()
         call = world.send("POST", CHAT, source)
         self.assertEqual(503, call.status)
-        self.assertIn("no room", call.json()["error"]["message"])
+        self.assertIn("temporary file", call.json()["error"]["message"])
 
 
 class Ungated(WorldTest):
