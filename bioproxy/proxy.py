@@ -15,7 +15,6 @@ Requests that do not use the slot pass straight through.
 
 from __future__ import annotations
 
-import json
 from functools import partial
 
 from klein import Klein
@@ -37,10 +36,10 @@ from bioproxy.keys import Keys
 from bioproxy.misses import Misses
 from bioproxy.outlet import HELD, Store
 from bioproxy.ports import AnyPath
-from bioproxy.request_body import RequestBody
 from bioproxy.rewrite import Filled
 from bioproxy.slot import Prepared, Slot
-from bioproxy.targets import ADAPTERS, is_save, origin_form, path_of, uses_slot
+from bioproxy.slot_calls import saved_to
+from bioproxy.targets import ADAPTERS, SLOT_ACTIONS, origin_form, path_of, uses_slot
 from bioproxy.upstream import Upstream
 from bioproxy.warmer import Warmer
 
@@ -186,8 +185,9 @@ class Proxy:
                 prepared = await self._prepare(exchange, filled)
             else:
                 await self._slot.keeper.keep()  # what the slot holds will be lost
-                if is_save(record.path, exchange.target):
-                    self._slot.files.changed(filename(exchange.body))
+                if record.path.startswith(SLOT_ACTIONS):
+                    saved = saved_to(exchange.target, exchange.request.requestHeaders, exchange.body)
+                    self._slot.files.changed(saved)
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
             reusable = filled is not None and filled.reuse
@@ -236,11 +236,3 @@ class Proxy:
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
         await self._slot.note(name, filled.key, filled.turns)
-
-
-def filename(body: RequestBody) -> str:
-    """Return the file that a `POST /slots/...` names, empty where it names none."""
-    try:
-        return str(json.loads(body.arrived())["filename"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""

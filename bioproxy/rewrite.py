@@ -188,7 +188,7 @@ def find(path: str, body: bytes, templates: Iterable[Template]) -> Found | None:
     known = {template.prefix: template for template in templates}
     try:
         # llama.cpp takes a null character for the end of the JSON.
-        source = body.decode("utf-8-sig").partition("\0")[0]
+        source = body.partition(b"\0")[0].decode("utf-8-sig")
         request = json.loads(source, parse_int=jsonedit.parse_int)
         if not known or not isinstance(request, dict):
             return None

@@ -112,11 +112,19 @@ class SlotFiles:
                 "removed from {folder}, not in use: {files}", folder=self.folder.path, files=", ".join(removed)
             )
 
-    def changed(self, filename: str) -> None:
-        """Note that somebody else had llama-server write this file."""
+    def changed(self, filename: str | None) -> None:
+        """Note that somebody else has llama-server write this file, `None` for one that is not known.
+
+        That may be any.  Those that are looked at before they are used, and would look different then, stay recorded.
+        """
         for name, kind, entry in self._snapshots.items():
-            if entry.filename.casefold() == filename.casefold():
+            if filename is None:
+                stays = self.folder.would_notice(entry)
+            else:
+                stays = entry.filename.casefold() != filename.casefold()
+            if not stays:
                 self.forget(name, kind)
+                self.log.info("{file} may have been written by a client, it is used no more", file=entry.filename)
 
     def forget(self, name: str, kind: str) -> None:
         """Forget a file, which stays where it is until it is written anew."""

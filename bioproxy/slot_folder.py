@@ -14,11 +14,13 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bioproxy.errors import ConfigError
 from bioproxy.snapshots import NAMES, Snapshot, names_of
+from bioproxy.templates import settled, stamp
 
 MAGIC = b"qsgg"
 """What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC)."""
@@ -35,9 +37,12 @@ def free_bytes(folder: Path) -> int:
 class SlotFolder:
     """The folder at `path`, or `None` for one that cannot be seen."""
 
-    def __init__(self, path: Path | None, free: Callable[[Path], int] = free_bytes) -> None:
+    def __init__(
+        self, path: Path | None, free: Callable[[Path], int] = free_bytes, now: Callable[[], float] = time.time
+    ) -> None:
         self.path = path
         self._free = free
+        self._now = now
         self._lock: int | None = None
 
     def open(self) -> None:
@@ -70,6 +75,17 @@ class SlotFolder:
         except OSError:
             return False
         return found.st_size == entry.size and entry.written_at in (None, found.st_mtime_ns)
+
+    def would_notice(self, entry: Snapshot) -> bool:
+        """Tell whether `whole` would see that the file is written from now on, whatever is written.
+
+        It would not where it is not known when the file was written, and just after that: two writes within a tick of
+        the file system's clock have the same time, and may well have the same size.
+        """
+        if self.path is None or entry.written_at is None:
+            return False
+        path = self.path / entry.filename
+        return settled({path: stamp(path)}, self._now())
 
     def written_at(self, filename: str) -> int | None:
         """Return when a file was last written, in nanoseconds, or `None` where that cannot be seen."""

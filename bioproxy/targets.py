@@ -9,7 +9,7 @@ Pure functions; knows nothing of Twisted.
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qs, unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from bioproxy.errors import BadTarget
 
@@ -68,9 +68,3 @@ def path_of(target: bytes) -> str:
 def climbs(target: bytes) -> bool:
     """Tell whether a target has segments that mean "here" or "one up" (RFC 3986, section 5.2.4)."""
     return not {".", ".."}.isdisjoint(path_of(target).split("/"))
-
-
-def is_save(path: str, target: bytes) -> bool:
-    """Tell whether a request has llama-server save its slot to a file."""
-    query = urlsplit(target).query.decode("ascii", "replace")
-    return path.startswith(SLOT_ACTIONS) and "save" in parse_qs(query).get("action", [])

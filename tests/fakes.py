@@ -109,7 +109,7 @@ class FakeLlama:
         path = request.uri.decode()
         try:
             parsed = json.loads(body) if body else None
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = None
         self.requests.append((path, parsed))
         self.raw.append((request.method, request.requestHeaders, body))

@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs
 from bioproxy.snapshots import CHAT as CHAT_FILE
 from bioproxy.targets import GATED
 from tests.network import Call, Wire
+from tests.test_slot_calls import CAREFUL, NO_WRITE, WRITE
 from tests.world import CODE, KEY, PREFIX, World, WorldTest, logged
 
 CHAT = "/v1/chat/completions"
@@ -142,6 +143,17 @@ class Templates(WorldTest):
         world.send("POST", "/lora-adapters", b"[]")
         self.assertEqual((None, None), (world.holding.now, world.identity.current))
         self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
+
+    def test_slot_calls_in_doubt(self) -> None:
+        """A save over a file of ours goes unnoticed in no form; where its file cannot be told, all records go."""
+        for name, ask in {**WRITE, **NO_WRITE, **CAREFUL}.items():
+            world = self.warm_world(state_dir=self.folder / name)
+            more = {} if ask.kind is None else {"content_type": ask.kind.decode()}
+            world.send("POST", ask.target, ask.body, **more)
+            passed = world.llama_server.raw[-1][2] == ask.body
+            self.assertEqual(name != "an odd escape", passed, name)  # that is refused
+            self.assertEqual(not passed or ask.written == "", world.slot.saved("code", KEY) is not None, name)
+        self.flushLoggedErrors()  # the fake's: it is not prepared for such bodies
 
     def test_odd_slot_calls(self) -> None:
         """A call for the slot whose body says nothing useful is llama-server's to judge."""

@@ -213,6 +213,7 @@ class Filling(SynchronousTestCase):
     def test_null_character(self) -> None:
         """The same for a null character behind the JSON: to llama-server it is the end."""
         self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0 and more"))
+        self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0\xff"))
 
 
 SYSTEM = {"role": "system", "content": "a"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
@@ -437,6 +439,39 @@ class SeenFolder(SlotFilesTest):
         self.assertNotIn(RESTORE, self.server.paths()[self.server.paths().index(SAVE) :])
         self.assertEqual((1, None), (self.count("restores", "missing"), self.built.snapshots.get("code")))
 
+    def later(self, seconds: float) -> None:
+        """Let time pass for the folder."""
+        self.patch(self.files.folder, "_now", lambda: time.time() + seconds)
+
+    def test_any_file_written(self) -> None:
+        """A file that was perhaps written stays recorded, and is used if it is as it was, else not."""
+        self.later(10)
+        entry = self.recorded()
+        self.files.changed(None)
+        self.assertEqual(entry, self.recorded())
+        self.is_restored(TOKENS)
+        self.files.changed(None)
+        file = self.slots / "code.bin"
+        file.write_bytes(file.read_bytes()[::-1])
+        self.assertIsNone(self.files.usable("code", PREFIX))
+        before = len(self.server.requests)
+        self.assertFalse(self.run_now(lambda: self.files.load("code", PREFIX, entry)))
+        self.assertEqual([], self.asked_since(before))
+
+    def test_any_file_written_at_once(self) -> None:
+        """Just after a file was recorded, another one of its size could look the same: it is forgotten."""
+        self.later(0)
+        self.save(CHAT)
+        self.files.changed(None)
+        self.assertEqual([], list(self.built.snapshots.items()))
+
+    def test_any_file_written_at_an_unknown_time(self) -> None:
+        """So is one of which nobody noted when it was written: it was recorded without a look at the folder."""
+        self.later(10)
+        self.built.snapshots.put("code", PREFIX, replace(self.recorded(), written_at=None))
+        self.files.changed(None)
+        self.assertIsNone(self.built.snapshots.get("code"))
+
     def test_another_folder(self) -> None:
         """A folder that is not llama-server's is told, and what it does not show is not recorded."""
         self.server.folder = None
@@ -546,6 +581,23 @@ class Judging(SlotFilesTest):
         self.assertIsNone(self.built.snapshots.get("code", CHAT))
         self.files.changed("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))
+
+    def test_any_file_written_by_a_client(self) -> None:
+        """Where nobody can tell which file was written, nor look at any, all are forgotten, each with a word."""
+        self.save(CHAT)
+        with capturedLogs() as events:
+            self.files.changed(None)
+            self.files.changed(None)
+        self.assertEqual([], list(self.built.snapshots.items()))
+        self.assertEqual([], list(self.reread().items()))
+        self.assertEqual({"code.bin", "code.chat.bin"}, {text.split(" ")[0] for text in logged(events)})
+        self.assertEqual(2, len(events))
+
+    def reread(self) -> Snapshots:
+        """Return the record as another process would read it."""
+        again = Snapshots(self.built.state)
+        again.load()
+        return again
 
     def test_forgotten_without_a_disk(self) -> None:
         """It is forgotten also if that cannot be written down, which is logged."""

@@ -64,6 +64,17 @@ class Looking(SlotFolderTest):
         self.assertFalse(self.seen.whole(entry))
         self.assertIsNone(self.seen.written_at("code.bin"))
 
+    def test_would_notice(self) -> None:
+        """That a file is written shows if that is some time ago, as far as the coarsest clock of a file system goes."""
+        entry = self.recorded()
+        assert entry.written_at is not None
+        changed = os.stat(self.folder / "code.bin").st_ctime_ns / 1e9
+        for later, expected in ((0.0, False), (1.9, False), (2.1, True), (1000.0, True)):
+            folder = SlotFolder(self.folder, now=lambda later=later: changed + later)  # type: ignore[misc]
+            self.assertEqual(expected, folder.would_notice(entry), later)
+            self.assertFalse(folder.would_notice(replace(entry, written_at=None)))
+        self.assertFalse(SlotFolder(None, now=lambda: changed + 1000).would_notice(entry))
+
     def test_unseen(self) -> None:
         """A folder that cannot be seen is believed to be as it should be."""
         self.assertTrue(self.unseen.whole(CODE))
