@@ -109,9 +109,9 @@ class Poller:
         """Count and log what is wrong, but only when it is news."""
         if last is None:
             self._metrics.expect(template.name)
-        problems = error_texts(reading)
-        for problem in problems:
-            if last is None or problem not in error_texts(last):
+        told = frozenset() if last is None else frozenset(error_texts(last))
+        for problem in error_texts(reading):
+            if problem not in told:
                 self._metrics.template_errors.labels(template.name).inc()
                 # The error of a template itself begins with its name.
                 what = problem if reading.error is not None else f"template {template.name}: {problem}"

@@ -67,8 +67,34 @@ class PollerTest(WorldTest):
         self.patch(time, "time", lambda: real() + 60)
 
 
+class Compared(str):
+    """A text that counts how often texts are compared with it."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        Compared.comparisons += 1
+        return super().__eq__(other)
+
+    __hash__ = str.__hash__
+
+
 class Changes(PollerTest):
     """What changes, and what does not."""
+
+    def test_many_problems(self) -> None:
+        """Whether a problem is news is found without comparing it with each one that was there before."""
+
+        def reading(beginning: str) -> Reading:
+            problems = tuple(Compared(f"{beginning}{number}") for number in range(1000))
+            return Reading(templates.Text(("", ""), (), problems), None, {}, True)
+
+        template = self.poller.templates["code"]
+        with capturedLogs() as events:
+            self.poller._tell(template, reading("old"), reading("old"))
+            self.poller._tell(template, reading("old"), reading("new"))
+        self.assertEqual(1000, len(events))
+        self.assertLess(Compared.comparisons, 10_000)
 
     def test_unchanged(self) -> None:
         """Files that did not change are not read again, once their dates are old enough to prove it."""

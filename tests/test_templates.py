@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
+import time
 from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy import templates
 from bioproxy.digests import digest
@@ -137,6 +144,22 @@ class Reading(FolderTest):
         signal.alarm(10)
         self.assertEqual("not a regular file", self.refused(self.folder / "pipe"))
 
+    def test_many_includes(self) -> None:
+        """Four times as long a template with four times the includes takes about four times as long, not sixteen."""
+        self.template("one", "1")
+
+        def effort(includes: int) -> float:
+            source = ("x" * 16_000 + "<{one.txt}>") * includes + "<{message}>"
+            template = Template.of("@code", self.template("code", source))
+            took = []
+            for _ in range(3):
+                began = time.thread_time()
+                self.assertEqual(16_001 * includes, len(templates.read(template).prefix))
+                took.append(time.thread_time() - began)
+            return min(took)
+
+        self.assertLess(effort(1000), 9 * effort(250))
+
     def test_too_large(self) -> None:
         """A file of just the largest size is read, a byte more is refused."""
         self.patch(templates, "MAX_FILE", 1 << 20)
@@ -156,6 +179,45 @@ class Reading(FolderTest):
                 except ValueError:
                     continue
             self.assertEqual(len(before), len(os.listdir("/dev/fd")), path)
+
+
+class Counted(str):
+    """A text that counts the characters that are searched in it."""
+
+    searched = 0
+
+    def find(self, what: str, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]
+        """Search as ever."""
+        stop = len(self) if end is None else end
+        found = super().find(what, start, stop)
+        self.searched += (stop if found < 0 else found + len(what)) - start
+        return found
+
+
+class Splitting(SynchronousTestCase):
+    """`split`."""
+
+    @given(st.text(alphabet="<{}>\n\r\u2028a", max_size=40))
+    def test_as_before(self, source: str) -> None:
+        """A text is cut as the regular expression cuts it that says what a place is."""
+        self.assertEqual(re.split(r"<\{(.*?)\}>", source), list(templates.split(source)))
+
+    def test_all_short(self) -> None:
+        """So is every text of up to six of the characters that matter."""
+        for size in range(7):
+            for each in itertools.product("<{}>\n", repeat=size):
+                source = "".join(each)
+                self.assertEqual(re.split(r"<\{(.*?)\}>", source), list(templates.split(source)), source)
+
+    def test_effort(self) -> None:
+        """However often something looks like a place, each character is looked at a few times only."""
+        for unit in ("<{", "<{\n", "}>", "<{}>", "<{a}>", "<{\n}>", "<{<{}>", "}><{", "a", "<", "{\n<"):
+            for count in (1, 1000, 50_000):
+                for tail in ("", "}>", "\n}>", "<{"):
+                    source = Counted(unit * count + tail)
+                    pieces = list(templates.split(source))
+                    self.assertLessEqual(source.searched, 4 * len(source), (unit, count, tail))
+                    self.assertEqual(1, len(pieces) % 2)
 
 
 class Changes(FolderTest):
