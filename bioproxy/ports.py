@@ -22,6 +22,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import IAddress, ILoggingContext, IProtocolFactory, IStreamServerEndpoint
 from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
 from twisted.web import http
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource, Resource
@@ -138,6 +139,32 @@ class Noticed:
 
         listens: Deferred[Any] = self._endpoint.listen(factory)
         return listens.addCallback(listening)
+
+
+class Exposure:
+    """Warns where everybody may use a port who can reach it, and others can: when it listens, and when asked to look.
+
+    `is_protected` tells whether something else, such as a key, keeps strangers out now.
+    """
+
+    log = Logger()
+
+    def __init__(self, name: str, is_protected: Callable[[], bool]) -> None:
+        self._name = name
+        self._is_protected = is_protected
+        self._address: IAddress | None = None
+
+    def listening(self, address: IAddress) -> None:
+        """Note where the port listens."""
+        self._address = address
+        self.look()
+
+    def look(self) -> None:
+        """Warn if there is reason to."""
+        if self._address is not None and is_reachable(self._address) and not self._is_protected():
+            self.log.warn(
+                "{name} can be used by everybody who reaches {address}", name=self._name, address=self._address
+            )
 
 
 def port(where: str, site: QuietSite, reactor: Any, tell: Callable[[IAddress], None]) -> Service:

@@ -32,9 +32,7 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
 
 from bioproxy.admin import Admin
 from bioproxy.agenda import Agenda
@@ -61,7 +59,7 @@ from bioproxy.options import Options
 from bioproxy.page import Page
 from bioproxy.periodic import Periodic
 from bioproxy.poller import Poller, Reading
-from bioproxy.ports import QuietSite, is_reachable, port, tcp
+from bioproxy.ports import Exposure, QuietSite, port, tcp
 from bioproxy.prefix import Prefixes
 from bioproxy.proof import Proof
 from bioproxy.proxy import Proxy
@@ -84,8 +82,6 @@ from bioproxy.watch import Watch
 from bioproxy.worker import Worker
 
 __all__ = ["Options", "makeService"]
-
-log = Logger()
 
 OPERATORS = 100
 """Connections to the operator's port at a time, at most."""
@@ -150,6 +146,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
     crowd = Crowd(settings.max_body, allowed_connections())
     guard = Guard((settings.admin_host, *settings.admin_hosts))
+    clients_exposure = Exposure("the clients' port", lambda: keys.required)
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
         for name in poller.use(templates_of(prefixes)):
@@ -160,7 +157,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
     takers: dict[str, Callable[[Any], None]] = {
         "admin_hosts": lambda hosts: guard.know((settings.admin_host, *hosts)),
-        "api_key_file": lambda _: None,  # `keys` have it already
+        "api_key_file": lambda _: clients_exposure.look(),  # `keys` have it already
         "llama_api_key_file": lambda _: None,
         "max_body": limit_bodies,
         "ping_interval": partial(setattr, proxy, "ping_interval"),
@@ -180,13 +177,13 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
         QuietSite("operator's port", admin.resource(), reactor, guard.judge, Crowd(LARGEST_ACTION, OPERATORS)),
         reactor,
-        warn_if_reachable("the operator's port", protected=False),
+        Exposure("the operator's port", lambda: False).listening,
     )
     clients_port = port(
         settings.listen or tcp(settings.host, settings.port),
         QuietSite("clients' port", proxy.resource(), reactor, proxy.judge, crowd),
         reactor,
-        warn_if_reachable("the clients' port", protected=keys.required),
+        clients_exposure.listening,
     )
     for service in (
         State((state, folder), (snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
@@ -205,13 +202,3 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     if demo is not None:
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
     return root
-
-
-def warn_if_reachable(name: str, protected: bool) -> Callable[[IAddress], None]:
-    """Return what to do when a port listens: a warning, if everybody may use it who can reach it, and others can."""
-
-    def look(address: IAddress) -> None:
-        if is_reachable(address) and not protected:
-            log.warn("{name} can be used by everybody who reaches {address}", name=name, address=address)
-
-    return look

@@ -10,7 +10,7 @@ from typing import Any
 from twisted.logger import capturedLogs
 
 from bioproxy.templates import Template
-from tests.network import Call
+from tests.network import Call, Reactor
 from tests.test_config import KEYS
 from tests.test_service import ServiceTest
 from tests.world import CODE, WorldTest, logged
@@ -36,7 +36,7 @@ class ReloadTest(ServiceTest):
             self.folder.joinpath(name).chmod(0o600)
         self.write(prefixes={"@code": "code.txt"})
         self.root = self.start("--config", str(self.file))
-        self.addCleanup(self.stop, self.root)
+        self.addCleanup(lambda: self.stop(self.root))
 
     def write(self, **settings: Any) -> None:
         """Write the file anew."""
@@ -149,6 +149,22 @@ class ReloadTest(ServiceTest):
         keys.write_text("")
         self.assertEqual(400, self.operate("POST /reload").status)
         self.assertEqual((0, 401), (status("other"), status("secret")))
+
+    def test_keys_dropped(self) -> None:
+        """Where others reach the clients' port, the log warns when it needs no key any more, just as at the start."""
+        self.stop(self.root)
+        self.write(api_key_file="keys")
+        self.reactor = Reactor()  # its ports listen at 0.0.0.0, whatever it is told
+        with capturedLogs() as logs:
+            self.root = self.start("--config", str(self.file))
+            self.reload()
+        said = "the clients' port can be used by everybody"
+        self.assertNotIn(said, "\n".join(logged(logs)))
+        for settings, warned in (({}, True), ({}, False), ({"api_key_file": "keys"}, False), ({}, True)):
+            self.write(**settings)
+            with capturedLogs() as logs:
+                self.reload()
+            self.assertEqual(warned, any(said in text for text in logged(logs)), settings)
 
     def test_signal(self) -> None:
         """SIGHUP does the same, also where the file is wrong; after the end of the service the signal is as before."""

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import MultiService
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.config import Settings
 from bioproxy.demo.service import Demo
@@ -20,6 +22,7 @@ from bioproxy.errors import ConfigError
 from bioproxy.farewell import FLUSHING
 from bioproxy.identity import Model
 from bioproxy.options import Options
+from bioproxy.ports import Exposure
 from bioproxy.service import makeService
 from bioproxy.snapshots import PREFIX, Snapshot, Snapshots
 from bioproxy.state import StateFolder
@@ -71,6 +74,29 @@ class ServiceTest(WorldTest):
         stopped: Any = root.stopService()
         self.reactor.advance(FLUSHING)
         self.successResultOf(stopped)
+
+
+class Exposed(SynchronousTestCase):
+    """`Exposure`."""
+
+    def test_warning(self) -> None:
+        """It warns of a port that others reach and nothing protects, at each look; of nothing before it listens."""
+        for address, reachable in (
+            (IPv4Address("TCP", "0.0.0.0", 1), True),
+            (IPv4Address("TCP", "127.0.0.1", 1), False),
+            (IPv6Address("TCP", "::", 1), True),
+            (UNIXAddress("/run/socket"), False),
+        ):
+            protected = True
+            exposure = Exposure("the port", lambda: protected)  # noqa: B023
+            with capturedLogs() as logs:
+                exposure.listening(address)
+                self.assertEqual(0, len(logs))
+                protected = False
+                exposure.look()
+                exposure.look()
+                Exposure("another port", lambda: False).look()
+            self.assertEqual(2 * reachable, len(logs), address)
 
 
 class Wiring(ServiceTest):
