@@ -35,6 +35,13 @@ LARGEST = 256 << 10
 A longer one is a document, not an instruction; and reading it would hold up everybody else.
 """
 
+DEEPEST = 100
+"""How deep a shape may nest that is kept for warm-ups.  Tools' descriptions nest ten levels or so.
+
+How deep JSON may nest depends on the version of Python and on how deep the stack is already; from 3.12 on, what C reads
+and writes may be too deep for Python to walk through.
+"""
+
 LONGEST_DIFFERENCE = 200
 """Characters of what is said about a difference."""
 
@@ -110,7 +117,10 @@ class Shape:
             return "it was a plain prompt, now a chat" if self.plain else "it was a chat, now a plain prompt"
         if self.large or other.large:
             return "what stands before it is too long to be compared"
-        found = first_difference("", json.loads(self.source), json.loads(other.source))
+        try:
+            found = first_difference("", json.loads(self.source), json.loads(other.source))
+        except RecursionError:
+            return "it nests too deep to tell"
         # The names of fields are the client's: whatever is in them, this is one line.
         return ascii(found)[1:-1][:LONGEST_DIFFERENCE] if found else "its fields are in another order"
 
@@ -145,6 +155,7 @@ class Shape:
             return False
         return (
             shape["parts"] == []
+            and depth(shape) <= DEEPEST
             and all(isinstance(kind, dict) for kind in kinds)
             and roles <= {"system", "developer"}
             and set(parts) <= {"text"}
@@ -156,6 +167,15 @@ BARE = Shape.around({"messages": [{"role": "user", "content": ""}]}, ("messages"
 
 PLAIN = Shape('{"plain": true}')
 """A prompt without a chat template: nothing stands before its text."""
+
+
+def depth(value: Any) -> int:
+    """Return how many objects and lists of JSON lie in each other at most."""
+    found, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        found += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return found
 
 
 def first_difference(path: str, one: Any, other: Any) -> str | None:

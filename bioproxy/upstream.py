@@ -123,7 +123,7 @@ class Upstream:
         await self.waited_for(done)
         try:
             answer = json.loads(b"".join(pieces))
-        except ValueError:
+        except (ValueError, RecursionError):
             if response.code == 200:
                 raise UpstreamError("llama-server answered with something that is not JSON") from None
             answer = None

@@ -123,6 +123,18 @@ class Told(WorldTest):
         clock = f"{bare}; since the question before: messages[0].content differs from character 11 on"
         self.assertEqual([bare, clock, clock], said)
 
+    def test_deep(self) -> None:
+        """However deep a request nests, it is answered or refused as too deep, and nothing of it goes wrong later."""
+        tools = '{"messages": [{"role": "user", "content": "@code why?"}], "tools": [%s%d%s]}'
+        for depth in (10, 95, 105, *range(800, 1100, 20), 3000, 5000, 20_000):
+            world = self.warm_world({"code": CODE}, state_dir=self.folder / str(depth))
+            for leaf in (1, 1, 2, 3, 3):
+                body = tools % ('{"a":' * depth, leaf, "}" * depth)
+                status = world.send("POST", "/v1/chat/completions", body.encode()).status
+                self.assertIn(status, (200,) if depth < 500 else (200, 400), depth)
+                self.successResultOf(world.start(world.warmer.round))
+            self.assertEqual([], self.flushLoggedErrors(), depth)
+
     def test_own_wish(self) -> None:
         """Who wants everything computed anew is told that this is why."""
         call = self.warm_world().chat("@code why?", cache_prompt=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.shape import BARE, LARGEST, Key, Shape
+from bioproxy.shape import BARE, DEEPEST, LARGEST, Key, Shape
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -141,6 +141,15 @@ class Keepable(SynchronousTestCase):
         for name, message in before.items():
             self.assertFalse(shape(message, user("@code x"), before=1).keepable, name)
         self.assertFalse(shape(user([IMAGE, TEXT])).keepable)
+
+    def test_nesting(self) -> None:
+        """What nests deeper than any tool's description is not: not all that must be done with it could be."""
+        for depth, expected in ((DEEPEST - 10, True), (DEEPEST + 1, False), (300, False)):
+            for inner in (dict[str, Any](), list[Any]()):
+                value: Any = inner
+                for _ in range(depth):
+                    value = {"a": value} if isinstance(value, dict) else [value]
+                self.assertEqual(expected, shape(user("@code x"), tools=[value]).keepable, depth)
 
     def test_no_json(self) -> None:
         """Numbers that JSON cannot spell would make an invalid request; words that only look like them do not."""

@@ -107,6 +107,8 @@ class Failures(WireTest):
             (answer(b'{"error": "a word"}', b"500 No"), LlamaError, f"500: {nothing}"),
             (answer(b"[]", b"404 No"), LlamaError, f"404: {nothing}"),
             (answer(b"<html>", b"404 No"), LlamaError, f"404: {nothing}"),
+            (answer(b"[" * 100_000), UpstreamError, not_json),
+            (answer(b"[" * 100_000, b"404 No"), LlamaError, f"404: {nothing}"),
             (answer(b"", b"302 Found\r\nLocation: http://elsewhere/"), LlamaError, f"302: {nothing}"),
         ):
             self.build("http://llama:8080")
