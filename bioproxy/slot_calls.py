@@ -22,6 +22,7 @@ from urllib.parse import parse_qsl
 from twisted.web.http_headers import Headers
 
 from bioproxy.request_body import RequestBody
+from bioproxy.spool import SMALL
 
 HARMLESS = frozenset({b"restore", b"erase"})
 """Actions that write no file."""
@@ -33,8 +34,8 @@ def saved_to(target: bytes, headers: Headers, body: RequestBody) -> str | None:
     Empty where it writes none; `None` where it cannot be told whether and which.
     """
     types = b" ".join(headers.getRawHeaders(b"content-type", [])).lower()
-    if not body.short:
-        return None  # a name is
+    if body.size > SMALL:
+        return None  # a name is short
     content = body.arrived()
     if is_harmless(target, content if b"urlencoded" in types else b""):
         return ""
