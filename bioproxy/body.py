@@ -52,12 +52,26 @@ class Body(Protocol):
         else:
             done.errback(UpstreamError("llama-server broke off in the middle of its answer"))
 
+    def refuse(self, error: UpstreamError) -> None:
+        """End the connection, and fail with `error`: the rest is not wanted."""
+        done, self.done = self.done, None
+        self._hang_up()
+        if done is not None:
+            done.errback(error)
+
     def _cancel(self, _done: Deferred[None]) -> None:
         # First forget the Deferred: closing the connection calls `connectionLost`, which would fire it, and
         # Twisted is about to fire it itself, with CancelledError.
         self.done = None
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        # Twisted gives a body's protocol a stand-in for the connection, which knows only the polite end.  Over TLS that
+        # waits for the other side to agree, who may go on sending for as long as it likes.
         transport: Any = self.transport
-        transport.loseConnection()
+        connection = transport._producer
+        if connection is not None:  # else all of the answer is here, and the connection is free for the next one
+            connection.abortConnection()
 
 
 def receive(response: IResponse, deliver: OnData) -> tuple[Deferred[None], Body]:
@@ -71,3 +85,29 @@ def receive(response: IResponse, deliver: OnData) -> tuple[Deferred[None], Body]
     assert done is not None
     response.deliverBody(body)
     return done, body
+
+
+def collect(response: IResponse, what: str, longest: int) -> Deferred[bytearray]:
+    """Begin to receive a body that is wanted whole, in memory, if it has no more than `longest` bytes.
+
+    Returns a Deferred that fires with it, and fails with `UpstreamError` if it breaks off or is longer (`what` is then
+    too long, says the error).  Cancelling closes the connection, and too long an answer does so, too.
+    """
+    # Not a list of the pieces: a piece may be a single byte, and each would take a place of eight.
+    taken = bytearray()
+
+    def deliver(data: bytes) -> None:
+        if len(taken) + len(data) > longest:
+            body.refuse(too_long)
+        else:
+            taken.extend(data)
+
+    too_long = UpstreamError(f"llama-server's answer to {what} is longer than {longest} bytes")
+    # Not by `receive`: what has come with the head is delivered before that returns.
+    body = Body(deliver)
+    done = body.done
+    assert done is not None
+    response.deliverBody(body)
+    if isinstance(response.length, int) and response.length > longest and body.done is not None:
+        body.refuse(too_long)  # it says so itself: there is no need to wait for it
+    return done.addCallback(lambda _: taken)

@@ -16,7 +16,8 @@ import re
 from mmap import mmap
 from typing import Any
 
-from bioproxy.errors import ProxyError
+from bioproxy.errors import ProxyError, UpstreamError
+from bioproxy.expect import Table, decoded
 
 STREAMING = frozenset(
     {
@@ -66,12 +67,12 @@ def wants_stream(body: bytes | mmap) -> bool:
     return isinstance(request, dict) and request.get("stream") is True
 
 
-def message_of(body: bytes) -> tuple[str | None, str | None]:
+def message_of(body: bytes | bytearray) -> tuple[str | None, str | None]:
     """Return type and message of an error that llama-server has written, in whatever dialect; `None`: not told."""
     try:
-        error = json.loads(body)["error"]
-        return str(error["type"]), str(error["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        error = Table(decoded(body)).table("error")
+        return error.text("type"), error.text("message")
+    except (ValueError, UpstreamError):
         return None, None
 
 

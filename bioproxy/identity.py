@@ -16,7 +16,6 @@ unknown anyway.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,9 +110,8 @@ class Identity:
             # fingerprint taken.  So it is in a new process, and after sleep (``--sleep-idle-seconds``) in the same one.
             self.current = None
         if self.current is None or self._sleeps or self.current.facts != facts:
-            odds = await self._llama.next_token_odds(SAMPLE)
-            likely = tuple((token, odd) for token, odd in odds if math.isfinite(odd))
-            self.current = Model(facts, likely, props.model or "", props.build or "")
+            odds = tuple(await self._llama.next_token_odds(SAMPLE))
+            self.current = Model(facts, odds, props.model or "", props.build or "")
             self._props = replace(props, asleep=False)  # now at least it is awake
             self._certain = True
         return self.current

@@ -10,12 +10,11 @@ Knows how to ask, not when: that is decided in `bioproxy.slot` and `bioproxy.war
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bioproxy.errors import LlamaError, UpstreamError
+from bioproxy.errors import LlamaError
+from bioproxy.expect import Table, listed, misfit, shown, tables, to_compare
 from bioproxy.shape import Shape
 from bioproxy.upstream import Upstream
 
@@ -77,13 +76,16 @@ class SlotFile:
     size: int
 
 
-@contextmanager
-def understood() -> Iterator[None]:
-    """Turn the errors of looking into an answer of another shape into `UpstreamError`."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise UpstreamError(f"llama-server's answer is not understood: {error!r}") from None
+TOKEN_BYTES = 12
+"""Bytes of a tokenizer's answer for each byte of its question: a token stands for at least one byte of the text, and a
+number of 32 bits has ten digits at most, and a comma."""
+
+PROMPT_BYTES = 12
+"""Bytes of a prompt, in an answer, for each byte of the question.  A chat template may write tools in a longer way than
+they came, and where tokens were asked for, one that takes two bytes may stand for a long word."""
+
+LIKELIEST = 4
+"""How many of the likeliest tokens are asked for."""
 
 
 class Llama:
@@ -98,52 +100,53 @@ class Llama:
 
     async def props(self) -> Props:
         """Fire with the server's properties."""
-        answer = await self._upstream.ask("GET", "/props")
-        with understood():
-            told = [answer.get(name) for name in ("model_ftype", "build_info", "chat_template", "modalities")]
-            settings = answer.get("default_generation_settings") or {}
-            return Props(
-                answer.get("model_path"),
-                answer.get("build_info"),
-                int(settings.get("n_ctx") or sys.maxsize),
-                str(answer.get("media_marker", FIXED_MARKER)),
-                repr(told),
-                bool(answer.get("is_sleeping")),
-                int(answer.get("total_slots") or 1),
-                bool(answer.get("endpoint_slots", True)),
-            )
+        props = Table(await self._upstream.ask("GET", "/props"))
+        told = [props.values.get(name) for name in ("model_ftype", "build_info", "chat_template", "modalities")]
+        model, build = props.text_or("model_path", None), props.text_or("build_info", None)
+        return Props(
+            model if model is None else shown(model),
+            build if build is None else shown(build),
+            props.table_or_empty("default_generation_settings").whole_or("n_ctx", 0) or sys.maxsize,
+            props.text_or("media_marker", FIXED_MARKER),
+            to_compare(told),
+            props.flag_or("is_sleeping", False),
+            props.whole_or("total_slots", 1) or 1,
+            props.flag_or("endpoint_slots", True),
+        )
 
     async def model_facts(self) -> str:
         """Fire with the model's numbers (parameters, vocabulary, size) and its adapters, as text to be compared."""
-        models = await self._upstream.ask("GET", "/v1/models")
-        adapters = await self._upstream.ask("GET", "/lora-adapters")
-        with understood():
-            return repr([sorted((models["data"][0].get("meta") or {}).items()), adapters])
+        models = Table(await self._upstream.ask("GET", "/v1/models")).tables("data")
+        adapters = listed(await self._upstream.ask("GET", "/lora-adapters"))
+        if not models:
+            raise misfit("it names no model")
+        return to_compare([sorted(models[0].table_or_empty("meta").values.items()), adapters])
 
     async def witness(self) -> Witness | None:
         """Fire with what slot 0 says of itself, or `None` where llama-server does not tell (``--no-slots``)."""
         try:
-            slots = await self._upstream.ask("GET", "/slots")
+            answer = await self._upstream.ask("GET", "/slots")
         except LlamaError:
             return None
-        with understood():
-            [slot] = [slot for slot in slots if slot["id"] == 0]
-            return Witness(slot.get("id_task"), int(slot.get("n_prompt_tokens", 0)), bool(slot["is_processing"]))
+        slots = [slot for slot in tables(answer) if slot.whole("id") == 0]
+        if len(slots) != 1:
+            raise misfit("it has no slot 0, or more than one")
+        [slot] = slots
+        task = slot.whole_or("id_task", None, least=-1)  # builds that tell it always begin with -1
+        return Witness(task, slot.whole_or("n_prompt_tokens", 0), slot.flag("is_processing"))
 
     async def save(self, filename: str) -> SlotFile:
         """Write slot 0 to a file in llama-server's slot folder.  Takes as long as writing takes: up to seconds."""
-        answer = await self._slot_action("save", filename)
-        with understood():
-            return SlotFile(int(answer["n_saved"]), int(answer["n_written"]))
+        answer = Table(await self._slot_action("save", filename))
+        return SlotFile(answer.whole("n_saved"), answer.whole("n_written"))
 
     async def restore(self, filename: str) -> SlotFile:
         """Load slot 0 from a file.  A file that cannot be used leaves the slot empty: `LlamaError`, status 400.
 
         Only for files known to be whole: one that was cut short ends llama-server (seen with builds b11434, b11549).
         """
-        answer = await self._slot_action("restore", filename)
-        with understood():
-            return SlotFile(int(answer["n_restored"]), int(answer["n_read"]))
+        answer = Table(await self._slot_action("restore", filename))
+        return SlotFile(answer.whole("n_restored"), answer.whole("n_read"))
 
     async def slot_files_enabled(self) -> bool:
         """Tell whether llama-server runs with ``--slot-save-path``, without touching any file."""
@@ -154,7 +157,7 @@ class Llama:
             return error.status != 501
         return True
 
-    async def _slot_action(self, action: str, filename: str) -> Any:
+    async def _slot_action(self, action: str, filename: str) -> object:
         return await self._upstream.ask("POST", f"/slots/0?action={action}", {"filename": filename}, alone=True)
 
     async def prefix_tokens(self, text: str, shape: Shape, context: int) -> list[int]:
@@ -171,9 +174,8 @@ class Llama:
         for number, message in enumerate(STAND_INS):
             prompt = await self._prompt(text + message, shape)
             question = {"content": prompt, "add_special": True, "parse_special": True}
-            answer = await self._upstream.ask("POST", "/tokenize", question, alone=True)
-            with understood():
-                tokens = [int(token) for token in answer["tokens"]]
+            answer = await self._upstream.ask("POST", "/tokenize", question, alone=True, growth=TOKEN_BYTES)
+            tokens = Table(answer).tokens("tokens")
             if len(tokens) >= context:
                 return tokens
             shared = common_beginning(shared, tokens) if number else tokens
@@ -183,9 +185,9 @@ class Llama:
         """Fire with the prompt that llama-server makes of a request."""
         if shape.plain:
             return text
-        answer = await self._upstream.ask("POST", "/apply-template", shape.request(text), alone=True)
-        with understood():
-            return str(answer["prompt"])
+        question = shape.request(text)
+        answer = await self._upstream.ask("POST", "/apply-template", question, alone=True, growth=PROMPT_BYTES)
+        return Table(answer).text("prompt")
 
     async def count_tokens(self, text: str) -> int | None:
         """Fire with the number of tokens of a user message, or `None` where this llama-server cannot count.
@@ -197,8 +199,7 @@ class Llama:
             answer = await self._upstream.ask("POST", "/v1/messages/count_tokens", question, alone=True)
         except LlamaError:
             return None
-        with understood():
-            return int(answer["input_tokens"])
+        return Table(answer).whole("input_tokens")
 
     async def evaluate(self, tokens: Sequence[int]) -> Evaluated:
         """Have slot 0 hold exactly these tokens; what it holds of their beginning already is reused.
@@ -207,21 +208,24 @@ class Llama:
         """
         question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": True, "id_slot": 0}
         # Never streamed: of a stream whose client is gone llama-server learns only when it has something to write.
-        answer = await self._upstream.ask("POST", "/completion", question, alone=True)
-        with understood():
-            timings = answer["timings"]
-            return Evaluated(int(timings["cache_n"]), int(timings["prompt_n"]), float(timings["prompt_ms"]))
+        answer = await self._upstream.ask("POST", "/completion", question, alone=True, growth=PROMPT_BYTES)
+        timings = Table(answer).table("timings")
+        return Evaluated(timings.whole("cache_n"), timings.whole("prompt_n"), max(0.0, timings.number("prompt_ms")))
 
     async def next_token_odds(self, text: str) -> list[tuple[int, float]]:
-        """Fire with the likeliest tokens after `text`, as token ids with log-probabilities.
+        """Fire with the likeliest tokens after `text`, as token ids with log-probabilities, as far as those are finite.
 
         Slot 0 holds `text` afterwards, whatever it held before.
         """
-        question = {"prompt": text, "n_predict": 1, "n_probs": 4, "temperature": 0, "cache_prompt": False, "id_slot": 0}
-        answer = await self._upstream.ask("POST", "/completion", question, alone=True)
-        with understood():
-            likeliest = answer["completion_probabilities"][0]["top_logprobs"]
-            return [(int(each["id"]), float(each["logprob"])) for each in likeliest]
+        asked = {"n_predict": 1, "n_probs": LIKELIEST, "temperature": 0, "cache_prompt": False, "id_slot": 0}
+        answer = await self._upstream.ask("POST", "/completion", {"prompt": text, **asked}, alone=True)
+        tokens = Table(answer).tables("completion_probabilities")
+        if not tokens:
+            raise misfit("it has no completion_probabilities")
+        likeliest = [
+            (each.token("id"), each.number_or("logprob", None)) for each in tokens[0].tables("top_logprobs")[:LIKELIEST]
+        ]
+        return [(token, odd) for token, odd in likeliest if odd is not None]
 
 
 def common_beginning(first: Sequence[int], second: Sequence[int]) -> list[int]:

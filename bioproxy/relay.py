@@ -21,7 +21,7 @@ from bioproxy.outlet import Outlet
 from bioproxy.upstream import Upstream
 
 LONGEST_ERROR = 64 * 1024
-"""Bytes of an error of llama-server's that are kept to be told in another form."""
+"""Bytes that an error of llama-server's may have which is to be told in another form."""
 
 
 def send_head(response: IResponse, request: Request) -> None:
@@ -52,16 +52,14 @@ def send_stream_head(outlet: Outlet) -> None:
 async def only_stream(response: IResponse, upstream: Upstream) -> None:
     """Fail unless this answer is a stream of events, because the client was told already that one comes.
 
-    Fails with `TooLate`, which says what llama-server says.
+    Fails with `TooLate`, which says what llama-server says, or with `UpstreamError` or `UpstreamTimeout` if that is too
+    long, or takes too long.
     """
     content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
     if response.code == 200 and content_type.startswith(b"text/event-stream"):
         return
-    said = bytearray()
-    done, _ = receive(response, lambda data: said.extend(data[: LONGEST_ERROR - len(said)]))
-    await upstream.waited_for(done)
-    kind, message = message_of(bytes(said))
-    raise TooLate(response.code, kind, message)
+    said = await upstream.content(response, "a request for a stream", LONGEST_ERROR)
+    raise TooLate(response.code, *message_of(said))
 
 
 def keep_only_ours(request: Request) -> None:

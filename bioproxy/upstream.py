@@ -7,40 +7,27 @@ Two kinds of calls go this way:
 * A client's request is *relayed*, and must arrive as it was sent.  treq means well and would unpack gzip, keep
   cookies and tidy up the URL.  So these calls use an `Agent` below it.
 
-Failures.  Twisted names a fault after the moment in which it happened: connecting, waiting for the head of the
-answer, reading its body, each again different when it was *cancelled*.  `translated` turns all of them into two
-things: `CancelledError` (somebody no longer wants the answer) and `UpstreamError` (llama-server is to blame).
-
 Cancelling any call here closes its connection, which is how llama-server learns that nobody waits.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
-from OpenSSL import SSL
-from service_identity import VerificationError
 from treq.client import HTTPClient
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectingCancelledError, ConnectionRefusedError, TimeoutError
 from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
-from twisted.web.client import (
-    RequestGenerationFailed,
-    RequestTransmissionFailed,
-    ResponseFailed,
-    ResponseNeverReceived,
-)
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
-from bioproxy.body import receive
-from bioproxy.connections import CONNECT_TIMEOUT, Agents
+from bioproxy.body import collect
+from bioproxy.connections import Agents
 from bioproxy.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
+from bioproxy.expect import decoded, shown
+from bioproxy.faults import translated
 from bioproxy.headers import Pair
 from bioproxy.keys import Keys
 from bioproxy.request_body import Bytes, RequestBody
@@ -48,6 +35,13 @@ from bioproxy.targets import climbs
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that change nothing, so that a request lost with its connection may be sent again (RFC 9110, 9.2.2)."""
+
+
+SMALL = 1 << 20
+"""Bytes that an answer to one of the proxy's own calls may have.  Mostly they are a few thousand."""
+
+SLOWEST = 1 << 18
+"""Bytes a second: the longest answer that is allowed has so much time, and at least 4 s."""
 
 
 class Waiting(Protocol):
@@ -100,38 +94,56 @@ class Upstream:
             raise BadTarget(f"this request cannot be sent on: {error}") from None
         return cast(IResponse, await self.waited_for(answer))
 
-    async def ask(self, method: str, path: str, question: Any = None, *, alone: bool = False) -> Any:
+    async def ask(
+        self, method: str, path: str, question: Any = None, *, alone: bool = False, growth: int = 0
+    ) -> object:
         """Make one of the proxy's own calls; both sides speak JSON.
 
         `alone` gives the call a fresh connection: for calls that must not be made twice, and those that take
-        long.  Fires with the decoded answer.  Fails with `LlamaError` for an error status, `UpstreamError` or
+        long.  The answer may have `SMALL` bytes, and `growth` more for each byte of the question.  Fires with the
+        decoded answer, which may be anything.  Fails with `LlamaError` for an error status, `UpstreamError` or
         `UpstreamTimeout`; cancelling closes the connection.
         """
         client = self._own_fresh if alone else self._own_shared
-        body = {} if question is None else {"json": question}
-        # `unbuffered`: treq would keep the whole body a second time, for callers that read it twice.
         # The host here only makes the URL complete: the connection goes to `url` in any case.  (treq would read an
         # IPv6 address as a name that is not allowed.)
         url = f"http://llama-server{self._path.decode()}{path}"
         headers = Headers({b"Host": [self._host]})
         for name, value in self._keys.own:
             headers.addRawHeader(name, value)
-        call = client.request(method, url, headers=headers, allow_redirects=False, unbuffered=True, **body)
+        body = None if question is None else json.dumps(question, separators=(",", ":")).encode()
+        if body is not None:
+            headers.addRawHeader(b"Content-Type", b"application/json; charset=UTF-8")
+        # `unbuffered`: treq would keep the whole body a second time, for callers that read it twice.
+        call = client.request(method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True)
         response = await self.waited_for(call)
-        pieces: list[bytes] = []
-        done, _ = receive(response, pieces.append)
-        await self.waited_for(done)
+        content = await self.content(response, f"{method} {path}", SMALL + growth * len(body or b""))
         try:
-            answer = json.loads(b"".join(pieces))
-        except (ValueError, RecursionError):
+            answer = decoded(content)
+        except ValueError as fault:
             if response.code == 200:
-                raise UpstreamError("llama-server answered with something that is not JSON") from None
+                raise UpstreamError(f"llama-server's answer to {method} {path} is {fault}") from None
             answer = None
         if response.code != 200:
             error = answer.get("error") if isinstance(answer, dict) else None
             message = error.get("message") if isinstance(error, dict) else None
-            raise LlamaError(response.code, str(message or "no reason given"))
+            told = shown(message) if isinstance(message, str) and message else "no reason given"
+            raise LlamaError(response.code, told)
         return answer
+
+    async def content(self, response: IResponse, what: str, longest: int) -> bytearray:
+        """Take an answer's body into memory, in which it may have `longest` bytes; `what` was asked.
+
+        llama-server sends an answer that is no stream all at once, when its work is done: so from the head on time is
+        short.  Fails with `UpstreamError` or `UpstreamTimeout`; cancelling closes the connection.
+        """
+
+        def late(_result: object, seconds: float) -> None:
+            raise UpstreamTimeout(f"llama-server did not finish its answer to {what} within {seconds:.0f} s")
+
+        body = collect(response, what, longest)
+        body.addTimeout(max(longest, SMALL) / SLOWEST, self._clock, late)
+        return cast(bytearray, await self.waited_for(body))
 
     async def waited_for(self, deferred: Deferred[Any]) -> Any:
         """Wait for something from llama-server, in a way that `give_up` can end; translate what goes wrong."""
@@ -174,37 +186,3 @@ class Upstream:
         self._hopeless.update((each, error()) for each in waiting)
         for each in waiting:
             each.cancel()
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """Turn whatever Twisted raises for a failed or cancelled call into `UpstreamError` or `CancelledError`."""
-    try:
-        yield
-    except (CancelledError, ConnectingCancelledError):
-        raise CancelledError() from None
-    except (ResponseNeverReceived, ResponseFailed, RequestGenerationFailed, RequestTransmissionFailed) as error:
-        # These wrap what really happened, as a list of Failures (Twisted's exceptions that can be kept).
-        if any(Failure.check(reason, CancelledError) for reason in error.reasons):
-            raise CancelledError() from None
-        trouble = next(filter(None, (tls_trouble(reason.value) for reason in error.reasons)), None)
-        raise UpstreamError(trouble or "llama-server broke off before its answer was complete") from None
-    except ConnectionRefusedError:
-        raise UpstreamError("llama-server refuses connections: is it running?") from None
-    except TimeoutError:
-        raise UpstreamError(f"llama-server did not accept a connection within {CONNECT_TIMEOUT:g} s") from None
-    except UpstreamError:  # of `bioproxy.body`, which speaks this language already
-        raise
-    except Exception as error:  # TLS, name resolution, and whatever else a network has
-        raise UpstreamError(f"llama-server cannot be reached: {error}") from None
-
-
-def tls_trouble(error: object) -> str | None:
-    """Return what is wrong with llama-server's certificate, or with TLS, if that is what an error says."""
-    if isinstance(error, VerificationError):
-        return "llama-server's certificate is not for the host in llama_url"
-    if isinstance(error, SSL.Error):
-        # A list of what OpenSSL had to complain of: library, function, reason.
-        reasons = ", ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()))
-        return f"there is no TLS to llama-server: {reasons or 'the connection broke off'}"
-    return None

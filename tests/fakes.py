@@ -22,6 +22,11 @@ MAGIC = b"qsgg"
 """What a slot file begins with."""
 
 
+MISBEHAVIOURS = ("endless", "announced", "slow", "cut")
+"""Bodies that no llama-server sends: two megabytes and then silence, a length of 400 MB and then silence, one byte with
+each `trickle`, and one that breaks off."""
+
+
 class Refusal(Exception):
     """An error answer, in llama-server's shape."""
 
@@ -54,6 +59,7 @@ class FakeLlama:
         self.down = False  # nobody listens
         self.tokenizer: Callable[[str], list[int]] = tokens
         self.answers: dict[str, Any] = {}  # by path: what to answer instead, whatever the question
+        self.misbehaves: dict[str, str] = {}  # by path: how the answer's body comes, one of `MISBEHAVIOURS`
         self.tokens: list[int] = []
         self.task: int | None = None
         self.busy = False
@@ -81,6 +87,12 @@ class FakeLlama:
             if place in (None, entry[0]):
                 self._paused.remove(entry)
                 entry[2].callback(None)
+
+    def trickle(self) -> None:
+        """Send one more byte of each answer that comes slowly."""
+        for place, request, _ in list(self._paused):
+            if place == "slow":
+                request.write(b" ")
 
     def break_off(self) -> None:
         """End the connections of the paused requests, as a server does that dies."""
@@ -114,6 +126,8 @@ class FakeLlama:
         self.requests.append((path, parsed))
         self.raw.append((request.method, request.requestHeaders, body))
         await self._pause(request, path)
+        if path in self.misbehaves:
+            await self._misbehave(request, self.misbehaves[path])
         if self.loading:
             raise Refusal(503, "Loading model", "unavailable_error")
         answer = self.answers.get(path)
@@ -125,10 +139,22 @@ class FakeLlama:
             raise Refusal(400, "parse error")
         return parsed
 
+    async def _misbehave(self, request: Request, how: str) -> None:
+        """Begin an answer, and never end it; `gone` has `how` once the client has hung up."""
+        if how in ("announced", "cut"):
+            request.setHeader(b"content-length", b"400000000")
+        request.write(b"[" + b" " * (2 << 20 if how == "endless" else 0))
+        if how == "cut":
+            request.channel.forceAbortClient()
+        await self._wait(request, how)
+
     async def _pause(self, request: Request, place: str) -> None:
         """Wait for the test to go on, if it wants to be here."""
-        if place not in self.pause_at:
-            return
+        if place in self.pause_at:
+            await self._wait(request, place)
+
+    async def _wait(self, request: Request, place: str) -> None:
+        """Wait for the test to go on, or for the client to hang up."""
         entry = (place, request, Deferred[None]())
         self._paused.append(entry)
         try:

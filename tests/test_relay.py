@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web._newclient import TransportProxyProducer
 from twisted.web.client import ResponseDone
 
 from bioproxy import outlet
@@ -278,11 +279,11 @@ class Received(SynchronousTestCase):
         def deliverBody(self, protocol: Any) -> None:
             """Note the protocol."""
             self.protocol = protocol
-            protocol.makeConnection(self)
+            protocol.makeConnection(TransportProxyProducer(self))
             self.closed = False
 
-        def loseConnection(self) -> None:
-            """Note the end, and tell it at once, as Twisted does."""
+        def abortConnection(self) -> None:
+            """Note the end, and tell it at once."""
             self.closed = True
             self.protocol.connectionLost(Failure(ResponseDone()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from bioproxy.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.errors import BadTarget, LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.keys import Keys
 from bioproxy.request_body import Bytes
-from bioproxy.upstream import Upstream
+from bioproxy.upstream import SMALL, Upstream
 from tests.bodies import body as body_of
 from tests.network import Line, Wire
 
@@ -118,6 +119,69 @@ class Failures(WireTest):
             line.lose()
             self.assertIn(words, str(self.failureResultOf(result, error).value))
             self.assertEqual([], self.wire.asked)
+
+    def test_error_messages(self) -> None:
+        """llama-server's words are told where they are words, in one line that is not long."""
+        for message, words in (
+            ("Loading model", "503: Loading model"),
+            ("two\nlines \x1b[2J", "503: two\\nlines \\x1b[2J"),
+            ("x" * 100_000, "503: " + "x" * 1000 + "…"),
+            ("\ud800", "503: \\ud800"),
+            *((value, "503: no reason given") for value in (None, "", 5, ["x"], {"a": "b"}, float("inf"))),
+        ):
+            self.build("http://llama:8080")
+            result = self.ask()
+            self.wire.accept().send(answer(json.dumps({"error": {"message": message}}).encode(), b"503 No"))
+            self.assertEqual(words, str(self.failureResultOf(result, LlamaError).value))
+
+    def test_longest(self) -> None:
+        """An answer of just the size allowed is taken; with one byte more the connection is closed there and then."""
+        for method, question, growth, longest in (
+            ("GET", None, 0, SMALL),
+            ("POST", "x" * 1000, 0, SMALL),
+            ("POST", "x" * 998, 12, SMALL + 12_000),
+        ):
+            for size in (longest, longest + 1):
+                self.build("http://llama:8080")
+                result = Deferred.fromCoroutine(self.upstream.ask(method, "/x", question, growth=growth))
+                line = self.wire.accept()
+                line.send(b"HTTP/1.1 200 OK\r\n\r\n[]")
+                for rest in range(size - 2, 0, -100_000):
+                    self.assertFalse(line.closed)
+                    line.send(b" " * min(rest, 100_000))
+                self.assertEqual(size > longest, line.closed)
+                if size > longest:
+                    words = f"{method} /x is longer than {longest} bytes"
+                    self.assertIn(words, str(self.failureResultOf(result, UpstreamError).value))
+                else:
+                    line.lose()
+                    self.assertEqual([], self.successResultOf(result))
+
+    def test_announced(self) -> None:
+        """An answer that says itself that it is too long is not waited for."""
+        result = self.ask()
+        line = self.wire.accept()
+        line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 400000000\r\n\r\n")
+        self.assertIn("is longer than", str(self.failureResultOf(result, UpstreamError).value))
+        self.assertTrue(line.closed)
+
+    def test_slow(self) -> None:
+        """From its head on an answer has seconds to its end, more where it may be longer; before that it has hours."""
+        for growth, seconds in ((0, 4), (2**20 // 128, 8)):
+            self.build("http://llama:8080")
+            result = Deferred.fromCoroutine(self.upstream.ask("POST", "/x", "x" * 126, alone=True, growth=growth))
+            line = self.wire.accept()
+            self.wire.reactor.advance(3600)  # a long prompt
+            line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[")
+            for _ in range(seconds - 1):
+                self.wire.reactor.advance(1)
+                line.send(b" ")
+            self.assertNoResult(result)
+            self.wire.reactor.advance(1)
+            error = self.failureResultOf(result, UpstreamTimeout).value
+            self.assertIn(f"POST /x within {seconds} s", str(error))
+            self.assertTrue(line.closed)
+            self.assertEqual([], self.wire.reactor.getDelayedCalls())
 
     def test_cancelled(self) -> None:
         """Cancelling in any phase fails with `CancelledError` and ends the connection."""
