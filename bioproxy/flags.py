@@ -10,6 +10,7 @@ Plain, blocking, and quick: a few milliseconds.
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -53,10 +54,13 @@ def value(arguments: Sequence[str], *names: str) -> str | None:
 
 def sliding_window(model: str | None) -> int | None:
     """Return how many tokens a model's sliding window has; `None` where it has none, or its file cannot be read."""
+    # The name comes from llama-server.  Opening a pipe, say, would wait for somebody to write into it.
+    if model is None or not os.path.isfile(model):
+        return None
     try:
-        with open(model or "", "rb") as file:
+        with open(model, "rb") as file:
             head = file.read(HEAD)
-    except (OSError, ValueError):
+    except OSError:
         return None
     # GGUF: a key, the type of its value, its value.
     found = re.search(rb"\.attention\.sliding_window" + struct.pack("<I", UINT32) + rb"(.{4})", head, re.DOTALL)

@@ -11,6 +11,9 @@ from __future__ import annotations
 ENOUGH = 64
 """Tokens.  The fixed costs of a request blur the speed of computing fewer than that."""
 
+QUICKEST, SLOWEST = 1e-9, 3600.0
+"""Seconds a token.  What is said to be quicker or slower was not measured."""
+
 
 class Speed:
     """`seconds_per_token` is what one prompt token takes, 0 until it was measured."""
@@ -21,8 +24,8 @@ class Speed:
         self._bytes_per_token = 0.0
 
     def measured(self, tokens: float, ms: float) -> None:
-        """Note that computing so many tokens took so many milliseconds."""
-        if tokens >= ENOUGH and ms > 0:
+        """Note that computing so many tokens took so many milliseconds, as llama-server says."""
+        if tokens >= ENOUGH and QUICKEST <= ms / 1000 / tokens <= SLOWEST:
             self.seconds_per_token = ms / 1000 / tokens
 
     def tokens_in(self, seconds: float, otherwise: int) -> int:

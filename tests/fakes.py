@@ -142,7 +142,7 @@ class FakeLlama:
     async def _misbehave(self, request: Request, how: str) -> None:
         """Begin an answer, and never end it; `gone` has `how` once the client has hung up."""
         if how in ("announced", "cut"):
-            request.setHeader(b"content-length", b"400000000")
+            request.setHeader(b"content-length", b"400000000" if how == "announced" else b"1000")
         request.write(b"[" + b" " * (2 << 20 if how == "endless" else 0))
         if how == "cut":
             request.channel.forceAbortClient()

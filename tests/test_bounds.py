@@ -367,3 +367,25 @@ class WholeProxy(BoundsTest):
         for path, answers in WRONG.items():
             for answer in answers:
                 self.check(path, "answer", answer, "not understood")
+
+
+class Promised(BoundsTest):
+    """A client that was told to expect a stream, and a llama-server that sends something else."""
+
+    def test_no_stream(self) -> None:
+        """Its stream ends with an error event in time, however the other answer comes, and the gate is free again."""
+        chat = "/v1/chat/completions"
+        for how, (_, words) in SAID.items():
+            self.server.pause_at = {chat}
+            call = self.built.chat("why?", stream=True)
+            self.built.advance(self.built.settings.ping_interval)
+            self.assertFalse(call.whole)
+            self.server.misbehaves = {chat: how}
+            self.server.go_on()
+            self.built.settle()
+            event = self.answered(call).body.decode()
+            self.assertIn(words, event)
+            self.assertIn("timeout_error" if how == "slow" else "upstream_error", event)
+            self.assertEqual((None, 0), (self.built.gate.busy, self.server.paused), how)
+            self.server.pause_at, self.server.misbehaves = set(), {}
+        self.assertEqual([], self.flushLoggedErrors())

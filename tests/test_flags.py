@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bioproxy.demo import tiny_model
@@ -66,5 +68,21 @@ class Window(FolderTest):
 
     def test_unreadable(self) -> None:
         """Of what cannot be read nothing is known."""
-        for model in (None, "", "/no/such/file", str(self.folder), "a\0b"):
+        for model in (None, "", "/no/such/file", str(self.folder), "a\0b", "x" * 100_000, "\ud800"):
             self.assertIsNone(sliding_window(model))
+
+    def test_no_file(self) -> None:
+        """llama-server may name anything as its model: what is no file is not opened, for that could take for ever."""
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        # Were it opened for reading, this would wait for a writer; a writer that does not wait finds nobody there.
+        with ThreadPoolExecutor() as pool:
+            found = pool.submit(sliding_window, str(pipe))
+            while not found.done():
+                try:
+                    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+                except OSError:
+                    continue
+                self.fail("it was opened")
+            self.assertIsNone(found.result())
+        self.assertIsNone(sliding_window("/dev/zero"))

@@ -30,6 +30,14 @@ class Measuring(SynchronousTestCase):
             speed.measured(tokens, ms)
             self.assertEqual(0, speed.seconds_per_token, (tokens, ms))
 
+    def test_out_of_bounds(self) -> None:
+        """Whatever time llama-server claims, there is a number of tokens for each second."""
+        for ms in (5e-324, 1e-305, 1e-100, 1e14, 1e300, float("inf")):
+            speed = Speed()
+            speed.measured(1000, ms)
+            self.assertGreaterEqual(speed.tokens_in(1, 512), 0, ms)
+            self.assertLess(speed.seconds_per_token * 1e15, float("inf"), ms)
+
     def test_saving_unknown(self) -> None:
         """Before the first save nobody knows how long one takes, and no room is asked for."""
         self.assertEqual((None, 0), (Speed().save_seconds(1000), Speed().bytes_of(1000)))
