@@ -1,9 +1,10 @@
-"""Twisted's HTTP client, with three things put right that matter to a proxy.
+"""Twisted's HTTP client, with four things put right that matter to a proxy.
 
 An `Agent` opens a connection with a *factory*, which makes a *protocol* for it: the object that gets what arrives
 there.  Twisted lets neither be chosen in a public way, so these are subclasses of what it has.
 
 * The head of an answer has a limit.  Twisted limits a line, but not how many there are.
+* A status is a number of three digits (RFC 9110, section 15).  Twisted takes any number, and would send it on.
 * A server may name headers in `Connection` as meant for the next one only (RFC 9110, section 7.6.1).  Twisted keeps
   that header to itself, so whoever gets the answer could not leave them out.
 * "Not modified" may say how long the body would be that it does not have.  Twisted keeps that to itself, too.
@@ -20,6 +21,7 @@ from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import NOT_MODIFIED
 from twisted.web.iweb import IResponse
 
+from bioproxy.errors import UpstreamError
 from bioproxy.headers import named_in
 
 LONGEST_HEAD = 256 * 1024
@@ -39,6 +41,10 @@ class Client(HTTP11ClientProtocol):
         assert parser is not None  # it was made just now
 
         def put_right(response: IResponse) -> IResponse:
+            if not 100 <= response.code <= 999:
+                transport: Any = self.transport
+                transport.abortConnection()
+                raise UpstreamError(f"llama-server answered with {response.code}, which is no status")
             for name in named_in(parser.connHeaders.getRawHeaders(b"connection", [])):
                 response.headers.removeHeader(name)
             length = parser.connHeaders.getRawHeaders(b"content-length")

@@ -91,6 +91,20 @@ class Heads(ClientTest):
         self.assertEqual([], self.wire.asked)
 
 
+class Statuses(ClientTest):
+    """Numbers that are no status."""
+
+    def test_odd(self) -> None:
+        """A status that has not three digits (RFC 9110, section 15) is no answer; one that nobody knows is."""
+        for status in (b"0", b"99", b"1000", b"-404", b"99999", b"1_0"):
+            call, line = self.ask()
+            line.send(b"HTTP/1.1 %s Odd\r\nContent-Length: 2\r\n\r\nok" % status)
+            self.check_cut(call, line)
+        call, line = self.ask()
+        line.send(b"HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nok")
+        self.assertEqual((799, b"ok"), (call.status, call.body))
+
+
 class Crossing(ClientTest):
     """What does not cross."""
 
