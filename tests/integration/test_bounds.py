@@ -1,7 +1,8 @@
-"""A llama-server out of bounds, on real sockets: answers without end, and answers a byte at a time."""
+"""A llama-server out of bounds, on real sockets: answers without end, or a byte at a time.  And the real one."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +18,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
+from bioproxy.llama import PROMPT_BYTES, TOKEN_BYTES
+from bioproxy.upstream import SMALL
 from tests.fakes import FakeLlama
-from tests.integration.conftest import ProxyOf
-from tests.integration.support import async_fixture, async_test, fetch, prose, reactor, until
+from tests.integration.conftest import LlamaOf, ProxyOf
+from tests.integration.support import async_fixture, async_test, begin, fetch, prose, reactor, until
 
 CODE = f"{prose(50, seed=1)}\nAnswer: <{{message}}>"
 
@@ -149,3 +152,44 @@ async def test_slow(rogue_of: Any, proxy_of: ProxyOf) -> None:
     ready = await fetch("GET", proxy.admin_url + "/readyz")
     words = b"llama-server did not finish its answer to GET /props within 4 s\n"
     assert (ready.status, ready.body) == (503, words)
+
+
+@async_test
+async def test_honest(llama_of: LlamaOf, with_tools: Path) -> None:
+    """The real llama-server's answers are within the bounds, whatever the text, and with much room to spare."""
+    llama = llama_of(model=with_tools)
+    await llama.start()
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    for text in ("\x01\x7f", '"\\', "\n\n\t", "\U0001f600é", "the quick brown fox ", " " * 64, "7"):
+        long = text * (20_000 // len(text))
+        content = {"content": long, "add_special": True, "parse_special": True}
+        chat = {"messages": [{"role": "user", "content": long}], "tools": [tool] * 100}
+        tokens = await llama.call("POST", "/tokenize", content)
+        prompt = {"prompt": tokens.json()["tokens"][:8000], "n_predict": 0}
+        for path, question, growth in (
+            ("/tokenize", content, TOKEN_BYTES),
+            ("/apply-template", chat, PROMPT_BYTES),
+            ("/completion", prompt, PROMPT_BYTES),
+        ):
+            answer = await llama.call("POST", path, question)
+            assert answer.status == 200
+            assert 2 * len(answer.body) < growth * len(json.dumps(question)) + SMALL // 8, (path, text)
+    for path in ("/health", "/props", "/v1/models", "/lora-adapters", "/slots"):
+        assert len((await llama.call("GET", path)).body) < SMALL // 16, path
+
+
+@async_test
+async def test_work_before_head(llama_of: LlamaOf, slow: Path) -> None:
+    """llama-server works first, and then sends head and body at once: that is why only the latter has a deadline."""
+    llama = llama_of(model=slow)
+    await llama.start()
+    prompt = {"prompt": [*range(300, 1300)] * 6, "n_predict": 0}
+    began = reactor.seconds()
+    response = await begin("POST", llama.url + "/completion", prompt)
+    head = reactor.seconds()
+    body = await response.content()
+    assert reactor.seconds() - head < (head - began) / 4
+    assert response.length == len(body)
+    timings = json.loads(body)["timings"]
+    assert timings["prompt_n"] == 6000
+    assert timings["prompt_ms"] / 1000 <= head - began
