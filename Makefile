@@ -2,6 +2,7 @@
 #
 #   make demo    the main job on a real llama.cpp with a tiny model; Ctrl-C ends it
 #   make test    all checks and tests
+#   make lint    the checks alone
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
@@ -10,20 +11,22 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test bench soak screenshots clean
+.PHONY: demo test lint bench soak screenshots clean
 
 demo: .venv/with-demo
 	$(BIN)/twistd --pidfile= -n bioproxy --demo
 
-test: .venv/with-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+test: lint
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 	$(BIN)/trial --jobs 2 tests
+
+lint: .venv/with-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: .venv/with-test
 	$(BIN)/python -m tests.bench
@@ -41,4 +44,4 @@ screenshots: .venv/with-pictures
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache _trial_temp*
