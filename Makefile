@@ -3,6 +3,7 @@
 #   make demo    the main job on a real llama.cpp with a tiny model; Ctrl-C ends it
 #   make test    all checks and tests
 #   make lint    the checks alone
+#   make wheel   the packages of the last commit in dist/, the same bytes each time
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
@@ -11,7 +12,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint bench soak screenshots clean
+.PHONY: demo test lint wheel bench soak screenshots clean
 
 demo: .venv/with-demo
 	$(BIN)/twistd --pidfile= -n bioproxy --demo
@@ -27,6 +28,9 @@ lint: .venv/with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: .venv/with-test
+	$(BIN)/python tools/packages.py
 
 bench: .venv/with-test
 	$(BIN)/python -m tests.bench

@@ -311,19 +311,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture(scope="module")
-def build_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a setuptools that is new enough: got once, not for each build."""
-    folder = tmp_path_factory.mktemp("build-tools")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*install, "--target", str(folder), "setuptools>=77"], check=True, timeout=120)
-    return folder
-
-
 @pytest.fixture(params=["wheel", "editable"])
-def installed(
-    request: pytest.FixtureRequest, tmp_path: Path, checkout: Path, build_tools: Path
-) -> Iterator[tuple[Path, Path]]:
+def installed(request: pytest.FixtureRequest, tmp_path: Path, checkout: Path) -> Iterator[tuple[Path, Path]]:
     """Return the Python of an environment in which bioproxy was installed, and the folder that it should come from."""
     home = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=60)
@@ -338,7 +327,6 @@ def installed(
         [*install, "--disable-pip-version-check", "--no-build-isolation", *editable, str(checkout)],
         check=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(build_tools)},
     )
     yield python, checkout if editable else packages
 
