@@ -36,6 +36,7 @@ ALLOWED = {
     f"{CLIENT}.HEADER": "and in this one",
     "_parser": "it has the headers of an answer that are for one connection, which the public response has not",
     FACTORY: "a subclass makes connections of our class, and does not log each of them",
+    "_producer": "the connection behind a body's transport, which itself has only the polite end, endless over TLS",
     "_quiescentCallback": "our connections go back to the pool with it",
     "_factory": "tells the pool to use our factory",
     TRUST_ROOT: "the public trust roots are the system's list or some certificates, never both",

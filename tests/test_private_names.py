@@ -124,6 +124,21 @@ class ClientNames(PrivateNames):
         self.check("_quiescentCallback", [protocol], quiet)
         self.check("_parser", None, protocol._parser)
 
+    def test_body_transport(self) -> None:
+        """What a body's protocol gets for a transport has the connection behind it, and none once all is here."""
+        connection = StringTransport()
+        protocol = namedAny(f"{CLIENT}.HTTP11ClientProtocol")()
+        protocol.makeConnection(connection)
+        request = namedAny(f"{CLIENT}.Request")(b"GET", b"/", Headers({b"host": [b"x"]}), None)
+        answer = protocol.request(request)
+        protocol.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+        body = Protocol()
+        self.successResultOf(answer).deliverBody(body)
+        transport: Any = body.transport
+        self.check("_producer", connection, getattr(transport, "_producer", "gone"))
+        protocol.dataReceived(b"12345")
+        self.check("_producer", None, transport._producer)
+
     def test_factory(self) -> None:
         """A pool connects with what its `_factory` makes; Twisted's own makes connections with the pool's callback."""
         pool = HTTPConnectionPool(MemoryReactorClock())

@@ -99,7 +99,7 @@ class Failures(WireTest):
 
     def test_own_calls(self) -> None:
         """The proxy's own calls fail by status and content of the answer too."""
-        not_json, nothing = "something that is not JSON", "no reason given"
+        not_json, nothing = "is not JSON", "no reason given"
         for content, error, words in (
             (answer(b"<html>"), UpstreamError, not_json),
             (answer(b"\xff"), UpstreamError, not_json),
@@ -108,7 +108,7 @@ class Failures(WireTest):
             (answer(b'{"error": "a word"}', b"500 No"), LlamaError, f"500: {nothing}"),
             (answer(b"[]", b"404 No"), LlamaError, f"404: {nothing}"),
             (answer(b"<html>", b"404 No"), LlamaError, f"404: {nothing}"),
-            (answer(b"[" * 100_000), UpstreamError, not_json),
+            (answer(b"[" * 100_000), UpstreamError, "nested too deeply"),
             (answer(b"[" * 100_000, b"404 No"), LlamaError, f"404: {nothing}"),
             (answer(b"", b"302 Found\r\nLocation: http://elsewhere/"), LlamaError, f"302: {nothing}"),
         ):
