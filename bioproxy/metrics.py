@@ -63,6 +63,7 @@ class Metrics:
         self.slot_saves = counter("slot_saves", "Saves of slot 0 to a file", "template", "result")
         self.slot_restores = counter("slot_restores", "Restores of slot 0 from a file", "template", "result")
         self.slot_bytes = counter("slot_bytes", "Bytes of slot files", "direction")
+        self.reactor_stall_seconds = seconds("reactor_stall_seconds", "Times over 50 ms that bioproxy stood still")
         self.upstream_up = gauge("upstream_up", "1 while llama-server answers with its model loaded")
         for kind in ("user", "warmup"):
             self.gate_busy.labels(kind).set(0)

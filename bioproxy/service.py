@@ -13,7 +13,8 @@ children in order and stops them in reverse::
     |- events     tells open pages what happens
     |- worker     reads large requests, in a process of its own
     |- operator's port
-    `- clients' port
+    |- clients' port
+    `- heartbeat  has time stand still while nothing here can run
 
 Every part is made here and gets what it needs in its constructor, so this function shows all dependencies there
 are.  Nothing is read, sent or opened before the services start.
@@ -36,6 +37,7 @@ from twisted.internet.threads import deferToThreadPool
 
 from bioproxy.admin import Admin
 from bioproxy.agenda import Agenda
+from bioproxy.clock import Heartbeat, install
 from bioproxy.config import templates_of
 from bioproxy.connections import Agents
 from bioproxy.crowd import Crowd, allowed_connections
@@ -93,10 +95,12 @@ LARGEST_ACTION = 64 * 1024
 def makeService(options: Options, reactor: Any = None) -> MultiService:
     """Build everything.  Called by twistd, which finds this name and `Options` through the plugin."""
     os.umask(0o077)  # whatever this process writes, twistd's log too, is for its owner's eyes only
+    usable = None
     if reactor is None:
         from twisted.internet import reactor as real
 
         reactor = real
+        usable = install(reactor)  # whoever hands in another reactor has a clock, too
     root = Root()
     settings = options.settings
     twistd = options.parent
@@ -198,6 +202,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         Hangup(reactor, reload.run),
     ):
         service.setServiceParent(root)
+    if usable is not None:
+        Heartbeat(reactor, usable, metrics.reactor_stall_seconds).setServiceParent(root)
     root.farewell = Farewell(clients_port, gate, proxy, upstream, keeper, reactor).say
     if demo is not None:
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))

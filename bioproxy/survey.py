@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from bioproxy import flags
 from bioproxy.advice import Advice, Seen, advice, of_trouble
+from bioproxy.clock import install
 from bioproxy.config import Settings
 from bioproxy.connections import Agents
 from bioproxy.errors import ConfigError, LlamaError, UpstreamError, UpstreamTimeout
@@ -151,6 +152,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
     if reactor is None:
         from twisted.internet import reactor as real
 
+        install(real)
         reactor = real
     url, path = settings.llama_url, settings.slot_save_path
     keys = Keys(settings.api_key_file, settings.llama_api_key_file)

@@ -27,6 +27,7 @@ TABLE = {
     "bioproxy_slot_saves_total": ("counter", "template result"),
     "bioproxy_slot_restores_total": ("counter", "template result"),
     "bioproxy_slot_bytes_total": ("counter", "direction"),
+    "bioproxy_reactor_stall_seconds": ("histogram", ""),
     "bioproxy_upstream_up": ("gauge", ""),
     "bioproxy_build_info": ("gauge", "version twisted python"),
 }

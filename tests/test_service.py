@@ -9,6 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import twisted.internet
 from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.error import ProcessDone, ProcessTerminated
@@ -16,6 +17,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy.clock import UsableTime
 from bioproxy.config import Settings
 from bioproxy.demo.service import Demo
 from bioproxy.errors import ConfigError
@@ -113,6 +115,17 @@ class Wiring(ServiceTest):
     def test_demo_tree(self) -> None:
         """With `--demo` the child comes first: the others need it."""
         self.assertEqual(["demo", *PARTS], [service.name for service in self.make("--demo")])
+
+    def test_time(self) -> None:
+        """The reactor that it takes by itself goes by usable time from then on; one that is handed in is left alone."""
+        self.assertEqual(PARTS, [service.name for service in self.make()])
+        self.assertIs(self.reactor, getattr(self.reactor.seconds, "__self__", None))
+        self.patch(twisted.internet, "reactor", self.reactor)
+        options = Options()
+        options.parseOptions([])
+        root = makeService(options)
+        self.assertEqual([*PARTS, "heartbeat"], [service.name for service in root])
+        self.assertIsInstance(getattr(self.reactor.seconds, "__self__", None), UsableTime)
 
     def test_ports(self) -> None:
         """Clients and operator have a port each, on the addresses of the settings, and get what is meant for them."""

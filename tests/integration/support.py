@@ -292,6 +292,17 @@ class LlamaServer:
         """Tell whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def unread(self) -> int:
+        """Return how many bytes were sent to it that it has not read."""
+        rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(f":{self.port:04X}"))
+
     def kill(self) -> None:
         """End it the hard way."""
         if self._process is not None:
@@ -329,8 +340,8 @@ class LlamaServer:
 # bioproxy.
 
 
-class RunningProxy:
-    """A bioproxy in this process, on the real reactor, with what `makeService` makes of a configuration file."""
+class ConfiguredProxy:
+    """A bioproxy that is asked over the network, and its configuration `file`; whoever makes one has it run."""
 
     def __init__(self, folder: Path, llama_url: str, templates: Mapping[str, str], **settings: Any) -> None:
         self.folder = folder
@@ -347,24 +358,8 @@ class RunningProxy:
             "state_dir": "state",
             **settings,
         }
-        file = folder / "conf.json"
-        file.write_text(json.dumps(configuration))
-        options = Options()
-        options.parseOptions(["--config", str(file)])
-        self._service = makeService(options)
-        self._running = False
-
-    def start(self) -> None:
-        """Start it the way twistd does."""
-        self._running = True
-        self._service.privilegedStartService()
-        self._service.startService()
-
-    async def stop(self) -> None:
-        """Stop it; fires when everything is over."""
-        if self._running:
-            self._running = False
-            await cast("Deferred[None]", self._service.stopService())
+        self.file = folder / "conf.json"
+        self.file.write_text(json.dumps(configuration))
 
     def path(self, name: str) -> Path:
         """Return a template's file."""
@@ -431,6 +426,29 @@ class RunningProxy:
             return float((await self.status())["uptime_s"]) >= began + seconds
 
         await eventually(passed)
+
+
+class RunningProxy(ConfiguredProxy):
+    """A bioproxy in this process, on the real reactor, with what `makeService` makes of a configuration file."""
+
+    def __init__(self, folder: Path, llama_url: str, templates: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(folder, llama_url, templates, **settings)
+        options = Options()
+        options.parseOptions(["--config", str(self.file)])
+        self._service = makeService(options)
+        self._running = False
+
+    def start(self) -> None:
+        """Start it the way twistd does."""
+        self._running = True
+        self._service.privilegedStartService()
+        self._service.startService()
+
+    async def stop(self) -> None:
+        """Stop it; fires when everything is over."""
+        if self._running:
+            self._running = False
+            await cast("Deferred[None]", self._service.stopService())
 
 
 # twistd.
