@@ -34,11 +34,16 @@ InThread = Callable[[Callable[[], "Reading"]], "Deferred[Reading]"]
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of a template: its text or the error, and the stamps of the files when it was read."""
+    """One reading of a template: its text or the error, and the stamps of the files when it was read.
+
+    `since` is when just these stamps were first seen, by the monotonic clock; `settled` tells whether they are old
+    enough to prove, when they are seen again, that nothing changed.
+    """
 
     text: Text | None
     error: TemplateError | None
     stamps: dict[Path, FileStamp]
+    since: float
     settled: bool
 
 
@@ -129,21 +134,29 @@ def error_texts(reading: Reading) -> tuple[str, ...]:
 
 
 def refresh(template: Template, last: Reading | None) -> Reading:
-    """Read a template again if a file changed, else return `last` itself.  Blocking: runs in a thread."""
+    """Read a template again if a file changed, else return `last` itself.  Blocking: runs in a thread.
+
+    Equal stamps prove nothing so soon after a change: a second one within the same tick of the file system's clock that
+    keeps the size leaves the same stamp.  (git calls such a file "racily clean".)  So a file is read until a reading
+    began when its stamp had been there for longer than a tick.  By our monotonic clock: the wall clock, with which the
+    dates of files could be compared, may have been set meanwhile, and a file server has another one.
+    """
+    began = time.monotonic()
     paths = [template.path] if last is None else list(last.stamps)
     stamps = {path: templates.stamp(path) for path in paths}
     if last is not None and last.settled and stamps == last.stamps:
         return last
-    now = time.time()
+    text, trouble = None, None
     try:
         text = templates.read(template)
     except TemplateError as error:
-        return Reading(None, error, stamps, templates.settled(stamps, now))
-    # An include that is new here was not looked at before it was read, so what was read may be older than its
-    # stamp: not settled, the next round reads it once more.
-    watched = [template.path, *text.includes]
-    new = {path: templates.stamp(path) for path in watched if path not in stamps}
-    stamps = {path: stamps.get(path, new.get(path)) for path in watched}
-    # Computed on first use and kept; for a large text that takes a while, so it is done here, in the thread.
-    _ = text.digest, text.prefix_digest, text.spelled
-    return Reading(text, None, stamps, not new and templates.settled(stamps, now))
+        trouble = error
+    else:
+        # An include that is new here was not looked at before it was read, so what was read may be older than its
+        # stamp: but its stamp is new, too, and so the next round reads it once more.
+        watched = [template.path, *text.includes]
+        stamps = {path: stamps[path] if path in stamps else templates.stamp(path) for path in watched}
+        # Computed on first use and kept; for a large text that takes a while, so it is done here, in the thread.
+        _ = text.digest, text.prefix_digest, text.spelled
+    since = last.since if last is not None and stamps == last.stamps else time.monotonic()
+    return Reading(text, trouble, stamps, since, began - since > templates.COARSE)

@@ -200,12 +200,3 @@ def stamp(path: Path) -> FileStamp:
     except (OSError, ValueError):  # ValueError: a path with a null character
         return None
     return (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-
-
-def settled(stamps: dict[Path, FileStamp], now: float) -> bool:
-    """Tell whether equal stamps will prove that nothing changed.
-
-    Not so soon after a change: a second change within the same tick of the file system's clock that keeps
-    the size leaves the same stamp.  (git calls such a file "racily clean".)  `now` is in seconds since 1970.
-    """
-    return all(found is None or abs(now - max(found[3], found[4]) / 1e9) > COARSE for found in stamps.values())

@@ -63,8 +63,8 @@ class PollerTest(WorldTest):
 
     def let_settle(self) -> None:
         """Let so much time pass that the files' dates are beyond doubt."""
-        real = time.time
-        self.patch(time, "time", lambda: real() + 60)
+        before = time.monotonic
+        self.patch(time, "monotonic", lambda: before() + 60)
 
 
 class Compared(str):
@@ -143,6 +143,7 @@ class Changes(PollerTest):
         self.assertEqual("now n1 ", self.text())
         new.write_text("n2")
         self.assertEqual("now n2 ", self.text())
+        self.let_settle()
         self.poll()
         reads = self.count_reads()
         self.include.write_text("nobody includes this now")
@@ -171,6 +172,19 @@ class Changes(PollerTest):
         for number in range(100):
             self.include.write_text(f"{number:08}")
             self.assertEqual(f"about {number:08}: ", self.text())
+
+    def test_coarse_dates(self) -> None:
+        """The same where files are dated to two seconds, however far our wall clock and theirs are apart."""
+        real, wall = templates.stamp, time.time
+
+        def coarse(path: Path) -> templates.FileStamp:
+            found = real(path)
+            return found and (*found[:3], *(date - date % 2_000_000_000 for date in found[3:]))
+
+        self.patch(templates, "stamp", coarse)
+        for ahead in (0, 86400, -86400):
+            self.patch(time, "time", lambda ahead=ahead: wall() + ahead)
+            self.test_same_size_at_once()
 
     def test_old_date(self) -> None:
         """A file whose date is put back after an edit, as `rsync -t` does, is noticed."""

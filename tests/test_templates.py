@@ -254,19 +254,3 @@ class Changes(FolderTest):
         """Where there is no file the stamp is `None`."""
         self.assertIsNone(templates.stamp(self.folder / "gone"))
         self.assertIsNone(templates.stamp(Path("a\0b")))
-
-    def test_settled(self) -> None:
-        """Stamps prove something once the last change of any file is more than a clock's tick away."""
-        old, new = (0, 0, 0, 100 * 10**9, 0), (0, 0, 0, 0, 200 * 10**9)  # changed at 100 s, inode changed at 200 s
-        for stamps, now, expected in (
-            ({}, 0.0, True),
-            ({"gone": None}, 0.0, True),
-            ({"old": old}, 101.9, False),
-            ({"old": old}, 102.1, True),
-            ({"old": old}, 97.9, True),  # dated into the future: that clock is not ours
-            ({"old": old}, 98.1, False),
-            ({"old": old, "gone": None, "new": new}, 150.0, True),
-            ({"old": old, "gone": None, "new": new}, 201.0, False),
-        ):
-            found: dict[Path, templates.FileStamp] = {Path(name): stamp for name, stamp in stamps.items()}
-            self.assertEqual(expected, templates.settled(found, now), (stamps, now))
