@@ -137,7 +137,7 @@ class Events(Service):
     def _look(self) -> None:
         """Tell everybody what is new."""
         news, silent = self._news(), self._clock.seconds() - self._told_at
-        event = encode("change", news) if news else encode("beat", {}) if silent >= BEAT else None
+        event = self._encode("change", news) if news else self._encode("beat", {}) if silent >= BEAT else None
         if event is not None:
             self._told_at = self._clock.seconds()
         everything: bytes | None = None
@@ -154,7 +154,7 @@ class Events(Service):
 
     def _everything(self) -> bytes:
         """Return the event that a page begins with."""
-        return b"retry: 2000\n" + encode("status", {**self._status.whole(), "history": self._history.latest()})
+        return b"retry: 2000\n" + self._encode("status", {**self._status.whole(), "history": self._history.latest()})
 
     def _news(self) -> dict[str, Any]:
         """Return what changed since this was last called."""
@@ -167,9 +167,9 @@ class Events(Service):
         self._known, self._requests, self._points = now, journal.kept, history.taken
         return news
 
-
-def encode(event: str, data: dict[str, Any]) -> bytes:
-    """Return one event.  It carries the time, by which the browser's clock may be wrong."""
-    told_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    text = json.dumps({"told_at": told_at, **data}, separators=(",", ":"))
-    return f"event: {event}\ndata: {text}\n\n".encode()
+    def _encode(self, event: str, data: dict[str, Any]) -> bytes:
+        """Return one event.  It carries the time of day, by which the browser's may be wrong, and the clock's time."""
+        told_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        clock = round(self._clock.seconds(), 3)
+        text = json.dumps({"told_at": told_at, "clock": clock, **data}, separators=(",", ":"))
+        return f"event: {event}\ndata: {text}\n\n".encode()

@@ -9,13 +9,12 @@ It is for a look at the page, not for archives: Prometheus keeps those.
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from typing import Any
 
 from prometheus_client import Counter, Histogram
+from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.gate import Gate
 from bioproxy.metrics import Metrics
@@ -31,9 +30,10 @@ POINTS = 720
 class Point:
     """What happened between two looks.
 
-    `time` is its end, in seconds since 1970; `queue` how many users waited at most; `ttft` the mean time to the first
-    token, in seconds, of the requests that ended, `None` if there were none; `cached` and `computed` are the prompt
-    tokens; `saved` the seconds saved since the process started.
+    `time` is its end, in the clock's seconds: the wall clock may be set, and a plot goes one way only.  `queue` is
+    how many users waited at most; `ttft` the mean time to the first token, in seconds, of the requests that ended,
+    `None` if there were none; `cached` and `computed` are the prompt tokens; `saved` the seconds saved since the
+    process started.
     """
 
     time: float
@@ -47,13 +47,11 @@ class Point:
 class History:
     """The latest `points`, oldest first.  `taken` counts all that there ever were."""
 
-    def __init__(
-        self, metrics: Metrics, gate: Gate, wall_clock: Callable[[], float] = time.time, points: int = POINTS
-    ) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate, clock: IReactorTime, points: int = POINTS) -> None:
         self.taken = 0
         self._metrics = metrics
         self._gate = gate
-        self._wall_clock = wall_clock
+        self._clock = clock
         self._points: deque[Point] = deque(maxlen=points)
         self._last = (0.0,) * 5
         self._saved = 0.0
@@ -76,7 +74,7 @@ class History:
         self._saved += saved
         queue = gate.take_peak()
         ttft = round(seconds / count, 4) if count else None
-        point = Point(round(self._wall_clock(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
+        point = Point(round(self._clock.seconds(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
         if self._points and quiet(point) and quiet(self._points[-1]):
             self._skipped = point
             return

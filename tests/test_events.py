@@ -57,9 +57,10 @@ class Telling(WorldTest):
         self.assertEqual("no-store", call.headers["cache-control"])
         ((kind, data),) = events(call)
         self.assertEqual("status", kind)
-        told_at, history = data.pop("told_at"), data.pop("history")
+        told_at, clock, history = (data.pop(key) for key in ("told_at", "clock", "history"))
         self.assertIn("T", told_at)
-        self.assertEqual(1, len(history))
+        self.assertEqual(world.clock.seconds(), clock)
+        self.assertEqual([clock], [point[0] for point in history], "points are dated by this clock")
         self.assertEqual(world.operate("GET", "/status").json(), data)
 
     def test_changes(self) -> None:
@@ -69,14 +70,16 @@ class Telling(WorldTest):
         world.llama_server.pause_at = {"/v1/chat/completions"}
         world.chat("@code why?")
         self.pass_time()
-        self.assertEqual({"told_at", "gate"}, set(events(call)[-1][1]))
+        self.assertEqual({"told_at", "clock", "gate"}, set(events(call)[-1][1]))
         self.assertEqual("code", events(call)[-1][1]["gate"]["inside"]["template"])
         world.llama_server.go_on()
         world.settle()
         self.successResultOf(world.start(world.history.take))
         self.pass_time()
         kind, data = events(call)[-1]
-        self.assertEqual(("change", {"told_at", "gate", "templates", "requests", "history"}), (kind, set(data)))
+        self.assertEqual(
+            ("change", {"told_at", "clock", "gate", "templates", "requests", "history"}), (kind, set(data))
+        )
         self.assertEqual((1, 1), (len(data["requests"]), len(data["history"])))
         world.settle()
         self.pass_time(int(BEAT) - 1)

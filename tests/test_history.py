@@ -83,7 +83,7 @@ class Points(WorldTest):
         """It keeps the latest points, an hour of them, and no more."""
         self.assertEqual(3600, POINTS * INTERVAL)
         world = self.use()
-        world.history = History(world.metrics, world.gate, world.clock.seconds, points=3)
+        world.history = History(world.metrics, world.gate, world.clock, points=3)
         for _ in range(5):
             world.metrics.prompt_tokens.labels("code", "computed").inc(1)
             self.take()

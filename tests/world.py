@@ -185,7 +185,7 @@ class World:
             self.clock,
             self.settings.ping_interval,
         )
-        self.history = History(self.metrics, self.gate, self.clock.seconds)
+        self.history = History(self.metrics, self.gate, self.clock)
         self.status = Status(
             self.poller, self.gate, self.slot, self.warmer, self.watch, self.upstream, self.journal, self.clock
         )

@@ -21,8 +21,8 @@ const HOUR = 3600;
 let state = null;
 
 /** Take over what the proxy tells: everything at first, later what changed. */
-function told(kind, { told_at, ...news }) {
-  setClock(told_at);
+function told(kind, { told_at, clock, ...news }) {
+  setClock(told_at, clock);
   connected(true);
   if (kind === "beat") return;
   if (kind === "status") {

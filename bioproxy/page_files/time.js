@@ -1,22 +1,27 @@
 // Ages and durations.  The proxy sends moments ("since"), never ages, so that it has nothing to send while nothing happens;
-// the counting is done here, once a second, by the proxy's clock.
+// the counting is done here, once a second, by the proxy's time of day.  That may be set while it runs, and the browser's too;
+// what is drawn goes by the proxy's other clock, which goes one way only, and between events by the browser's such clock.
 
 import { say } from "./dom.js";
 import { span } from "./words.js";
 
-let ahead = 0; // milliseconds that the proxy's clock is ahead of the browser's
+const opened = () => performance.now() / 1000; // seconds since this page was opened
+let day = 0, steady = 0; // what the proxy's two clocks said when that was 0
 
-/** Learn what time it is for the proxy. */
-export const setClock = (iso) => { ahead = Date.parse(iso) - Date.now(); };
+/** Learn what time it is for the proxy: the time of day, and the seconds of its clock. */
+export function setClock(iso, seconds) {
+  day = Date.parse(iso) / 1000 - opened();
+  steady = seconds - opened();
+}
 
-/** The proxy's time, in seconds since 1970. */
-export const now = () => (Date.now() + ahead) / 1000;
+/** The time of the proxy's clock, in seconds. */
+export const now = () => steady + opened();
 
-export const secondsSince = (iso) => now() - Date.parse(iso) / 1000;
+export const secondsSince = (iso) => day + opened() - Date.parse(iso) / 1000;
 
-/** The time of day. */
+/** The time of day at a time of the proxy's clock. */
 export const clock = (seconds) =>
-  new Date(seconds * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+  new Date((seconds - steady + day) * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 
 /** Bring all times on the page up to date. */
 export function tick() {
