@@ -61,6 +61,7 @@ class Journal:
     def __init__(self, metrics: Metrics, speed: Speed, clock: IReactorTime) -> None:
         self.kept = 0
         self.last_used: dict[str, str] = {}
+        self._last_arrival: dict[str, float] = {}
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
@@ -92,7 +93,7 @@ class Journal:
         self._latest.append(record)
         self.kept += 1
         if name:
-            self.last_used[name] = max(record.time, self.last_used.get(name, ""))
+            self._note_use(name, record)
         self.log.info(
             "{r.id} {path} {r.status} template={r.template} cache={r.cache}{miss} prompt={r.prompt_tokens}"
             " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",
@@ -106,6 +107,12 @@ class Journal:
             ttft=rounded(record.ttft_ms),
             total=rounded(record.total_ms),
         )
+
+    def _note_use(self, name: str, record: Record) -> None:
+        # Requests may end in another order than they came in, and of two times of day the later one may be smaller.
+        if record.arrived >= self._last_arrival.get(name, 0.0):
+            self._last_arrival[name] = record.arrived
+            self.last_used[name] = record.time
 
     def _count_tokens(self, record: Record, timings: dict[str, float]) -> None:
         reused, computed = int(timings["cache_n"]), int(timings["prompt_n"])

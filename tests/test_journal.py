@@ -68,6 +68,16 @@ class Closing(SynchronousTestCase):
             self.close(status=status)
         self.assertEqual(list(range(LATEST + 1, 1, -1)), [record["status"] for record in self.journal.latest()])
 
+    def test_last_used(self) -> None:
+        """A template was last used by the request that arrived last, in whatever order they end and clocks are set."""
+        for arrived, when, expected in (
+            (5.0, "2026-03-02T12:00:00.000+00:00", "2026-03-02T12:00:00.000+00:00"),
+            (9.0, "2026-03-01T12:00:00.000+00:00", "2026-03-01T12:00:00.000+00:00"),
+            (7.0, "2026-03-01T11:00:00.000+00:00", "2026-03-01T12:00:00.000+00:00"),
+        ):
+            self.journal.close(Record(CHAT, arrived, time=when, template="code"), True, {})
+            self.assertEqual({"code": expected}, self.journal.last_used)
+
     def test_counted(self) -> None:
         """A request is counted with endpoint, template and status, and its times are observed in seconds."""
         self.close(template="code", status=503, queue_ms=500, ttft_ms=1500)
