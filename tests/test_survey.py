@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import twisted.internet
 from twisted.internet.defer import TimeoutError
 from twisted.logger import LogLevel, capturedLogs
 
 from bioproxy.advice import Advice
+from bioproxy.clock import UsableTime
 from bioproxy.config import Settings
 from bioproxy.survey import FIRST, TRIAL, Advisor, now, survey
 from tests.fakes import Refusal
@@ -193,6 +195,13 @@ class Brief(Reactor):
 
 class Now(WorldTest):
     """`now`, with a reactor that runs for a moment."""
+
+    def test_time(self) -> None:
+        """On the reactor that it takes by itself patience is measured by a clock that nobody can set."""
+        reactor = Reactor()
+        self.patch(twisted.internet, "reactor", reactor)
+        self.assertRaises(KeyboardInterrupt, now, Settings(), [], self.fail)
+        self.assertIsInstance(getattr(reactor.seconds, "__self__", None), UsableTime)
 
     def test_interrupted(self) -> None:
         """A reactor that ends before the survey was ended by somebody."""
