@@ -87,7 +87,7 @@ class Changes(PollerTest):
 
         def reading(beginning: str) -> Reading:
             problems = tuple(Compared(f"{beginning}{number}") for number in range(1000))
-            return Reading(templates.Text(("", ""), (), problems), None, {}, True)
+            return Reading(templates.Text(("", ""), (), problems), None, {}, 0.0, True)
 
         template = self.poller.templates["code"]
         with capturedLogs() as events:
