@@ -100,12 +100,14 @@ async def hears(call: Call, what: bytes, times: int = 3) -> None:
 @async_test
 async def test_clients_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: ProxyOf, slow: Path) -> None:
     """Whatever the wall clock does, an answer streams on, who waits goes on waiting and hears comments, all get all."""
-    llama = llama_of("--ctx-size", "4096", model=slow)
+    llama = llama_of(model=slow)
     await llama.start()
     proxy = await twistd_of(llama, {}, ping_interval=0.2)
-    streaming = proxy.ring("tell me everything", stream=True, max_tokens=3000)
+    streaming = proxy.ring("tell me everything", stream=True, max_tokens=15_000)
     await hears(streaming, b"data: ")
-    hearing, plain = proxy.ring("hello", stream=True), proxy.ring("hello")
+    hearing = proxy.ring("hello", stream=True)
+    await eventually(lambda: proxy.gate("user", 1))
+    plain = proxy.ring("hello")
     await eventually(lambda: proxy.gate("user", 2))
     for ahead in (DAY, -DAY, 0.0):
         proxy.set_clock(ahead)
