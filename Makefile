@@ -33,13 +33,13 @@ wheel: .venv/with-test
 	$(BIN)/python tools/packages.py
 
 bench: .venv/with-test
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m benchmarks.bench
 
 soak: .venv/with-test
-	$(BIN)/python -m tests.soak
+	$(BIN)/python -m benchmarks.soak
 
 screenshots: .venv/with-pictures
-	$(BIN)/python -m tests.screenshots
+	$(BIN)/python -m benchmarks.screenshots
 
 # The stamp files remember that an installation was finished; a new pyproject.toml asks for another.
 .venv/with-%: pyproject.toml

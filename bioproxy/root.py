@@ -16,13 +16,13 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import ILogObserver
 
-from bioproxy.errors import CannotStart, ConfigError
+from bioproxy.runtime.errors import CannotStart, ConfigError
 
 
 class Root(MultiService):
-    """The root of the tree: a start that fails ends the process with one line, and a stop begins with a `farewell`."""
+    """The root of the tree: a start that fails ends the process with one line, and a stop begins with a `shutdown`."""
 
-    farewell: Callable[[], Coroutine[Deferred[Any], Any, None]] | None = None
+    shutdown: Callable[[], Coroutine[Deferred[Any], Any, None]] | None = None
     log_observer: Callable[[], ILogObserver] | None = None
 
     def setServiceParent(self, parent: Any) -> None:
@@ -43,7 +43,7 @@ class Root(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Stop everything.  Called by twistd, which waits for the Deferred."""
-        said = Deferred.fromCoroutine(self.farewell()) if self.farewell is not None else succeed(None)
+        said = Deferred.fromCoroutine(self.shutdown()) if self.shutdown is not None else succeed(None)
         return said.addCallback(lambda _: super(Root, self).stopService())
 
 

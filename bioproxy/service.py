@@ -19,8 +19,8 @@ children in order and stops them in reverse::
 Every part is made here and gets what it needs in its constructor, so this function shows all dependencies there
 are.  Nothing is read, sent or opened before the services start.
 
-The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.survey`, and nowhere else:
-importing it chooses it, and whoever gets it handed in can be tested with another clock.
+The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.inspection`, and
+nowhere else: importing it chooses it, and whoever gets it handed in can be tested with another clock.
 """
 
 from __future__ import annotations
@@ -35,53 +35,53 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from bioproxy.admin import Admin
-from bioproxy.agenda import Agenda
-from bioproxy.clock import Heartbeat, install
-from bioproxy.config import templates_of
-from bioproxy.connections import Agents
-from bioproxy.crowd import Crowd, allowed_connections
-from bioproxy.events import Events
-from bioproxy.farewell import Farewell
-from bioproxy.filler import Filler
-from bioproxy.gate import Gate
-from bioproxy.guard import Guard
-from bioproxy.habits import Habits
-from bioproxy.history import INTERVAL as HISTORY_INTERVAL
-from bioproxy.history import History
-from bioproxy.holding import Holding
-from bioproxy.identity import Identity
-from bioproxy.journal import Journal
-from bioproxy.keeper import Keeper
-from bioproxy.keys import Keys
-from bioproxy.llama import Llama
-from bioproxy.logs import json_observer, leaves_it_to_us
-from bioproxy.metrics import Metrics
-from bioproxy.options import Options
-from bioproxy.page import Page
-from bioproxy.periodic import Periodic
-from bioproxy.poller import Poller, Reading
-from bioproxy.ports import Exposure, QuietSite, port, tcp
-from bioproxy.prefix import Prefixes
-from bioproxy.proof import Proof
-from bioproxy.proxy import Proxy
-from bioproxy.reload import Hangup, Reload
+from bioproxy.http.connection_limits import ConnectionLimits, allowed_connections
+from bioproxy.http.ports import Exposure, QuietSite, port, tcp
+from bioproxy.llama.api import LlamaApi
+from bioproxy.llama.connections import Agents
+from bioproxy.llama.model_identity import ModelIdentity
+from bioproxy.llama.prefix_tokens import Prefixes
+from bioproxy.llama.process_watch import INTERVAL as WATCH_INTERVAL
+from bioproxy.llama.process_watch import ProcessWatch
+from bioproxy.llama.speed import Speed
+from bioproxy.llama.upstream import Upstream
+from bioproxy.operator.admin import Admin
+from bioproxy.operator.history import INTERVAL as HISTORY_INTERVAL
+from bioproxy.operator.history import History
+from bioproxy.operator.host_check import HostCheck
+from bioproxy.operator.inspection import Advisor
+from bioproxy.operator.live_events import LiveEvents
+from bioproxy.operator.options import Options
+from bioproxy.operator.page import Page
+from bioproxy.operator.reload import Hangup, Reload
+from bioproxy.operator.status import Status
+from bioproxy.prompts.template_poller import Reading, TemplatePoller
+from bioproxy.proxy.proxy import Proxy
+from bioproxy.proxy.request_log import RequestLog
+from bioproxy.proxy.request_reader import RequestReader
+from bioproxy.proxy.shutdown import Shutdown
 from bioproxy.root import Root, one_line
-from bioproxy.slot import Slot
-from bioproxy.slot_files import SlotFiles
-from bioproxy.slot_folder import SlotFolder
-from bioproxy.snapshots import Snapshots
-from bioproxy.speed import Speed
-from bioproxy.state import State, StateFolder
-from bioproxy.status import Status
-from bioproxy.survey import Advisor
-from bioproxy.upstream import Upstream
-from bioproxy.warmer import INTERVAL as WARMUP_INTERVAL
-from bioproxy.warmer import Warmer
-from bioproxy.warmup import Warmup
-from bioproxy.watch import INTERVAL as WATCH_INTERVAL
-from bioproxy.watch import Watch
-from bioproxy.worker import Worker
+from bioproxy.runtime.clock import Heartbeat, install
+from bioproxy.runtime.json_log import json_observer, leaves_it_to_us
+from bioproxy.runtime.metrics import Metrics
+from bioproxy.runtime.periodic import Periodic
+from bioproxy.runtime.state_folder import State, StateFolder
+from bioproxy.runtime.worker import Worker
+from bioproxy.settings.api_keys import ApiKeys
+from bioproxy.settings.configuration import templates_of
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.files import SlotFiles
+from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.record import SnapshotRecord
+from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot.slot import Slot
+from bioproxy.warmup.schedule import Schedule
+from bioproxy.warmup.shape_learning import ShapeLearning
+from bioproxy.warmup.warmer import INTERVAL as WARMUP_INTERVAL
+from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.warmup import Warmup
 
 __all__ = ["Options", "makeService"]
 
@@ -115,41 +115,43 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         demo.setServiceParent(root)
 
     metrics, speed = Metrics(), Speed()
-    keys = Keys(settings.api_key_file, settings.llama_api_key_file)
+    keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     with one_line():
         keys.read()
         agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
     upstream = Upstream(settings.llama_url, agents, reactor, keys)
-    llama = Llama(upstream)
-    identity = Identity(llama)
+    llama = LlamaApi(upstream)
+    identity = ModelIdentity(llama)
     state = StateFolder(settings.state_dir)
-    snapshots, habits = Snapshots(state), Habits(state)
-    proof, holding = Proof(), Holding(llama)
+    snapshots, shape_learning = SnapshotRecord(state), ShapeLearning(state)
+    reuse_check, content = ReuseCheck(), SlotContent(llama)
     folder = SlotFolder(settings.slot_save_path)
-    files = SlotFiles(llama, identity, snapshots, folder, metrics, speed, proof, reactor)
-    keeper = Keeper(holding, files, proof, speed, settings.save_conversations)
-    slot = Slot(identity, holding, files, keeper, proof, metrics, reactor)
+    files = SlotFiles(llama, identity, snapshots, folder, metrics, speed, reuse_check, reactor)
+    saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations)
+    slot = Slot(identity, content, files, saver, reuse_check, metrics, reactor)
     advisor = Advisor(settings.llama_url, settings.slot_save_path)
-    watch = Watch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout, advisor)
+    watch = ProcessWatch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout, advisor)
 
     def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), work)
 
-    poller = Poller(settings.templates, in_thread, metrics)
+    poller = TemplatePoller(settings.templates, in_thread, metrics)
     gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout)
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
-    agenda = Agenda(poller, habits, slot, watch, reactor, ahead=settings.warmup)
-    warmer = Warmer(agenda, poller, habits, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
-    journal = Journal(metrics, speed, reactor)
+    schedule = Schedule(poller, shape_learning, slot, watch, reactor, ahead=settings.warmup)
+    warmer = Warmer(schedule, poller, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
+    request_log = RequestLog(metrics, speed, reactor)
     worker = Worker(reactor)
-    filler = Filler(poller, worker.call, settings.max_body)
-    proxy = Proxy(filler, gate, slot, habits, warmer, upstream, journal, keys, reactor, settings.ping_interval)
+    reader = RequestReader(poller, worker.call, settings.max_body)
+    proxy = Proxy(
+        reader, gate, slot, shape_learning, warmer, upstream, request_log, keys, reactor, settings.ping_interval
+    )
     history = History(metrics, gate, reactor)
-    status = Status(poller, gate, slot, warmer, watch, upstream, journal, reactor)
-    events = Events(status, history, reactor)
+    status = Status(poller, gate, slot, warmer, watch, upstream, request_log, reactor)
+    events = LiveEvents(status, history, reactor)
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
-    crowd = Crowd(settings.max_body, allowed_connections())
-    guard = Guard((settings.admin_host, *settings.admin_hosts))
+    limits = ConnectionLimits(settings.max_body, allowed_connections())
+    host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
     clients_exposure = Exposure("the clients' port", lambda: keys.required)
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
@@ -157,10 +159,10 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
             warmer.forget(name)
 
     def limit_bodies(size: int) -> None:
-        filler.max_body = crowd.max_body = size
+        reader.max_body = limits.max_body = size
 
     takers: dict[str, Callable[[Any], None]] = {
-        "admin_hosts": lambda hosts: guard.know((settings.admin_host, *hosts)),
+        "admin_hosts": lambda hosts: host_check.know((settings.admin_host, *hosts)),
         "api_key_file": lambda _: clients_exposure.look(),  # `keys` have it already
         "llama_api_key_file": lambda _: None,
         "max_body": limit_bodies,
@@ -169,9 +171,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         "prefixes": use_templates,
         "queue_limit": partial(setattr, gate, "limit"),
         "queue_timeout": partial(setattr, gate, "timeout"),
-        "save_conversations": partial(setattr, keeper, "enabled"),
+        "save_conversations": partial(setattr, saver, "enabled"),
         "upstream_timeout": partial(setattr, watch, "timeout"),
-        "warmup": partial(setattr, agenda, "ahead"),
+        "warmup": partial(setattr, schedule, "ahead"),
         "warmup_chunk": partial(setattr, warmup, "longest_piece"),
     }
     reload = Reload(settings, lambda: demo.adapted(options.read()) if demo else options.read(), keys, takers)
@@ -179,18 +181,20 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
     operators_port = port(
         settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
-        QuietSite("operator's port", admin.resource(), reactor, guard.judge, Crowd(LARGEST_ACTION, OPERATORS)),
+        QuietSite(
+            "operator's port", admin.resource(), reactor, host_check.judge, ConnectionLimits(LARGEST_ACTION, OPERATORS)
+        ),
         reactor,
         Exposure("the operator's port", lambda: False).listening,
     )
     clients_port = port(
         settings.listen or tcp(settings.host, settings.port),
-        QuietSite("clients' port", proxy.resource(), reactor, proxy.judge, crowd),
+        QuietSite("clients' port", proxy.resource(), reactor, proxy.judge, limits),
         reactor,
         clients_exposure.listening,
     )
     for service in (
-        State((state, folder), (snapshots.load, habits.load, lambda: files.tidy_folder(poller.templates))),
+        State((state, folder), (snapshots.load, shape_learning.load, lambda: files.tidy_folder(poller.templates))),
         Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         polling,
         Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
@@ -204,7 +208,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         service.setServiceParent(root)
     if usable is not None:
         Heartbeat(reactor, usable, metrics.reactor_stall_seconds).setServiceParent(root)
-    root.farewell = Farewell(clients_port, gate, proxy, upstream, keeper, reactor).say
+    root.shutdown = Shutdown(clients_port, gate, proxy, upstream, saver, reactor).say
     if demo is not None:
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
     return root

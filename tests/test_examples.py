@@ -20,11 +20,12 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from bioproxy import config, templates
-from bioproxy.options import Options
-from tests.folders import FolderTest
-from tests.test_metrics import TABLE
-from tests.world import CODE, WorldTest
+from bioproxy.operator.options import Options
+from bioproxy.prompts import templates
+from bioproxy.settings import configuration as config
+from tests.runtime.test_metrics import TABLE
+from tests.support.folders import FolderTest
+from tests.support.world import CODE, WorldTest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 UNITS = sorted([*EXAMPLES.glob("systemd/*.service"), *EXAMPLES.glob("systemd/*.socket")])

@@ -27,7 +27,7 @@ from twisted.web.http_headers import Headers
 from zope.interface import directlyProvides
 
 import bioproxy
-from tests.private_names import (
+from tests.support.private_names import (
     ALLOWED,
     CLIENT,
     FACTORY,

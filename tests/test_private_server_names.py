@@ -1,4 +1,4 @@
-"""What bioproxy uses of Twisted's HTTP server that is not promised; see `tests.private_names`."""
+"""What bioproxy uses of Twisted's HTTP server that is not promised; see `tests.support.private_names`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from twisted.internet.testing import StringTransport
 from twisted.web.http import HTTPChannel, Request
 
-from tests.private_names import PrivateNames
+from tests.support.private_names import PrivateNames
 
 
 class Waiting(Request):

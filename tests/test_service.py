@@ -17,20 +17,20 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.clock import UsableTime
-from bioproxy.config import Settings
 from bioproxy.demo.service import Demo
-from bioproxy.errors import ConfigError
-from bioproxy.farewell import FLUSHING
-from bioproxy.identity import Model
-from bioproxy.options import Options
-from bioproxy.ports import Exposure
+from bioproxy.http.ports import Exposure
+from bioproxy.llama.model_identity import Model
+from bioproxy.operator.options import Options
+from bioproxy.proxy.shutdown import FLUSHING
+from bioproxy.runtime.clock import UsableTime
+from bioproxy.runtime.errors import ConfigError
+from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.service import makeService
-from bioproxy.snapshots import PREFIX, Snapshot, Snapshots
-from bioproxy.state import StateFolder
-from tests.fakes import MAGIC
-from tests.network import Call, Reactor
-from tests.world import CODE, KEY, WorldTest, logged
+from bioproxy.settings.configuration import Settings
+from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
+from tests.support.fakes import MAGIC
+from tests.support.network import Call, Reactor
+from tests.support.world import CODE, KEY, WorldTest, logged
 
 PARTS = [
     "state",
@@ -163,7 +163,7 @@ class Wiring(ServiceTest):
         state = StateFolder(self.folder / "state")
         state.open()
         entry = Snapshot("code.new.bin", KEY, 1, len(MAGIC), Model("", ()), "2026-01-01T00:00:00+00:00")
-        Snapshots(state).put("code", PREFIX, entry)
+        SnapshotRecord(state).put("code", PREFIX, entry)
         state.close()
         template = self.template("code", CODE)
         arguments = ("--prefix", f"@code={template}", "--slot-save-path", str(slots))

@@ -28,8 +28,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bioproxy.config import Settings, xdg_folder
-from bioproxy.templates import Template
+from bioproxy.prompts.templates import Template
+from bioproxy.settings.configuration import Settings, xdg_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -18,11 +18,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 from zope.interface import implementer
 
-from bioproxy.llama import PROMPT_BYTES, TOKEN_BYTES
-from bioproxy.upstream import SMALL
-from tests.fakes import FakeLlama
+from bioproxy.llama.api import PROMPT_BYTES, TOKEN_BYTES
+from bioproxy.llama.upstream import SMALL
 from tests.integration.conftest import LlamaOf, ProxyOf
 from tests.integration.support import async_fixture, async_test, begin, fetch, prose, reactor, until
+from tests.support.fakes import FakeLlama
 
 CODE = f"{prose(50, seed=1)}\nAnswer: <{{message}}>"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from twisted.internet.threads import deferToThread
 
-from bioproxy.config import Settings
 from bioproxy.demo import service
+from bioproxy.settings.configuration import Settings
 from tests.integration.support import (
     Twistd,
     answers,

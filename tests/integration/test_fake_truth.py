@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from twisted.web.server import Site
 
-from bioproxy.connections import Agents
 from bioproxy.demo import tiny_model
-from bioproxy.errors import LlamaError
-from bioproxy.keys import Keys
-from bioproxy.llama import Llama, Witness
-from bioproxy.shape import BARE
-from bioproxy.upstream import Upstream
-from tests.fakes import FakeLlama
+from bioproxy.llama.api import LlamaApi, Witness
+from bioproxy.llama.connections import Agents
+from bioproxy.llama.upstream import Upstream
+from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.runtime.errors import LlamaError
+from bioproxy.settings.api_keys import ApiKeys
 from tests.integration.conftest import LlamaOf, ModelOf
 from tests.integration.support import Answer, async_fixture, async_test, conversation, eventually, fetch, reactor
+from tests.support.fakes import FakeLlama
 
 PREFIX = "Know this: the house by the sea is small. "
 
@@ -29,7 +29,7 @@ class Server:
     """One of the two, fresh."""
 
     url: str
-    llama: Llama
+    llama: LlamaApi
     restart: Callable[[], Awaitable[None]]
 
     async def call(self, method: str, path: str, body: Any = None) -> Answer:
@@ -76,7 +76,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
                 kind, size = "sliding", tiny_model.SLIDING
             real = llama_of(*options, "--ctx-checkpoints", "0", model=model_of(kind, size), slots=files)
             await real.start()
-            return Server(real.url, Llama(upstream(real.url)), real.restart)
+            return Server(real.url, LlamaApi(upstream(real.url)), real.restart)
         fake = FakeLlama()
         fake.files = {} if files else None
         fake.slots_shown = slots_shown
@@ -90,7 +90,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
         async def restart() -> None:
             fake.restart()
 
-        return Server(url, Llama(upstream(url)), restart)
+        return Server(url, LlamaApi(upstream(url)), restart)
 
     yield start
     for port in ports:
@@ -99,7 +99,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
 
 def upstream(url: str) -> Upstream:
     """Return bioproxy's way to a server."""
-    return Upstream(url, Agents.over_network(reactor, url), reactor, Keys(None, None))
+    return Upstream(url, Agents.over_network(reactor, url), reactor, ApiKeys(None, None))
 
 
 def bare(message: str) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from tests.fakes import FakeLlama
 from tests.integration.support import (
     LlamaServer,
     RunningProxy,
@@ -33,6 +32,7 @@ from tests.integration.support import (
     reactor,
     until,
 )
+from tests.support.fakes import FakeLlama
 
 ProxyOf = Callable[..., RunningProxy]
 

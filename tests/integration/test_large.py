@@ -22,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.bench_servers import Child, Children, free_ports
-from tests.bench_words import get, wait_for
+from benchmarks.first_words import get, wait_for
+from benchmarks.servers import Child, Children, free_ports
 
 MEGABYTE = 1_000_000
 SIZE = 50 * MEGABYTE

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.browser import BROWSER, DRIVER, Browser
 from tests.integration.conftest import LlamaOf, Run
 from tests.integration.support import (
     FOREGROUND,
@@ -28,6 +27,7 @@ from tests.integration.support import (
     prose,
     until,
 )
+from tests.support.browser import BROWSER, DRIVER, Browser
 
 EVIL = "<img src=x onerror=document.title='owned'>"
 """What somebody may put into a path."""

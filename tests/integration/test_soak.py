@@ -1,4 +1,4 @@
-"""The load test, short: see `tests.soak`, which ``make soak`` runs for longer."""
+"""The load test, short: see `benchmarks.soak`, which ``make soak`` runs for longer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import soak, soak_preempt
-from tests.bench_servers import Children, free_ports
-from tests.bench_words import get, wait_for
+from benchmarks import soak, soak_preempt
+from benchmarks.first_words import get, wait_for
+from benchmarks.servers import Children, free_ports
 
 
 def test_crowds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,7 +26,7 @@ def test_notes(tmp_path: Path, leaves: bool, at_once: int) -> None:
     """The stand-in, which may have slept, can tell two requests at once from one after the other."""
     with ExitStack() as stack:
         (port,) = free_ports(1)
-        llama = Children(stack, tmp_path).start("stand-in", ["-m", "tests.soak_llama", port], port)
+        llama = Children(stack, tmp_path).start("stand-in", ["-m", "benchmarks.soak_llama", port], port)
         llama.process.send_signal(signal.SIGSTOP)
         first = stack.enter_context(asked(port, "first"))
         if leaves:

@@ -24,7 +24,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.protocols.portforward import ProxyFactory
 from zope.interface import implementer
 
-from bioproxy.errors import CannotStart
+from bioproxy.runtime.errors import CannotStart
 from tests.integration.conftest import LlamaOf, ProxyOf, Run
 from tests.integration.support import (
     FOREGROUND,

@@ -1,0 +1,203 @@
+"""Is bioproxy right also when a thousand wait?  ``make soak`` finds out in less than three minutes.
+
+Crowds come, one after the other: someone keeps llama-server busy while all of a crowd join the queue.  Then it moves,
+and half of them leave, each at a moment of its own: still waiting, in the middle of an answer, or after it.  They are
+real clients (`benchmarks.soak_clients`) of a bioproxy that was started as a user would, in front of a stand-in
+(`benchmarks.soak_llama`) that takes notes.  The second part (`benchmarks.soak_preempt`) is about users who come in the
+middle of a warm-up, the third (`benchmarks.soak_slow`) about clients that are slow on purpose.
+
+Whatever is not as it should be ends the run, with a line that says what.  ``python -m benchmarks.soak --help`` tells
+what can be chosen; the same ``--seed`` makes the same crowds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.first_words import get, wait_for
+from benchmarks.servers import Children, free_ports
+from benchmarks.soak_clients import PATIENCE, Visitor, look_for_trouble
+from benchmarks.soak_preempt import preemptions
+from benchmarks.soak_slow import allow_files, open_files, slow
+
+CROWDS = 4
+"""So many come at least."""
+
+PING_INTERVAL = 0.5
+"""Seconds."""
+
+KILOBYTES = 30
+"""Memory (VmRSS, in 1000 bytes) that each waiting client may take at most."""
+
+KEPT_KILOBYTES = 1
+"""Memory that may be left of each client after it has gone, at most, from the second crowd on."""
+
+
+class Soak:
+    """A bioproxy with the stand-in behind it, and the crowds that come."""
+
+    def __init__(self, stack: ExitStack, folder: Path, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._crowds = 0
+        children = Children(stack, folder)
+        self._llama, self._port, self._admin = free_ports(3)
+        children.start("stand-in", ["-m", "benchmarks.soak_llama", self._llama], self._llama)
+        self._log = folder / "bioproxy.log"
+        options = ("--queue-limit", 2000, "--ping-interval", PING_INTERVAL, "--no-warmup")
+        url = f"http://127.0.0.1:{self._llama}"
+        self.proxy = children.bioproxy("bioproxy", self._port, self._admin, url, *options)
+        wait_for("bioproxy to see the stand-in", lambda: get(self._admin, "/status")["llama"]["up"])
+        self._files = 0
+        wait_for("bioproxy to be at rest", self._note_files)
+
+    def _note_files(self) -> bool:
+        """Note how many files are open, and tell whether that is as before."""
+        before, self._files = self._files, open_files(self.proxy)
+        return before == self._files
+
+    async def limits(self, size: int) -> float:
+        """Let a crowd of visitors come, and check all there is to check; return the kilobytes that each took."""
+        self._crowds += 1
+        visitors = [
+            Visitor(
+                f"crowd{self._crowds}-visitor{number}",
+                stream=self._random.random() < 0.5,
+                leaves=leaves,
+                hasty=leaves == PATIENCE,
+            )
+            for number, leaves in enumerate(self._leaving(size))
+        ]
+        opener = Visitor(f"crowd{self._crowds}-opener", stream=False, hold=True)
+        before = self.proxy.memory()
+        await self._come_in_order([opener, *visitors])
+        wait_for(f"one to be inside and {size} to wait", lambda: self._gate() == ("user", size))
+        await asyncio.sleep(1.5 * PING_INTERVAL)
+        grown = (self.proxy.memory() - before) * 1000 / size
+        assert grown < KILOBYTES, f"{grown:.1f} kB for each waiting client, at most {KILOBYTES} are all right"
+
+        ends = asyncio.gather(*(visitor.end() for visitor in [opener, *visitors]))
+        await asyncio.sleep(PING_INTERVAL)  # some leave while nothing moves
+        get(self._llama, "/release")
+        await ends
+        self._check([opener, *visitors])
+        return grown
+
+    def _leaving(self, size: int) -> Iterator[float | None]:
+        """Yield after how many seconds each one leaves, or `None` for the half that stays."""
+        span = 0.5 + size * 0.006  # about as long as the queue will move
+        for _ in range(size):
+            moments = [self._random.uniform(0, span)] * 2 + [PATIENCE]  # the last: in the middle of an answer
+            yield self._random.choice([None, None, None, *moments])
+
+    async def _come_in_order(self, visitors: Sequence[Visitor]) -> None:
+        """Let them come one after the other.
+
+        bioproxy does one thing at a time: when it has answered a question to its other port that was asked after a
+        visitor came, it has at least accepted that visitor, and so will read it before it reads the next one.
+        """
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._admin)
+        for visitor in visitors:
+            await visitor.come(self._port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.wait_for(reader.readuntil(b"ok\n"), PATIENCE)
+        writer.transport.abort()
+
+    def _check(self, visitors: Sequence[Visitor]) -> None:
+        """Check what this crowd got, what the stand-in saw, and that nothing is left of it."""
+        for visitor in visitors:
+            visitor.check()
+        waited = [visitor for visitor in visitors if visitor.stream and visitor.leaves is None]
+        assert all(visitor.places() for visitor in waited), "a stream that waited was told nothing meanwhile"
+        notes = get(self._llama, "/notes")
+        assert notes["most_at_once"] == 1, f"{notes['most_at_once']} requests at once"
+        assert len(set(notes["seen"])) == len(notes["seen"]), "a request was sent twice"
+        stayed = [visitor.name for visitor in visitors if visitor.leaves is None]
+        served = [name for name in notes["seen"] if name in set(stayed)]
+        assert served == stayed, f"not served in the order of arrival: {first_difference(stayed, served)}"
+        wait_for("the gate to be empty", lambda: self._gate() == (None, 0))
+        wait_for(f"bioproxy to have {self._files} open files again", lambda: open_files(self.proxy) == self._files, 10)
+        look_for_trouble(self._log)
+
+    def _gate(self) -> tuple[str | None, int]:
+        gate = get(self._admin, "/status")["gate"]
+        return gate["busy"], gate["waiting"]
+
+
+def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:
+    """Say where two lists of names part."""
+    for one, other in zip(expected, seen, strict=False):
+        if one != other:
+            return f"{one} was due, {other} came"
+    return f"{len(expected)} were due, {len(seen)} came"
+
+
+def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
+    """Let crowds of this size come for so many seconds, `CROWDS` at least.  `AssertionError` says what is wrong."""
+    allow_files(size + 200)
+    latest = time.monotonic() + seconds
+    with ExitStack() as stack:
+        soak = Soak(stack, folder, seed)
+        resting = [soak.proxy.memory()]
+        print(f"bioproxy in front of a stand-in: {resting[0]:.1f} MB in memory (VmRSS)", flush=True)
+        while len(resting) <= CROWDS or time.monotonic() < latest:
+            began = time.monotonic()
+            grown = asyncio.run(soak.limits(size))
+            resting.append(soak.proxy.memory())
+            took = time.monotonic() - began
+            print(
+                f"  crowd {len(resting) - 1} of {size}: {grown:5.1f} kB for each while they wait,"
+                f" {resting[-1]:.1f} MB afterwards, {took:.1f} s",
+                flush=True,
+            )
+    # A leak grows with each crowd.  But memory comes from the system by the megabyte, so a step of less tells nothing.
+    steps = [(after - before) * 1000 / size for before, after in itertools.pairwise(resting[2:])]
+    kept = statistics.median_low(steps)
+    print(f"  kept of each client since the second crowd: {kept:.2f} kB (median of crowds)", flush=True)
+    most = max(KEPT_KILOBYTES, 1000 / size)
+    assert kept < most, f"{kept:.2f} kB are kept of each client, at most {most:.2f} are all right"
+
+
+def main() -> int:
+    """Run all parts; return the status to exit with."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--seconds", type=float, default=40, help=f"for how long crowds come (default: 40); {CROWDS} at least"
+    )
+    parser.add_argument("--clients", type=int, default=1000, help="how many are a crowd (default: 1000)")
+    parser.add_argument("--tries", type=int, default=100, help="users who come in a warm-up (default: 100)")
+    parser.add_argument("--slow", type=float, default=20, help="seconds for each kind of slow clients (default: 20)")
+    parser.add_argument("--seed", type=int, default=1, help="makes the same run again (default: 1)")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("FAILED: it took too long"))
+    signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + 6 * PATIENCE))
+    with tempfile.TemporaryDirectory(prefix="bioproxy-soak-") as folder:
+        try:
+            crowds(Path(folder), options.seconds, options.clients, options.seed)
+            if options.tries:
+                preemptions(Path(folder), options.tries, options.seed)
+            if options.slow:
+                slow(Path(folder), options.slow, options.clients)
+        except (AssertionError, OSError, EOFError, asyncio.TimeoutError) as error:
+            print(f"FAILED (seed {options.seed}): {str(error) or repr(error)}")
+            return 1
+    print("all is well")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,194 @@
+"""Is a user served while a thousand others are as slow as they can be?  A part of `benchmarks.soak`.
+
+The program slowhttptest (a package of Debian's) opens many connections and takes its time on each, in three ways:
+heads that never end, bodies that hardly come, and answers that are hardly read.  Meanwhile somebody polite asks again
+and again, each time over a new connection, and must be served, and soon; bioproxy's memory and open files must have
+bounds, and be as before when the slow ones have gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.first_words import get, wait_for
+from benchmarks.servers import Child, Children, free_ports
+from benchmarks.soak_clients import look_for_trouble
+
+PAGE = 300_000
+"""Bytes of the page that is read slowly.  (A thousand times a megabyte is more than the system has for all sockets.)"""
+
+MODES = {
+    "slow heads": ("-H", "/health", "-i", "3"),
+    "slow bodies": ("-B", "/tokenize", "-i", "3", "-s", "100000"),
+    "slow reading": ("-X", "/", "-w", "512", "-y", "1024", "-n", "2", "-z", "32"),
+}
+"""What they do: slowhttptest's mode, what is asked for, and more options."""
+
+WORST = 5.0
+"""Seconds that the polite one may wait at most."""
+
+MEGABYTES = 300.0
+"""Megabytes (VmRSS) that bioproxy may take more than at rest while they are there."""
+
+KEPT = 30.0
+"""Megabytes that may be left when they have gone: what Python has got from the system it does not all give back."""
+
+
+async def serve(port: int) -> None:
+    """Be a llama-server with a web page, which answers everything at once."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            if length:
+                await reader.readexactly(int(length[1]))
+            body = b"<" * PAGE if head.startswith(b"GET / ") else b"{}"
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body))
+            writer.write(body)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", port, backlog=1000)
+    await server.serve_forever()
+
+
+class Watcher(threading.Thread):
+    """Does something again and again until `end`, which raises what went wrong in it."""
+
+    def __init__(self, work: Callable[[], None], pause: float) -> None:
+        super().__init__(daemon=True)
+        self._work, self._pause = work, pause
+        self._over = threading.Event()
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Do it."""
+        try:
+            while not self._over.wait(self._pause):
+                self._work()
+        except Exception as error:
+            self._error = error
+
+    def end(self) -> None:
+        """Stop, and tell."""
+        self._over.set()
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
+class Attack:
+    """What is seen while the slow ones are there."""
+
+    def __init__(self, proxy: Child) -> None:
+        self._proxy = proxy
+        self.times: list[float] = []
+        self.memory = 0.0
+        self.files = 0
+
+    def ask(self) -> None:
+        """Ask something, politely."""
+        began = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self._proxy.port, timeout=30)
+        try:
+            connection.request("POST", "/v1/chat/completions", b'{"messages":[]}')
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 200, f"the polite one got {response.status}"
+        finally:
+            connection.close()
+        self.times.append(time.monotonic() - began)
+
+    def look(self) -> None:
+        """Look at the proxy."""
+        self.memory = max(self.memory, self._proxy.memory())
+        self.files = max(self.files, open_files(self._proxy))
+
+
+def open_files(child: Child) -> int:
+    """Return how many files and connections a process has open.  Linux only."""
+    return len(os.listdir(f"/proc/{child.process.pid}/fd"))
+
+
+def allow_files(needed: int) -> None:
+    """Have the system allow so many open files, here and in what is started here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard >= needed or hard == resource.RLIM_INFINITY, f"{needed} open files are needed, {hard} allowed"
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+
+
+def slow(folder: Path, seconds: float, connections: int) -> None:
+    """Let the slow ones come, in each way for so many seconds.  `AssertionError` says what is wrong."""
+    program = shutil.which("slowhttptest")
+    if program is None:
+        print("slow clients: left out, there is no slowhttptest (apt-get install slowhttptest)")
+        return
+    allow_files(3 * connections + 200)
+    print(f"{connections} clients as slow as they can be, {seconds:g} s each way")
+    wrong = []
+    with ExitStack() as stack:
+        children = Children(stack, folder)
+        behind, port, admin = free_ports(3)
+        children.start("behind", ["-m", "benchmarks.soak_slow", behind], behind)
+        proxy = children.bioproxy("slow", port, admin, f"http://127.0.0.1:{behind}", "--no-warmup")
+        wait_for("bioproxy", lambda: get(admin, "/status") is not None)
+        Attack(proxy).ask()
+        for name, (mode, path, *options) in MODES.items():
+            memory, files = proxy.memory(), open_files(proxy)
+            attack = Attack(proxy)
+            watchers = [Watcher(attack.ask, 0.05), Watcher(attack.look, 0.1)]
+            for each in watchers:
+                each.start()
+            command = [program, mode, "-c", connections, "-r", connections // 10, "-l", int(seconds), *options]
+            subprocess.run(
+                [*map(str, command), "-u", f"http://127.0.0.1:{port}{path}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                timeout=seconds + 60,
+            )
+            for each in watchers:
+                each.end()
+            print(
+                f"  {name:13} {len(attack.times):4} polite questions,"
+                f" {max(attack.times) * 1000:.0f} ms at worst; {attack.memory - memory:.1f} MB and"
+                f" {attack.files - files} files more than at rest",
+                flush=True,
+            )
+            patience = time.monotonic() + 20
+            while time.monotonic() < patience and (open_files(proxy) > files or proxy.memory() > memory + KEPT):
+                time.sleep(0.1)
+            left, kept = open_files(proxy) - files, proxy.memory() - memory
+            print(f"  {'':13} {kept:.1f} MB and {left} files more afterwards", flush=True)
+            bounds = (
+                (attack.files - files < connections / 2, "did not come"),
+                (max(attack.times) > WORST, "let the polite one wait"),
+                (attack.memory - memory > MEGABYTES, "took much memory"),
+                (left > 0, "left files open"),
+                (kept > KEPT, "left memory taken"),
+            )
+            wrong += [f"{name} {what}" for is_wrong, what in bounds if is_wrong]
+        look_for_trouble(folder / "slow.log")
+    assert not wrong, "; ".join(wrong)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))

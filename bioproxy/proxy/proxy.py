@@ -1,0 +1,238 @@
+"""The life of a request, from the client's first byte to the answer's last.
+
+`_gated` is the heart, and reads from top to bottom: find the template, wait at the gate, put the right state into the
+slot, send, relay the answer, note what the slot holds now.  Each `await` is a point where the world may interrupt: the
+client hangs up, llama-server breaks off, the service stops.
+
+Klein maps paths to functions, and lets them be coroutines (``async def``): when a client hangs up, Klein *cancels* the
+coroutine, which means that the `await` it is waiting in raises `CancelledError`.  Python then runs every ``finally``
+and ``async with`` on the way out: a place in the queue is given up, the gate is freed, the connection to llama-server
+is closed.  So there is no bookkeeping of clients that have gone.  (In Twisted, unlike asyncio, `CancelledError` is an
+ordinary `Exception`: an ``except Exception`` around an `await` must let it pass.)
+
+Requests that do not use the slot pass straight through.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.web.http_headers import Headers
+from twisted.web.resource import IResource
+
+from bioproxy.http.client_output import HELD, Store
+from bioproxy.http.incoming_request import IncomingRequest
+from bioproxy.http.ports import AnyPath
+from bioproxy.http.targets import ADAPTERS, SLOT_ACTIONS, origin_form, path_of, uses_slot
+from bioproxy.llama.upstream import Upstream
+from bioproxy.prompts.filling import Filled
+from bioproxy.proxy.exchange import Exchange
+from bioproxy.proxy.miss_reasons import MissReasons
+from bioproxy.proxy.request_log import RequestLog
+from bioproxy.proxy.request_reader import RequestReader
+from bioproxy.runtime.errors import BadTarget, ProxyError
+from bioproxy.settings.api_keys import ApiKeys
+from bioproxy.slot.client_calls import saved_to
+from bioproxy.slot.content import Believed
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.slot import Prepared, Slot
+from bioproxy.warmup.shape_learning import ShapeLearning
+from bioproxy.warmup.warmer import Warmer
+
+CLIENT_GONE = 499
+"""The status noted for a request whose client hung up.  Nobody receives it; nginx uses the same number."""
+
+
+class Proxy:
+    """The proxy port.  Every request is answered, ended uncleanly, or has lost its client."""
+
+    app = Klein()
+    log = Logger()
+
+    def __init__(
+        self,
+        reader: RequestReader,
+        gate: Gate,
+        slot: Slot,
+        shape_learning: ShapeLearning,
+        warmer: Warmer,
+        upstream: Upstream,
+        request_log: RequestLog,
+        keys: ApiKeys,
+        clock: IReactorTime,
+        ping_interval: float,
+    ) -> None:
+        self._reader = reader
+        self._gate = gate
+        self._slot = slot
+        self._shape_learning = shape_learning
+        self._warmer = warmer
+        self._upstream = upstream
+        self._request_log = request_log
+        self._keys = keys
+        self._miss_reasons = MissReasons(shape_learning, warmer, slot)
+        self._clock = clock
+        self.ping_interval = ping_interval
+        self._store = Store()
+        self._running: set[Exchange] = set()
+        self._quiet: Deferred[None] = Deferred()
+
+    def resource(self) -> IResource:
+        """Return what a `Site` serves."""
+        return AnyPath(self.app.resource())
+
+    def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
+        """Return why a request is refused, if it is, before its body comes; if not, take its key out of its headers."""
+        if method == b"CONNECT":
+            return BadTarget("this is no way to anywhere else")  # whatever follows would be taken for another protocol
+        try:
+            refusal = self._keys.judge(method, path_of(origin_form(target)), headers)
+        except BadTarget as error:
+            return error
+        if refusal is None:
+            self._keys.exchange(headers)  # now: other keys may be in force when the request is sent on
+        return refusal
+
+    @app.route("/")
+    async def serve(self, request: IncomingRequest) -> None:
+        """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
+        exchange = Exchange(request, self._clock, self._store, self.ping_interval)
+        self._running.add(exchange)
+        try:
+            await self._answer(exchange)
+            if exchange.output.begun:
+                await exchange.output.over  # nobody waits for this client: the gate is open again
+        except CancelledError:
+            exchange.record.status = CLIENT_GONE
+            raise
+        finally:
+            exchange.keepalive.end()
+            self._request_log.close(
+                exchange.record, uses_slot(request.method, exchange.record.path), exchange.timings.values
+            )
+            self._running.discard(exchange)
+            if not self._running:
+                self._quiet.callback(None)
+                self._quiet = Deferred()
+
+    def finished(self) -> Deferred[None]:
+        """Fire when all requests that came so far, and meanwhile, are answered."""
+        if not self._running:
+            return succeed(None)
+        finished: Deferred[None] = Deferred()
+        self._quiet.chainDeferred(finished)
+        return finished
+
+    async def _answer(self, exchange: Exchange) -> None:
+        """Serve a request, and tell the client what went wrong if something did.  Fails with `CancelledError` only."""
+        request, record = exchange.request, exchange.record
+        try:
+            exchange.target = origin_form(request.uri)
+            record.path = path_of(exchange.target)
+            gated = uses_slot(request.method, record.path)
+            if gated:
+                exchange.output.limit = HELD
+                exchange.tell("X-Bioproxy-Request-Id", record.id)
+            if request.refusal is not None:
+                raise request.refusal
+            if record.path == ADAPTERS and request.method == b"POST":
+                self._slot.model_changed()
+            await (self._gated(exchange) if gated else self._ungated(exchange))
+        except CancelledError:
+            raise
+        except ProxyError as error:
+            exchange.fail(error)
+        except Exception:
+            # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append its
+            # page to an answer that has begun, and end it as if it were whole.
+            self.log.failure("while serving {path}", path=record.path)
+            exchange.fail(ProxyError("bioproxy made a mistake; its log has the details"))
+
+    async def _ungated(self, exchange: Exchange) -> None:
+        """Serve a request that does not use the slot; what counts the tokens of a request, say, counts them filled."""
+        found = await self._reader.find(exchange.record.path, exchange.body)
+        if found is not None:
+            exchange.body = exchange.body.filled((await self._reader.fill(found)).pieces)
+        await exchange.send(self._upstream)
+
+    async def _gated(self, exchange: Exchange) -> None:
+        """Serve a request that uses the slot."""
+        record = exchange.record
+        # 1. Find the templates that it names.
+        found = await self._reader.find(record.path, exchange.body)
+        if found is not None:
+            record.template = found.templates[0].name
+            exchange.tell("X-Bioproxy-Template", record.template)
+        filled = prepared = None
+
+        # 2. Wait for one's turn.
+        turn = self._gate.user(record)
+        arrived = exchange.body
+        exchange.keepalive.begin(lambda: self._reader.asks_for_stream(record.path, arrived), lambda: turn.place)
+        async with turn as waited:
+            record.queue_ms = waited * 1000
+            exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
+            self._upstream.check()  # who comes after one that waited in vain need not find that out again
+
+            # 3. Fill the templates, as they are now, and put the right state into the slot.
+            if found is not None:
+                filled = await self._reader.fill(found)
+                exchange.body = arrived.filled(filled.pieces)
+                prepared = await self._prepare(exchange, filled)
+            else:
+                await self._slot.saver.keep()  # what the slot holds will be lost
+                if record.path.startswith(SLOT_ACTIONS):
+                    saved = saved_to(exchange.target, exchange.request.requestHeaders, exchange.body)
+                    self._slot.files.changed(saved)
+
+            # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
+            reusable = filled is not None and filled.reuse
+            self._slot.content.taken_by_user(Believed(filled.key, filled.turns) if filled and reusable else None)
+            try:
+                await exchange.send(self._upstream)
+            except CancelledError:
+                if exchange.request.requestHeaders.hasHeader("x-conversation-id"):
+                    # llama-server goes on with these even if nobody listens: they can be picked up at /v1/stream.
+                    turn.stay_until(lambda: self._slot.content.until_idle(self._clock))
+                raise
+
+            # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already, and may
+            # hang up, which cancels this coroutine: so the turn sees to it.
+            if filled is not None and prepared is not None and reusable and record.status == 200:
+                reused = exchange.timings.values.get("cache_n")
+                if reused is not None and record.miss is None:
+                    record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
+                    record.miss = "ineffective" if record.miss_detail else None
+                turn.stay_until(partial(self._learn, filled, prepared, reused))
+
+    async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
+        """Bring the template into the slot and tell the client how."""
+        self._warmer.schedule.asked(filled.template.name)
+        if filled.reuse:
+            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.turns)
+        else:
+            await self._slot.saver.keep()
+            prepared = Prepared("cold", "ineffective")
+        record = exchange.record
+        record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
+        exchange.tell("X-Bioproxy-Cache", prepared.cache)
+        if prepared.miss is not None:
+            exchange.tell("X-Bioproxy-Miss", prepared.miss)
+            record.miss_detail = self._miss_reasons.detail(filled, prepared.miss)
+            if record.miss_detail is not None:
+                exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
+        if prepared.restore_ms is not None:
+            exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
+        return prepared
+
+    async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
+        """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
+        name = filled.template.name
+        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first else None)
+        if reused is not None:
+            self._slot.judge(name, prepared, int(reused))
+        await self._slot.note(name, filled.key, filled.turns)

@@ -1,0 +1,146 @@
+"""Comments to clients that wait for a stream."""
+
+from __future__ import annotations
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from bioproxy.http.client_output import ClientOutput, Store
+from bioproxy.http.error_formats import STREAMING, wants_stream
+from bioproxy.http.keepalive import Keepalive
+from tests.support.network import Call
+
+CHAT = "/v1/chat/completions"
+STREAM = b'{"stream": true}'
+
+
+class Waiting(Resource):
+    """Lets whoever asks wait."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        """Keep the request."""
+        self.request = request
+        return NOT_DONE_YET
+
+
+class PingsTest(SynchronousTestCase):
+    """A client that waits, at place 2 in a queue."""
+
+    def setUp(self) -> None:
+        """Let it come."""
+        self.clock = Clock()
+        self.place = 2
+        resource = Waiting()
+        self.call = Call(Site(resource, reactor=Clock()), b"POST / HTTP/1.1\r\nHost: x\r\nOrigin: http://page\r\n\r\n")
+        self.request = resource.request
+
+    def begin(self, interval: float = 10, path: str = CHAT, body: bytes = STREAM) -> Keepalive:
+        """Begin to wait."""
+        keepalive = Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, interval)
+
+        async def streams() -> bool:
+            return path in STREAMING and wants_stream(body)
+
+        keepalive.begin(streams, lambda: self.place)
+        return keepalive
+
+    def test_first(self) -> None:
+        """Nothing goes out before the interval is over; then a comment does, with the head of a stream."""
+        keepalive = self.begin()
+        self.clock.advance(9.9)
+        self.assertEqual((0, b""), (keepalive.sent, self.call.received))
+        self.request.setHeader("X-Bioproxy-Template", "code")
+        self.clock.advance(0.1)
+        self.assertEqual((1, b": waiting, place 2 in the queue\n\n"), (keepalive.sent, self.call.body))
+        self.assertEqual((200, False), (self.call.status, self.call.whole))
+        self.assertEqual(
+            {
+                "x-bioproxy-template": "code",
+                "content-type": "text/event-stream",
+                "cache-control": "no-cache",
+                "access-control-allow-origin": "http://page",
+                "transfer-encoding": "chunked",
+            },
+            {name.lower(): value for name, value in self.call.headers.items()},
+        )
+
+    def test_again(self) -> None:
+        """One comes in each interval and says the place of that moment, until the end."""
+        keepalive = self.begin(interval=7)
+        for place in (2, 1, 0, 0):
+            self.place = place
+            self.clock.advance(7)
+        expected = [b": waiting, place 2 in the queue", b": waiting, place 1 in the queue"]
+        expected += [b": being prepared", b": being prepared", b""]
+        self.assertEqual(expected, self.call.body.split(b"\n\n"))
+        keepalive.end()
+        self.clock.advance(70)
+        self.assertEqual((4, expected), (keepalive.sent, self.call.body.split(b"\n\n")))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_ended_before(self) -> None:
+        """Who does not wait for so long gets none; ending twice, or without a beginning, is no mistake."""
+        keepalive = self.begin()
+        self.clock.advance(9.9)
+        keepalive.end()
+        keepalive.end()
+        Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, 10).end()
+        self.clock.advance(100)
+        self.assertEqual((0, b""), (keepalive.sent, self.call.received))
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_not_wanted(self) -> None:
+        """With an interval of 0 nobody gets any; nor does who asked for no stream, or cannot have one."""
+        for interval, path, body in (
+            (0, CHAT, STREAM),
+            (10, CHAT, b"{}"),
+            (10, CHAT, b'{"stream": false}'),
+            (10, CHAT, b"no json"),
+            (10, "/v1/embeddings", STREAM),
+            (10, "/slots/0", STREAM),
+        ):
+            keepalive = self.begin(interval, path, body)
+            self.clock.advance(100)
+            self.assertEqual((0, b""), (keepalive.sent, self.call.received), (interval, path, body))
+            self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_asked_late(self) -> None:
+        """Whether it will be a stream is found out only when a comment is due, once."""
+        asked: list[bool] = []
+
+        async def streams() -> bool:
+            asked.append(True)
+            return True
+
+        Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, 10).begin(streams, lambda: 1)
+        self.clock.advance(9)
+        self.assertEqual([], asked)
+        self.clock.advance(1)
+        self.clock.advance(10)
+        self.assertEqual([True], asked)
+
+    def test_each_path(self) -> None:
+        """Every kind of stream has them."""
+        for path in ("/completion", "/v1/responses", "/v1/messages", "/infill"):
+            self.setUp()
+            self.begin(path=path)
+            self.clock.advance(10)
+            self.assertEqual(b": waiting, place 2 in the queue\n\n", self.call.body, path)
+
+    def test_mistake(self) -> None:
+        """A mistake of ours is logged, ends the comments, and does no harm beyond."""
+
+        async def streams() -> bool:
+            return True
+
+        def place() -> int:
+            raise ZeroDivisionError
+
+        Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, 10).begin(streams, place)
+        self.clock.advance(100)
+        self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
+        self.assertEqual([], self.clock.getDelayedCalls())

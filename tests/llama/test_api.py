@@ -1,0 +1,197 @@
+"""llama-server's own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness, common_beginning
+from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
+from bioproxy.runtime.errors import LlamaError, UpstreamError
+from tests.support.fakes import tokens
+from tests.support.world import WorldTest
+
+
+class LlamaTest(WorldTest):
+    """The calls, and a fake llama-server."""
+
+    def setUp(self) -> None:
+        """Build both."""
+        super().setUp()
+        self.built = self.world({})
+        self.server, self.llama = self.built.llama_server, self.built.llama
+
+    def result(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """Do something and return its result."""
+        return self.successResultOf(self.built.start(work))
+
+
+class Answers(LlamaTest):
+    """What llama-server says, understood."""
+
+    def test_witness(self) -> None:
+        """The witness tells last task, tokens and whether it works; a fresh server has no task; 501 is no witness."""
+        self.assertEqual(Witness(None, 0, False), self.result(self.llama.witness))
+        self.result(lambda: self.llama.evaluate([1, 2, 3]))
+        self.assertEqual(Witness(1, 3, False), self.result(self.llama.witness))
+        self.server.busy = True
+        self.assertEqual(Witness(1, 3, True), self.result(self.llama.witness))
+        self.server.slots_shown = False
+        self.assertIsNone(self.result(self.llama.witness))
+
+    def test_witness_of_slot_0(self) -> None:
+        """Of several slots it is slot 0 that counts, in whatever place it stands."""
+        slots = [{"id": number, "id_task": number + 10, "is_processing": False} for number in (1, 0)]
+        self.server.answers["/slots"] = slots
+        self.assertEqual(Witness(10, 0, False), self.result(self.llama.witness))
+
+    def test_files(self) -> None:
+        """Save and restore tell tokens and bytes; what cannot be restored is refused."""
+        self.result(lambda: self.llama.evaluate([1, 2, 3]))
+        self.assertEqual(SlotFile(3, 30), self.result(lambda: self.llama.save("a.bin")))
+        self.assertEqual(SlotFile(3, 30), self.result(lambda: self.llama.restore("a.bin")))
+        self.failureResultOf(self.built.start(lambda: self.llama.restore("b.bin")), LlamaError)
+
+    def test_files_enabled(self) -> None:
+        """Whether slot files are on is found out without touching a file or the slot."""
+        self.result(lambda: self.llama.evaluate([1, 2, 3]))
+        self.assertTrue(self.result(self.llama.slot_files_enabled))
+        self.assertEqual([1, 2, 3], self.server.tokens)
+        self.server.files = None
+        self.assertFalse(self.result(self.llama.slot_files_enabled))
+        self.server.answers["/slots/0?action=restore"] = {}  # one that takes any name
+        self.assertTrue(self.result(self.llama.slot_files_enabled))
+
+    def test_evaluate(self) -> None:
+        """Evaluating leaves exactly these tokens in slot 0 and tells what was reused."""
+        self.assertEqual(Evaluated(0, 3, 3.0), self.result(lambda: self.llama.evaluate([1, 2, 3])))
+        self.assertEqual(Evaluated(3, 2, 2.0), self.result(lambda: self.llama.evaluate([1, 2, 3, 4, 5])))
+        self.assertEqual([1, 2, 3, 4, 5], self.server.tokens)
+        body = self.server.requests[-1][1]
+        self.assertEqual((0, 0), (body["id_slot"], body["n_predict"]))
+        self.assertNotIn("stream", body)
+
+    def test_odds(self) -> None:
+        """The likeliest next tokens come as ids with log-probabilities, computed from nothing."""
+        self.assertEqual(self.server.odds, self.result(lambda: self.llama.next_token_odds("abc")))
+        self.assertFalse(self.server.requests[-1][1]["cache_prompt"])
+
+    def test_props(self) -> None:
+        """What the server says of itself is told apart: model, build, context, process; what is missing is harmless."""
+        props = self.result(self.llama.props)
+        found = (props.model, props.build, props.context, props.marker)
+        self.assertEqual(("/models/fake.gguf", "b1-fake", 16384, "<__media_one__>"), found)
+        self.server.answers["/props"] = {}
+        props = self.result(self.llama.props)
+        self.assertEqual((None, None, FIXED_MARKER), (props.model, props.build, props.marker))
+        self.assertGreater(props.context, 10**9)
+        self.assertFalse(props.asleep)
+
+    def test_asleep(self) -> None:
+        """A llama-server that sleeps says so, and nothing else about it is another."""
+        awake = self.result(self.llama.props)
+        self.server.asleep = True
+        self.assertEqual(replace(awake, asleep=True), self.result(self.llama.props))
+
+    def test_facts(self) -> None:
+        """The model's numbers and its adapters are facts, whatever their order; each difference is another fact."""
+        same = [{"n_params": 1, "n_vocab": 256}, {"n_vocab": 256, "n_params": 1}]
+        other = [{"n_params": 2, "n_vocab": 256}, {"n_params": 1}, None]
+        facts = []
+        for meta in (*same, *other):
+            self.server.answers["/v1/models"] = {"data": [{"id": "x", "meta": meta}]}
+            facts.append(self.result(self.llama.model_facts))
+        self.assertEqual(facts[0], facts[1])
+        self.server.answers["/lora-adapters"] = [{"id": 0}]
+        facts.append(self.result(self.llama.model_facts))
+        self.assertEqual(len(facts) - 1, len(set(facts)))
+
+    def test_prefix_tokens(self) -> None:
+        """The prefix tokens are those that come before the message, whatever the message is."""
+        self.assertEqual(tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens("abc ", BARE, 1000)))
+        self.assertEqual(3, self.server.paths().count("/apply-template"))
+        self.assertTrue(all(body["add_special"] for path, body in self.server.requests if path == "/tokenize"))
+
+    def test_prefix_in_a_shape(self) -> None:
+        """What the chat request has before the message is among the prefix tokens."""
+        shape = Shape.of([{"role": "system", "content": "s"}], {}, [], {})
+        expected = tokens("<system>s</><user>abc ")
+        self.assertEqual(expected, self.result(lambda: self.llama.prefix_tokens("abc ", shape, 1000)))
+
+    def test_prefix_of_a_plain_prompt(self) -> None:
+        """Without a chat template the text itself is the prompt."""
+        self.assertEqual(tokens("abc "), self.result(lambda: self.llama.prefix_tokens("abc ", PLAIN, 1000)))
+        self.assertEqual(0, self.server.paths().count("/apply-template"))
+
+    def test_prefix_across_the_cut(self) -> None:
+        """A token that reaches across the end of the prefix is not one of the prefix tokens."""
+        # Another tokenizer: with two of the stand-ins the prefix's last character becomes one token with the message.
+        answer = iter([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 7, 7]])
+        self.server.tokenizer = lambda text: next(answer)
+        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens("abc", BARE, 1000)))
+
+    def test_prefix_too_long(self) -> None:
+        """Where the first list of tokens fills the context already, no others are made."""
+        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens("abcdefgh", BARE, 10))))
+        self.assertEqual(1, self.server.paths().count("/tokenize"))
+
+    def test_count(self) -> None:
+        """Tokens are counted without listing them, where this llama-server can."""
+        count = len(tokens("<user>abc</><assistant>"))
+        self.assertEqual(count, self.result(lambda: self.llama.count_tokens("abc")))
+        self.server.counts = False
+        self.assertIsNone(self.result(lambda: self.llama.count_tokens("abc")))
+
+    def test_common_beginning(self) -> None:
+        """The common beginning ends at the first difference, or with the shorter one."""
+        for first, second, expected in (
+            ([1, 2, 3], [1, 2, 4], [1, 2]),
+            ([1, 2], [1, 2, 3], [1, 2]),
+            ([1], [2], []),
+            ([], [1], []),
+        ):
+            self.assertEqual(expected, common_beginning(first, second))
+
+
+class Nonsense(LlamaTest):
+    """Answers that no llama-server gives."""
+
+    def test_not_understood(self) -> None:
+        """An answer of another shape is as good as none, whichever call it is for."""
+        calls: list[tuple[Callable[[], Coroutine[Any, Any, Any]], str]] = [
+            (self.llama.props, "/props"),
+            (self.llama.model_facts, "/v1/models"),
+            (self.llama.witness, "/slots"),
+            (lambda: self.llama.save("a"), "/slots/0?action=save"),
+            (lambda: self.llama.restore("a"), "/slots/0?action=restore"),
+            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/apply-template"),
+            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/tokenize"),
+            (lambda: self.llama.count_tokens("a"), "/v1/messages/count_tokens"),
+            (lambda: self.llama.evaluate([1]), "/completion"),
+            (lambda: self.llama.next_token_odds("a"), "/completion"),
+        ]
+        shapes: tuple[Any, ...] = (
+            [1],
+            "text",
+            5,
+            None,
+            {"data": []},
+            {"tokens": ["a"]},
+            [{"id": 1}],
+            {"input_tokens": {}},
+        )
+        for work, path in calls:
+            for shape in shapes:
+                if path == "/props" and isinstance(shape, dict):
+                    continue  # may be any object
+                self.server.answers = {path: shape}
+                result = self.built.start(work)
+                self.assertIn("not understood", str(self.failureResultOf(result, UpstreamError).value), (path, shape))
+
+    def test_refused(self) -> None:
+        """While the model is being loaded every call fails with what llama-server says."""
+        self.server.loading = True
+        for work in (self.llama.health, self.llama.props, lambda: self.llama.evaluate([1])):
+            error = self.failureResultOf(self.built.start(work), LlamaError).value
+            self.assertEqual((503, "503: Loading model"), (error.status, str(error)))

@@ -1,0 +1,145 @@
+"""What is different in our HTTP client: an answer's head has a limit, and headers for one connection stay on it."""
+
+from __future__ import annotations
+
+from twisted.internet.error import ConnectionAborted
+
+from bioproxy.llama.http_client import LONGEST_HEAD
+from tests.support.network import Call, Line, Wire
+from tests.support.world import World, WorldTest
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHAT = "/v1/chat/completions"
+
+
+class ClientTest(WorldTest):
+    """A world behind which the test is llama-server, byte by byte."""
+
+    def setUp(self) -> None:
+        """Build it."""
+        super().setUp()
+        self.wire = Wire()
+        self.built: World = self.world(agents=self.wire.agents())
+
+    def ask(self, method: str = "GET", path: str = "/x", body: bytes = b"", **headers: str) -> tuple[Call, Line]:
+        """Ask; return both ends."""
+        call = self.built.send(method, path, body, **headers)
+        return call, self.wire.accept()
+
+    def check_cut(self, call: Call, line: Line) -> None:
+        """Check that a connection was cut, and the client told so."""
+        self.assertTrue(line.transport.disconnected)
+        line.lose(ConnectionAborted())
+        self.assertEqual((502, "upstream_error"), (call.status, call.json()["error"]["type"]))
+        self.assertEqual([], self.flushLoggedErrors())
+
+
+class Heads(ClientTest):
+    """Heads that never end."""
+
+    def test_many_headers(self) -> None:
+        """A head of many headers is cut at its limit, and the client gets a 502."""
+        for method, path in (("GET", "/x"), ("POST", CHAT)):
+            call, line = self.ask(method, path, b"{}" if method == "POST" else b"")
+            line.send(OK)
+            for _ in range((LONGEST_HEAD - len(OK)) // 1024):
+                self.assertFalse(line.transport.disconnected)
+                line.send(b"X-Header: %s\r\n" % (b"x" * 1012))
+            self.assertEqual(b"", call.received)
+            line.send(b"x" * 1024)
+            self.check_cut(call, line)
+
+    def test_one_line(self) -> None:
+        """So is one of a line that does not end, and a status line that does not."""
+        for begin in (b"", OK, OK + b"X: "):
+            call, line = self.ask()
+            line.send(begin)
+            for _ in range(LONGEST_HEAD // 4096 + 1):
+                if not (line.transport.disconnected or line.closed):
+                    line.send(b"x" * 4096)
+            self.assertTrue(line.transport.disconnected or line.closed, begin)
+            line.lose(ConnectionAborted())
+            self.assertEqual(502, call.status, begin)
+        self.assertEqual([], self.flushLoggedErrors())
+
+    def test_many_before_the_answer(self) -> None:
+        """So is an answer before which there are answers that are none, without end."""
+        call, line = self.ask()
+        for _ in range(LONGEST_HEAD // 25 + 1):
+            if not line.transport.disconnected:
+                line.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.check_cut(call, line)
+
+    def test_long(self) -> None:
+        """A head that is long, but within the limit, is fine, and so is a long body behind it, in the same pieces."""
+        call, line = self.ask()
+        head = OK + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 1000) for number in range(200))
+        line.send(head + b"Content-Length: 1000000\r\n\r\n")
+        for _ in range(10):
+            line.send(b"y" * 100_000)
+        self.assertEqual((200, b"y" * 1_000_000), (call.status, call.received[-1_000_000:]))
+        self.assertEqual(200, call.received.count(b"\r\nX-"))
+
+    def test_next_answer(self) -> None:
+        """On a connection that is used again the next head has its own limit."""
+        for number in range(4):
+            call = self.built.send("GET", "/x")
+            if not number:
+                line = self.wire.accept()
+            line.send(OK + b"X: %s\r\n" % (b"x" * 10_000) * 10 + b"Content-Length: 1\r\n\r\nx")
+            self.assertEqual((200, b"x"), (call.status, call.received[-1:]))
+        self.assertEqual([], self.wire.asked)
+
+
+class Statuses(ClientTest):
+    """Numbers that are no status."""
+
+    def test_odd(self) -> None:
+        """A status that has not three digits (RFC 9110, section 15) is no answer; one that nobody knows is."""
+        for status in (b"0", b"99", b"1000", b"-404", b"99999", b"1_0"):
+            call, line = self.ask()
+            line.send(b"HTTP/1.1 %s Odd\r\nContent-Length: 2\r\n\r\nok" % status)
+            self.check_cut(call, line)
+        call, line = self.ask()
+        line.send(b"HTTP/1.1 799 Odd\r\nContent-Length: 2\r\n\r\nok")
+        self.assertEqual((799, b"ok"), (call.status, call.body))
+
+
+class Crossing(ClientTest):
+    """What does not cross."""
+
+    def test_named(self) -> None:
+        """Headers that llama-server's `Connection` names are for us alone, however they are spelled."""
+        call, line = self.ask()
+        line.send(OK + b"X-One: 1\r\nConnection: keep-alive, x-ONE ,\tX-Two\r\nX-Two: 2\r\nConnection: X-Four\r\n")
+        line.send(b"X-Three: 3\r\nx-four: 4\r\nX-Two: 5\r\nContent-Length: 2\r\n\r\nok")
+        names = sorted(name.lower() for name in call.headers if name.lower().startswith("x-"))
+        self.assertEqual((["x-three"], b"ok"), (names, call.body))
+
+    def test_close(self) -> None:
+        """That llama-server closes its connection does not close the client's."""
+        call, line = self.ask()
+        line.send(OK + b"Connection: close\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nok")
+        self.assertEqual((None, None, b"ok"), (call.headers["connection"], call.headers["keep-alive"], call.body))
+        self.assertFalse(call.transport.disconnecting)
+
+    def test_before_the_answer(self) -> None:
+        """What llama-server says before its answer, a 100 or a hint, does not count as one, and stays here."""
+        early = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
+        for before in (b"HTTP/1.1 100 Continue\r\n\r\n", early, early + b"HTTP/1.1 100 Continue\r\n\r\n" + early):
+            for size in (1, 1000):
+                call, line = self.ask("POST", "/x", b"{}")
+                data = before + OK + b"X-Own: 1\r\nContent-Length: 2\r\n\r\nok"
+                for at in range(0, len(data), size):
+                    line.send(data[at : at + size])
+                self.assertEqual((200, "1", b"ok"), (call.status, call.headers["x-own"], call.body), before)
+                self.assertIsNone(call.headers["link"])
+                self.assertEqual(1, call.received.count(b"HTTP/1.1"))
+
+    def test_expectation(self) -> None:
+        """That the client waits for a 100 is settled here: llama-server is not asked for another."""
+        call, line = self.ask("POST", "/x", b"{}", Expect="100-continue")
+        self.assertNotIn(b"expect", line.received.lower())
+        self.assertTrue(line.received.endswith(b"{}"))
+        line.send(OK + b"Content-Length: 2\r\n\r\nok")
+        self.assertTrue(call.received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"))

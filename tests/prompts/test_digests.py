@@ -1,0 +1,69 @@
+"""Fingerprints of texts and of tokens."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bioproxy.prompts.digests import digest, marks, shared
+
+
+class Texts(SynchronousTestCase):
+    """`digest`."""
+
+    def test_digest(self) -> None:
+        """Equal texts have equal digests; other texts, or the same cut elsewhere, have not."""
+        self.assertEqual(digest("a", "b"), digest("a", "b"))
+        all_texts = [
+            (),
+            ("",),
+            ("", ""),
+            ("ab", "c"),
+            ("a", "bc"),
+            ("abc",),
+            ("c", "ab"),
+            ("1:a",),
+            ("é",),
+            ("\ud800",),
+        ]
+        self.assertEqual(len(all_texts), len({digest(*texts) for texts in all_texts}))
+
+
+class Tokens(SynchronousTestCase):
+    """`marks` and `shared`."""
+
+    def test_marks(self) -> None:
+        """There is one mark for each 256 tokens and one for the rest; the same beginning has the same ones."""
+        counts = {0: 0, 1: 1, 255: 1, 256: 1, 257: 2, 512: 2, 600: 3}
+        self.assertEqual(counts, {length: len(marks(range(length))) for length in counts})
+        self.assertEqual(marks(range(600))[:2], marks(range(512)))
+        self.assertEqual(marks(range(600)), marks(list(range(600))))
+        self.assertEqual(6, len({*marks(range(600)), *marks([7, *range(1, 600)])}))
+
+    def test_large_numbers(self) -> None:
+        """No token is too large for a mark: vocabularies have hundreds of thousands."""
+        self.assertNotEqual(marks([1 << 20]), marks([1 << 40]))
+
+    def test_shared(self) -> None:
+        """What is told to be shared is: all of what was saved, or a multiple of 256, and never more."""
+        for saved, other, expected in (
+            (600, [*range(600)], 600),
+            (600, [*range(1000)], 600),  # all of it, and more behind
+            (100, [*range(600)], 100),
+            (600, [*range(599)], 512),  # shorter
+            (600, [*range(256)], 256),
+            (600, [*range(255)], 0),
+            (600, [*range(300), 7, *range(301, 600)], 256),
+            (600, [*range(599), 7], 512),
+            (600, [*range(512), 7, *range(513, 1000)], 512),
+            (600, [*range(256), 7, *range(257, 1000)], 256),
+            (512, [*range(511), 7, *range(512, 1000)], 256),
+            (600, [7, *range(1, 600)], 0),
+            (100, [*range(99), 7], 0),
+            (600, [], 0),
+            (0, [*range(600)], 0),
+        ):
+            self.assertEqual(expected, shared(marks(range(saved)), saved, other), (saved, other[:3], len(other)))
+
+    def test_no_marks(self) -> None:
+        """Of a file without marks nothing is known to be shared."""
+        self.assertEqual(0, shared((), 600, range(600)))

@@ -1,0 +1,157 @@
+"""What is said of a question that was not answered from what was computed before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
+from tests.support.world import CODE, SlotTest, WorldTest
+
+
+def shape(*before: Any, **fields: Any) -> Shape:
+    """Return a shape with these system messages before the template, and fields."""
+    return Shape.of([{"role": "system", "content": text} for text in before], {}, [], fields)
+
+
+def tool(**function: Any) -> Any:
+    """Return a tool."""
+    return {"type": "function", "function": function}
+
+
+# Two shapes, and how they differ.
+DIFFERENCES: list[tuple[Shape, Shape, str]] = [
+    (BARE, shape("s"), "messages has 1 entry instead of 0"),
+    (shape("s"), BARE, "messages has 0 entries instead of 1"),
+    (shape("It is 12:01."), shape("It is 12:02."), "messages[0].content differs from character 11 on"),
+    (shape("abc"), shape("abcd"), "messages[0].content differs from character 4 on"),
+    (shape("a", "b"), shape("a", "c"), "messages[1].content differs from character 1 on"),
+    (BARE, shape(tools=[tool(name="a")]), "tools is new"),
+    (shape(tools=[tool(name="a")]), BARE, "tools is missing"),
+    (
+        shape(tools=[tool(name="ab")]),
+        shape(tools=[tool(name="ac")]),
+        "tools[0].function.name differs from character 2 on",
+    ),
+    (shape(tools=[tool(name="a")]), shape(tools=[tool(name="a", x=1)]), "tools[0].function.x is new"),
+    (shape(tools=[tool(name="a", x=1)]), shape(tools=[tool(x=1, name="a")]), "its fields are in another order"),
+    (
+        shape(chat_template_kwargs={"thinking": True}),
+        shape(chat_template_kwargs={"thinking": 1}),
+        "chat_template_kwargs.thinking has another value",
+    ),
+    (BARE, Shape.of([], {"name": "x"}, [], {}), "name is new"),
+    (BARE, Shape.of([], {}, [{"type": "image_url"}], {}), "parts has 1 entry instead of 0"),
+    (BARE, PLAIN, "it was a chat, now a plain prompt"),
+    (PLAIN, BARE, "it was a plain prompt, now a chat"),
+    (BARE, shape(chat_template_kwargs={"a\r\nb\u00e9": 1}), "chat_template_kwargs is new"),
+    (
+        shape(chat_template_kwargs={"a\r\nb\u00e9": 1}),
+        shape(chat_template_kwargs={"a\r\nb\u00e9": 2}),
+        "chat_template_kwargs.a\\r\\nb\\xe9 has another value",
+    ),
+]
+
+
+class Differences(SynchronousTestCase):
+    """`Shape.difference`."""
+
+    def test_table(self) -> None:
+        """The first difference is named, in one line."""
+        for one, other, said in DIFFERENCES:
+            self.assertEqual(said, one.difference(other))
+
+    def test_long_names(self) -> None:
+        """However long a field's name is, what is said is short."""
+        one, other = (shape(chat_template_kwargs={"x" * 5000: value}) for value in (1, 2))
+        self.assertEqual(200, len(one.difference(other)))
+
+
+class Told(WorldTest):
+    """What clients and the operator are told."""
+
+    def test_first(self) -> None:
+        """A question that comes before the first warm-up says that nothing else is wrong."""
+        world = self.ready_world()
+        call = world.chat("@code why?")
+        self.assertEqual("first", call.headers["x-bioproxy-miss"])
+        self.assertNotIn("x-bioproxy-miss-detail", call.headers)
+
+    def test_in_a_warm_up(self) -> None:
+        """One that comes in the middle of it says how far it is."""
+        world = self.ready_world({"code": f"{'x' * 3000}<{{message}}>"})
+        world.llama_server.pause_at.add("/completion")
+        world.start(world.warmer.round)
+        call = world.chat("@code why?")
+        world.llama_server.pause_at.clear()
+        world.llama_server.go_on()
+        world.settle()
+        self.assertEqual("first", call.headers["x-bioproxy-miss"])
+
+    def test_trouble(self) -> None:
+        """Where warm-ups fail, the reason is told."""
+        world = self.ready_world({"code": f"{'x' * 20000}<{{message}}>"})
+        self.successResultOf(world.start(world.warmer.round))
+        call = world.chat("@code why?")
+        self.assertEqual(world.warmer.state("code")[1], call.headers["x-bioproxy-miss-detail"])
+        self.assertIn("tokens", call.headers["x-bioproxy-miss-detail"])
+
+    def test_shape(self) -> None:
+        """Where something else stands before the template, what differs is told, and where; and nothing of its text."""
+        world = self.warm_world({"code": CODE})
+        world.chat("@code a", system="It is 12:01.")
+        world.chat("@code b", system="It is 12:01.")
+        for _ in range(3):
+            self.successResultOf(world.start(world.warmer.round))
+        self.successResultOf(world.start(lambda: world.llama.evaluate([1, 2, 3])))
+        call = world.chat("@code c", system="It is 12:02.")
+        self.assertEqual("shape-changed", call.headers["x-bioproxy-miss"])
+        said = "messages[0].content differs from character 11 on"
+        self.assertEqual(said, call.headers["x-bioproxy-miss-detail"])
+        record = world.operate("GET", "/status").json()["requests"][0]
+        self.assertEqual(("shape-changed", said), (record["miss"], record["miss_detail"]))
+
+    def test_clock(self) -> None:
+        """Where another system message comes with each question, what differs from the one before is told, too."""
+        world = self.warm_world({"code": CODE})
+        world.chat("@code bare")
+        said = [
+            world.chat(f"@code {n}", system=f"It is 12:0{n}.").headers["x-bioproxy-miss-detail"] for n in range(1, 4)
+        ]
+        bare = "messages has 1 entry instead of 0"
+        clock = f"{bare}; since the question before: messages[0].content differs from character 11 on"
+        self.assertEqual([bare, clock, clock], said)
+
+    def test_deep(self) -> None:
+        """However deep a request nests, it is answered or refused as too deep, and nothing of it goes wrong later."""
+        tools = '{"messages": [{"role": "user", "content": "@code why?"}], "tools": [%s%d%s]}'
+        for depth in (10, 95, 105, *range(800, 1100, 20), 3000, 5000, 20_000):
+            world = self.warm_world({"code": CODE}, state_dir=self.folder / str(depth))
+            for leaf in (1, 1, 2, 3, 3):
+                body = tools % ('{"a":' * depth, leaf, "}" * depth)
+                status = world.send("POST", "/v1/chat/completions", body.encode()).status
+                self.assertIn(status, (200,) if depth < 500 else (200, 400), depth)
+                self.successResultOf(world.start(world.warmer.round))
+            self.assertEqual([], self.flushLoggedErrors(), depth)
+
+    def test_own_wish(self) -> None:
+        """Who wants everything computed anew is told that this is why."""
+        call = self.warm_world().chat("@code why?", cache_prompt=False)
+        self.assertIn("cache_prompt", call.headers["x-bioproxy-miss-detail"])
+
+
+class Afterwards(SlotTest):
+    """What an answer shows that nobody knew before it was sent."""
+
+    def test_not_reused(self) -> None:
+        """A template that was hot or restored, and was not reused, is a miss, with the numbers; else there is none."""
+        self.built.chat("@code why?")
+        record: Any = self.built.request_log.latest()[0]
+        self.assertEqual(("hot", None, None), (record["cache"], record["miss"], record["miss_detail"]))
+        self.server.goes_back = False
+        self.built.chat("@code why not?")
+        record = self.built.request_log.latest()[0]
+        tokens = self.built.warmer.tokens["code"]
+        self.assertEqual(("hot", "ineffective"), (record["cache"], record["miss"]))
+        self.assertEqual(f"0 of its {tokens} tokens were reused", record["miss_detail"])

@@ -1,0 +1,160 @@
+"""Requests that name templates, from their arrival to their turn."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from typing import Any
+
+from bioproxy.http.request_body import PORTION, SHORT
+from bioproxy.prompts.api_formats import UNGATED
+from bioproxy.prompts.filling import MOST_FILLED
+from bioproxy.runtime.spool import SMALL
+from tests.support.world import CODE, World, WorldTest
+
+CHAT = "/v1/chat/completions"
+MESSAGE = {"role": "user", "content": "@code why?"}
+
+
+class Turns(WorldTest):
+    """A request is read when it comes, and filled when its turn has come."""
+
+    def busy_world(self, **settings: Any) -> World:
+        """Build a world whose gate is busy."""
+        world = self.warm_world(**settings)
+        self.occupy(world)
+        return world
+
+    def occupy(self, world: World) -> None:
+        """Let somebody into the gate, who stays."""
+        world.llama_server.pause_at = {CHAT}
+        world.chat("hello")
+
+    def let_in(self, world: World) -> None:
+        """Let the one inside leave, and whoever waits come in."""
+        world.llama_server.pause_at = set()
+        world.llama_server.go_on()
+        world.settle()
+
+    def test_newest_text(self) -> None:
+        """The text is that of the moment in which the request gets its turn."""
+        world = self.busy_world()
+        call = world.chat("@code why?")
+        self.template("code", "Changed: <{message}>")
+        self.let_in(world)
+        self.assertEqual(200, call.status)
+        self.assertTrue(any(b"Changed: why?" in body for _, _, body in world.llama_server.raw))
+
+    def test_refused_before(self) -> None:
+        """What cannot be filled is refused at once: it need not wait for that."""
+        world = self.busy_world(max_body=1000)
+        for text, status in (("no place", 500), ("long " * 300 + "<{message}>", 413)):
+            self.template("code", text)
+            self.successResultOf(world.start(world.poller.poll))
+            self.assertEqual(status, world.chat("@code why?").status)
+            self.assertEqual(0, world.gate.waiting)
+
+    def test_refused_then(self) -> None:
+        """A template that gets lost, or too large, while the request waits is an error then."""
+        world = self.warm_world(max_body=1000)
+        for text, status in (("no place", 500), ("long " * 300 + "<{message}>", 413)):
+            self.occupy(world)
+            self.template("code", CODE)
+            self.successResultOf(world.start(world.poller.poll))
+            call = world.chat("@code why?")
+            self.assertEqual(1, world.gate.waiting)
+            self.template("code", text)
+            before = len(world.llama_server.requests)
+            self.let_in(world)
+            self.assertEqual(status, call.status)
+            sent = [path for path, _ in world.llama_server.requests[before:]]
+            self.assertNotIn(CHAT, sent)
+            self.assertIsNone(world.gate.busy)
+
+    def test_nothing_held(self) -> None:
+        """Waiting requests on a large template take no more memory than they have themselves."""
+        world = self.busy_world()
+        self.template("code", "x" * 1_000_000 + "<{message}>")
+        for _ in range(20):
+            world.chat("@code why?")
+        exchanges = [exchange for exchange in world.proxy._running if exchange.record.template]
+        self.assertEqual(20, len(exchanges))
+        self.assertLess(max(exchange.body.size for exchange in exchanges), 200)
+
+    def test_too_many(self) -> None:
+        """A request that names templates too often is refused, and says how often it may."""
+        world = self.ready_world()
+        allowed = json.dumps({"messages": [MESSAGE] * MOST_FILLED}).encode()
+        self.assertNotEqual(413, world.send("POST", CHAT, allowed).status)
+        call = world.send("POST", CHAT, json.dumps({"messages": [MESSAGE] * (MOST_FILLED + 1)}).encode())
+        self.assertEqual(413, call.status)
+        self.assertIn(str(MOST_FILLED), call.json()["error"]["message"])
+
+
+class Sizes(WorldTest):
+    """Bodies of every size are filled alike: short, small and large ones."""
+
+    def send_all(self, world: World) -> None:
+        """Let a large body be sent, one portion in each turn of the reactor."""
+        for _ in range(40):
+            world.advance(0)
+
+    def sent(self, world: World) -> bytes:
+        """Return the body of the last chat that llama-server got."""
+        return max(enumerate(world.llama_server.raw), key=lambda each: (b"why?" in each[1][2], each[0]))[1][2]
+
+    def test_each_size(self) -> None:
+        """A body arrives whole and filled, however it is kept and read meanwhile."""
+        edges = [edge + more for edge in (SHORT, SMALL, PORTION) for more in (-90, 0, 90)]
+        world = self.ready_world()
+        for size in [10, *edges, 3 * SMALL]:
+            padding = "é" * (size // 2)
+            source = json.dumps({"x": padding, "messages": [MESSAGE], "y": padding}, ensure_ascii=False)
+            call = world.send("POST", CHAT, source.encode())
+            self.send_all(world)
+            self.assertEqual(200, call.status)
+            expected = source.replace("@code why?", CODE.replace("<{message}>", "why?"))
+            self.assertEqual('{"id_slot": 0, ' + expected[1:], self.sent(world).decode())
+
+    def test_large_template(self) -> None:
+        """A short body with a large template arrives whole, too."""
+        text = 'a "large" one\n' * 30_000
+        world = self.ready_world({"code": text + "<{message}>\n<{message}>"})
+        world.chat("@code why?")
+        self.send_all(world)
+        sent = json.loads(self.sent(world))
+        self.assertEqual(f"{text}why?\nwhy?", sent["messages"][0]["content"])
+
+    def test_no_room(self) -> None:
+        """Where a body to be read has no place in a file, its client is told to come again."""
+        world = self.ready_world()
+        self.patch(tempfile, "tempdir", str(self.folder / "gone"))
+        source = json.dumps({"messages": [MESSAGE], "x": "x" * SHORT}).encode()
+        call = world.send("POST", CHAT, source)
+        self.assertEqual(503, call.status)
+        self.assertIn("temporary file", call.json()["error"]["message"])
+
+
+class Ungated(WorldTest):
+    """What tells something of a request without using the slot is told of the filled one."""
+
+    def test_each_path(self) -> None:
+        """The texts are filled, the slot is not named, and nobody waits, not even for the gate."""
+        world = self.ready_world()
+        world.llama_server.pause_at = {CHAT}
+        world.chat("hello")
+        for path in sorted(UNGATED):
+            name = "input" if "responses" in path else "messages"
+            source = f'{{"x":1e400,"{name}":[{{"role":"user","content":"@code why?"}}]}}'
+            world.send("POST", path, source.encode())
+            expected = source.replace("@code why?", CODE.replace("<{message}>", "why?"))
+            self.assertEqual(expected, world.llama_server.raw[-1][2].decode(), path)
+
+    def test_template_lost(self) -> None:
+        """Text with a known prefix never goes out unfilled there, either."""
+        world = self.ready_world()
+        (self.folder / "code.txt").unlink()
+        before = len(world.llama_server.requests)
+        for path in sorted(UNGATED - {"/v1/responses/input_tokens", "/responses/input_tokens"}):
+            self.assertEqual(500, world.send("POST", path, json.dumps({"messages": [MESSAGE]}).encode()).status)
+        self.assertEqual(before, len(world.llama_server.requests))

@@ -1,0 +1,266 @@
+"""Settings: what may be set, which source wins, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bioproxy.runtime.errors import ConfigError
+from bioproxy.settings import configuration as config
+from bioproxy.settings.configuration import Settings
+from tests.support.folders import FolderTest
+
+# Each setting: its default, a value for the file, one for the command line.
+KEYS: dict[str, tuple[Any, Any, Any]] = {
+    "host": ("127.0.0.1", "0.0.0.0", "::1"),
+    "port": (8081, 1, 0),
+    "admin_host": ("127.0.0.1", "localhost", "::1"),
+    "admin_port": (8082, 2, 65535),
+    "llama_url": ("http://127.0.0.1:8080", "http://gpu:1", "https://[::1]:2/base"),
+    "listen": (None, "tcp:1", "unix:b.sock"),
+    "admin_listen": (None, "tcp:1", "unix:b.sock"),
+    "admin_hosts": ((), ["bioproxy", "b.lan"], ["c"]),
+    "api_key_file": (None, "keys", "../keys"),
+    "llama_ca_file": (None, "ca.pem", "../ca.pem"),
+    "llama_api_key_file": (None, "key", "../key"),
+    "upstream_timeout": (30.0, 1, 2.5),
+    "prefixes": ({}, {"@a": "f.txt"}, {"@a": "c.txt"}),
+    "poll_interval": (2.0, 0.05, 5),
+    "warmup": (True, False, True),
+    "warmup_chunk": (512, 1, 64),
+    "save_conversations": (True, False, True),
+    "slot_save_path": (None, "slots", "../slots"),
+    "state_dir": (Path("/xdg/state/bioproxy"), "state", "/state"),
+    "queue_limit": (100, 0, 7),
+    "queue_timeout": (600.0, 0.5, 60),
+    "ping_interval": (10.0, 0, 0.5),
+    "max_body": (67108864, 1, 1024),
+    "log_format": ("text", "json", "text"),
+}
+PATHS = {"slot_save_path", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
+
+# Settings, and what each of them refuses.
+BAD: dict[str, list[Any]] = {
+    "host admin_host": [1, "", " ", None, ["a"]],
+    "port admin_port": [-1, 65536, 1.5, "80", True, None, []],
+    "llama_url": [
+        *(8080, None, "", "localhost:8080", "ftp://h", "/v1", "http://", "http://h:x", "http://h:0", "http://h:65536"),
+        *("http://u@h", "http://h?a", "http://h#a", "http://[::1", "http://h/ a", "http://h/é"),
+    ],
+    "upstream_timeout": [0, 0.9, 86401, float("nan"), float("inf"), "30", False],
+    "poll_interval queue_timeout": [0, -1, 86401, None],
+    "ping_interval": [-0.1, 86401],
+    "warmup save_conversations": [0, 1, "true", None],
+    "warmup_chunk max_body": [0, -1, 1.0, 2**40 + 1],
+    "queue_limit": [-1, 1_000_001, "many"],
+    "listen admin_listen": [1, "", None],
+    "admin_hosts": [1, None, [1], ["a:1"], ["a b"], "a/b", {}],
+    "slot_save_path state_dir api_key_file llama_ca_file llama_api_key_file": [
+        1,
+        "",
+        "a\0b",
+        "~nobody-of-this-name/x",
+        None,
+    ],
+    "log_format": ["", "JSON", "xml", 1, None, []],
+    "prefixes": [None, [], "@code=code.txt", {"@code": 1}, {"@code": ""}, {"@code": "\0"}],
+}
+
+
+class Loading(FolderTest):
+    """`load`, with files in a folder of its own and no default file."""
+
+    def setUp(self) -> None:
+        """Hide the real home."""
+        super().setUp()
+        self.file = self.folder / "conf.json"
+        self.patch(os, "environ", {"XDG_CONFIG_HOME": str(self.folder), "XDG_STATE_HOME": "/xdg/state", "HOME": "/h"})
+
+    def load(self, content: Any = None, command_line: dict[str, Any] | None = None) -> Settings:
+        """Load with the file's content and options of a command line given in ``/elsewhere``."""
+        if content is not None:
+            self.file.write_text(content if isinstance(content, str) else json.dumps(content))
+        return config.load(command_line or {}, self.file if content is not None else None, Path("/elsewhere"))
+
+    def refused(self, content: Any, command_line: dict[str, Any] | None = None) -> str:
+        """Return what is said of it: one line."""
+        with self.assertRaises(ConfigError, msg=f"{content} {command_line}") as caught:
+            self.load(content, command_line)
+        message = str(caught.exception)
+        self.assertNotIn("\n", message)
+        return message
+
+    def test_precedence(self) -> None:
+        """Default < file < command line, for every setting; paths start where their source says."""
+        self.assertEqual(set(config.FIELDS), set(KEYS))
+
+        def meaning(key: str, value: Any, folder: Path) -> Any:
+            if key == "prefixes":
+                return {prefix: folder / file for prefix, file in value.items()}
+            if key == "admin_hosts":
+                return tuple(value)
+            return folder / value if key in PATHS else value
+
+        for key, (default, in_file, on_command_line) in KEYS.items():
+            self.assertEqual(default, getattr(self.load(), key), key)
+            from_file = meaning(key, in_file, self.folder)
+            self.assertEqual(from_file, getattr(self.load({key: in_file}), key), key)
+            from_command_line = meaning(key, on_command_line, Path("/elsewhere"))
+            for content in ({key: in_file}, {}):
+                self.assertEqual(from_command_line, getattr(self.load(content, {key: on_command_line}), key), key)
+            self.file.unlink()
+
+    def test_where_to_listen(self) -> None:
+        """Host and port on the command line beat an endpoint in the file, but not one on the command line."""
+        for listen, host, port in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
+            for given in ({host: "h"}, {port: 1}, {host: "h", port: 1}):
+                self.assertIsNone(getattr(self.load({listen: "tcp:1"}, given), listen))
+                self.assertEqual("tcp:2", getattr(self.load({listen: "tcp:1"}, {listen: "tcp:2", **given}), listen))
+                self.assertEqual("tcp:1", getattr(self.load({listen: "tcp:1", **given}), listen))
+
+    def test_settings_are_independent(self) -> None:
+        """One setting from the command line leaves the file's others alone."""
+        settings = self.load({"port": 1, "host": "h"}, {"port": 2})
+        self.assertEqual(("h", 2), (settings.host, settings.port))
+
+    def test_numbers_are_what_they_say(self) -> None:
+        """Seconds are floats, whatever way they were written; the rest keeps its type."""
+        self.assertIsInstance(self.load({"poll_interval": 3}).poll_interval, float)
+
+    def test_prefixes_are_added(self) -> None:
+        """The command line's prefixes are added to the file's, in order, each relative to its source."""
+        settings = self.load({"prefixes": {"@a": "a", "/b": "/b"}}, {"prefixes": {"#c": "c"}})
+        self.assertEqual(
+            [("a", "@a", self.folder / "a"), ("b", "/b", Path("/b")), ("c", "#c", Path("/elsewhere/c"))],
+            [(template.name, template.prefix, template.path) for template in settings.templates],
+        )
+
+    def test_home(self) -> None:
+        """A `~` is the home folder, in the file and on the command line."""
+        self.assertEqual(Path("/h/s"), self.load({"state_dir": "~/s"}).state_dir)
+        self.assertEqual(Path("/h/s"), self.load({}, {"state_dir": "~/s"}).state_dir)
+
+    def test_bad_values(self) -> None:
+        """A bad value is refused in one line that names file and key, or the option."""
+        rows = [(key, value) for keys, values in BAD.items() for key in keys.split() for value in values]
+        self.assertEqual(set(config.FIELDS), {key for key, _ in rows})
+        for key, value in rows:
+            message = self.refused({key: value})
+            self.assertTrue(message.startswith(f"{self.file}: {key}: "), message)
+            option = "--prefix" if key == "prefixes" else "--" + key.replace("_", "-")
+            message = self.refused(None, {key: value})
+            self.assertTrue(message.startswith(f"{option}: "), message)
+
+    def test_bad_addresses(self) -> None:
+        """An address that a request's path cannot follow is refused, even where what is too much is empty."""
+        for address in ("http://h/?", "http://h?", "http://h/#"):
+            self.refused({"llama_url": address})
+
+    def test_trailing_slash(self) -> None:
+        """A slash at the end of the address is dropped: paths begin with one."""
+        self.assertEqual("http://h:1", self.load({"llama_url": "http://h:1/"}).llama_url)
+
+    def test_unknown_key(self) -> None:
+        """An unknown key is refused, with the nearest known one if one is near."""
+        table = {"prot": "port", "Queue_limit": "queue_limit", "prefix": "prefixes", "llama-url": "llama_url"}
+        for key, near in table.items():
+            self.assertEqual(f"{self.file}: unknown key {key!r}; did you mean {near!r}?", self.refused({key: 1}))
+        self.assertEqual(f"{self.file}: unknown key 'xyzzy'", self.refused({"xyzzy": 1}))
+
+    def test_duplicate_key(self) -> None:
+        """A key given twice is refused, at any depth, even with equal values."""
+        for key, content in (
+            ("port", '{"port": 1, "host": "h", "port": 1}'),
+            ("@a", '{"prefixes": {"@a": "1", "@a": "2"}}'),
+        ):
+            self.assertEqual(f"{self.file}: {key!r}: given twice", self.refused(content))
+
+    def test_broken_file(self) -> None:
+        """What is not one JSON object is refused, and the file is named."""
+        for content in ("", "{", "{'port': 1}", '{"port": 1,}', "[]", "1", "null", '"port"', "{} {}", "[" * 100_000):
+            self.assertTrue(self.refused(content).startswith(f"{self.file}: "), content)
+        self.file.write_bytes(b'{"host": "\xff"}')
+        with self.assertRaises(ConfigError):
+            config.load({}, self.file, Path("/elsewhere"))
+
+    def test_byte_order_mark(self) -> None:
+        """A byte-order mark before the object does not matter."""
+        self.assertEqual(1, self.load('\ufeff{"port": 1}').port)
+
+    def test_missing_file(self) -> None:
+        """A missing default file is fine; a missing file that was named is an error, and so is a folder."""
+        self.assertEqual(Settings(), self.load())
+        for file, reason in ((self.file, "No such file or directory"), (self.folder, "Is a directory")):
+            with self.assertRaises(ConfigError) as caught:
+                config.load({}, file, Path("/elsewhere"))
+            self.assertEqual(f"{file}: {reason}", str(caught.exception))
+
+    def test_default_file(self) -> None:
+        """The default file is read where nobody names another, unless it is to be left alone."""
+        default = self.folder / "bioproxy" / "conf.json"
+        default.parent.mkdir()
+        default.write_text('{"port": 1, "state_dir": "s"}')
+        self.assertEqual((1, default.parent / "s"), (self.load().port, self.load().state_dir))
+        self.assertEqual(8081, config.load({}, None, Path("/elsewhere"), use_file=False).port)
+        self.assertEqual(2, self.load({"port": 2}).port)
+
+    def test_own_port(self) -> None:
+        """Bioproxy is not its own llama-server, by whatever name; another host or port is another server."""
+        for content, refused in (
+            ({"port": 8080}, True),
+            ({"port": 8080, "host": "0.0.0.0", "llama_url": "http://localhost:8080"}, True),
+            ({"admin_port": 8080}, True),
+            ({"port": 80, "host": "10.1.1.1", "llama_url": "http://10.1.1.1"}, True),
+            ({"port": 8080, "llama_url": "http://10.1.1.1:8080"}, False),
+            ({"port": 8081}, False),
+        ):
+            settings = self.load(content)
+            if refused:
+                with self.assertRaises(ConfigError, msg=str(content)):
+                    config.refuse_loop(settings)
+            else:
+                config.refuse_loop(settings)
+
+    def test_unreachable_default_file(self) -> None:
+        """A default file that cannot even be looked for is told in one line as well."""
+        os.environ["XDG_CONFIG_HOME"] = "/" + "x" * 300  # stands for a folder that one may not look into
+        with self.assertRaises(ConfigError):
+            self.load()
+
+    def test_folders(self) -> None:
+        """Folders follow the XDG variables; relative ones are invalid and ignored, as the specification says."""
+        for value in ("", "relative"):
+            os.environ.update(XDG_CONFIG_HOME=value, XDG_STATE_HOME=value)
+            self.assertEqual(Path("/h/.config/bioproxy/conf.json"), config.default_file())
+            self.assertEqual(Path("/h/.local/state/bioproxy"), Settings().state_dir)
+
+    def test_names(self) -> None:
+        """A name is the prefix without its leading punctuation: 1 to 64 letters, digits, `_` and `-`."""
+        good = {
+            "@code": "code",
+            "/context": "context",
+            "plain": "plain",
+            "@@#x": "x",
+            "@a-b_C9": "a-b_C9",
+            "/9": "9",
+            "@" + "n" * 64: "n" * 64,
+        }
+        settings = self.load({"prefixes": dict.fromkeys(good, "t.txt")})
+        self.assertEqual(list(good.values()), [template.name for template in settings.templates])
+        for prefix in ("", "@", "@a.b", "@a b", " @a", "@a\n", "@café", "@a/b", "@a@", "@" + "n" * 65):
+            self.assertIn(repr(prefix), self.refused({"prefixes": {prefix: "t.txt"}}))
+            self.assertIn(repr(prefix), self.refused({}, {"prefixes": {prefix: "t.txt"}}))
+
+    def test_same_name_twice(self) -> None:
+        """Two prefixes that give one name are refused, from one source or from two."""
+        for content, command_line in (({"@a": "1", "/a": "2"}, None), ({"@a": "1"}, {"prefixes": {"/a": "2"}})):
+            message = self.refused({"prefixes": content}, command_line)
+            for part in ("'@a'", "'/a'", "name 'a'"):
+                self.assertIn(part, message)
+
+    def test_bad_name_tells_its_file(self) -> None:
+        """A prefix without a usable name is a bad value like any other: the line names file and key."""
+        message = self.refused({"prefixes": {"@": "t.txt"}})
+        self.assertTrue(message.startswith(f"{self.file}: prefixes: "), message)

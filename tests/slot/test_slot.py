@@ -1,0 +1,522 @@
+"""How the right thing gets into slot 0, and what is learned from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from bioproxy.llama.api import FIXED_MARKER
+from bioproxy.prompts.conversation import Turns
+from bioproxy.prompts.digests import digest
+from bioproxy.prompts.prompt_shape import BARE, Key
+from bioproxy.slot.content import Believed
+from bioproxy.slot.record import CHAT, PREFIX
+from bioproxy.slot.slot import Prepared
+from tests.support.world import KEY, SlotTest
+from tests.support.world import PREFIX as TOKENS
+
+OTHER = BARE.key(digest("something else "))
+SHAPED = Key(KEY.text, "another shape")
+SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
+FIRST, SECOND = ("first",), ("second",)
+"""Two conversations, each with one message so far."""
+
+
+GOES_ON = Prepared("hot", promised=len(TOKENS), source=CHAT)
+AGAIN = Prepared("hot", promised=len(TOKENS))
+"""Hot for a conversation that goes on, and for a question that is asked once more."""
+
+
+class Preparing(SlotTest):
+    """A template without any conversation: hot, restored or cold."""
+
+    def preparing(self) -> Deferred[Prepared]:
+        """Begin to prepare the slot."""
+        return self.built.start(lambda: self.slot.prepare("code", KEY))
+
+    def test_hot(self) -> None:
+        """What the slot was left with is hot, for one cheap question and no restore."""
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("hot"), self.prepare())
+        self.assertEqual(["/slots"], self.asked_since(before))
+
+    def test_restored(self) -> None:
+        """Whatever happened to the slot in between, it is not hot but restored, and hot again after that."""
+        events: list[tuple[str, Callable[[], object]]] = [
+            ("used", lambda: self.evaluate([1, 2, 3])),
+            ("used for as many tokens", lambda: self.evaluate([1] * len(TOKENS))),
+            ("forgotten", self.built.content.forget),
+            ("another process", self.server.restart),
+            ("another process of an older build", lambda: self.server.restart(FIXED_MARKER)),
+            ("and another one", lambda: self.server.restart(FIXED_MARKER)),
+        ]
+        for name, happens in events:
+            happens()
+            prepared = self.prepare()
+            self.assertEqual(("restored", None, len(TOKENS)), (prepared.cache, prepared.miss, prepared.promised), name)
+            self.assertEqual(TOKENS, self.server.tokens, name)
+            self.assertEqual("hot", self.prepare().cache, name)
+
+    def test_busy(self) -> None:
+        """A slot that somebody works on is not hot, and what is restored meanwhile is not believed to stay."""
+        self.server.busy = True
+        self.assertEqual("restored", self.prepare().cache)
+        self.assertFalse(self.built.content.has(KEY))
+
+    def test_no_witness(self) -> None:
+        """With `--no-slots` nothing is ever hot; it is restored each time."""
+        self.server.slots_shown = False
+        self.assertEqual(["restored"] * 2, [self.prepare().cache for _ in range(2)])
+
+    def test_restore_time(self) -> None:
+        """How long the restore took is told in milliseconds."""
+        self.server.pause_at = {RESTORE}
+        self.built.content.forget()
+        preparing = self.preparing()
+        self.built.clock.advance(0.25)
+        self.server.go_on()
+        self.built.settle()
+        self.assertEqual(Prepared("restored", None, 250.0, len(TOKENS), PREFIX), self.successResultOf(preparing))
+
+    def test_misses(self) -> None:
+        """Each reason for a cold slot has its name."""
+        self.assertEqual(Prepared("cold", "content-changed"), self.prepare(OTHER))
+        self.assertEqual(Prepared("cold", "content-changed"), self.prepare(Key(OTHER.text, "another shape")))
+        self.assertEqual(Prepared("cold", "shape-changed"), self.prepare(SHAPED))
+        self.assertEqual(Prepared("cold", "first"), self.prepare(name="story"))
+        self.assertEqual(Prepared("cold", "slot-taken"), self.prepare(name="story"))
+        self.assertEqual(Prepared("cold", "first"), self.prepare(OTHER, name="story"))
+        # A fine-tune at the same path: only its behaviour differs.
+        self.server.odds = [(token, odd - 1) for token, odd in self.server.odds]
+        self.server.restart()
+        self.assertEqual(Prepared("cold", "other-model"), self.prepare())
+
+    def test_no_file(self) -> None:
+        """A file that is gone is one reason more, and no longer recorded."""
+        self.built.content.forget()
+        self.server.files = {}
+        self.assertEqual(Prepared("cold", "no-file"), self.prepare())
+        self.assertIsNone(self.slot.saved("code", KEY))
+
+    def test_trouble(self) -> None:
+        """A llama-server in trouble makes the slot cold and unknown; preparing never fails for that."""
+        for path in ("/slots", "/props", "/v1/models", RESTORE):
+            self.server.answers = {path: "nonsense"}
+            if path != "/slots":
+                self.built.content.forget()
+            prepared = self.prepare()
+            self.assertEqual((Prepared("cold"), False), (prepared, self.built.content.has(KEY)), path)
+            self.server.answers = {}
+            self.prepare()
+        self.server.down = True
+        self.assertEqual(Prepared("cold"), self.prepare())
+
+    def test_record_cannot_be_written(self) -> None:
+        """Neither does it fail where a useless file cannot be forgotten on disk."""
+        self.built.content.forget()
+        self.server.files = {}
+        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        self.assertEqual(Prepared("cold"), self.prepare())
+
+    def test_cancelled(self) -> None:
+        """Cancelling while the witness is asked or the file restored ends the call; the slot is unknown then."""
+        for path in ("/slots", "/props", RESTORE):
+            if path != "/slots":
+                self.built.content.forget()
+            self.server.pause_at, self.server.gone = {path}, []
+            preparing = self.preparing()
+            self.assertEqual(1, self.server.paused)
+            preparing.cancel()
+            self.built.settle()
+            self.failureResultOf(preparing, CancelledError)
+            self.assertEqual([path], self.server.gone)
+            self.assertEqual(path == "/slots", self.built.content.has(KEY))  # asking alone changes nothing
+            self.server.pause_at = set()
+            self.prepare()
+
+    def test_saved(self) -> None:
+        """A template's file is for one text in one shape."""
+        self.assertEqual(self.built.snapshots.get("code"), self.slot.saved("code", KEY))
+        for name, key in (("code", OTHER), ("code", SHAPED), ("code", None), ("story", KEY)):
+            self.assertIsNone(self.slot.saved(name, key), (name, key))
+
+
+class Conversing(SlotTest):
+    """Conversations: in the slot, in a file, or neither."""
+
+    def keep(self, *chain: str, grown: int = 300) -> list[int]:
+        """Have a conversation in the slot and keep it; return its tokens."""
+        held = self.converse(*chain, grown=grown)
+        self.run_now(self.built.saver.keep)
+        return held
+
+    def chat_file(self) -> list[int] | None:
+        """Return the tokens in the conversation's file."""
+        return self.built.saved("code", CHAT)
+
+    def test_in_the_slot(self) -> None:
+        """A question that goes on with the conversation in the slot is hot: nothing is saved or restored for it."""
+        held = self.converse(*FIRST)
+        before = len(self.server.requests)
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(["/slots"], self.asked_since(before))
+        self.assertEqual(held, self.server.tokens)
+
+    def test_asked_again(self) -> None:
+        """The same question once more goes on with it, too; an earlier turn or another shape does not."""
+        self.converse(*FIRST, "answer", "more")
+        self.assertEqual(AGAIN, self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(AGAIN, self.prepare(KEY, *FIRST))
+        self.assertEqual("shape-changed", self.prepare(SHAPED, *FIRST, "answer", "more").miss)
+
+    def test_in_the_slot_and_in_the_file(self) -> None:
+        """What is in the slot wins: it may have more."""
+        self.keep(*FIRST)
+        held = self.converse(*FIRST, "answer", "more", grown=320)
+        before = len(self.server.requests)
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more", "answer", "yet more"))
+        self.assertEqual((["/slots"], held), (self.asked_since(before), self.server.tokens))
+
+    def test_in_the_file(self) -> None:
+        """A question that goes on with the conversation in the file gets that, and then the slot has it."""
+        kept = self.keep(*FIRST)
+        self.evaluate([1, 2, 3])
+        prepared = self.prepare(KEY, *FIRST, "answer", "more")
+        self.assertEqual(("restored", len(kept)), (prepared.cache, prepared.promised))
+        self.assertEqual(kept, self.server.tokens)
+        self.assertEqual(0, self.built.content.unsaved())
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
+
+    def test_file_before_template_in_the_slot(self) -> None:
+        """It gets that also where the slot has the template: the conversation is more."""
+        kept = self.keep(*FIRST)
+        for in_slot in (SECOND, ()):
+            self.converse(*in_slot, grown=len(in_slot) * 300)
+            self.assertEqual("restored", self.prepare(KEY, *FIRST, "answer", "more").cache)
+            self.assertEqual((kept, kept), (self.server.tokens, self.chat_file()))
+
+    def test_another_conversation(self) -> None:
+        """On another conversation's template a question is hot: a model can go back to where both part."""
+        held = self.converse(*FIRST, grown=100)
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *SECOND))
+        self.assertEqual((["/slots"], held), (self.asked_since(before), self.server.tokens))
+
+    def test_another_conversation_is_kept(self) -> None:
+        """What the slot holds is kept first if it is worth that: it is about to be lost."""
+        held = self.converse(*FIRST)
+        self.assertEqual("hot", self.prepare(KEY, *SECOND).cache)
+        self.assertEqual(held, self.chat_file())
+
+    def test_another_key(self) -> None:
+        """So it is for any other template, text or shape that comes, and for one whose file is there."""
+        for name, key in (("code", OTHER), ("code", SHAPED), ("story", KEY)):
+            self.files.discard("code", CHAT)
+            held = self.converse(*FIRST)
+            self.prepare(key, *SECOND, name=name)
+            self.assertEqual(held, self.chat_file(), name)
+
+    def test_conversations_on_two_templates(self) -> None:
+        """Conversations on two templates in turn are both kept, each time that they have grown."""
+        self.prepare(OTHER, name="story")
+        story = self.converse(*SECOND, key=OTHER, name="story")
+        self.prepare(KEY, *FIRST)
+        code = self.converse(*FIRST, grown=310)
+        self.assertEqual(("restored", story), (self.prepare(OTHER, *SECOND, name="story").cache, self.server.tokens))
+        self.assertEqual(("restored", code), (self.prepare(KEY, *FIRST).cache, self.server.tokens))
+        story = self.converse(*SECOND, "answer", "more", grown=900, key=OTHER, name="story")
+        self.assertEqual(("restored", code), (self.prepare(KEY, *FIRST).cache, self.server.tokens))
+        self.assertEqual(story, self.built.saved("story", CHAT))
+
+    def test_not_written_over_what_is_needed(self) -> None:
+        """What the slot holds is not kept where that would take the place of the very file that is needed."""
+        kept = self.keep(*FIRST)
+        self.converse(*SECOND, grown=900)
+        before = len(self.server.requests)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+        self.assertNotIn(SAVE, self.asked_since(before))
+        self.assertEqual((kept, kept), (self.server.tokens, self.chat_file()))
+
+    def test_file_gone(self) -> None:
+        """Where the conversation's file turns out to be gone, the template's is restored."""
+        self.keep(*FIRST)
+        self.evaluate([1, 2, 3])
+        assert self.server.files is not None
+        del self.server.files["code.chat.bin"]
+        prepared = self.prepare(KEY, *FIRST)
+        self.assertEqual(("restored", len(TOKENS)), (prepared.cache, prepared.promised))
+        self.assertEqual((TOKENS, None), (self.server.tokens, self.built.snapshots.get("code", CHAT)))
+
+    def test_unusable_file(self) -> None:
+        """A conversation's file that cannot be used is no reason to leave what the slot holds of the template."""
+        self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots_folder()))
+        self.keep(*FIRST)
+        held = self.converse(*SECOND, grown=310)
+        (self.slots_folder() / "code.chat.bin").unlink()
+        self.assertEqual("hot", self.prepare(KEY, *FIRST).cache)
+        self.assertEqual(held, self.server.tokens)
+
+    def test_after_a_restart(self) -> None:
+        """A conversation's file is as good for the next process of llama-server, of which no model is known yet."""
+        kept = self.keep(*FIRST)
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        self.assertFalse(self.files.model_known)
+        prepared = self.prepare(KEY, *FIRST, "answer", "more")
+        self.assertEqual(("restored", len(kept)), (prepared.cache, prepared.promised))
+        self.assertEqual(kept, self.server.tokens)
+
+    def test_other_model(self) -> None:
+        """A conversation with another model is not gone on with."""
+        self.keep(*FIRST)
+        self.server.odds = [(token, odd - 1) for token, odd in self.server.odds]
+        self.server.restart()
+        self.assertEqual(Prepared("cold", "other-model"), self.prepare(KEY, *FIRST))
+        self.assertIsNotNone(self.built.snapshots.get("code", CHAT))  # perhaps that model comes back
+
+    def test_cannot_go_back(self) -> None:
+        """A model that cannot go back gets the template from its file where another conversation is in the slot."""
+        self.server.goes_back = False
+        held = self.converse(*FIRST)
+        self.built.reuse_check.gone_back(len(TOKENS), 0)
+        prepared = self.prepare(KEY, *SECOND)
+        self.assertEqual(("restored", len(TOKENS)), (prepared.cache, prepared.promised))
+        self.assertEqual((TOKENS, held), (self.server.tokens, self.chat_file()))
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *SECOND))  # the template alone: it goes on from its end
+
+    def test_cannot_go_back_but_go_on(self) -> None:
+        """Its own conversation stays hot for it."""
+        self.server.goes_back = False
+        self.built.reuse_check.gone_back(len(TOKENS), 0)
+        held = self.converse(*FIRST)
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(held, self.server.tokens)
+
+    def test_warmup_is_no_conversation(self) -> None:
+        """A warm-up goes on with no conversation, but finds the template."""
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare())
+
+    def test_brought_back(self) -> None:
+        """The template is brought back with the last conversation on it, or alone where that was not kept."""
+        kept = self.keep(*FIRST)
+        for expected in (kept, TOKENS):
+            self.evaluate([1, 2, 3])
+            self.run_now(lambda: self.slot.bring_back("code", KEY))
+            self.assertEqual(expected, self.server.tokens)
+            self.assertTrue(self.built.content.has(KEY))
+            self.files.discard("code", CHAT)
+
+    def test_hung_up_while_keeping(self) -> None:
+        """A client that hangs up while the conversation before its own is being kept does no harm to that."""
+        self.converse(*FIRST)
+        self.server.pause_at = {SAVE}
+        preparing = self.built.start(lambda: self.slot.prepare("code", OTHER, Turns(SECOND)))
+        self.assertEqual(1, self.server.paused)
+        preparing.cancel()
+        self.built.settle()
+        self.failureResultOf(preparing, CancelledError)
+        self.server.pause_at = set()
+        self.assertEqual(AGAIN, self.prepare(KEY, *FIRST))  # a save changes nothing in the slot
+
+
+class Judging(SlotTest):
+    """What answers tell of whether it helped."""
+
+    def restored(self) -> Prepared:
+        """Have the template be restored."""
+        self.built.content.forget()
+        return self.prepare()
+
+    def judge(self, prepared: Prepared, reused: int) -> None:
+        """Judge an answer."""
+        self.slot.judge("code", prepared, reused)
+
+    def test_helped(self) -> None:
+        """A restore that helped changes nothing."""
+        for _ in range(3):
+            self.judge(self.restored(), len(TOKENS) - 1)
+        self.assertEqual((0, None), (self.count("restores", "ineffective"), self.built.reuse_check.trouble))
+        self.assertFalse(self.slot.doubted("code"))
+
+    def test_did_not_help(self) -> None:
+        """One that did not is counted, and nothing is restored for its template before that was looked at again."""
+        self.judge(self.restored(), 0)
+        self.assertEqual(1, self.count("restores", "ineffective"))
+        self.assertEqual((True, False), (self.slot.doubted("code"), self.slot.doubted("story")))
+        self.assertIsNone(self.slot.saved("code", KEY))
+        self.assertEqual(Prepared("cold", "ineffective"), self.restored())
+        self.slot.looked_at("code", same=True)
+        self.assertEqual((False, True), (self.slot.doubted("code"), self.slot.saved("code", KEY) is not None))
+        self.assertEqual("restored", self.restored().cache)
+
+    def test_twice(self) -> None:
+        """After two in a row nothing is restored any more, and the reason is told, until llama-server restarts."""
+        for _ in range(2):
+            self.assertIsNone(self.built.reuse_check.trouble)
+            self.judge(self.restored(), 7)
+            self.slot.looked_at("code", same=True)
+        self.assertIn(f"of {len(TOKENS)} tokens restored llama-server reused 7", str(self.built.reuse_check.trouble))
+        before = len(self.server.requests)
+        self.assertEqual(Prepared("cold", "ineffective"), self.restored())
+        self.assertNotIn(RESTORE, self.asked_since(before))
+        self.assertEqual(2, self.count("restores", "ineffective"))
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        self.assertEqual("restored", self.restored().cache)
+
+    def test_helped_in_between(self) -> None:
+        """One that helped in between shows that they do."""
+        for reused in (0, len(TOKENS), 0):
+            self.judge(self.restored(), reused)
+            self.slot.looked_at("code", same=True)
+        self.assertIsNone(self.built.reuse_check.trouble)
+
+    def test_other_tokens(self) -> None:
+        """Where the chat template makes other tokens now, at midnight perhaps, it was not the restoring that failed."""
+        for _ in range(3):
+            self.judge(self.restored(), 0)
+            self.slot.looked_at("code", same=False)
+        self.slot.looked_at("code", same=True)  # nothing was doubted
+        self.assertIsNone(self.built.reuse_check.trouble)
+
+    def test_doubt_from_before(self) -> None:
+        """What did not help in another process of llama-server, with other flags perhaps, says nothing of this one."""
+        for name in ("code", "story"):
+            self.slot.judge(name, Prepared("restored", promised=1000, source=PREFIX), 0)
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        for name in ("code", "story"):
+            self.slot.looked_at(name, same=True)
+        self.assertIsNone(self.built.reuse_check.trouble)
+
+    def test_conversation_did_not_help(self) -> None:
+        """Conversations that do not help, twice in a row, say nothing of templates."""
+        for _ in range(2):
+            self.assertTrue(self.built.reuse_check.conversations)
+            self.converse(*FIRST)
+            self.run_now(self.built.saver.keep)
+            self.evaluate([1, 2, 3])
+            prepared = self.prepare(KEY, *FIRST)
+            self.assertEqual(CHAT, prepared.source)
+            self.judge(prepared, 0)
+        self.assertEqual((False, None), (self.built.reuse_check.conversations, self.built.reuse_check.trouble))
+        self.assertFalse(self.slot.doubted("code"))
+
+    def test_conversation_is_counted(self) -> None:
+        """A restored conversation that did not help is counted as any other file, and one that did is not."""
+        for reused in (1000, 0):
+            self.judge(Prepared("restored", promised=1000, source=CHAT), reused)
+        self.assertEqual(1, self.count("restores", "ineffective"))
+
+    def test_conversations_no_more(self) -> None:
+        """Then a question gets the template instead, and no conversation is saved, until llama-server restarts."""
+        self.converse(*FIRST)
+        self.run_now(self.built.saver.keep)
+        for _ in range(2):
+            self.built.reuse_check.conversation(False)
+        self.evaluate([1, 2, 3])
+        prepared = self.prepare(KEY, *FIRST)
+        self.assertEqual(("restored", PREFIX, TOKENS), (prepared.cache, prepared.source, self.server.tokens))
+        self.converse(*SECOND, grown=900)
+        self.assertFalse(self.built.saver.due())
+        self.server.restart()
+        self.run_now(self.built.watch.look)
+        self.assertEqual(CHAT, self.prepare(KEY, *FIRST).source)
+
+    def test_not_restored_is_not_judged(self) -> None:
+        """What was cold, or hot with nothing behind it, promised nothing."""
+        for _ in range(3):
+            self.judge(Prepared("cold", "first"), 0)
+            self.judge(self.prepare(), 0)
+        self.assertEqual((None, True), (self.built.reuse_check.trouble, self.built.reuse_check.goes_back))
+        self.assertEqual(0, self.count("restores", "ineffective"))
+
+    def test_gone_back(self) -> None:
+        """Hot with another conversation behind it shows whether the model can go back; no restore is blamed for it."""
+        self.converse(*FIRST, grown=100)
+        prepared = self.prepare(KEY, *SECOND)
+        self.judge(prepared, len(TOKENS))
+        self.assertTrue(self.built.reuse_check.goes_back)
+        self.judge(prepared, 0)
+        self.assertEqual((False, None), (self.built.reuse_check.goes_back, self.built.reuse_check.trouble))
+        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.doubted("code")))
+
+    def test_conversation_still_counts(self) -> None:
+        """What a doubted file has of the tokens counts as saved: a conversation has not grown by that."""
+        self.judge(self.restored(), 0)
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(100, self.built.content.unsaved())
+
+    def test_kept_counts_as_saved(self) -> None:
+        """So does what the conversation's file has of it, if it is the same conversation."""
+        self.converse(*FIRST)
+        self.run_now(self.built.saver.keep)
+        for chain, unsaved in ((FIRST, 20), ((*FIRST, "answer", "more"), 20), (SECOND, 320)):
+            self.converse(*chain, grown=320)
+            self.assertEqual(unsaved, self.built.content.unsaved(), chain)
+
+    def test_nothing_recorded(self) -> None:
+        """Where the template has no file nothing is promised by what the slot holds."""
+        self.files.discard("code", PREFIX)
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *SECOND))
+
+
+class BrokenOff(SlotTest):
+    """After an answer that was broken off, or whose witness cannot be had: what the slot has probably."""
+
+    def broken_off(self, tokens: list[int], *chain: str, key: Key = KEY) -> None:
+        """Have a question leave so many tokens in the slot, and its client hang up."""
+        self.slot.content.taken_by_user(Believed(key, Turns(chain)))
+        self.evaluate(tokens)
+
+    def test_asked_again(self) -> None:
+        """The same question once more, or a new one on the template, finds what was computed there."""
+        held = [*TOKENS, *range(1000, 1400)]
+        for chain in (FIRST, (*FIRST, "answer", "more"), SECOND):
+            self.broken_off(held, *FIRST)
+            self.assertEqual(Prepared("hot"), self.prepare(KEY, *chain))
+            self.assertEqual(held, self.server.tokens)
+
+    def test_restarted(self) -> None:
+        """Not after a restart of llama-server, even where nothing else tells of it."""
+        self.server.slots_shown = False
+        self.broken_off([*TOKENS, 1000], *FIRST)
+        self.server.restart("<__media_three__>")
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+
+    def test_less_than_the_file(self) -> None:
+        """Where the file has more than what was computed before the client hung up, it is restored."""
+        self.broken_off(TOKENS[:5], *FIRST)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+        self.broken_off([*TOKENS, 1000], *FIRST)
+        self.slot.content.forget()
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+
+    def test_something_else(self) -> None:
+        """Another template or shape, or a model that cannot go back, gets its file."""
+        held = [*TOKENS, *range(1000, 1400)]
+        self.broken_off(held, *FIRST, key=SHAPED)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+        self.slot.reuse_check.goes_back = False
+        self.broken_off(held, *FIRST)
+        self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
+
+    def test_saved_conversation(self) -> None:
+        """A conversation that is in the file is taken from there, unless it is the one that was broken off."""
+        self.converse(*FIRST)
+        self.run_now(self.built.saver.keep)
+        self.broken_off([*TOKENS, *range(1000, 1400)], *SECOND)
+        self.assertEqual(CHAT, self.prepare(KEY, *FIRST, "answer", "more").source)
+        self.broken_off([*TOKENS, *range(1000, 1400)], *FIRST, "answer", "more")
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+
+    def test_no_witness(self) -> None:
+        """With `--no-slots` a conversation that goes on is believed to be there; anything else is restored."""
+        self.server.slots_shown = False
+        self.broken_off([*TOKENS, 1000], *FIRST)
+        self.run_now(lambda: self.slot.note("code", KEY, Turns(FIRST)))
+        self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual("restored", self.prepare(KEY, *SECOND).cache)
