@@ -16,8 +16,8 @@ import re
 from mmap import mmap
 from typing import Any
 
-from bioproxy.llama.expect import Table, decoded
 from bioproxy.runtime.errors import ProxyError, UpstreamError
+from bioproxy.runtime.expect import Table, decoded
 
 STREAMING = frozenset(
     {

@@ -22,6 +22,7 @@ from twisted.web.client import FileBodyProducer
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
+from bioproxy.prompts.filling import Piece
 from bioproxy.runtime.spool import SMALL, kept_on_disk
 
 SHORT = 16 * 1024
@@ -32,9 +33,6 @@ Reading JSON takes up to 2 ms for each kilobyte (of nothing but tiny messages), 
 
 PORTION = 64 * 1024
 """Bytes of a large body that are handed to the network at a time."""
-
-Piece = bytes | slice
-"""A part of a body: bytes, or those of the body as it came that a slice (with both ends) takes."""
 
 
 class RequestBody:

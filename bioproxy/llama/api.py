@@ -13,10 +13,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bioproxy.llama.expect import Table, listed, misfit, shown, tables, to_compare
 from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.runtime.errors import LlamaError
+from bioproxy.runtime.expect import Table, listed, misfit, shown, tables, to_compare
 
 STAND_INS = ("a", "7 b", "(c")
 """Messages with different first characters: where prompts made with them part, the message begins."""

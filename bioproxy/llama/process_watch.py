@@ -23,7 +23,7 @@ from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.advice import of_trouble
 from bioproxy.operator.inspection import Advisor
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.slot import Slot
 
@@ -80,7 +80,7 @@ class ProcessWatch:
             trouble, fix = None, ""
         except TimeoutError:
             trouble, fix = "llama-server does not answer", "if it is stuck, start it again"
-        except (LlamaError, UpstreamError, UpstreamTimeout) as error:
+        except LlamaCallFailed as error:
             # For example 503 while the model is being loaded.
             trouble, fix = str(error), of_trouble(error).fix
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:

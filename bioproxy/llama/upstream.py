@@ -28,9 +28,9 @@ from bioproxy.http.request_body import Bytes, RequestBody
 from bioproxy.http.response_body import collect
 from bioproxy.http.targets import climbs
 from bioproxy.llama.connections import Agents
-from bioproxy.llama.expect import decoded, shown
 from bioproxy.llama.failures import translated
 from bioproxy.runtime.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.expect import decoded, shown
 from bioproxy.settings.api_keys import ApiKeys
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})

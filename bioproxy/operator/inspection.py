@@ -28,7 +28,7 @@ from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.runtime.clock import install
-from bioproxy.runtime.errors import ConfigError, LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import ConfigError, LlamaCallFailed, LlamaError
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
 from bioproxy.slot.folder import SlotFolder
@@ -108,7 +108,7 @@ async def survey(
         prefixes = Prefixes(llama)
         for name, text in texts:
             await _count(prefixes, name, text, props, say)
-    except (LlamaError, UpstreamError, UpstreamTimeout) as error:
+    except LlamaCallFailed as error:
         say(of_trouble(error))
 
 

@@ -26,7 +26,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from mmap import mmap
-from typing import TYPE_CHECKING
 
 from bioproxy.prompts import json_positions
 from bioproxy.prompts.api_formats import FORMS, UNGATED, Form, Said
@@ -37,8 +36,8 @@ from bioproxy.prompts.prompt_shape import Key, Shape
 from bioproxy.prompts.templates import Template, Text
 from bioproxy.runtime.errors import BodyTooLarge, TemplateError, TooDeep
 
-if TYPE_CHECKING:
-    from bioproxy.http.request_body import Piece  # Twisted stays out of the process that reads
+Piece = bytes | slice
+"""A part of a body: bytes, or those of the body as it came that a slice (with both ends) takes."""
 
 MOST_FILLED = 1000
 """Places that are filled in one request, at most.  Each costs some microseconds, in which nobody else is served."""

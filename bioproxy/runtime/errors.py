@@ -94,7 +94,11 @@ class TemplateError(ProxyError):
     kind = "template_error"
 
 
-class UpstreamError(ProxyError):
+class LlamaCallFailed(Exception):
+    """A call to llama-server failed: the base of `UpstreamError`, `UpstreamTimeout` and `LlamaError`."""
+
+
+class UpstreamError(ProxyError, LlamaCallFailed):
     """llama-server refuses connections, breaks off, or answers with something that is not HTTP."""
 
     status = 502
@@ -109,7 +113,7 @@ class ShuttingDown(UpstreamError):
     retry_after = 5
 
 
-class UpstreamTimeout(ProxyError):
+class UpstreamTimeout(ProxyError, LlamaCallFailed):
     """llama-server stayed dumb for `upstream_timeout` seconds."""
 
     status = 504
@@ -148,7 +152,7 @@ class CannotStart(SystemExit, Exception):
     """
 
 
-class LlamaError(Exception):
+class LlamaError(LlamaCallFailed):
     """llama-server answered one of the proxy's *own* calls with an error status.
 
     Unlike a `ProxyError` it is never told to a client: a call that the proxy makes for itself may fail, the

@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from bioproxy.llama.api import LlamaApi, Witness
 from bioproxy.prompts.conversation import Conversation, Turns
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed
 
 IDLE_POLL = 1.5
 """Seconds between looks at a slot that is busy.
@@ -103,7 +103,7 @@ class SlotContent:
         self.now = None
         try:
             witness = await self._llama.witness()
-        except (LlamaError, UpstreamError, UpstreamTimeout):
+        except LlamaCallFailed:
             return
         self.visible = witness is not None
         # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
@@ -115,7 +115,7 @@ class SlotContent:
         try:
             while (witness := await self._llama.witness()) is not None and witness.busy:
                 await deferLater(clock, IDLE_POLL)
-        except (LlamaError, UpstreamError, UpstreamTimeout):
+        except LlamaCallFailed:
             return  # it is away, or restarted: nobody works there
 
     async def has_perhaps(self, key: Key, turns: Turns, tokens: int) -> bool:

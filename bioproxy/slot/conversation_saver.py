@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Turns
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.files import SaveFailed, SlotFiles
 from bioproxy.slot.record import CHAT, Snapshot
@@ -70,7 +70,7 @@ class ConversationSaver:
             await self._files.save(held.name, CHAT, held.key, tokens, conversation=held.conversation)
             self._content.now_saved(tokens)
             self._failing = False
-        except (SaveFailed, LlamaError, UpstreamError, UpstreamTimeout) as error:
+        except (SaveFailed, LlamaCallFailed) as error:
             if not self._failing:  # a full disk stays full: one line is enough
                 self.log.warn("a conversation is not kept: {error}", error=error)
             self._failing = True

@@ -23,7 +23,7 @@ from bioproxy.llama.model_identity import Model, ModelIdentity
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord, names_of
@@ -189,7 +189,7 @@ class SlotFiles:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation)
             entry = self._record(name, kind, entry)
-        except (SaveFailed, LlamaError, UpstreamError, UpstreamTimeout, OSError) as error:
+        except (SaveFailed, LlamaCallFailed, OSError) as error:
             refused = isinstance(error, LlamaError)
             self._metrics.slot_saves.labels(name, "refused" if refused else "failed").inc()
             known = self._snapshots.get(name, kind)

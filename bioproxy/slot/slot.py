@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import Turns
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
@@ -112,7 +112,7 @@ class Slot:
         """
         try:
             prepared = await self._prepare(name, key, turns)
-        except (LlamaError, UpstreamError, UpstreamTimeout, OSError) as error:
+        except (LlamaCallFailed, OSError) as error:
             # The request itself will meet the same trouble, and its line in the log tells.
             self.log.debug("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
             self.content.forget()

@@ -17,7 +17,7 @@ from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.prompts.template_poller import TemplatePoller, error_texts
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.gate import Gate
@@ -148,7 +148,7 @@ class Warmer:
         except DoesNotFit as error:
             self.tokens[name] = error.tokens or 0
             self._failed(name, str(error), None)
-        except (LlamaError, UpstreamError, UpstreamTimeout, SaveFailed, OSError) as error:
+        except (LlamaCallFailed, SaveFailed, OSError) as error:
             self._failed(name, str(error), self._clock.seconds() - began)
         finally:
             self._show()

@@ -6,8 +6,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.llama.expect import LARGEST, LARGEST_TOKEN, LONGEST_LINE, Table, decoded, shown, to_compare
 from bioproxy.runtime.errors import UpstreamError
+from bioproxy.runtime.expect import LARGEST, LARGEST_TOKEN, LONGEST_LINE, Table, decoded, shown, to_compare
 
 
 class Values(SynchronousTestCase):
