@@ -24,6 +24,8 @@ from tests.integration.support import (
 
 CODE = f"{prose(600, seed=1)}\nAnswer: <{{message}}>"
 LONG = f"{prose(3000, seed=2)}\nAbout: <{{message}}>"
+LONGER = f"{prose(6000, seed=2)}\nAbout: <{{message}}>"
+"""So long that its warm-up is not over when its first part is seen to be saved, however busy the machine is."""
 """Takes about four seconds on the slow model."""
 
 
@@ -97,7 +99,7 @@ async def test_goes_on_after_a_restart(llama_of: LlamaOf, proxy_of: ProxyOf, slo
     llama = llama_of(model=slow)
     await llama.start()
     settings = {"slot_save_path": str(llama.slots)}
-    proxy = proxy_of(llama.url, {"story": LONG}, **settings)
+    proxy = proxy_of(llama.url, {"story": LONGER}, **settings)
 
     async def part_saved() -> bool:
         return await proxy.sample("slot_saves_total", result="ok") > 0
@@ -106,7 +108,7 @@ async def test_goes_on_after_a_restart(llama_of: LlamaOf, proxy_of: ProxyOf, slo
     assert (llama.slots / "story.part.bin").exists()
     await proxy.stop()
     await llama.restart()
-    proxy = proxy_of(llama.url, {"story": LONG}, **settings)
+    proxy = proxy_of(llama.url, {"story": LONGER}, **settings)
     tokens = await proxy.warm("story")
     assert await evaluated(llama) < tokens * 0.85
 
