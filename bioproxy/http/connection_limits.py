@@ -40,7 +40,7 @@ class ConnectionLimits:
 
     def __init__(self, max_body: int, connections: int = CONNECTIONS) -> None:
         self.max_body = max_body
-        self._connections = connections
+        self.connections = connections
         self._idle: dict[Connection, None] = {}  # in the order in which they became so
         self._busy: set[Connection] = set()
         self._bytes = 0
@@ -50,11 +50,11 @@ class ConnectionLimits:
 
     def has_room(self) -> bool:
         """Make room for one more connection, and tell whether there is any."""
-        if len(self) >= self._connections and self._idle:
+        if len(self) >= self.connections and self._idle:
             longest = next(iter(self._idle))
             del self._idle[longest]
             longest.forceAbortClient()
-        return len(self) < self._connections
+        return len(self) < self.connections
 
     def idle(self, connection: Connection, size: int = 0) -> None:
         """Note that a connection has no request, or no longer one with `size` bytes of body."""

@@ -67,7 +67,7 @@ class Agents:
         """Make them for the llama-server at `url`.
 
         Where that is https, its certificate must be for the host's name, and from somebody whom the system trusts or
-        whose certificate is in `ca_file`.  Raises `ConfigError` if there is none.
+        whose certificate is in `ca_file` (see `check_ca_file`).
         """
         trust = BrowserLikePolicyForHTTPS(trusted(ca_file))
         fresh = HTTPConnectionPool(reactor, persistent=False)
@@ -108,11 +108,17 @@ class _Also:
 
 
 def trusted(ca_file: Path | None) -> Any:
-    """Return whom to trust for certificates.  Raises `ConfigError` for a file without any."""
+    """Return whom to trust for certificates: the system's list, and those in a file, which is read when it is
+    needed.
+    """
+    return platformTrust() if ca_file is None else _Also(ca_file)
+
+
+def check_ca_file(ca_file: Path | None) -> None:
+    """Raise `ConfigError` if there is a file to take certificates from and no certificate in it."""
     if ca_file is None:
-        return platformTrust()
+        return
     try:
         ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"llama_ca_file: {ca_file}: {error.strerror or error}") from None
-    return _Also(ca_file)

@@ -18,7 +18,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from bioproxy.http.ports import OwnPaths
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.operator.live_events import LiveEvents
-from bioproxy.operator.page import FIRST, Page, host_check
+from bioproxy.operator.page import FIRST, Page, protect
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
@@ -115,7 +115,7 @@ class Admin:
     @app.route("/templates/<name>/render", methods=["GET", "HEAD"])
     async def render(self, request: Request, name: str) -> bytes:
         """Answer with a template filled with ``?message=``, as llama-server would get it; 500 where it is broken."""
-        host_check(request)
+        protect(request)
         template = self._poller.templates.get(name)
         if template is None:
             return unknown(request, name)

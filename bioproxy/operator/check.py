@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TextIO
 
-from bioproxy.llama.connections import trusted
+from bioproxy.llama.connections import check_ca_file
 from bioproxy.operator.advice import Advice
 from bioproxy.prompts import templates
 from bioproxy.runtime.errors import ConfigError, TemplateError
@@ -42,7 +42,7 @@ def report(settings: Settings) -> Report:
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
-    for read in (keys.read, lambda: trusted(settings.llama_ca_file)):
+    for read in (keys.read, lambda: check_ca_file(settings.llama_ca_file)):
         try:
             read()
         except ConfigError as error:

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from bioproxy.llama.api import LlamaApi, Props
-from bioproxy.llama.connections import Agents
+from bioproxy.llama.connections import Agents, check_ca_file
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator import llama_flags as flags
@@ -163,6 +163,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     try:
         keys.read()
+        check_ca_file(settings.llama_ca_file)
         agents = Agents.over_network(reactor, url, settings.llama_ca_file)
     except ConfigError:
         return say("note: it is not asked: what is wrong here comes first")

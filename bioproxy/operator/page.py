@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from twisted.web.http import CACHED
@@ -48,13 +49,14 @@ class File:
 class Page:
     """The files, by their path."""
 
-    def __init__(self) -> None:
-        self._files = dict(read(FILES))
+    @cached_property
+    def _files(self) -> dict[str, File]:
+        return dict(read(FILES))
 
     def serve(self, request: Request, path: str) -> bytes:
         """Answer with a file, or 404."""
         file = self._files.get(path)
-        host_check(request)
+        protect(request)
         if file is None:
             request.setResponseCode(404)
             request.setHeader(b"content-type", b"text/plain; charset=utf-8")
@@ -64,7 +66,7 @@ class Page:
         return b"" if request.setETag(file.etag) is CACHED else file.content
 
 
-def host_check(request: Request) -> None:
+def protect(request: Request) -> None:
     """Have the browser do nothing with an answer but what it is meant for."""
     request.setHeader(b"content-security-policy", POLICY)
     request.setHeader(b"x-content-type-options", b"nosniff")

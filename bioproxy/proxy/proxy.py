@@ -62,6 +62,7 @@ class Proxy:
         warmer: Warmer,
         upstream: Upstream,
         request_log: RequestLog,
+        miss_reasons: MissReasons,
         keys: ApiKeys,
         clock: IReactorTime,
         ping_interval: float,
@@ -74,7 +75,7 @@ class Proxy:
         self._upstream = upstream
         self._request_log = request_log
         self._keys = keys
-        self._miss_reasons = MissReasons(shape_learning, warmer, slot)
+        self._miss_reasons = miss_reasons
         self._clock = clock
         self.ping_interval = ping_interval
         self._store = Store()

@@ -20,7 +20,7 @@ from bioproxy.prompts.filling import Filled, Found
 from bioproxy.prompts.template_poller import TemplatePoller
 
 
-class Call(Protocol):
+class Elsewhere(Protocol):
     """Runs a function of an open file's content somewhere else, as `Worker.call` does."""
 
     def __call__(
@@ -31,7 +31,7 @@ class Call(Protocol):
 class RequestReader:
     """Fills the templates that a `TemplatePoller` knows into bodies, which then have `max_body` bytes at most."""
 
-    def __init__(self, poller: TemplatePoller, elsewhere: Call, max_body: int) -> None:
+    def __init__(self, poller: TemplatePoller, elsewhere: Elsewhere, max_body: int) -> None:
         self.max_body = max_body
         self._poller = poller
         self._elsewhere = elsewhere

@@ -104,15 +104,33 @@ class Folder(Protocol):
 
 
 class State(Service):
-    """Holds folders for as long as the service runs."""
+    """Reads what must be known before anybody is served, and holds folders for as long as the service runs.
 
-    def __init__(self, folders: Sequence[Folder], readers: Sequence[Callable[[], None]]) -> None:
+    `first` are called while the process still has the rights that it was started with, before any port is open; then,
+    as the service starts, `folders` are locked, and `readers` called, who keep something there.
+    """
+
+    def __init__(
+        self,
+        first: Sequence[Callable[[], None]],
+        folders: Sequence[Folder],
+        readers: Sequence[Callable[[], None]],
+    ) -> None:
         self.setName("state")
+        self._first = first
         self._folders = folders
         self._readers = readers
 
+    def privilegedStartService(self) -> None:
+        """Read what comes first.  Called by the parent service, before twistd gives up root's rights."""
+        super().privilegedStartService()
+        first, self._first = self._first, ()
+        for read in first:
+            read()
+
     def startService(self) -> None:
-        """Open them, and let those read who keep something there."""
+        """Lock the folders and read what is in them.  Called by the parent service."""
+        self.privilegedStartService()  # twistd's sister `twist` calls only this
         super().startService()
         for folder in self._folders:
             folder.open()

@@ -6,6 +6,7 @@ import json
 import os
 from typing import Any
 
+from bioproxy.assembly import LARGEST_ACTION
 from bioproxy.http.channel import BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, LINGER
 from bioproxy.http.client_output import PATIENCE
 from bioproxy.runtime.spool import SMALL
@@ -566,7 +567,9 @@ class TooMuch(EdgeTest):
 
     def test_operators_port(self) -> None:
         """On the operator's port a body has no business: it may be small at most."""
-        data = head(b"Content-Length: 1001", target=b"POST /reload HTTP/1.1", host=b"Host: localhost\r\n")
+        data = head(
+            b"Content-Length: %d" % (LARGEST_ACTION + 1), target=b"POST /reload HTTP/1.1", host=b"Host: localhost\r\n"
+        )
         self.check_refused(self.connect(self.built, operator=True).say(data), 413, "reload")
 
 

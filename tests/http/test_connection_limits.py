@@ -156,7 +156,7 @@ class Port(RawTest):
     def test_who_is_ended(self) -> None:
         """A newcomer takes the place of who has asked for nothing for longest, not of who waits for an answer."""
         world = self.world()
-        world.limits._connections = 3
+        world.limits.connections = 3
         world.llama_server.pause_at = {"/health"}
         waiting = self.connect(world).say(self.GET)
         silent, slow = self.connect(world), self.connect(world).say(b"GET /")
@@ -173,7 +173,7 @@ class Port(RawTest):
     def test_no_room(self) -> None:
         """Where all have asked for something, one more is turned away at once, and is not counted."""
         world = self.world()
-        world.limits._connections = 2
+        world.limits.connections = 2
         world.llama_server.pause_at = {"/health"}
         waiting = [self.connect(world).say(self.GET) for _ in range(2)]
         protocol, transport = world.clients_port.buildProtocol(None), StringTransport()

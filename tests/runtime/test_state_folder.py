@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.runtime.state_folder import State, StateFolder
@@ -145,13 +146,25 @@ class Running(FolderTest):
                 StateFolder(self.folder).open()
             read.append("first")
 
-        service = State([folder], [first, lambda: read.append("second")])
+        service = State([], [folder], [first, lambda: read.append("second")])
         service.startService()
         self.assertEqual(["first", "second"], read)
         service.stopService()
         again = StateFolder(self.folder)
         again.open()
         again.close()
+
+    def test_first(self) -> None:
+        """What comes first is read before the folder is held, once, in the half of the start that has the rights."""
+        for begin in ("privilegedStartService", "startService"):
+            read: list[str] = []
+            first, then = partial(read.append, "first"), partial(read.append, "then")
+            service = State([first], [StateFolder(self.folder)], [then])
+            getattr(service, begin)()
+            self.assertEqual("first", read[0])
+            service.startService()
+            service.stopService()
+            self.assertEqual((1, "then"), (read.count("first"), read[1]))
 
     def test_refused(self) -> None:
         """Where the folder cannot be had nobody reads, and the start fails."""
@@ -160,5 +173,5 @@ class Running(FolderTest):
         self.addCleanup(holder.close)
         read: list[str] = []
         with self.assertRaises(ConfigError):
-            State([StateFolder(self.folder)], [lambda: read.append("read")]).startService()
+            State([], [StateFolder(self.folder)], [lambda: read.append("read")]).startService()
         self.assertEqual([], read)

@@ -23,46 +23,13 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from bioproxy.http.connection_limits import ConnectionLimits
-from bioproxy.http.ports import QuietSite
-from bioproxy.llama.api import LlamaApi
+from bioproxy.assembly import Outside, assemble
 from bioproxy.llama.connections import Agents
-from bioproxy.llama.model_identity import ModelIdentity
-from bioproxy.llama.prefix_tokens import Prefixes
-from bioproxy.llama.process_watch import ProcessWatch
-from bioproxy.llama.speed import Speed
-from bioproxy.llama.upstream import Upstream
-from bioproxy.operator.admin import Admin
-from bioproxy.operator.history import History
-from bioproxy.operator.host_check import HostCheck
-from bioproxy.operator.inspection import Advisor
-from bioproxy.operator.live_events import LiveEvents
-from bioproxy.operator.page import Page
-from bioproxy.operator.reload import Reload
-from bioproxy.operator.status import Status
 from bioproxy.prompts.conversation import Turns
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import BARE, Key
-from bioproxy.prompts.template_poller import TemplatePoller
-from bioproxy.proxy.proxy import Proxy
-from bioproxy.proxy.request_log import RequestLog
-from bioproxy.proxy.request_reader import RequestReader
-from bioproxy.runtime.metrics import Metrics
-from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.content import SlotContent
-from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.slot import Prepared, Slot
-from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
-from bioproxy.warmup.warmer import Warmer
-from bioproxy.warmup.warmup import Warmup
+from bioproxy.slot.slot import Prepared
 from tests.support.fakes import FakeLlama
 from tests.support.folders import FolderTest
 from tests.support.network import Call
@@ -117,100 +84,35 @@ class World:
         self.llama_server.folder = self.settings.slot_save_path
         self.clock = Clock()
         self.agent = ToFake(self.llama_server)
-        self.metrics, self.speed = Metrics(), Speed()
-        self.keys = ApiKeys(self.settings.api_key_file, self.settings.llama_api_key_file)
-        self.keys.read()
-        self.upstream = Upstream("http://llama", agents or Agents(*[self.agent] * 4), self.clock, self.keys)
-        self.llama = LlamaApi(self.upstream)
-        self.identity = ModelIdentity(self.llama)
-        self.state = StateFolder(self.settings.state_dir)
-        self.state.open()
-        self.snapshots, self.shape_learning = SnapshotRecord(self.state), ShapeLearning(self.state)
-        self.snapshots.load()
-        self.shape_learning.load()
-        self.free = 1 << 50
-        self.slot_folder = SlotFolder(self.settings.slot_save_path, lambda _: self.free)
-        self.reuse_check, self.content = ReuseCheck(), SlotContent(self.llama)
-        self.files = SlotFiles(
-            self.llama,
-            self.identity,
-            self.snapshots,
-            self.slot_folder,
-            self.metrics,
-            self.speed,
-            self.reuse_check,
-            self.clock,
-        )
-        self.saver = ConversationSaver(
-            self.content, self.files, self.reuse_check, self.speed, self.settings.save_conversations
-        )
-        self.slot = Slot(
-            self.identity, self.content, self.files, self.saver, self.reuse_check, self.metrics, self.clock
-        )
-        self.watch = ProcessWatch(
-            self.llama,
-            self.upstream,
-            self.identity,
-            self.slot,
-            self.metrics,
-            self.clock,
-            self.settings.upstream_timeout,
-            Advisor(self.settings.llama_url, self.settings.slot_save_path),
-        )
         self.in_thread: Callable[..., Any] = maybeDeferred
-        self.poller = TemplatePoller(self.settings.templates, lambda work: self.in_thread(work), self.metrics)
-        self.gate = Gate(self.clock, self.metrics, self.settings.queue_limit, self.settings.queue_timeout)
-        self.warmup = Warmup(
-            self.gate, self.slot, self.llama, self.metrics, self.speed, self.clock, self.settings.warmup_chunk
-        )
-        self.schedule = Schedule(
-            self.poller, self.shape_learning, self.slot, self.watch, self.clock, ahead=self.settings.warmup
-        )
-        self.warmer = Warmer(
-            self.schedule,
-            self.poller,
-            self.shape_learning,
-            Prefixes(self.llama),
-            self.warmup,
-            self.gate,
-            self.slot,
-            self.watch,
-            self.metrics,
-            self.clock,
-        )
-        self.request_log = RequestLog(self.metrics, self.speed, self.clock)
-        self.proxy = Proxy(
-            RequestReader(self.poller, read_here, self.settings.max_body),
-            self.gate,
-            self.slot,
-            self.shape_learning,
-            self.warmer,
-            self.upstream,
-            self.request_log,
-            self.keys,
-            self.clock,
-            self.settings.ping_interval,
-        )
-        self.history = History(self.metrics, self.gate, self.clock)
-        self.status = Status(
-            self.poller, self.gate, self.slot, self.warmer, self.watch, self.upstream, self.request_log, self.clock
-        )
-        self.events = LiveEvents(self.status, self.history, self.clock)
+        self.free = 1 << 50
         self.new_settings = self.settings
-        self.reload = Reload(self.settings, lambda: self.new_settings, self.keys, {})
-        self.admin = Admin(
-            self.status, self.events, Page(), self.poller, self.warmer, self.watch, self.reload, self.metrics
+        outside = Outside(
+            agents=agents or Agents(*[self.agent] * 4),
+            in_thread=lambda work: self.in_thread(work),
+            elsewhere=read_here,
+            free_space=lambda _: self.free,
         )
+        parts = self.parts = assemble(self.settings, self.clock, outside, lambda: self.new_settings)
+        parts.keys.read()
+        parts.state.open()
+        parts.snapshots.load()
+        parts.shape_learning.load()
         # A clock of their own: the time that a connection may take is no matter here.
         self.edge_clock = Clock()
-        self.limits = ConnectionLimits(self.settings.max_body)
-        self.clients_port = QuietSite(
-            "clients' port", self.proxy.resource(), self.edge_clock, self.proxy.judge, self.limits
-        )
-        host_check = HostCheck(self.settings.admin_hosts)
-        self.operators_port = QuietSite(
-            "operator's port", self.admin.resource(), self.edge_clock, host_check.judge, ConnectionLimits(1000)
-        )
+        self.clients_port = parts.clients_site(self.edge_clock)
+        self.operators_port = parts.operators_site(self.edge_clock)
+
+        self.metrics, self.speed, self.keys, self.state = parts.metrics, parts.speed, parts.keys, parts.state
+        self.upstream, self.llama, self.identity = parts.upstream, parts.llama, parts.identity
+        self.gate, self.slot, self.content, self.files = parts.gate, parts.slot, parts.content, parts.files
+        self.snapshots, self.slot_folder, self.saver = parts.snapshots, parts.folder, parts.saver
+        self.reuse_check, self.watch, self.poller = parts.reuse_check, parts.watch, parts.poller
+        self.shape_learning, self.schedule = parts.shape_learning, parts.schedule
+        self.warmup, self.warmer = parts.warmup, parts.warmer
+        self.request_log, self.proxy, self.limits = parts.request_log, parts.proxy, parts.limits
+        self.history, self.status, self.events = parts.history, parts.status, parts.events
+        self.reload, self.admin = parts.reload, parts.admin
 
     def close(self) -> None:
         """End all that is still going on, so that nothing of it reaches into another test."""
