@@ -108,9 +108,7 @@ class _Also:
 
 
 def trusted(ca_file: Path | None) -> Any:
-    """Return whom to trust for certificates: the system's list, and those in a file, which is read when it is
-    needed.
-    """
+    """Return whom to trust for certificates: the system's list, and those in a file, read when they are needed."""
     return platformTrust() if ca_file is None else _Also(ca_file)
 
 
