@@ -155,7 +155,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     clients_exposure = Exposure("the clients' port", lambda: keys.required)
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
-        for name in poller.use(templates_of(prefixes)):
+        for name in poller.set_templates(templates_of(prefixes)):
             warmer.forget(name)
 
     def limit_bodies(size: int) -> None:

@@ -11,15 +11,16 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.http.targets import GATED
-from bioproxy.prompts import filling
-from bioproxy.prompts.api_formats import FORMS, UNGATED, Form
-from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts import template_search
+from bioproxy.prompts.api_formats import FORMATS, UNGATED
+from bioproxy.prompts.parsed_request import ParsedRequest
+from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
+from bioproxy.prompts.templates import Template, TemplateText
 from tests.support.bodies import filled_body
 
 CHAT, MESSAGES, RESPONSES, PROMPT = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion"
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
-TEXTS = {template.name: Text((f"{template.name}[", "]"), (), ()) for template in TEMPLATES}
+TEXTS = {template.name: TemplateText((f"{template.name}[", "]"), (), ()) for template in TEMPLATES}
 LIMIT = 1_000_000
 
 IMAGE = {"type": "image", "source": {"type": "base64", "data": "@code"}}
@@ -168,15 +169,15 @@ ODD: tuple[Any, ...] = (
 )
 
 
-def form(path: str, request: dict[str, Any]) -> Form:
+def form(path: str, request: dict[str, Any]) -> ParsedRequest:
     """Read a request."""
-    return FORMS[path](request)
+    return FORMATS[path](request)
 
 
 def shape(path: str, request: dict[str, Any], which: int = 0) -> Shape:
     """Return the shape around one of its texts, the first one."""
     read = form(path, request)
-    return read.around(read.said[which])
+    return read.shape_around(read.user_texts[which])
 
 
 def places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
@@ -207,9 +208,9 @@ class Saying(SynchronousTestCase):
     def test_said(self) -> None:
         """The user's texts are found where they are, in their order, and nothing else: no results, no instructions."""
         for path, request, expected in SAID:
-            said = form(path, request).said
-            self.assertEqual(expected, [(each.text, each.turn) for each in said], request)
-            self.assertEqual([each.text for each in said], [at(request, each.place) for each in said], request)
+            said = form(path, request).user_texts
+            self.assertEqual(expected, [(each.text, each.message_index) for each in said], request)
+            self.assertEqual([each.text for each in said], [at(request, each.path) for each in said], request)
 
     def test_paths(self) -> None:
         """Each path has the form of its API; others have none."""
@@ -222,23 +223,23 @@ class Saying(SynchronousTestCase):
             (("/v1/responses", "/responses", "/v1/responses/input_tokens", "/responses/input_tokens"), {"input": "a"}),
             (("/completion", "/completions", "/v1/completions"), {"prompt": "a"}),
         ):
-            self.assertEqual([path for path in FORMS if form(path, request).said], list(paths))
-        self.assertEqual(14, len(FORMS))
-        self.assertEqual({path for path in FORMS if path not in GATED}, UNGATED)
+            self.assertEqual([path for path in FORMATS if form(path, request).user_texts], list(paths))
+        self.assertEqual(14, len(FORMATS))
+        self.assertEqual({path for path in FORMATS if path not in GATED}, UNGATED)
 
     def test_odd_values(self) -> None:
         """Whatever stands anywhere, nothing fails, and each text found is a text, at its place."""
         for path, full in FULL.items():
-            self.assertTrue(form(path, full).said)
+            self.assertTrue(form(path, full).user_texts)
             for place in places(full):
                 for odd in ODD:
                     request = put(full, place, odd)
                     read = form(path, request)
-                    for said in read.said:
-                        self.assertEqual(said.text, at(request, said.place))
-                        self.assertIsInstance(read.around(said).source, str)
+                    for said in read.user_texts:
+                        self.assertEqual(said.text, at(request, said.path))
+                        self.assertIsInstance(read.shape_around(said).source, str)
                     source = json.dumps(request).encode()
-                    found = filling.find(path, source, TEMPLATES)
+                    found = template_search.search_json(path, source, TEMPLATES)
                     if found is not None:
                         json.loads(filled_body(source, found, TEXTS))
 
@@ -249,9 +250,9 @@ class Saying(SynchronousTestCase):
                 request = copy.deepcopy(full)
                 del at(request, place[:-1])[place[-1]]
                 read = form(path, request)
-                for said in read.said:
-                    self.assertEqual(said.text, at(request, said.place))
-                    read.around(said)
+                for said in read.user_texts:
+                    self.assertEqual(said.text, at(request, said.path))
+                    read.shape_around(said)
 
 
 class Whole(SynchronousTestCase):
@@ -260,22 +261,22 @@ class Whole(SynchronousTestCase):
     def test_responses(self) -> None:
         """A request that goes on with one that is kept elsewhere does not tell what stands before it."""
         for given, whole in (("resp_1", False), (None, True), ("", True)):
-            self.assertEqual(whole, form(RESPONSES, {"input": "@code", "previous_response_id": given}).whole)
-        found = filling.find(RESPONSES, b'{"input": "@code", "previous_response_id": "x"}', TEMPLATES)
+            self.assertEqual(whole, form(RESPONSES, {"input": "@code", "previous_response_id": given}).self_contained)
+        found = template_search.search_json(RESPONSES, b'{"input": "@code", "previous_response_id": "x"}', TEMPLATES)
         assert found is not None
-        self.assertFalse(found.reuse)
+        self.assertFalse(found.reusable)
 
     def test_prompts(self) -> None:
         """One prompt is whole; several in one request are not."""
         for prompt, whole in (("@code", True), (["@code"], True), (["@code", "@code"], False), (["@code", "x"], False)):
-            found = filling.find(PROMPT, json.dumps({"prompt": prompt}).encode(), TEMPLATES)
+            found = template_search.search_json(PROMPT, json.dumps({"prompt": prompt}).encode(), TEMPLATES)
             assert found is not None
-            self.assertEqual(whole, found.reuse, prompt)
+            self.assertEqual(whole, found.reusable, prompt)
 
     def test_turns(self) -> None:
         """The conversation has each message or prompt, whoever's it is."""
-        self.assertEqual([4, 3, 5, 2], [len(form(path, request).turns) for path, request in FULL.items()])
-        self.assertEqual(1, len(form(RESPONSES, {"input": "a"}).turns))
+        self.assertEqual([4, 3, 5, 2], [len(form(path, request).messages) for path, request in FULL.items()])
+        self.assertEqual(1, len(form(RESPONSES, {"input": "a"}).messages))
 
 
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "b": 1, "a": 2}}
@@ -324,12 +325,12 @@ class Around(SynchronousTestCase):
             ),
             shape(CHAT, {"messages": [{"role": "user", "content": [part]}], "temperature": 0, "tools": []}),
         ):
-            self.assertEqual(BARE, each)
+            self.assertEqual(USER_MESSAGE_ONLY, each)
 
     def test_system(self) -> None:
         """The same system prompt is the same in all of them, as a text or in blocks."""
         expected = chat(system("ab"))
-        self.assertNotEqual(BARE, expected)
+        self.assertNotEqual(USER_MESSAGE_ONLY, expected)
         blocks = [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "b"}]
         for each in (
             messages(system="ab"),
@@ -370,13 +371,17 @@ class Around(SynchronousTestCase):
             messages(tools=[{"name": "g"}]),
             chat(tools=[TOOL, TOOL]),
         ):
-            self.assertNotEqual(BARE, each)
+            self.assertNotEqual(USER_MESSAGE_ONLY, each)
         self.assertNotEqual(chat(tools=[TOOL]), messages(tools=[ANTHROPIC_TOOL] * 2))
 
     def test_tools_of_other_kinds(self) -> None:
         """Tools that llama-server leaves out make no difference."""
         self.assertEqual(responses(tools=[RESPONSE_TOOL]), responses(tools=[{"type": "web_search"}, RESPONSE_TOOL, 1]))
-        self.assertEqual(BARE, responses(tools=[{"type": "web_search"}]))
+        self.assertEqual(USER_MESSAGE_ONLY, responses(tools=[{"type": "web_search"}]))
+
+    def test_tool_without_name(self) -> None:
+        """An object without a name is not converted: it is not a tool, and a list of many would need much memory."""
+        self.assertEqual(chat(tools=[{}, {"description": "x"}]), messages(tools=[{}, {"description": "x"}]))
 
     def test_order_of_keys(self) -> None:
         """The order of keys in a tool stays: chat templates write tools as they came."""
@@ -400,7 +405,7 @@ class Around(SynchronousTestCase):
         self.assertEqual(chat(**given), responses(**given))
         self.assertEqual(chat(reasoning_effort="low"), responses(reasoning={"effort": "low", "summary": "auto"}))
         for each in (chat(**given), chat(reasoning_effort="low")):
-            self.assertNotEqual(BARE, each)
+            self.assertNotEqual(USER_MESSAGE_ONLY, each)
 
     def test_developer(self) -> None:
         """Instructions among the items of responses are those of a chat, as a text or in one part."""
@@ -420,14 +425,14 @@ class Around(SynchronousTestCase):
             own = {"role": "user", "content": "@code"}
             earlier = {name: [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}, own]}
             parts = {name: [{"role": "user", "content": [{"type": kind, "text": word} for word in ("hi", "@code")]}]}
-            shapes = {BARE, shape(path, earlier, 1), shape(path, parts, 1)}
+            shapes = {USER_MESSAGE_ONLY, shape(path, earlier, 1), shape(path, parts, 1)}
             self.assertEqual(3, len(shapes), path)
-            self.assertEqual(BARE, shape(path, parts), path)
+            self.assertEqual(USER_MESSAGE_ONLY, shape(path, parts), path)
 
     def test_prompts(self) -> None:
         """Before a plain prompt stands nothing, not even a chat template."""
         for prompt in ("@code", ["@code"], {"prompt_string": "@code"}):
-            self.assertEqual(PLAIN, shape(PROMPT, {"prompt": prompt, "tools": [TOOL]}))
+            self.assertEqual(PLAIN_PROMPT, shape(PROMPT, {"prompt": prompt, "tools": [TOOL]}))
 
 
 # Bodies with places for texts.
@@ -457,13 +462,13 @@ BODIES: dict[str, tuple[str, str]] = {
 
 
 class Filling(SynchronousTestCase):
-    """`filling.find` and `fill` through each form."""
+    """`template_search.search_json` and `fill` through each form."""
 
     def test_filled(self) -> None:
         """The user's texts are filled; all else stays byte for byte; the slot is set in front."""
         for path, (body, last) in BODIES.items():
             source = (body % ("@code a", last or "/context  b ")).encode()
-            found = filling.find(path, source, TEMPLATES)
+            found = template_search.search_json(path, source, TEMPLATES)
             assert found is not None, path
             expected = body.replace("{", '{"id_slot": 0, ', 1) % ("code[a]", last or "context[b]")
             self.assertEqual(expected, filled_body(source, found, TEXTS).decode(), path)
@@ -472,13 +477,15 @@ class Filling(SynchronousTestCase):
     def test_not_filled(self) -> None:
         """Where the user names none, nothing is, whatever else does."""
         for path, (body, _) in BODIES.items():
-            self.assertIsNone(filling.find(path, (body % ("a @code", "@codex")).encode(), TEMPLATES), path)
+            self.assertIsNone(
+                template_search.search_json(path, (body % ("a @code", "@codex")).encode(), TEMPLATES), path
+            )
 
     def test_huge_number(self) -> None:
         """A number that Python will not read, but llama.cpp does, does not send a prefix out unfilled."""
         for path, (body, last) in BODIES.items():
             text = (body % ("@code a", last)).replace("{", '{"huge": %s, ' % ("9" * 5000), 1)
-            found = filling.find(path, text.encode(), TEMPLATES)
+            found = template_search.search_json(path, text.encode(), TEMPLATES)
             assert found is not None, path
             self.assertIn(b"code[a]", filled_body(text.encode(), found, TEXTS))
             self.assertIn(b"9" * 5000, filled_body(text.encode(), found, TEXTS))
@@ -501,11 +508,11 @@ class Mentioning(SynchronousTestCase):
             (b"", False),
             (b"@code", True),
         ):
-            self.assertEqual(may, filling.mentions(body, TEMPLATES), body)
+            self.assertEqual(may, template_search.may_name_template(body, TEMPLATES), body)
 
     def test_none(self) -> None:
         """Without templates none can be named."""
-        self.assertFalse(filling.mentions(b"@code \\u0040", []))
+        self.assertFalse(template_search.may_name_template(b"@code \\u0040", []))
 
     def test_odd_prefixes(self) -> None:
         """Prefixes with characters that JSON escapes are seen in both spellings."""
@@ -513,8 +520,8 @@ class Mentioning(SynchronousTestCase):
             template = Template.of(prefix, Path("/t"))
             for ascii_only in (True, False):
                 body = json.dumps({"prompt": f"{prefix} x"}, ensure_ascii=ascii_only).encode()
-                self.assertTrue(filling.mentions(body, [template]), prefix)
-                self.assertIsNotNone(filling.find(PROMPT, body, [template]), prefix)
+                self.assertTrue(template_search.may_name_template(body, [template]), prefix)
+                self.assertIsNotNone(template_search.search_json(PROMPT, body, [template]), prefix)
 
     def test_control_characters(self) -> None:
         """A prefix with a control character, for which JSON has many spellings, is none."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.conversation import Conversation, Turns
+from bioproxy.prompts.conversation import Conversation, ConversationChain
 
 
 class Continuing(SynchronousTestCase):
-    """`Turns` and `Conversation`."""
+    """`ConversationChain` and `Conversation`."""
 
     def test_continues(self) -> None:
         """A conversation is continued by itself and by what begins with all of it, and by nothing else."""
-        earlier = Turns(("a", "b")).whole
+        earlier = ConversationChain(("a", "b")).all_messages
         for chain, expected in (
             (("a", "b"), True),
             (("a", "b", "c", "d"), True),
@@ -22,25 +22,25 @@ class Continuing(SynchronousTestCase):
             (("a", "x", "b"), False),
             (("b", "a"), False),
         ):
-            self.assertIs(expected, Turns(chain).continues(earlier), chain)
+            self.assertIs(expected, ConversationChain(chain).continues(earlier), chain)
 
     def test_nobodys(self) -> None:
         """No conversation is continued by nothing, and continues nothing."""
-        nobody = Turns().whole
+        nobody = ConversationChain().all_messages
         self.assertEqual(Conversation(0, ""), nobody)
-        for turns in (Turns(), Turns(("a",))):
+        for turns in (ConversationChain(), ConversationChain(("a",))):
             self.assertFalse(turns.continues(nobody))
 
     def test_longer_than_told(self) -> None:
         """The length counts, not the fingerprint alone."""
-        two = Turns(("a", "b")).whole
-        self.assertFalse(Turns(("a", "b")).continues(Conversation(1, two.digest)))
-        self.assertFalse(Turns(("a", "b")).continues(Conversation(3, two.digest)))
-        self.assertTrue(Turns(("a", "b")).continues(Conversation(2, two.digest)))
+        two = ConversationChain(("a", "b")).all_messages
+        self.assertFalse(ConversationChain(("a", "b")).continues(Conversation(1, two.digest)))
+        self.assertFalse(ConversationChain(("a", "b")).continues(Conversation(3, two.digest)))
+        self.assertTrue(ConversationChain(("a", "b")).continues(Conversation(2, two.digest)))
 
     def test_fills(self) -> None:
         """The templates' texts belong to it: those of its own messages, and not of later ones."""
-        earlier = Turns(("a", "b"), ((0, "x"),)).whole
+        earlier = ConversationChain(("a", "b"), ((0, "x"),)).all_messages
         for fills, expected in (
             (((0, "x"),), True),
             (((0, "x"), (2, "y")), True),
@@ -49,4 +49,4 @@ class Continuing(SynchronousTestCase):
             (((0, "x"), (1, "x")), False),
             ((), False),
         ):
-            self.assertIs(expected, Turns(("a", "b", "c"), fills).continues(earlier), fills)
+            self.assertIs(expected, ConversationChain(("a", "b", "c"), fills).continues(earlier), fills)

@@ -9,11 +9,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import filling
+from bioproxy.prompts import template_search
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.filling import Filled, Found
-from bioproxy.prompts.prompt_shape import BARE, Shape
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts.filling import FilledRequest, NamedTemplates
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
+from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import BodyTooLarge, TooDeep
 from tests.support.bodies import filled_body
 
@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 NAMES = ("code", "code-review", "context")
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "@code-review", "/context")]
 LIMIT = 1_000_000
-TEXTS = {name: Text((f"{name}[", "]"), (), ()) for name in NAMES}
+TEXTS = {name: TemplateText((f"{name}[", "]"), (), ()) for name in NAMES}
 
 # What a user writes, and what llama-server gets; None: the same.
 MESSAGES: list[tuple[str, str | None]] = [
@@ -70,14 +70,14 @@ OTHERS: list[Any] = [
 ]
 
 
-def find(body: str | bytes) -> Found:
+def find(body: str | bytes) -> NamedTemplates:
     """Find the templates in a request that names one."""
-    found = filling.find(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
+    found = template_search.search_json(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
     return found
 
 
-def fill(body: str | bytes, texts: dict[str, Text] = TEXTS) -> Filled:
+def fill(body: str | bytes, texts: dict[str, TemplateText] = TEXTS) -> FilledRequest:
     """Fill a request that names a template."""
     return find(body).fill(texts, LIMIT)
 
@@ -111,7 +111,7 @@ class Filling(SynchronousTestCase):
             for content, place in ((message, ()), ([text(message)], (0, "text"))):
                 body = chat(content)
                 if expected is None:
-                    self.assertIsNone(filling.find(CHAT, body.encode(), TEMPLATES), message)
+                    self.assertIsNone(template_search.search_json(CHAT, body.encode(), TEMPLATES), message)
                     continue
                 sent = json.loads(new_body(body))["messages"][0]["content"]
                 self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
@@ -119,20 +119,20 @@ class Filling(SynchronousTestCase):
     def test_order_of_templates(self) -> None:
         """The longest prefix wins in whatever order the templates are known."""
         for known in (TEMPLATES, TEMPLATES[::-1]):
-            found = filling.find(CHAT, chat("@code-review x").encode(), known)
+            found = template_search.search_json(CHAT, chat("@code-review x").encode(), known)
             assert found is not None
             self.assertEqual(["code-review"], [template.name for template in found.templates])
 
     def test_others(self) -> None:
         """What is no chat request, or names nothing, is left alone, however odd it is."""
         for request in OTHERS:
-            self.assertIsNone(filling.find(CHAT, json.dumps(request).encode(), TEMPLATES), request)
+            self.assertIsNone(template_search.search_json(CHAT, json.dumps(request).encode(), TEMPLATES), request)
         for body in (b"", b"@code", b'{"messages"', b'{"messages":[{"role":"user","content":"@code \xff"}]}'):
-            self.assertIsNone(filling.find(CHAT, body, TEMPLATES), body)
+            self.assertIsNone(template_search.search_json(CHAT, body, TEMPLATES), body)
 
     def test_no_templates(self) -> None:
         """Without templates nothing is even looked at."""
-        self.assertIsNone(filling.find(CHAT, chat("@code").encode(), []))
+        self.assertIsNone(template_search.search_json(CHAT, chat("@code").encode(), []))
 
     def test_every_turn(self) -> None:
         """Every user message is filled, in every turn; the others are not."""
@@ -153,7 +153,7 @@ class Filling(SynchronousTestCase):
 
     def test_templates_needed(self) -> None:
         """Each template needed is named once, in the order of the conversation."""
-        found = filling.find(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
+        found = template_search.search_json(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
         assert found is not None
         self.assertEqual(["context", "code"], [template.name for template in found.templates])
 
@@ -188,7 +188,9 @@ class Filling(SynchronousTestCase):
             for depth in (*range(limit - 200, limit + 20), 100_000):
                 body = b'{"%s":%s%s,"messages":[{"role":"user","content":"@code"}]}'
                 try:
-                    found = filling.find(CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
+                    found = template_search.search_json(
+                        CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES
+                    )
                     self.assertIsNotNone(found)
                     assert found is not None
                     found.fill(TEXTS, LIMIT)
@@ -225,14 +227,14 @@ class ApiKeys(SynchronousTestCase):
 
     def test_text(self) -> None:
         """The key has the prefix text of the first template: another one, or other content, has another."""
-        self.assertEqual(BARE.key(digest("code[")), fill(chat("@code x")).key)
-        self.assertEqual(BARE.key(digest("context[")), fill(chat("/context", "@code")).key)
-        edited = {**TEXTS, "code": Text(("CODE[", "]"), (), ())}
-        self.assertEqual(BARE.key(digest("CODE[")), fill(chat("@code x"), edited).key)
+        self.assertEqual(USER_MESSAGE_ONLY.key(digest("code[")), fill(chat("@code x")).key)
+        self.assertEqual(USER_MESSAGE_ONLY.key(digest("context[")), fill(chat("/context", "@code")).key)
+        edited = {**TEXTS, "code": TemplateText(("CODE[", "]"), (), ())}
+        self.assertEqual(USER_MESSAGE_ONLY.key(digest("CODE[")), fill(chat("@code x"), edited).key)
 
     def test_behind_the_message(self) -> None:
         """What a template has behind the message does not matter."""
-        edited = {**TEXTS, "code": Text(("code[", "] and more"), (), ())}
+        edited = {**TEXTS, "code": TemplateText(("code[", "] and more"), (), ())}
         self.assertEqual(fill(chat("@code x")).key, fill(chat("@code x"), edited).key)
 
     def test_shape(self) -> None:
@@ -242,7 +244,7 @@ class ApiKeys(SynchronousTestCase):
             (chat([text("before"), text("@code x")]), ("messages", 0, "content", 1, "text")),
             (chat("@code x", ANSWER, "@code y"), ("messages", 0, "content")),
         ):
-            shape = Shape.around(json.loads(body), place)
+            shape = Shape.of_chat_request(json.loads(body), place)
             self.assertEqual(shape.key(digest("code[")), fill(body).key, body)
         self.assertEqual(fill(chat("@code")).key, fill(chat([text("@code one"), IMAGE])).key)
         self.assertNotEqual(fill(chat("@code")).key, fill(chat([IMAGE, text("@code")])).key)
@@ -251,25 +253,27 @@ class ApiKeys(SynchronousTestCase):
         """A request tells its shape, and whether the template is in the last message or in an earlier turn."""
         place = ("messages", 1, "content")
         for body in (chat(SYSTEM, "@code x"), chat(SYSTEM, [text("@code x"), text("@code y")])):
-            shape = Shape.around(json.loads(chat(SYSTEM, "@code")), place)
-            self.assertEqual((shape, True), (fill(body).shape, fill(body).first))
+            shape = Shape.of_chat_request(json.loads(chat(SYSTEM, "@code")), place)
+            self.assertEqual((shape, True), (fill(body).shape, fill(body).first_question))
         for body in (chat("@code x", ANSWER, "y"), chat("@code x", ANSWER, "@code y"), chat("@code x", "y")):
-            self.assertIs(False, fill(body).first, body)
+            self.assertIs(False, fill(body).first_question, body)
 
     def test_reuse(self) -> None:
         """Only who says so wants everything computed anew."""
         for fields, expected in (({}, True), ({"cache_prompt": True}, True), ({"cache_prompt": None}, True)):
-            self.assertIs(expected, fill(chat("@code", **fields)).reuse)
-        self.assertIs(False, fill(chat("@code", cache_prompt=False)).reuse)
+            self.assertIs(expected, fill(chat("@code", **fields)).reusable)
+        self.assertIs(False, fill(chat("@code", cache_prompt=False)).reusable)
 
 
 class Conversations(SynchronousTestCase):
     """Which conversations a request goes on with."""
 
-    def assert_continues(self, expected: bool, earlier: str, later: str, texts: dict[str, Text] = TEXTS) -> None:
+    def assert_continues(
+        self, expected: bool, earlier: str, later: str, texts: dict[str, TemplateText] = TEXTS
+    ) -> None:
         """Check whether one request goes on with another one; `texts` are the templates' when the later one comes."""
-        whole = fill(earlier).turns.whole
-        self.assertIs(expected, fill(later, texts).turns.continues(whole), (earlier, later))
+        whole = fill(earlier).conversation.all_messages
+        self.assertIs(expected, fill(later, texts).conversation.continues(whole), (earlier, later))
 
     def test_goes_on(self) -> None:
         """A request that begins with all messages of another one goes on with it; the same one does, too."""
@@ -300,10 +304,10 @@ class Conversations(SynchronousTestCase):
         self.assert_continues(True, first, later)
         for name in ("code", "context"):
             for parts in ((f"{name}(", "]"), (f"{name}[", ")")):
-                self.assert_continues(False, first, later, {**TEXTS, name: Text(parts, (), ())})
+                self.assert_continues(False, first, later, {**TEXTS, name: TemplateText(parts, (), ())})
         # One that it does not name is no matter.
-        self.assert_continues(True, first, later, {**TEXTS, "code-review": Text(("x", "y"), (), ())})
+        self.assert_continues(True, first, later, {**TEXTS, "code-review": TemplateText(("x", "y"), (), ())})
 
     def test_length(self) -> None:
         """A conversation has as many turns as messages."""
-        self.assertEqual(3, fill(chat("@code one", ANSWER, "two")).turns.whole.length)
+        self.assertEqual(3, fill(chat("@code one", ANSWER, "two")).conversation.all_messages.length)

@@ -13,13 +13,13 @@ from hypothesis import example, given, settings
 from hypothesis.strategies import SearchStrategy, just, lists, one_of, recursive, sampled_from, text, tuples
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import filling
-from bioproxy.prompts.api_formats import FORMS
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts import template_search
+from bioproxy.prompts.api_formats import FORMATS
+from bioproxy.prompts.templates import Template, TemplateText
 from tests.support.bodies import filled_body
 
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
-TEXTS = {template.name: Text((f'"{template.name}\\[', "]\n"), (), ()) for template in TEMPLATES}
+TEXTS = {template.name: TemplateText((f'"{template.name}\\[', "]\n"), (), ()) for template in TEMPLATES}
 NAMED = re.compile(r"(@code|/context)(?=\s|\Z)(.*)", re.DOTALL)
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\w]+|.', re.DOTALL)
 PATHS = ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion")
@@ -139,13 +139,15 @@ class Filling(SynchronousTestCase):
         """Check all that is promised for one request."""
         body = source.encode()
         request = read(body)
-        matches = [(said.place, match) for said in FORMS[path](request).said if (match := NAMED.match(said.text))]
-        found = filling.find(path, body, TEMPLATES)
+        matches = [
+            (said.path, match) for said in FORMATS[path](request).user_texts if (match := NAMED.match(said.text))
+        ]
+        found = template_search.search_json(path, body, TEMPLATES)
         self.assertEqual(bool(matches), found is not None)
         if found is None:
             return
         self.found += 1
-        self.assertTrue(filling.mentions(body, TEMPLATES))
+        self.assertTrue(template_search.may_name_template(body, TEMPLATES))
 
         # It says what it said, but for the texts and the slot, in the same order.
         expected = copy.deepcopy(request)
@@ -201,5 +203,5 @@ class Filling(SynchronousTestCase):
     def test_no_json(self, noise: str, path: str) -> None:
         """What is no JSON names nothing, and is no reason to fail."""
         for body in (noise.encode("utf-8", "surrogatepass"), noise.encode("utf-16", "surrogatepass"), b"\xff@code"):
-            self.assertIsNone(filling.find(path, b"{" + body, TEMPLATES))
-            filling.mentions(body, TEMPLATES)
+            self.assertIsNone(template_search.search_json(path, b"{" + body, TEMPLATES))
+            template_search.may_name_template(body, TEMPLATES)

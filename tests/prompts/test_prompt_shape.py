@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.prompt_shape import BARE, DEEPEST, LARGEST, Key, Shape
+from bioproxy.prompts.prompt_shape import DEEPEST_SHAPE, LARGEST_SHAPE, USER_MESSAGE_ONLY, Key, Shape
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -24,7 +24,7 @@ def shape(*messages: Any, before: int = 0, **fields: Any) -> Shape:
     """Return the shape of a request whose template is in the message after the first `before`."""
     content = messages[before]["content"]
     part = (len(content) - 1, "text") if isinstance(content, list) else ()
-    return Shape.around({"messages": list(messages), **fields}, ("messages", before, "content", *part))
+    return Shape.of_chat_request({"messages": list(messages), **fields}, ("messages", before, "content", *part))
 
 
 TEXT = {"type": "text", "text": "@code x"}
@@ -66,11 +66,11 @@ class Around(SynchronousTestCase):
             shape(user("@code another question")),
             shape(user("@code x"), *later),
             shape(user([TEXT])),
-            Shape.around({"messages": [user([TEXT, IMAGE, BEFORE])]}, ("messages", 0, "content", 0, "text")),
+            Shape.of_chat_request({"messages": [user([TEXT, IMAGE, BEFORE])]}, ("messages", 0, "content", 0, "text")),
             shape(user("@code x"), temperature=0.5, stream=True, model="m", id_slot=3, max_tokens=5),
             shape(user("@code x"), tools=[], tool_choice=None, chat_template_kwargs={}, reasoning_effort=""),
         ):
-            self.assertEqual(BARE, same)
+            self.assertEqual(USER_MESSAGE_ONLY, same)
         self.assertEqual(SHAPES["system"], shape(SYSTEM, user("@code other"), *later, before=1))
 
     def test_different(self) -> None:
@@ -89,7 +89,7 @@ class Around(SynchronousTestCase):
 
     def test_key(self) -> None:
         """A key is the same for the same text and the same shape only."""
-        self.assertEqual(Key("t", BARE.digest), SHAPES["bare"].key("t"))
+        self.assertEqual(Key("t", USER_MESSAGE_ONLY.digest), SHAPES["bare"].key("t"))
         keys = {each.key(text) for each in SHAPES.values() for text in ("t", "u")}
         self.assertEqual(2 * len(SHAPES), len(keys))
 
@@ -99,7 +99,7 @@ class Requests(SynchronousTestCase):
 
     def test_bare(self) -> None:
         """A bare one is a user's message."""
-        self.assertEqual({"messages": [user("hello")]}, BARE.request("hello"))
+        self.assertEqual({"messages": [user("hello")]}, USER_MESSAGE_ONLY.request("hello"))
 
     def test_all_of_it(self) -> None:
         """It has everything that stood around the text, in its order."""
@@ -117,7 +117,7 @@ class Requests(SynchronousTestCase):
             index = len(request["messages"]) - 1
             content = request["messages"][index]["content"]
             part = (len(content) - 1, "text") if isinstance(content, list) else ()
-            self.assertEqual(each, Shape.around(request, ("messages", index, "content", *part)), name)
+            self.assertEqual(each, Shape.of_chat_request(request, ("messages", index, "content", *part)), name)
 
 
 class Keepable(SynchronousTestCase):
@@ -125,7 +125,7 @@ class Keepable(SynchronousTestCase):
 
     def test_worth_it(self) -> None:
         """Instructions, tools and settings are; what a user said before the template is not, nor kept anywhere."""
-        refused = [name for name, each in SHAPES.items() if not each.keepable]
+        refused = [name for name, each in SHAPES.items() if not each.may_be_kept]
         self.assertEqual(["a user before", "a part before", "all of it"], refused)
 
     def test_not_worth_it(self) -> None:
@@ -136,24 +136,24 @@ class Keepable(SynchronousTestCase):
             "an image": user([BEFORE, IMAGE]),
             "an odd part": user(["text"]),
             "no message": "text",
-            "long": {"role": "system", "content": "x" * LARGEST},
+            "long": {"role": "system", "content": "x" * LARGEST_SHAPE},
         }
         for name, message in before.items():
-            self.assertFalse(shape(message, user("@code x"), before=1).keepable, name)
-        self.assertFalse(shape(user([IMAGE, TEXT])).keepable)
+            self.assertFalse(shape(message, user("@code x"), before=1).may_be_kept, name)
+        self.assertFalse(shape(user([IMAGE, TEXT])).may_be_kept)
 
     def test_nesting(self) -> None:
         """What nests deeper than any tool's description is not: not all that must be done with it could be."""
-        for depth, expected in ((DEEPEST - 10, True), (DEEPEST + 1, False), (300, False)):
+        for depth, expected in ((DEEPEST_SHAPE - 10, True), (DEEPEST_SHAPE + 1, False), (300, False)):
             for inner in (dict[str, Any](), list[Any]()):
                 value: Any = inner
                 for _ in range(depth):
                     value = {"a": value} if isinstance(value, dict) else [value]
-                self.assertEqual(expected, shape(user("@code x"), tools=[value]).keepable, depth)
+                self.assertEqual(expected, shape(user("@code x"), tools=[value]).may_be_kept, depth)
 
     def test_no_json(self) -> None:
         """Numbers that JSON cannot spell would make an invalid request; words that only look like them do not."""
         for number in (float("inf"), float("-inf"), float("nan")):
-            self.assertFalse(shape(user("@code x"), chat_template_kwargs={"x": number}).keepable, number)
+            self.assertFalse(shape(user("@code x"), chat_template_kwargs={"x": number}).may_be_kept, number)
         system = {"role": "system", "content": "Never return NaN or Infinity."}
-        self.assertTrue(shape(system, user("@code x"), before=1).keepable)
+        self.assertTrue(shape(system, user("@code x"), before=1).may_be_kept)

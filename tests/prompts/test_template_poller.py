@@ -54,7 +54,7 @@ class PollerTest(WorldTest):
         reads: list[str] = []
         real = templates.read
 
-        def read(template: Template) -> templates.Text:
+        def read(template: Template) -> templates.TemplateText:
             reads.append(template.name)
             return real(template)
 
@@ -87,12 +87,12 @@ class Changes(PollerTest):
 
         def reading(beginning: str) -> Reading:
             problems = tuple(Compared(f"{beginning}{number}") for number in range(1000))
-            return Reading(templates.Text(("", ""), (), problems), None, {}, 0.0, True)
+            return Reading(templates.TemplateText(("", ""), (), problems), None, {}, 0.0, True)
 
         template = self.poller.templates["code"]
         with capturedLogs() as events:
-            self.poller._tell(template, reading("old"), reading("old"))
-            self.poller._tell(template, reading("old"), reading("new"))
+            self.poller._report(template, reading("old"), reading("old"))
+            self.poller._report(template, reading("old"), reading("new"))
         self.assertEqual(1000, len(events))
         self.assertLess(Compared.comparisons, 10_000)
 
@@ -157,7 +157,7 @@ class Changes(PollerTest):
         self.path.write_text("now <{new.txt}> <{message}>")
         real = templates.read
 
-        def read_and_edit(template: Template) -> templates.Text:
+        def read_and_edit(template: Template) -> templates.TemplateText:
             text = real(template)
             new.write_text("n2")
             return text
@@ -227,17 +227,17 @@ class Trouble(PollerTest):
             (lambda: self.path.write_text("no place"), "no <{message}>"),
         ):
             spoil()
-            look = Deferred.fromCoroutine(self.poller.look(self.poller.templates["code"]))
+            look = Deferred.fromCoroutine(self.poller.read_current(self.poller.templates["code"]))
             self.assertIn(reason, str(self.failureResultOf(look, TemplateError).value))
             self.assertIsNone(self.poller.text("code"))
         self.path.write_text(good)
-        look = Deferred.fromCoroutine(self.poller.look(self.poller.templates["code"]))
+        look = Deferred.fromCoroutine(self.poller.read_current(self.poller.templates["code"]))
         self.assertEqual("fine x", self.successResultOf(look).fill("x"))
 
     def test_errors_are_new(self) -> None:
         """An error that is raised again is another exception: one that was raised carries its traceback along."""
         self.path.unlink()
-        looks = [Deferred.fromCoroutine(self.poller.look(self.poller.templates["code"])) for _ in range(2)]
+        looks = [Deferred.fromCoroutine(self.poller.read_current(self.poller.templates["code"])) for _ in range(2)]
         first, second = (self.failureResultOf(look, TemplateError).value for look in looks)
         self.assertIsNot(first, second)
 
@@ -306,7 +306,7 @@ class Trouble(PollerTest):
         self.poller = self.poller_for({"@code": self.path}, in_thread)
         early = Deferred.fromCoroutine(self.poller.poll())
         self.path.write_text("newer <{message}>")
-        look = Deferred.fromCoroutine(self.poller.look(self.poller.templates["code"]))
+        look = Deferred.fromCoroutine(self.poller.read_current(self.poller.templates["code"]))
         end()
         self.assertEqual("newer ", self.successResultOf(look).prefix)
         self.successResultOf(early)

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.prompts import templates
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import TemplateError
 from tests.support.folders import FolderTest
 
@@ -23,7 +23,7 @@ from tests.support.folders import FolderTest
 class Reading(FolderTest):
     """`read`, on files in a folder of its own."""
 
-    def read(self, content: str | bytes) -> Text:
+    def read(self, content: str | bytes) -> TemplateText:
         """Read a template with this content."""
         path = self.folder / "code.txt"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -225,11 +225,11 @@ class Changes(FolderTest):
 
     def test_digests(self) -> None:
         """A text has a digest of all of it and one of its prefix; each difference makes another."""
-        text = Text(("a", "b"), (), ())
+        text = TemplateText(("a", "b"), (), ())
         self.assertEqual((digest("a", "b"), digest("a")), (text.digest, text.prefix_digest))
-        same = Text(("a", "b"), (Path("x"),), ("an error",))
+        same = TemplateText(("a", "b"), (Path("x"),), ("an error",))
         self.assertEqual((text.digest, text.prefix_digest), (same.digest, same.prefix_digest))
-        behind = Text(("a", "c"), (), ())
+        behind = TemplateText(("a", "c"), (), ())
         self.assertEqual((False, True), (text.digest == behind.digest, text.prefix_digest == behind.prefix_digest))
 
     def test_stamp(self) -> None:
