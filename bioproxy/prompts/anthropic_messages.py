@@ -2,7 +2,18 @@
 
 The conversion repeats what llama-server does (llama.cpp, tools/server/server-chat.cpp), as far as the beginning of the
 prompt depends on it: the system prompt becomes a first message, tools and the choice between them get the names of chat
-completions.  A difference to llama-server costs time, never correctness: llama-server itself compares the tokens of
+completions.  This request of Anthropic's API::
+
+    {"system": [{"type": "text", "text": "Be brief."}],
+     "tools": [{"name": "search", "description": "...", "input_schema": {"type": "object"}}],
+     "messages": [{"role": "user", "content": "@code why?"}]}
+
+gets the shape of this one of chat completions::
+
+    {"tools": [{"type": "function", "function": {"name": "search", "description": "...", "parameters": {...}}}],
+     "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "@code why?"}]}
+
+A difference to llama-server costs time, never correctness: llama-server itself compares the tokens of
 the prompt with those in the slot, and reuses only what is equal.
 
 This module is pure and never fails, whatever a client sends.
@@ -30,11 +41,16 @@ TOOL_CHOICES = {"auto": "auto", "any": "required", "tool": "required"}
 
 
 def parse_messages(request: Object) -> ParsedRequest:
-    """Read a request of Anthropic's messages."""
+    """Read a request of Anthropic's messages.
+
+    The system prompt is a field of its own, not a message.  A user's message may contain tool results and images beside
+    its texts; only the parts of type ``text`` are the user's own words.
+    """
     messages = list_items(request.get("messages"))
 
     # Called for one text only, so the conversion is not done for requests that name no template.
     def shape_around(text: UserText) -> Shape:
+        # Of `PROMPT_FIELDS` only these three have a meaning in this API.  The others are left out.
         fields = {"chat_template_kwargs": request.get("chat_template_kwargs")}
         if isinstance(request.get("tools"), list):
             fields["tools"] = [chat_tool(tool) for tool in objects(request["tools"])]
@@ -42,6 +58,7 @@ def parse_messages(request: Object) -> ParsedRequest:
         if isinstance(choice, dict):
             fields["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
         before = list(messages[: text.message_index])
+        # A system prompt that is null is the same as none.  (In the responses API it is not.)
         if request.get("system") is not None:
             before.insert(0, system_message(system_text(request["system"])))
         return shape_in_message(messages[text.message_index], text, before, fields)
@@ -50,7 +67,10 @@ def parse_messages(request: Object) -> ParsedRequest:
 
 
 def system_text(system: Any) -> Any:
-    """Return a system prompt as one text; it may be a text or a list of text blocks."""
+    """Return a system prompt as one text; it may be a text or a list of text blocks.
+
+    Returns ``None`` for anything else.  The blocks are joined without a separator, as llama-server does.
+    """
     if not isinstance(system, list):
         return without_billing_stamp(system) if isinstance(system, str) else None
     blocks = [block for block in objects(system) if block.get("type") == "text"]
@@ -64,6 +84,7 @@ def without_billing_stamp(text: str) -> str:
     llama-server replaces that value in the same way: otherwise no two prompts would begin alike, and no KV cache could
     ever be reused.
     """
+    # The replacement must be exactly the one of llama-server: warm-ups send the shape as it is stored here.
     if not text.startswith("x-anthropic-billing-header:"):
         return text
     return re.sub(r"(cch=).{5};", r"\1fffff;", text, count=1, flags=re.DOTALL)
@@ -77,6 +98,7 @@ def chat_tool(tool: Object) -> Object:
         return tool
     # A name or description that is not a text counts as empty, as in llama-server.
     name, description = (text if isinstance(text := tool.get(key), str) else "" for key in ("name", "description"))
+    # Other fields of the tool (``cache_control``, say) are dropped: they do not reach the prompt.
     # The order of the keys matters: chat templates write a tool as it comes.
     function = {"name": name, "description": description, "parameters": tool.get("input_schema", {})}
     return {"type": "function", "function": function}

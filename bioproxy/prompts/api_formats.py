@@ -9,6 +9,9 @@ template, as far as the prompt depends on it.  So a template that was warmed up 
 the same instructions and tools they give the same prompt.  Answers and tool calls of earlier turns are not converted.
 Where such a history precedes the template, the shape is only compared with shapes of the same API.
 
+Each function returns closures and values only.  It does not copy texts, and it does the conversion only when somebody
+asks for a shape, because most requests name no template.
+
 The functions are pure and never fail: what is not understood contains no user texts, and is passed on as it is.
 """
 
@@ -24,12 +27,14 @@ from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, Shape
 
 
 def parse_chat(request: Object) -> ParsedRequest:
-    """Read a request of OpenAI's chat completions.
+    """Read a request of OpenAI's chat completions, the form into which the other two APIs are converted.
 
     Nothing is converted: llama-server hands these messages and tools to the chat template as they are.
     """
+    # Nothing is known about the types in the request; a value of another type counts as an empty list.
     messages = list_items(request.get("messages"))
 
+    # A closure: it keeps the request, so that whoever asks for a shape later does not have to know the API.
     def shape_around(text: UserText) -> Shape:
         return Shape.of_chat_request(request, text.path)
 
@@ -44,19 +49,24 @@ def parse_prompt(request: Object) -> ParsedRequest:
     """
     given = request.get("prompt")
     prompts = given if isinstance(given, list) else [given]
+    # One number in the list is enough to make it a list of tokens.
     if not all(isinstance(each, str | dict) for each in prompts):
         prompts = []
+    # The path mirrors how the client wrote the prompt, because the text is replaced right there.
     texts = []
     for index, each in enumerate(prompts):
         path: Path = ("prompt", index) if isinstance(given, list) else ("prompt",)
+        # The object's other fields are images or sounds, to which markers in the text refer.
         if isinstance(each, dict):
             path, each = (*path, "prompt_string"), each.get("prompt_string")
         if isinstance(each, str):
             texts.append(UserText(path, each, index))
+    # A plain prompt has no messages and no chat template, so its shape is always the same.
     # Several prompts in one request become several tasks, and llama-server chooses the order and the slots.
     return ParsedRequest(tuple(texts), tuple(prompts), lambda text: PLAIN_PROMPT, self_contained=len(prompts) == 1)
 
 
+# To support another path, add it here; if it uses the slot, also to `bioproxy.http.targets.GATED`.
 FORMATS: dict[str, Callable[[Object], ParsedRequest]] = {
     "/v1/chat/completions": parse_chat,
     "/chat/completions": parse_chat,
@@ -74,7 +84,14 @@ FORMATS: dict[str, Callable[[Object], ParsedRequest]] = {
     "/v1/responses/input_tokens": parse_responses,
     "/responses/input_tokens": parse_responses,
 }
-"""The paths whose requests may name templates, and the function that reads them."""
+"""The paths whose requests may name templates, and the function that reads these requests.
+
+llama-server serves most of them with and without ``/v1``.  A path that is missing here is a mistake that users notice:
+their prefix reaches the model unfilled.
+"""
 
 UNGATED = frozenset(path for path in FORMATS if path == "/apply-template" or path.endswith("_tokens"))
-"""Those of the paths that do not use the slot.  Their requests are filled without waiting at the gate."""
+"""Those of the paths that do not use the slot.
+
+Their requests are filled without waiting at the gate, and get no ``id_slot``.
+"""

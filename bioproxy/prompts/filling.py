@@ -7,7 +7,7 @@ the same time, each with a body of many megabytes.  Two decisions keep their mem
 * **Positions, not copies.**  A `NamedTemplates` contains no text of the request, only byte positions in its body.  The
   body stays where it arrived, in memory or in a temporary file, and is never held a second time.
 * **Pieces, not a new body.**  The filled body is a list of pieces: slices of the body as it arrived, and the templates'
-  texts, which are shared by all requests.  The pieces are first put together while they are sent.
+  texts, which are shared by all requests.  They are put together only while they are sent.
 
 Positions have a second advantage.  A request that is parsed and written again is not the same request: numbers,
 repeated keys and white space would change (`json_positions` gives examples).  Here each byte that is not replaced is
@@ -17,6 +17,14 @@ sent as it arrived.
 each time, with the messages as they were typed.  If only the last message were filled, the second question would no
 longer contain the long text of the first one.  The model would not see it, and the KV cache of the first question
 could not be used, because a KV cache can only be reused for a prompt that begins with the same tokens.
+
+An example.  With the template ``Notes: ... <{message}> Be brief.`` the body::
+
+    {"messages": [{"role": "user", "content": "@code why?"}]}
+
+becomes these pieces, where ``[a:b]`` is a slice of the body above::
+
+    [0:1]  "id_slot": 0,  [1:43]  Notes: ...  [49:53]  Be brief.  [53:57]
 
 This module is pure: no I/O and no Twisted.  It does not know the APIs or JSON, it only works with positions.
 """
@@ -39,6 +47,8 @@ Piece = bytes | slice
 @dataclass(frozen=True)
 class Match:
     """One text of the user that begins with a template's prefix.
+
+    Kept instead of the text itself, so a message of megabytes costs nothing while the request waits.
 
     Invariant: `message` lies inside `text`.  Both are in bytes, from the body's first byte on.
     """
@@ -110,7 +120,10 @@ class NamedTemplates:
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """The templates whose texts `fill` needs, each one once, in the order of the conversation."""
+        """The templates whose texts `fill` needs, each one once, in the order of the conversation.
+
+        The caller reads them from disk, which is why this is known before filling.
+        """
         return tuple(dict.fromkeys(match.template for match in self.matches))
 
     def fill(self, texts: Mapping[str, TemplateText], limit: int) -> FilledRequest:
@@ -119,16 +132,21 @@ class NamedTemplates:
         `texts` has the text of each template in `templates`, by name.  Raises `BodyTooLarge` if the new body would
         have more than `limit` bytes.
         """
+        # `json_escaped` has been computed by the thread that read the template, and the message's bytes are escaped
+        # since they were sent.  So both can be put together inside the string's quotation marks, without any encoding
+        # here.
         edits: list[tuple[Span, list[Piece]]] = [
             (match.text, list(around_message(texts[match.template.name].json_escaped, slice(*match.message))))
             for match in self.matches
         ]
+        # One more edit, for `id_slot`.  Its bytes are not part of any text, so it cannot overlap with a match.
         if self.slot_edit is not None:
             span, value = self.slot_edit
             edits.append((span, [value]))
 
         # `id_slot` may stand before, between or behind the messages, and a client may write the messages' fields in any
         # order.  Sorted by position, the edits are applied in one pass, and what lies between two edits stays a slice.
+        # `done` is the position up to which the original body has been used.
         pieces: list[Piece] = []
         done = 0
         for (begin, end), new in sorted(edits, key=lambda edit: edit[0]):
@@ -147,6 +165,9 @@ class NamedTemplates:
         filled_templates = (
             (match.message_index, texts[match.template.name].digest) for match in self.matches if self.message_digests
         )
+
+        # Names, key and shape are those of the first template.  Later ones are part of the conversation, not of the
+        # beginning that a warm-up can prepare.
         template = self.matches[0].template
         return FilledRequest(
             pieces=tuple(pieces),
@@ -160,7 +181,10 @@ class NamedTemplates:
 
 
 def around_message(parts: Sequence[bytes], message: slice) -> Iterator[Piece]:
-    """Yield the parts of a template, with the message between each two of them."""
+    """Yield the parts of a template, with the message between each two of them.
+
+    What `str.join` does, but with the message as a slice of the body instead of its bytes.
+    """
     yield parts[0]
     for part in parts[1:]:
         yield message

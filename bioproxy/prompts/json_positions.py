@@ -13,7 +13,9 @@ stays as it is, and only the positions of the values to be replaced are determin
 indices from the top.
 
 The parsing itself is done by the standard library: `JSONDecoder.raw_decode`, written in C, decodes one value at a given
-position and returns where it ends.  To find a position, decode and skip the values before it.
+position and returns where it ends.  To find the position of a value, the values before it are decoded and dropped.
+For example, in ``{"a": [1, "x"], "b": 2}`` the path ``("a", 1)`` is found in two steps: the members of the outermost
+object are scanned (``a`` at 6 to 14, ``b`` at 21 to 22), then those of the array at position 6.
 
 All positions are indices of characters in the text; `ByteOffsets` converts them into bytes.  Every function expects
 valid JSON, takes time linear in the length of the text, however many values are looked for, and raises
@@ -50,6 +52,8 @@ def parse_int(digits: str) -> int | float:
     return int(digits) if len(digits) < MOST_DIGITS else float(digits)
 
 
+# `raw_decode` is stricter about one thing than `json.loads`: it does not skip white space before the value.  So each
+# position has to be moved to the value's first character, with `_skip_space`.
 _decode = JSONDecoder(parse_int=parse_int).raw_decode
 _skip_space = re.compile(r"[ \t\n\r]*").match  # JSON's white space; `\s` would skip more
 
@@ -57,7 +61,8 @@ _skip_space = re.compile(r"[ \t\n\r]*").match  # JSON's white space; `\s` would 
 def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, Span]:
     """Return the span of each value that one of `paths` leads to; paths that lead nowhere are left out.
 
-    The paths begin at the value at the position `start`.
+    The paths begin at the value at the position `start`.  A span begins at the value's first character, which is the
+    quotation mark of a string, and ends behind its last one.  No path may be empty.
     """
     # Grouped by their first step, so that the members at each level are scanned once for all paths together.
     below: dict[str | int, list[Path]] = {}
@@ -69,7 +74,8 @@ def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, Span]:
     members = {key: place for key, *place in _members(text, start) if key in below}
 
     # What lies inside a member is scanned again, one level deeper.  A path has at most five steps, so each character is
-    # decoded a few times, not once for each path.
+    # decoded a few times, not once for each path.  The rest of a path is empty if the path ends at this member; for the
+    # same member one path may end here, and another one go on.
     found: dict[Path, Span] = {}
     for key, (begin, end) in members.items():
         if () in below[key]:
@@ -82,8 +88,10 @@ def find(text: str, paths: Iterable[Path], start: int = 0) -> dict[Path, Span]:
 def first_member(text: str) -> tuple[int, bool]:
     """Return where a new first member of the outermost object can be inserted, and whether the object is empty.
 
-    A new member is inserted in front, because there it is clear where: behind the opening brace.
+    Inserted in front, because the place is easy to find: behind the opening brace.  The caller has to add a comma if
+    the object is not empty.
     """
+    # The outermost value is an object, so its first character is the opening brace.
     inside = _space(text, 0) + 1
     return inside, text[_space(text, inside)] == "}"
 
@@ -97,8 +105,10 @@ def trimmed(text: str, span: Span, value: str, left: int, right: int) -> Span:
     The string is not decoded a second time.  Each character of `value` is matched with the way in which it is written:
     ``\n`` may also be written ``\u000a``, so the same character takes 1, 2, 6 or 12 characters of the text.
     """
+    # The inside of the quotation marks.
     begin, end = span[0] + 1, span[1] - 1
 
+    # Only these few characters at both ends are looked at, and never the message in the middle, which may be megabytes.
     # From the left an escape is recognised by its backslash, and its length by the character behind that.
     for character in value[:left]:
         if text[begin] != "\\":
@@ -114,6 +124,8 @@ def trimmed(text: str, span: Span, value: str, left: int, right: int) -> Span:
         if text[end - 1] == character:
             end -= 1
         else:
+            # Not the character itself, so it is an escape.  `\n` has a backslash just before its last character, and
+            # `\u000a` has a digit there.
             end -= 2 if text[end - 2] == "\\" else 6
     return begin, end
 
@@ -122,7 +134,10 @@ class ByteOffsets:
     """Converts positions in a text, in characters, into positions in its UTF-8 encoding, in bytes.
 
     Bodies are kept and sent as bytes, but JSON is decoded as text, and the two count differently: ``é`` is one
-    character and two bytes.  Invariant: `_last` is a character's position together with the same position in bytes.
+    character and two bytes.  A table of all positions would need more memory than the body.  So only the last position
+    is kept, and the next one is counted from there.
+
+    Invariant: `_last` is a character's position together with the same position in bytes.
     """
 
     def __init__(self, text: str, before: int) -> None:
@@ -139,8 +154,11 @@ class ByteOffsets:
         Only the text between the last position and this one is encoded.  So positions that are asked for in ascending
         order, or nearly so, take linear time together.
         """
+        # In ASCII each character is one byte, so there is nothing to count.
         if self._ascii:
             return self._before + index
+        # Backwards as well: `id_slot` is converted last but may stand in front.  `encode` copies a part of the text for
+        # a moment; that is quicker than a loop over its characters in Python.
         character, byte = self._last
         if index >= character:
             byte += len(self._text[character:index].encode())
@@ -157,13 +175,15 @@ class ByteOffsets:
 def _members(text: str, start: int) -> Iterator[tuple[str | int, int, int]]:
     """Yield the key or index, the beginning and the end of each value in the object or array that begins at `start`.
 
-    Yields nothing for any other value: a path that leads into a number leads nowhere.
+    Yields nothing for any other value: a path that leads into a number leads nowhere.  A generator, so that the decoded
+    values are dropped one by one instead of being held all at the same time.
     """
     start = _space(text, start)
     opening = text[start]
     if opening not in "{[":
         return
     at = _space(text, start + 1)
+    # The JSON is known to be valid, so there is no need to check for missing commas, colons or the end of the text.
     index = 0
     while text[at] not in "}]":
         key: str | int = index
@@ -173,6 +193,7 @@ def _members(text: str, start: int) -> Iterator[tuple[str | int, int, int]]:
             at = _space(text, _space(text, at) + 1)  # the colon, with white space before and behind it
         _, end = _decode(text, at)
         yield key, at, end
+        # Behind the value comes either a comma or the closing bracket, with which the loop ends.
         at = _space(text, end)
         if text[at] == ",":
             at = _space(text, at + 1)

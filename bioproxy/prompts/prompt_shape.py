@@ -11,8 +11,17 @@ the client's text: a chat template (a program inside the model file) writes syst
 reasoning switches in front of the user's text, with markers between them.  With another system message the prompt
 differs long before the template's text begins, and a slot file of the same template is useless.
 
+An example: with ``{"role": "system", "content": "It is 12:01."}`` before the user's message, ``@code why?`` gives a
+prompt such as::
+
+    <|system|>It is 12:01.<|user|>(the text of the template)why?<|assistant|>
+
+A minute later one of the first tokens is different, and the 6000 tokens of the template, although unchanged, are
+evaluated again.  The shape shows that before anything is computed, and `Shape.difference` shows the operator why.
+
 A `Shape` is the part of the request that can cause such a difference.  Comparing shapes is an approximation on the safe
-side: equal shapes give equal tokens before the message; different shapes may or may not.  It is used twice:
+side: equal shapes give equal tokens before the message; different shapes may or may not.  An error would cost time, but
+never give a wrong answer: llama-server itself compares the tokens and reuses only what is equal.  Shapes have two uses:
 
 * Two requests can share a KV cache if their `Key` is equal: the digest of the template's text and that of the shape.
 * A warm-up evaluates the template's text in the shape that clients use (`Shape.request`), before a client asks.
@@ -71,9 +80,9 @@ class Key:
     """
 
     text: str
-    """Digest of the template's prefix text."""
+    """Digest of the template's prefix text.  Changes when the file is edited."""
     shape: str
-    """Digest of the shape around that text."""
+    """Digest of the shape around that text.  Changes when a client has another system message or other tools."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +108,11 @@ class Shape:
 
         `path` is ``("messages", index, "content")``, or that with ``number, "text"`` for a part of a content list.
         """
+        # The text is the first thing in the message, unless it is a part of a content list with other parts before it.
         _, index, _, *part = path
         assert isinstance(index, int)
+        # The messages behind the text are left out.  They stand behind it in the prompt as well, so they cannot change
+        # the tokens before them; and a conversation that goes on must not get another shape with each turn.
         messages = request["messages"]
         parts = messages[index]["content"][: part[0]] if part else []
         return cls.of(messages[:index], messages[index], parts, request)
@@ -123,6 +135,7 @@ class Shape:
             "parts": list(parts),
             "fields": {name: fields[name] for name in PROMPT_FIELDS if fields.get(name) not in (None, "", [], {})},
         }
+        # One JSON text with a fixed order of the four groups, so that equal shapes have equal sources.
         source = json.dumps(shape)
         return cls(source if len(source) <= LARGEST_SHAPE else json.dumps({"large": digest(source)}))
 
@@ -132,7 +145,10 @@ class Shape:
         return digest(self.source)
 
     def key(self, text: str) -> Key:
-        """Return the key of a prompt with this shape; `text` is the digest of the template's prefix text."""
+        """Return the key of a prompt with this shape; `text` is the digest of the template's prefix text.
+
+        Two digests instead of one over both: then a miss can be explained.  It was either the text or the shape.
+        """
         return Key(text, self.digest)
 
     @property
@@ -140,6 +156,8 @@ class Shape:
         """Whether this is the shape of a plain prompt, to which no chat template is applied."""
         return self.source == PLAIN_PROMPT.source
 
+    # Both properties look at the source instead of a field of their own, so that a shape that was read from a file is
+    # complete with its source alone.
     @property
     def is_too_large(self) -> bool:
         """Whether only the digest of the shape is known."""
@@ -154,6 +172,7 @@ class Shape:
             return "it was a plain prompt, now a chat" if self.is_plain_prompt else "it was a chat, now a plain prompt"
         if self.is_too_large or other.is_too_large:
             return "what stands before it is too long to be compared"
+        # The sources differ, but not necessarily their values: the order of keys is part of the source only.
         try:
             found = first_difference("", json.loads(self.source), json.loads(other.source))
         except RecursionError:
@@ -168,8 +187,10 @@ class Shape:
         Not for a plain prompt or for a shape that is too large.  The result has this very shape again, which is what
         makes a warm-up useful: its tokens are those of the clients' prompts.
         """
+        # A content list only where the client had one.  Chat templates may treat a list and a text differently.
         shape = json.loads(self.source)
         content = [*shape["parts"], {"type": "text", "text": text}] if shape["parts"] else text
+        # The order of these keys and fields does not matter: a chat template accesses them by name.
         message = {"role": "user", **shape["message"], "content": content}
         return {**shape["fields"], "messages": [*shape["messages"], message]}
 
@@ -184,6 +205,8 @@ class Shape:
         * The messages consist of text only.  An image becomes other tokens than its place in the prompt shows.
         * All numbers are valid JSON.  ``1e400`` was read as infinity and cannot be written again.
         """
+        # A plain prompt has nothing around its text, so there is nothing private in it.  A shape that is too large
+        # cannot be kept: only its digest is left.
         if self.is_plain_prompt or self.is_too_large:
             return self.is_plain_prompt
 
@@ -200,6 +223,7 @@ class Shape:
             part_types = [part["type"] for content in contents if isinstance(content, list) for part in content]
         except (ValueError, LookupError, TypeError, RecursionError):
             return False
+        # Content parts in front of the template's text are the user's own, like earlier messages of the user.
         return (
             shape["parts"] == []
             and depth(shape) <= DEEPEST_SHAPE
@@ -210,14 +234,22 @@ class Shape:
 
 
 USER_MESSAGE_ONLY = Shape.of_chat_request({"messages": [{"role": "user", "content": ""}]}, ("messages", 0, "content"))
-"""The shape of a request that has nothing but the user's message.  Templates are warmed up in it at first."""
+"""The shape of a request that has nothing but the user's message.
 
+Templates are warmed up in this shape until it is known what their clients send.
+"""
+
+# Not made by `Shape.of`: without a chat template there are no messages and no fields that could matter.
 PLAIN_PROMPT = Shape('{"plain": true}')
 """The shape of a plain prompt (``/completion``): no chat template is applied, and nothing precedes the text."""
 
 
 def depth(value: Any) -> int:
-    """Return how deep objects and lists nest in a JSON value.  A loop, because recursion is what may fail here."""
+    """Return how deep objects and lists nest in a JSON value.
+
+    Goes through the value level by level.  A recursive function would fail on just those values that it has to detect.
+    """
+    # `level` contains the values at the present depth.  Each round replaces them by the values inside them.
     found, level = 0, [value]
     while level := [each for each in level if isinstance(each, dict | list)]:
         found += 1

@@ -4,6 +4,9 @@ An operator who sees that a template had to be evaluated again asks why.  "The s
 on" is the answer that helps: at that position there is usually a clock, a user's name or a random id.  The text itself
 would help even more, but it is private, and bioproxy keeps no text of any message in logs, headers or `/status`.
 
+The first difference is the one that matters.  Tokens in front of it can be reused, and everything behind it has to be
+evaluated again, whether it differs or not.  So the search goes in the order of the prompt and stops at the first hit.
+
 This module is pure.  It does not know what the values are; `bioproxy.prompts.prompt_shape` compares shapes with it.
 """
 
@@ -18,6 +21,8 @@ def first_difference(path: str, one: Any, other: Any) -> str | None:
     Returns ``None`` if they are equal except for the order of keys.  "New" and "missing" are meant as seen from `one`.
     """
     if isinstance(one, dict) and isinstance(other, dict):
+        # All names of both objects, each one once, in the order of the first object: a set would have no fixed order,
+        # and the same difference should be described in the same words each time.
         for name in dict.fromkeys((*one, *other)):
             # A shape groups the request's fields under "fields" and "message".  The client knows only the names inside.
             below = path if not path and name in ("fields", "message") else f"{path}.{name}".lstrip(".")
@@ -27,6 +32,7 @@ def first_difference(path: str, one: Any, other: Any) -> str | None:
                 return found
         return None
 
+    # Lists are messages, content parts or tools; their entries are compared one by one, in order.
     if isinstance(one, list) and isinstance(other, list):
         # First the entries that both have: "messages[0].content differs" says more than "messages has 3 entries".
         for index, (first, second) in enumerate(zip(one, other, strict=False)):

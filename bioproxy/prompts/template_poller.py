@@ -68,6 +68,7 @@ class TemplatePoller:
     Invariant: after `poll` has finished, no reading is older than the beginning of that `poll`.
     """
 
+    # Twisted's logger as a class attribute: it logs under the name of the class, and knows the instance it was used on.
     log = Logger()
 
     def __init__(self, known: Iterable[Template], in_thread: InThread, metrics: Metrics) -> None:
@@ -86,12 +87,15 @@ class TemplatePoller:
         A template that stays the same keeps its reading.  Returns the names of those that were removed, or that now
         have another prefix or file.
         """
+        # A reading is dropped if anything about its template changed.  A new prefix alone changes nothing on disk, but
+        # then the name belongs to another template for everybody who asks by name.
         before = self.templates
         self.templates = {template.name: template for template in known}
         changed = {name for name, template in before.items() if self.templates.get(name) != template}
         for name in changed:
             self.readings.pop(name, None)
         self._removed = (self._removed | before.keys()) - self.templates.keys()
+        # A metric that is kept after its template is gone would look like a template that nobody asks for.
         self._forget_metrics_of_removed()
         return changed
 
@@ -103,6 +107,8 @@ class TemplatePoller:
         other readings still complete.  Cancelling it ends the waiting; the threads finish their reading, unused.
         """
         self._forget_metrics_of_removed()
+        # A coroutine does nothing until it is awaited or wrapped.  `Deferred.fromCoroutine` starts it at once and runs
+        # it until its first `await`, where the work is handed to a thread.  So after this line all reads are under way.
         updates = [Deferred.fromCoroutine(self._update(each)) for each in self.templates.values()]
         try:
             # A Deferred that failed without any handler is logged as an "unhandled error" when it is garbage-collected.
@@ -122,6 +128,7 @@ class TemplatePoller:
         reading, unused.
         """
         reading = await self._update(template)
+        # What was just read, not what `self.readings` has now: another reading may have ended since.
         if reading.text is None:
             assert reading.error is not None
             # A new exception for each caller.  Raising adds a traceback to the exception object, so one that is kept
@@ -136,6 +143,7 @@ class TemplatePoller:
 
     async def _update(self, template: Template) -> Reading:
         """Read a template if its files changed, and keep the result.  Fires with the current reading."""
+        # `last` is read here, in the reactor's thread, and given to the function.  The lambda does not touch `self`.
         last = self.readings.get(template.name)
         reading = await self._in_thread(lambda: read_if_changed(template, last))
 
@@ -153,11 +161,13 @@ class TemplatePoller:
 
         Done again at each poll: a request that was running during the reload may have created them anew.
         """
+        # Names stay in the set until they are configured again.  There are as many as the operator ever removed: few.
         for name in self._removed:
             self._metrics.forget(name)
 
     def _report(self, template: Template, last: Reading | None, reading: Reading) -> None:
         """Log and count the problems of a template that it did not have at the last reading, and log a change."""
+        # With the first reading its counters begin at zero, so that Prometheus sees the first error as an increase.
         if last is None:
             self._metrics.expect(template.name)
         # A template may include thousands of missing files.  A set finds each of them without comparing all with all.
@@ -168,6 +178,7 @@ class TemplatePoller:
                 # The error of a template itself already begins with its name.
                 what = problem if reading.error is not None else f"template {template.name}: {problem}"
                 self.log.warn("{what}", what=what)
+        # A change is logged only if the text is different, not for a file that was saved again without a change.
         old, new = last.text if last is not None else None, reading.text
         if old is not None and new is not None and old.digest != new.digest:
             self.log.info("template {name} changed", name=template.name)
@@ -175,6 +186,7 @@ class TemplatePoller:
 
 def error_texts(reading: Reading) -> tuple[str, ...]:
     """Return a human-readable description of each problem with a template; none if all is well."""
+    # Either the template itself cannot be read, or some of its includes cannot.
     if reading.error is not None:
         return (str(reading.error),)
     return reading.text.errors if reading.text is not None else ()

@@ -89,6 +89,7 @@ class Template:
     @classmethod
     def of(cls, prefix: str, path: Path) -> Template:
         """Return the template for a prefix, with the name derived from it.  Raises `ValueError` if there is none."""
+        # The name becomes part of file names in llama-server's slot folder, of URLs and of metric labels.
         name = re.sub(r"^[\W_]+", "", prefix)
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) or re.search(r"\s", prefix) or not prefix.isprintable():
             raise ValueError(f"{prefix!r} gives no name of 1 to 64 letters, digits, '_' or '-'")
@@ -133,7 +134,10 @@ class TemplateText:
         return tuple(json_escaped(part) for part in self.parts)
 
     def fill(self, message: str) -> str:
-        """Return the template's text with the message in each of its places."""
+        """Return the template's text with the message in each of its places.
+
+        For people who want to see the result.  Requests are filled by `bioproxy.prompts.filling`, which copies nothing.
+        """
         return message.join(self.parts)
 
 
@@ -160,6 +164,7 @@ def read(template: Template) -> TemplateText:
 
     # Each part is a list of pieces that is joined at the end.  Adding to a long text would copy the text each time,
     # which is quadratic for a template with thousands of includes.
+    # `split` yields text and names in turn, so an odd index is the name of a place.
     parts: list[list[str]] = [[]]
     includes, errors = [], []
     for index, piece in enumerate(split(source)):
