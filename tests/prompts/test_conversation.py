@@ -1,4 +1,4 @@
-"""Which conversation is it?"""
+"""Recognising a conversation by digests of its messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Continuing(SynchronousTestCase):
     """`ConversationChain` and `Conversation`."""
 
     def test_continues(self) -> None:
-        """A conversation is continued by itself and by what begins with all of it, and by nothing else."""
+        """A conversation is continued by itself and by those that begin with all of its messages, and by no other."""
         earlier = ConversationChain(("a", "b")).all_messages
         for chain, expected in (
             (("a", "b"), True),
@@ -24,24 +24,24 @@ class Continuing(SynchronousTestCase):
         ):
             self.assertIs(expected, ConversationChain(chain).continues(earlier), chain)
 
-    def test_nobodys(self) -> None:
-        """No conversation is continued by nothing, and continues nothing."""
-        nobody = ConversationChain().all_messages
-        self.assertEqual(Conversation(0, ""), nobody)
-        for turns in (ConversationChain(), ConversationChain(("a",))):
-            self.assertFalse(turns.continues(nobody))
+    def test_empty(self) -> None:
+        """The empty conversation continues no other and is continued by none."""
+        empty = ConversationChain().all_messages
+        self.assertEqual(Conversation(0, ""), empty)
+        for chain in (ConversationChain(), ConversationChain(("a",))):
+            self.assertFalse(chain.continues(empty))
 
-    def test_longer_than_told(self) -> None:
-        """The length counts, not the fingerprint alone."""
+    def test_length(self) -> None:
+        """Two conversations with the same digest but another length are different."""
         two = ConversationChain(("a", "b")).all_messages
         self.assertFalse(ConversationChain(("a", "b")).continues(Conversation(1, two.digest)))
         self.assertFalse(ConversationChain(("a", "b")).continues(Conversation(3, two.digest)))
         self.assertTrue(ConversationChain(("a", "b")).continues(Conversation(2, two.digest)))
 
-    def test_fills(self) -> None:
-        """The templates' texts belong to it: those of its own messages, and not of later ones."""
+    def test_filled_templates(self) -> None:
+        """The templates' texts belong to a conversation: those in its own messages, but not those in later ones."""
         earlier = ConversationChain(("a", "b"), ((0, "x"),)).all_messages
-        for fills, expected in (
+        for filled, expected in (
             (((0, "x"),), True),
             (((0, "x"), (2, "y")), True),
             (((0, "y"),), False),
@@ -49,4 +49,4 @@ class Continuing(SynchronousTestCase):
             (((0, "x"), (1, "x")), False),
             ((), False),
         ):
-            self.assertIs(expected, ConversationChain(("a", "b", "c"), fills).continues(earlier), fills)
+            self.assertIs(expected, ConversationChain(("a", "b", "c"), filled).continues(earlier), filled)

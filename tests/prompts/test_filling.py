@@ -1,4 +1,4 @@
-"""Which templates a request names, and the request filled in."""
+"""Which templates a request of chat completions names, and the request with them filled in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "@code-revi
 LIMIT = 1_000_000
 TEXTS = {name: TemplateText((f"{name}[", "]"), (), ()) for name in NAMES}
 
-# What a user writes, and what llama-server gets; None: the same.
+# What a user writes, and what llama-server gets.  `None`: the message names no template.
 MESSAGES: list[tuple[str, str | None]] = [
     ("@code", "code[]"),
     ("@code why?", "code[why?]"),
@@ -49,7 +49,7 @@ MESSAGES: list[tuple[str, str | None]] = [
     ("", None),
 ]
 
-# Bodies that go on as they are: odd requests, odd messages, odd contents, odd parts.
+# Requests that are passed on as they are: odd requests, odd messages, odd contents, odd parts.
 NO_REQUESTS: list[Any] = [None, 1, "@code", [], ["@code"], {}, {"prompt": "@code"}]
 NO_LISTS: list[Any] = [None, 1, "@code", {}, {"0": {"role": "user", "content": "@code"}}, []]
 NO_MESSAGES: list[Any] = [None, 1, "@code", ["@code"], {}, {"content": "@code"}, {"role": "user"}]
@@ -71,31 +71,31 @@ OTHERS: list[Any] = [
 
 
 def find(body: str | bytes) -> NamedTemplates:
-    """Find the templates in a request that names one."""
+    """Return the templates that a request names, at least one."""
     found = template_search.search_json(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
     return found
 
 
 def fill(body: str | bytes, texts: dict[str, TemplateText] = TEXTS) -> FilledRequest:
-    """Fill a request that names a template."""
+    """Return the filled request; it must name a template."""
     return find(body).fill(texts, LIMIT)
 
 
 def new_body(body: str | bytes) -> bytes:
-    """Return the body that filling makes of a request's."""
+    """Return the body of the filled request."""
     source = body.encode() if isinstance(body, str) else body
     return filled_body(source, find(source), TEXTS)
 
 
 def chat(*messages: Any, **fields: Any) -> str:
-    """Write a request; a text alone is a user's message."""
+    """Return a chat request; a string or a list among the messages is the content of a user message."""
     written = [{"role": "user", "content": each} if isinstance(each, str | list) else each for each in messages]
     return json.dumps({"messages": written, **fields})
 
 
 def text(content: str) -> dict[str, str]:
-    """Return a text part."""
+    """Return a content part with a text."""
     return {"type": "text", "text": content}
 
 
@@ -103,10 +103,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,@code"}}
 
 
 class Filling(SynchronousTestCase):
-    """`find` and `fill`."""
+    """`search_json` and `fill`."""
 
     def test_messages(self) -> None:
-        """A prefix counts at the beginning, before white space or the end; the longest wins; the rest is trimmed."""
+        """A prefix counts at the beginning, before white space or the end; the longest wins; the message is trimmed."""
         for message, expected in MESSAGES:
             for content, place in ((message, ()), ([text(message)], (0, "text"))):
                 body = chat(content)
@@ -117,25 +117,25 @@ class Filling(SynchronousTestCase):
                 self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
 
     def test_order_of_templates(self) -> None:
-        """The longest prefix wins in whatever order the templates are known."""
+        """The longest prefix wins, in whatever order the templates are given."""
         for known in (TEMPLATES, TEMPLATES[::-1]):
             found = template_search.search_json(CHAT, chat("@code-review x").encode(), known)
             assert found is not None
             self.assertEqual(["code-review"], [template.name for template in found.templates])
 
     def test_others(self) -> None:
-        """What is no chat request, or names nothing, is left alone, however odd it is."""
+        """A body that is not a chat request, or that names no template, is left alone."""
         for request in OTHERS:
             self.assertIsNone(template_search.search_json(CHAT, json.dumps(request).encode(), TEMPLATES), request)
         for body in (b"", b"@code", b'{"messages"', b'{"messages":[{"role":"user","content":"@code \xff"}]}'):
             self.assertIsNone(template_search.search_json(CHAT, body, TEMPLATES), body)
 
     def test_no_templates(self) -> None:
-        """Without templates nothing is even looked at."""
+        """Without templates no request names one."""
         self.assertIsNone(template_search.search_json(CHAT, chat("@code").encode(), []))
 
     def test_every_turn(self) -> None:
-        """Every user message is filled, in every turn; the others are not."""
+        """Each user message is filled, in every turn; messages of other roles are not."""
         body = chat(
             {"role": "system", "content": "@code no"},
             "@code one",
@@ -152,20 +152,20 @@ class Filling(SynchronousTestCase):
         self.assertEqual("code", filled.template.name)
 
     def test_templates_needed(self) -> None:
-        """Each template needed is named once, in the order of the conversation."""
+        """Each needed template is listed once, in the order of the conversation."""
         found = template_search.search_json(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
         assert found is not None
         self.assertEqual(["context", "code"], [template.name for template in found.templates])
 
     def test_content_list(self) -> None:
-        """Texts in a content list are filled where they stand; images and unknown parts stay as they are."""
+        """Texts in a content list are filled in place; images and unknown parts stay as they are."""
         other = {"type": "later", "text": "@code", "more": [1.5]}
         sent = json.loads(new_body(chat([IMAGE, text("@code a"), other, text("b"), text("/context c")])))
         expected = [IMAGE, text("code[a]"), other, text("b"), text("context[c]")]
         self.assertEqual(expected, sent["messages"][0]["content"])
 
     def test_nothing_else_changes(self) -> None:
-        """Apart from the texts and the slot, the request says what it said, byte for byte."""
+        """Apart from the texts and the slot, every byte of the request stays the same."""
         body = (
             b' {"temperature":1e400,"seed":1.10,"x":{"y":[]},"x":2, "n" :\t12345678901234567890,\r\n'
             b'"messages":[ {"content":"%s","role":"user","name":"\\u00e9"} ],"stream":true,"s":"\\ud800\\/\xc3\xa9"}\n'
@@ -174,14 +174,14 @@ class Filling(SynchronousTestCase):
         self.assertEqual(expected, new_body(body % b"@code a"))
 
     def test_slot(self) -> None:
-        """A filled request goes to slot 0, whatever slot it asked for."""
+        """A filled request uses slot 0, whatever slot the client asked for."""
         for slot in ("-1", "3", "null", '"x"'):
             body = f'{{"id_slot" :{slot},"messages":[{{"role":"user","content":"@code"}}]}}'
             expected = '{"id_slot" :0,"messages":[{"role":"user","content":"code[]"}]}'
             self.assertEqual(expected.encode(), new_body(body))
 
     def test_deep_nesting(self) -> None:
-        """A request that nests too deep to be read is refused: it must not go out unfilled."""
+        """A request that nests too deep to be parsed is refused: it must not be sent unfilled."""
         limit = sys.getrecursionlimit()
         refused = set()
         for field in ("tools", "other"):
@@ -196,11 +196,11 @@ class Filling(SynchronousTestCase):
                     found.fill(TEXTS, LIMIT)
                 except TooDeep:
                     refused.add(depth)
-        # How deep Python can read depends on its version; nobody's request nests that deep.
+        # How deep Python can parse depends on its version.  No real request nests that deep.
         self.assertIn(100_000, refused)
 
     def test_too_large(self) -> None:
-        """A request that would grow beyond the limit, in bytes, is refused; one just within is not."""
+        """A request that would have more bytes than the limit is refused; one that has exactly the limit is not."""
         body = chat("@code a", "\U0001f600@code", "@code b \U0001f600")
         found = find(body)
         size = len(new_body(body))
@@ -209,11 +209,11 @@ class Filling(SynchronousTestCase):
             found.fill(TEXTS, size - 1)
 
     def test_byte_order_mark(self) -> None:
-        """A request that llama-server accepts never goes out unfilled: it takes a byte-order mark in front."""
+        """A request with a byte-order mark in front is filled, because llama-server accepts it."""
         self.assertIn(b"code[a]", new_body(b"\xef\xbb\xbf" + chat("@code a").encode()))
 
     def test_null_character(self) -> None:
-        """The same for a null character behind the JSON: to llama-server it is the end."""
+        """A request with a null character behind the JSON is filled: for llama-server that is the end."""
         self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0 and more"))
         self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0\xff"))
 
@@ -222,23 +222,23 @@ SYSTEM = {"role": "system", "content": "a"}
 ANSWER = {"role": "assistant", "content": "fine"}
 
 
-class ApiKeys(SynchronousTestCase):
-    """The keys: equal for prompts that begin alike, and for no others."""
+class Keys(SynchronousTestCase):
+    """`FilledRequest.key`: equal for prompts with the same beginning, and for no others."""
 
     def test_text(self) -> None:
-        """The key has the prefix text of the first template: another one, or other content, has another."""
+        """The key depends on the prefix text of the first template: on which template it is, and on its content."""
         self.assertEqual(USER_MESSAGE_ONLY.key(digest("code[")), fill(chat("@code x")).key)
         self.assertEqual(USER_MESSAGE_ONLY.key(digest("context[")), fill(chat("/context", "@code")).key)
         edited = {**TEXTS, "code": TemplateText(("CODE[", "]"), (), ())}
         self.assertEqual(USER_MESSAGE_ONLY.key(digest("CODE[")), fill(chat("@code x"), edited).key)
 
     def test_behind_the_message(self) -> None:
-        """What a template has behind the message does not matter."""
+        """The key does not depend on what the template has behind the message."""
         edited = {**TEXTS, "code": TemplateText(("code[", "] and more"), (), ())}
         self.assertEqual(fill(chat("@code x")).key, fill(chat("@code x"), edited).key)
 
     def test_shape(self) -> None:
-        """And it has the shape of what is around the text, wherever that stands."""
+        """The key contains the shape around the text, wherever the text is in the request."""
         for body, place in (
             (chat(SYSTEM, "@code x", tools=[{"a": 1}]), ("messages", 1, "content")),
             (chat([text("before"), text("@code x")]), ("messages", 0, "content", 1, "text")),
@@ -250,7 +250,7 @@ class ApiKeys(SynchronousTestCase):
         self.assertNotEqual(fill(chat("@code")).key, fill(chat([IMAGE, text("@code")])).key)
 
     def test_first(self) -> None:
-        """A request tells its shape, and whether the template is in the last message or in an earlier turn."""
+        """A request has its shape, and tells whether the template is in the last message or in an earlier turn."""
         place = ("messages", 1, "content")
         for body in (chat(SYSTEM, "@code x"), chat(SYSTEM, [text("@code x"), text("@code y")])):
             shape = Shape.of_chat_request(json.loads(chat(SYSTEM, "@code")), place)
@@ -259,24 +259,24 @@ class ApiKeys(SynchronousTestCase):
             self.assertIs(False, fill(body).first_question, body)
 
     def test_reuse(self) -> None:
-        """Only who says so wants everything computed anew."""
+        """A KV cache may be reused unless the client sends `"cache_prompt": false`."""
         for fields, expected in (({}, True), ({"cache_prompt": True}, True), ({"cache_prompt": None}, True)):
             self.assertIs(expected, fill(chat("@code", **fields)).reusable)
         self.assertIs(False, fill(chat("@code", cache_prompt=False)).reusable)
 
 
 class Conversations(SynchronousTestCase):
-    """Which conversations a request goes on with."""
+    """Which conversations a request continues."""
 
     def assert_continues(
         self, expected: bool, earlier: str, later: str, texts: dict[str, TemplateText] = TEXTS
     ) -> None:
-        """Check whether one request goes on with another one; `texts` are the templates' when the later one comes."""
-        whole = fill(earlier).conversation.all_messages
-        self.assertIs(expected, fill(later, texts).conversation.continues(whole), (earlier, later))
+        """Check whether `later` continues `earlier`; `texts` are the templates' texts when `later` arrives."""
+        conversation = fill(earlier).conversation.all_messages
+        self.assertIs(expected, fill(later, texts).conversation.continues(conversation), (earlier, later))
 
-    def test_goes_on(self) -> None:
-        """A request that begins with all messages of another one goes on with it; the same one does, too."""
+    def test_continues(self) -> None:
+        """A request continues another one if it begins with all of its messages, or is the same."""
         first = chat(SYSTEM, "@code one")
         self.assert_continues(True, first, first)
         self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "two"))
@@ -284,7 +284,7 @@ class Conversations(SynchronousTestCase):
         self.assert_continues(True, chat("@code one", ANSWER, "two"), chat("@code one", ANSWER, "two", ANSWER, "x"))
 
     def test_another(self) -> None:
-        """With any difference before, it is another conversation."""
+        """With any difference in the earlier messages it is another conversation."""
         first = chat("@code one", ANSWER, "/context two")
         for other in (
             chat("@code one", ANSWER),
@@ -299,15 +299,15 @@ class Conversations(SynchronousTestCase):
             self.assert_continues(False, first, other)
 
     def test_edited(self) -> None:
-        """Once a template in it was edited, anywhere, it is another conversation: its prompt is another."""
+        """Once a template in it was edited, anywhere, it is another conversation, because the prompt is another."""
         first, later = chat("@code one", ANSWER, "/context two"), chat("@code one", ANSWER, "/context two", ANSWER, "x")
         self.assert_continues(True, first, later)
         for name in ("code", "context"):
             for parts in ((f"{name}(", "]"), (f"{name}[", ")")):
                 self.assert_continues(False, first, later, {**TEXTS, name: TemplateText(parts, (), ())})
-        # One that it does not name is no matter.
+        # A template that the conversation does not name does not matter.
         self.assert_continues(True, first, later, {**TEXTS, "code-review": TemplateText(("x", "y"), (), ())})
 
     def test_length(self) -> None:
-        """A conversation has as many turns as messages."""
+        """The length of a conversation is the number of its messages."""
         self.assertEqual(3, fill(chat("@code one", ANSWER, "two")).conversation.all_messages.length)

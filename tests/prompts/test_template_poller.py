@@ -20,10 +20,10 @@ from tests.support.world import WorldTest, logged
 
 
 class PollerTest(WorldTest):
-    """One template, ``@code``, that includes ``part.txt``."""
+    """A poller with one template, ``@code``, that includes ``part.txt``."""
 
     def setUp(self) -> None:
-        """Write the files, and have them looked at once."""
+        """Write the files and poll once."""
         super().setUp()
         self.include = self.template("part", "part one")
         self.path = self.template("code", "about <{part.txt}>: <{message}>")
@@ -32,25 +32,25 @@ class PollerTest(WorldTest):
         self.poll()
 
     def poller_for(self, files: dict[str, Path], in_thread: Callable[..., Any] = maybeDeferred) -> TemplatePoller:
-        """Make a poller."""
+        """Return a poller for these files, by prefix."""
         return TemplatePoller([Template.of(prefix, path) for prefix, path in files.items()], in_thread, self.metrics)
 
     def poll(self) -> None:
-        """Have it look at all files."""
+        """Poll all templates; must finish at once."""
         self.successResultOf(Deferred.fromCoroutine(self.poller.poll()))
 
     def text(self, name: str = "code") -> str:
-        """Poll, and return the text before the message, or what is wrong."""
+        """Poll, and return the template's prefix text or a description of its error."""
         self.poll()
         reading = self.poller.readings[name]
         return reading.text.prefix if reading.text is not None else f"error: {reading.error}"
 
     def errors(self, name: str = "code") -> float:
-        """Return how many errors were counted."""
+        """Return the number of template errors in the metrics."""
         return self.metrics.registry.get_sample_value("bioproxy_template_errors_total", {"template": name}) or 0.0
 
     def count_reads(self) -> list[str]:
-        """Return a list that each reading adds to from now on."""
+        """Return a list to which the name of each template is appended when it is read from now on."""
         reads: list[str] = []
         real = templates.read
 
@@ -62,13 +62,13 @@ class PollerTest(WorldTest):
         return reads
 
     def let_settle(self) -> None:
-        """Let so much time pass that the files' dates are beyond doubt."""
+        """Advance the monotonic clock so far that equal stamps prove that a file is unchanged."""
         before = time.monotonic
         self.patch(time, "monotonic", lambda: before() + 60)
 
 
 class Compared(str):
-    """A text that counts how often texts are compared with it."""
+    """A string that counts how often strings are compared with it."""
 
     comparisons = 0
 
@@ -80,10 +80,10 @@ class Compared(str):
 
 
 class Changes(PollerTest):
-    """What changes, and what does not."""
+    """Which changes are noticed, and which readings are saved."""
 
     def test_many_problems(self) -> None:
-        """Whether a problem is news is found without comparing it with each one that was there before."""
+        """Finding out whether a problem is new does not compare it with each earlier problem."""
 
         def reading(beginning: str) -> Reading:
             problems = tuple(Compared(f"{beginning}{number}") for number in range(1000))
@@ -97,10 +97,10 @@ class Changes(PollerTest):
         self.assertLess(Compared.comparisons, 10_000)
 
     def test_unchanged(self) -> None:
-        """Files that did not change are not read again, once their dates are old enough to prove it."""
+        """Unchanged files are not read again, once their stamps are old enough to prove that they are unchanged."""
         reads = self.count_reads()
         self.poll()
-        self.assertEqual(["code"], reads)  # just written: read once more
+        self.assertEqual(["code"], reads)  # just written, so it is read once more
         self.let_settle()
         self.poll()
         self.poll()
@@ -108,7 +108,7 @@ class Changes(PollerTest):
         self.assertEqual(["code"] * 2, reads)
 
     def test_edits(self) -> None:
-        """Each kind of edit is noticed at the next look, of the template and of what it includes."""
+        """Each kind of edit is noticed at the next poll, of the template and of its includes."""
         self.let_settle()
 
         def replaced() -> None:
@@ -136,7 +136,7 @@ class Changes(PollerTest):
             self.assertEqual(expected, text and text.prefix)
 
     def test_new_include(self) -> None:
-        """A file that is included only since an edit is watched from then on, one that is no longer is not."""
+        """A file is watched as soon as it is included, and no longer when it is not."""
         self.let_settle()
         new = self.template("new", "n1")
         self.path.write_text("now <{new.txt}> <{message}>")
@@ -151,7 +151,7 @@ class Changes(PollerTest):
         self.assertEqual([], reads)
 
     def test_new_include_changed_meanwhile(self) -> None:
-        """An include that is new and changes between being read and being looked at is read once more."""
+        """A new include that changes between `read` and `stat` is read once more."""
         self.let_settle()
         new = self.template("new", "n1")
         self.path.write_text("now <{new.txt}> <{message}>")
@@ -168,13 +168,13 @@ class Changes(PollerTest):
         self.assertEqual("now n2 ", self.text())
 
     def test_same_size_at_once(self) -> None:
-        """An edit that keeps the size and follows so fast that the dates stay the same is noticed too."""
+        """An edit that keeps the size, and follows so fast that the times stay the same, is noticed."""
         for number in range(100):
             self.include.write_text(f"{number:08}")
             self.assertEqual(f"about {number:08}: ", self.text())
 
     def test_coarse_dates(self) -> None:
-        """The same where files are dated to two seconds, however far our wall clock and theirs are apart."""
+        """The same with file times of two seconds' resolution, however far the two wall clocks are apart."""
         real, wall = templates.stamp, time.time
 
         def coarse(path: Path) -> templates.FileStamp:
@@ -187,7 +187,7 @@ class Changes(PollerTest):
             self.test_same_size_at_once()
 
     def test_old_date(self) -> None:
-        """A file whose date is put back after an edit, as `rsync -t` does, is noticed."""
+        """An edit is noticed even if the file's time is set back afterwards, as `rsync -t` does."""
         self.let_settle()
         self.poll()
         before = self.include.stat()
@@ -197,10 +197,10 @@ class Changes(PollerTest):
 
 
 class Trouble(PollerTest):
-    """Files that cannot be read."""
+    """Files that cannot be read, and readings that end late or fail."""
 
     def test_template(self) -> None:
-        """What is wrong with the template is told by `look`, and over as soon as it is."""
+        """`read_current` fails with the template's problem, and works again as soon as the problem is gone."""
 
         def away() -> None:
             self.path.unlink(missing_ok=True)
@@ -234,15 +234,15 @@ class Trouble(PollerTest):
         look = Deferred.fromCoroutine(self.poller.read_current(self.poller.templates["code"]))
         self.assertEqual("fine x", self.successResultOf(look).fill("x"))
 
-    def test_errors_are_new(self) -> None:
-        """An error that is raised again is another exception: one that was raised carries its traceback along."""
+    def test_new_exceptions(self) -> None:
+        """Each caller gets an exception of its own, because raising adds a traceback to the exception object."""
         self.path.unlink()
         looks = [Deferred.fromCoroutine(self.poller.read_current(self.poller.templates["code"])) for _ in range(2)]
         first, second = (self.failureResultOf(look, TemplateError).value for look in looks)
         self.assertIsNot(first, second)
 
-    def test_told_once(self) -> None:
-        """Each error is logged and counted when it comes up, and when it comes again, but not at each look."""
+    def test_reported_once(self) -> None:
+        """Each error is logged and counted when it appears and when it returns, but not at each poll."""
         with capturedLogs() as events:
             for content, expected in (
                 ("one <{missing.txt}> <{message}>", 1),
@@ -261,12 +261,12 @@ class Trouble(PollerTest):
         self.assertEqual("template code: missing.txt: No such file or directory", warnings[0])
 
     def test_one_bad_template(self) -> None:
-        """A template that is bad, or on a disk that never answers, does not keep the others from being read."""
+        """A template that is invalid, or on a disk that never answers, does not delay the others."""
         stuck: Deferred[Reading] = Deferred()
         bad = self.folder / "missing.txt"
 
         def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
-            # The second template's disk is the slow one.
+            # The second template's disk never answers.
             calls.append(1)
             return stuck if len(calls) == 2 else maybeDeferred(work)
 
@@ -279,7 +279,7 @@ class Trouble(PollerTest):
         polling.addErrback(lambda _: None)
 
     def test_bug(self) -> None:
-        """A mistake of ours with one template is told by `poll`; the others have been read all the same."""
+        """`poll` fails with the exception of a bug in reading one template, after reading the others."""
 
         def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
             calls.append(1)
@@ -291,7 +291,7 @@ class Trouble(PollerTest):
         self.assertEqual(["code"], list(self.poller.readings))
 
     def test_late_thread(self) -> None:
-        """A request gets the newest text even where an older look ends later, and the next look sets all right."""
+        """A request gets the newest text even if an older reading ends later, and the next poll corrects the latter."""
         waiting: list[tuple[Deferred[Reading], Reading]] = []
 
         def in_thread(work: Callable[[], Reading]) -> Deferred[Reading]:
