@@ -4,7 +4,7 @@ Searching and filling are two steps, because a request waits between them: first
 template files, which are read again so that the text is never older than the files.  Hundreds of requests may wait at
 the same time, each with a body of many megabytes.  Two decisions keep their memory small:
 
-* **Positions, not copies.**  A `NamedTemplates` contains no text of the request, only byte positions in its body.  The
+* **Positions, not copies.**  A `NamedTemplates` contains byte positions in the body instead of the user's texts.  The
   body stays where it arrived, in memory or in a temporary file, and is never held a second time.
 * **Pieces, not a new body.**  The filled body is a list of pieces: slices of the body as it arrived, and the templates'
   texts, which are shared by all requests.  They are put together only while they are sent.
@@ -91,13 +91,15 @@ class FilledRequest:
 
 @dataclass(frozen=True)
 class NamedTemplates:
-    """The templates that one request names, and where.  Small, however large the request is, and can be pickled.
+    """The templates that one request names, and where.
+
+    Can be pickled, and has at most some hundred kilobytes, however large the request is.
 
     Invariant: `matches` is not empty, is in the order of the conversation, and its spans do not overlap.
     """
 
     size: int
-    """Length of the body in bytes."""
+    """Length of the body in bytes; the last piece ends there."""
     matches: tuple[Match, ...]
     """All texts to be filled."""
     slot_edit: tuple[Span, bytes] | None
@@ -139,7 +141,8 @@ class NamedTemplates:
             (match.text, list(around_message(texts[match.template.name].json_escaped, slice(*match.message))))
             for match in self.matches
         ]
-        # One more edit, for `id_slot`.  Its bytes are not part of any text, so it cannot overlap with a match.
+        # One more edit, for `id_slot`; without it llama-server might choose another slot than the restored one.  Its
+        # bytes are not part of any text, so it cannot overlap with a match.
         if self.slot_edit is not None:
             span, value = self.slot_edit
             edits.append((span, [value]))
@@ -166,7 +169,7 @@ class NamedTemplates:
             (match.message_index, texts[match.template.name].digest) for match in self.matches if self.message_digests
         )
 
-        # Names, key and shape are those of the first template.  Later ones are part of the conversation, not of the
+        # Template, key and shape are those of the first template.  Later ones are part of the conversation, not of the
         # beginning that a warm-up can prepare.
         template = self.matches[0].template
         return FilledRequest(

@@ -10,10 +10,16 @@ For example, in the request ``{"messages": [{"role": "user", "content": "@code w
 ``("messages", 0, "content")`` names the template with the prefix ``@code``, and its message is ``why?``.  The result
 contains the byte positions of both, which is all that filling needs.
 
-The rule behind the details: a text that names a template never reaches the model unfilled.  So wherever llama-server
-is more lenient than Python's JSON parser (byte-order mark, null character, huge numbers, multipart forms), this
-module has to understand the request as well, or refuse it.  Where it is not a request at all, it is passed on
-unchanged: llama-server's own error message is better than one of ours.
+The rule behind the details: a text that names a template never reaches the model unfilled.  llama-server accepts some
+bodies that Python's JSON parser rejects, so this module has to understand them as well, or to refuse them:
+
+* a byte-order mark in front of the JSON, or a null character behind it: understood;
+* whole numbers with thousands of digits: understood;
+* a key that is given twice: the last one counts, as in llama.cpp;
+* values that nest deeper than Python can parse: refused;
+* multipart forms: refused if they name a template.
+
+A body that is not a request at all is passed on unchanged: llama-server's own error message is the best one.
 
 Parsing JSON holds Python's global interpreter lock, so in a thread it would stop Twisted's reactor just the same.
 Therefore large bodies are searched in a second *process* (`bioproxy.runtime.worker`).  That is possible because this
@@ -61,7 +67,7 @@ conversations of over 2048 messages are evaluated from the template on.
 """
 
 FIRST_WORD = re.compile(r"\S+")
-"""All up to the first white space, which is what may be a prefix.  Matches nothing if the text begins with white space.
+"""All up to the first white space, which is what may be a prefix.  No match at white space.
 
 White space is what Python and Unicode call so, with the no-break space that some editors and web pages insert.
 """
@@ -166,6 +172,7 @@ def locate(
     to_bytes = ByteOffsets(source, len(body) - len(body.removeprefix(BYTE_ORDER_MARK)))
     matches = tuple(locate_match(source, text, template, spans[text.path], to_bytes) for text, template in named)
 
+    # A request that computes nothing gets no `id_slot`, so that it is changed as little as possible.
     # bioproxy saves and restores slot 0 only, so a filled request must run there, whatever slot it asks for.
     slot_edit = None
     if path not in UNGATED:
@@ -196,6 +203,7 @@ def named_by(text: str, by_prefix: Mapping[str, Template]) -> Template | None:
     white space.  So the first word of the text is the prefix, or there is none; one look into a dict decides, and the
     longest prefix wins without any sorting (``@code-review`` is another word than ``@code``).
     """
+    # `match` looks at the beginning only.  White space there means that the text does not begin with a prefix.
     word = FIRST_WORD.match(text)
     return by_prefix.get(word[0]) if word is not None else None
 
@@ -241,5 +249,6 @@ def digest_messages(shape: Shape, parsed: ParsedRequest) -> tuple[str, ...]:
     # `json.dumps` gives equal texts for equal messages, whatever white space and escapes the client used.  A client
     # that sends an earlier message with other keys, or in another order, begins another conversation: it may be one.
     for message in parsed.messages:
+        # The digest before stands for all earlier messages, so the time is linear: each message is read once.
         chain.append(digest(chain[-1] if chain else shape.digest, json.dumps(message)))
     return tuple(chain)
