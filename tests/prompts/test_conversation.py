@@ -5,6 +5,8 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.prompts.conversation import Conversation, ConversationChain
+from bioproxy.prompts.templates import TemplateText
+from tests.prompts.test_filling import ANSWER, SYSTEM, TEXTS, chat, fill
 
 
 class Continuing(SynchronousTestCase):
@@ -50,3 +52,51 @@ class Continuing(SynchronousTestCase):
             ((), False),
         ):
             self.assertIs(expected, ConversationChain(("a", "b", "c"), filled).continues(earlier), filled)
+
+
+class Conversations(SynchronousTestCase):
+    """Which conversations a request continues."""
+
+    def assert_continues(
+        self, expected: bool, earlier: str, later: str, texts: dict[str, TemplateText] = TEXTS
+    ) -> None:
+        """Check whether `later` continues `earlier`; `texts` are the templates' texts when `later` arrives."""
+        conversation = fill(earlier).conversation.all_messages
+        self.assertIs(expected, fill(later, texts).conversation.continues(conversation), (earlier, later))
+
+    def test_continues(self) -> None:
+        """A request continues another one if it begins with all of its messages, or is the same."""
+        first = chat(SYSTEM, "@code one")
+        self.assert_continues(True, first, first)
+        self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "two"))
+        self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "/context two", temperature=1))
+        self.assert_continues(True, chat("@code one", ANSWER, "two"), chat("@code one", ANSWER, "two", ANSWER, "x"))
+
+    def test_another(self) -> None:
+        """With any difference in the earlier messages it is another conversation."""
+        first = chat("@code one", ANSWER, "/context two")
+        for other in (
+            chat("@code one", ANSWER),
+            chat("@code ONE", ANSWER, "/context two", ANSWER, "three"),
+            chat("@code one", {**ANSWER, "content": "bad"}, "/context two", ANSWER, "three"),
+            chat("@code one", ANSWER, "/context TWO", ANSWER, "three"),
+            chat("@code one", ANSWER, "@code two", ANSWER, "three"),
+            chat("@code-review one", ANSWER, "/context two", ANSWER, "three"),
+            chat(SYSTEM, "@code one", ANSWER, "/context two", ANSWER, "three"),
+            chat("@code one", ANSWER, "/context two", ANSWER, "three", tools=[{"a": 1}]),
+        ):
+            self.assert_continues(False, first, other)
+
+    def test_edited(self) -> None:
+        """Once a template in it was edited, anywhere, it is another conversation, because the prompt is another."""
+        first, later = chat("@code one", ANSWER, "/context two"), chat("@code one", ANSWER, "/context two", ANSWER, "x")
+        self.assert_continues(True, first, later)
+        for name in ("code", "context"):
+            for parts in ((f"{name}(", "]"), (f"{name}[", ")")):
+                self.assert_continues(False, first, later, {**TEXTS, name: TemplateText(parts, (), ())})
+        # A template that the conversation does not name does not matter.
+        self.assert_continues(True, first, later, {**TEXTS, "code-review": TemplateText(("x", "y"), (), ())})
+
+    def test_length(self) -> None:
+        """The length of a conversation is the number of its messages."""
+        self.assertEqual(3, fill(chat("@code one", ANSWER, "two")).conversation.all_messages.length)
