@@ -226,7 +226,7 @@ def assemble(
     host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
-        for name in poller.use(templates_of(prefixes)):
+        for name in poller.set_templates(templates_of(prefixes)):
             warmer.forget(name)
 
     def limit_bodies(size: int) -> None:

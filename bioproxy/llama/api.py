@@ -183,7 +183,7 @@ class LlamaApi:
 
     async def _prompt(self, text: str, shape: Shape) -> str:
         """Fire with the prompt that llama-server makes of a request."""
-        if shape.plain:
+        if shape.is_plain_prompt:
             return text
         question = shape.request(text)
         answer = await self._upstream.ask("POST", "/apply-template", question, alone=True, growth=PROMPT_BYTES)

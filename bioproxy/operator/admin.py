@@ -121,7 +121,7 @@ class Admin:
             return unknown(request, name)
         message = (request.args or {}).get(b"message", [b""])[0].decode("utf-8", "replace")
         try:
-            text = await self._poller.look(template)
+            text = await self._poller.read_current(template)
         except TemplateError as error:
             request.setResponseCode(500)
             return plain(request, f"{error}\n")

@@ -26,7 +26,7 @@ from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.clock import install
 from bioproxy.runtime.errors import ConfigError, LlamaCallFailed, LlamaError
 from bioproxy.settings.api_keys import ApiKeys
@@ -143,7 +143,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
 async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Say) -> None:
     """Say how much of the context a template takes."""
     try:
-        tokens = await prefixes.tokens(text, BARE, props.context, name)
+        tokens = await prefixes.tokens(text, USER_MESSAGE_ONLY, props.context, name)
     except DoesNotFit as error:
         say(Advice(f"template {name}: {error}", "make it shorter, or the context larger (-c)"))
     except LlamaError as error:

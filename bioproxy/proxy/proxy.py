@@ -29,7 +29,7 @@ from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.ports import AnyPath
 from bioproxy.http.targets import ADAPTERS, SLOT_ACTIONS, origin_form, path_of, uses_slot
 from bioproxy.llama.upstream import Upstream
-from bioproxy.prompts.filling import Filled
+from bioproxy.prompts.filling import FilledRequest
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.proxy.request_log import RequestLog
@@ -191,8 +191,8 @@ class Proxy:
                     self._slot.files.changed(saved)
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
-            reusable = filled is not None and filled.reuse
-            self._slot.content.taken_by_user(Believed(filled.key, filled.turns) if filled and reusable else None)
+            reusable = filled is not None and filled.reusable
+            self._slot.content.taken_by_user(Believed(filled.key, filled.conversation) if filled and reusable else None)
             try:
                 await exchange.send(self._upstream)
             except CancelledError:
@@ -210,11 +210,11 @@ class Proxy:
                     record.miss = "ineffective" if record.miss_detail else None
                 turn.stay_until(partial(self._learn, filled, prepared, reused))
 
-    async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
+    async def _prepare(self, exchange: Exchange, filled: FilledRequest) -> Prepared:
         """Bring the template into the slot and tell the client how."""
         self._warmer.schedule.asked(filled.template.name)
-        if filled.reuse:
-            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.turns)
+        if filled.reusable:
+            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.conversation)
         else:
             await self._slot.saver.keep()
             prepared = Prepared("cold", "ineffective")
@@ -230,10 +230,10 @@ class Proxy:
             exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
         return prepared
 
-    async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
+    async def _learn(self, filled: FilledRequest, prepared: Prepared, reused: float | None) -> None:
         """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
         name = filled.template.name
-        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first else None)
+        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first_question else None)
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
-        await self._slot.note(name, filled.key, filled.turns)
+        await self._slot.note(name, filled.key, filled.conversation)

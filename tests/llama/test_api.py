@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness, common_beginning
-from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
+from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
 from bioproxy.runtime.errors import LlamaError, UpstreamError
 from tests.support.fakes import tokens
 from tests.support.world import WorldTest
@@ -109,7 +109,9 @@ class Answers(LlamaTest):
 
     def test_prefix_tokens(self) -> None:
         """The prefix tokens are those that come before the message, whatever the message is."""
-        self.assertEqual(tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens("abc ", BARE, 1000)))
+        self.assertEqual(
+            tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens("abc ", USER_MESSAGE_ONLY, 1000))
+        )
         self.assertEqual(3, self.server.paths().count("/apply-template"))
         self.assertTrue(all(body["add_special"] for path, body in self.server.requests if path == "/tokenize"))
 
@@ -121,7 +123,7 @@ class Answers(LlamaTest):
 
     def test_prefix_of_a_plain_prompt(self) -> None:
         """Without a chat template the text itself is the prompt."""
-        self.assertEqual(tokens("abc "), self.result(lambda: self.llama.prefix_tokens("abc ", PLAIN, 1000)))
+        self.assertEqual(tokens("abc "), self.result(lambda: self.llama.prefix_tokens("abc ", PLAIN_PROMPT, 1000)))
         self.assertEqual(0, self.server.paths().count("/apply-template"))
 
     def test_prefix_across_the_cut(self) -> None:
@@ -129,11 +131,11 @@ class Answers(LlamaTest):
         # Another tokenizer: with two of the stand-ins the prefix's last character becomes one token with the message.
         answer = iter([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 7, 7]])
         self.server.tokenizer = lambda text: next(answer)
-        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens("abc", BARE, 1000)))
+        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens("abc", USER_MESSAGE_ONLY, 1000)))
 
     def test_prefix_too_long(self) -> None:
         """Where the first list of tokens fills the context already, no others are made."""
-        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens("abcdefgh", BARE, 10))))
+        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens("abcdefgh", USER_MESSAGE_ONLY, 10))))
         self.assertEqual(1, self.server.paths().count("/tokenize"))
 
     def test_count(self) -> None:
@@ -165,8 +167,8 @@ class Nonsense(LlamaTest):
             (self.llama.witness, "/slots"),
             (lambda: self.llama.save("a"), "/slots/0?action=save"),
             (lambda: self.llama.restore("a"), "/slots/0?action=restore"),
-            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/apply-template"),
-            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/tokenize"),
+            (lambda: self.llama.prefix_tokens("a", USER_MESSAGE_ONLY, 9), "/apply-template"),
+            (lambda: self.llama.prefix_tokens("a", USER_MESSAGE_ONLY, 9), "/tokenize"),
             (lambda: self.llama.count_tokens("a"), "/v1/messages/count_tokens"),
             (lambda: self.llama.evaluate([1]), "/completion"),
             (lambda: self.llama.next_token_odds("a"), "/completion"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from bioproxy.http.request_body import PORTION, SHORT
 from bioproxy.prompts.api_formats import UNGATED
-from bioproxy.prompts.filling import MOST_FILLED
+from bioproxy.prompts.template_search import MOST_FILLED
 from bioproxy.runtime.spool import SMALL
 from tests.support.world import CODE, World, WorldTest
 
