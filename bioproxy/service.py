@@ -36,7 +36,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from bioproxy.http.connection_limits import ConnectionLimits, allowed_connections
-from bioproxy.http.ports import Exposure, QuietSite, port, tcp
+from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
+from bioproxy.http.site import CheckedSite
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.model_identity import ModelIdentity
@@ -152,7 +153,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
     limits = ConnectionLimits(settings.max_body, allowed_connections())
     host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
-    clients_exposure = Exposure("the clients' port", lambda: keys.required)
+    clients_warning = OpenPortWarning("the clients' port", lambda: keys.required)
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
         for name in poller.use(templates_of(prefixes)):
@@ -163,7 +164,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
     takers: dict[str, Callable[[Any], None]] = {
         "admin_hosts": lambda hosts: host_check.know((settings.admin_host, *hosts)),
-        "api_key_file": lambda _: clients_exposure.look(),  # `keys` have it already
+        "api_key_file": lambda _: clients_warning.check(),  # `keys` have it already
         "llama_api_key_file": lambda _: None,
         "max_body": limit_bodies,
         "ping_interval": partial(setattr, proxy, "ping_interval"),
@@ -179,19 +180,19 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     reload = Reload(settings, lambda: demo.adapted(options.read()) if demo else options.read(), keys, takers)
     admin = Admin(status, events, Page(), poller, warmer, watch, reload, metrics)
 
-    operators_port = port(
-        settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
-        QuietSite(
+    operators_port = port_service(
+        settings.admin_listen or tcp_endpoint(settings.admin_host, settings.admin_port),
+        CheckedSite(
             "operator's port", admin.resource(), reactor, host_check.judge, ConnectionLimits(LARGEST_ACTION, OPERATORS)
         ),
         reactor,
-        Exposure("the operator's port", lambda: False).listening,
+        OpenPortWarning("the operator's port", lambda: False).port_opened,
     )
-    clients_port = port(
-        settings.listen or tcp(settings.host, settings.port),
-        QuietSite("clients' port", proxy.resource(), reactor, proxy.judge, limits),
+    clients_port = port_service(
+        settings.listen or tcp_endpoint(settings.host, settings.port),
+        CheckedSite("clients' port", proxy.resource(), reactor, proxy.judge, limits),
         reactor,
-        clients_exposure.listening,
+        clients_warning.port_opened,
     )
     for service in (
         State((state, folder), (snapshots.load, shape_learning.load, lambda: files.tidy_folder(poller.templates))),

@@ -34,8 +34,8 @@ STREAM = re.compile(rb'"stream"\s*:\s*true')
 def error_body(path: str, error: ProxyError) -> bytes:
     """Return an error as the JSON body of an answer from this path."""
     if is_anthropic(path):
-        return dumped({"type": "error", "error": {"type": error.kind, "message": error.message}})
-    return dumped({"error": {"message": error.message, "type": error.kind, "code": error.status}})
+        return to_json({"type": "error", "error": {"type": error.kind, "message": error.message}})
+    return to_json({"error": {"message": error.message, "type": error.kind, "code": error.status}})
 
 
 def error_event(path: str, error: ProxyError) -> bytes:
@@ -46,7 +46,7 @@ def error_event(path: str, error: ProxyError) -> bytes:
         event = {"type": "error", "code": error.kind, "message": error.message, "param": None, "sequence_number": 0}
         # As llama-server does: without this object OpenAI's client takes it for an event like any other.
         told = {"message": error.message, "type": error.kind, "code": error.status}
-        return b"event: error\ndata: " + dumped({**event, "error": told}) + b"\n\n"
+        return b"event: error\ndata: " + to_json({**event, "error": told}) + b"\n\n"
     return b"data: " + error_body(path, error) + b"\n\n"
 
 
@@ -67,7 +67,7 @@ def wants_stream(body: bytes | mmap) -> bool:
     return isinstance(request, dict) and request.get("stream") is True
 
 
-def message_of(body: bytes | bytearray) -> tuple[str | None, str | None]:
+def error_details(body: bytes | bytearray) -> tuple[str | None, str | None]:
     """Return type and message of an error that llama-server has written, in whatever dialect; `None`: not told."""
     try:
         error = Table(decoded(body)).table("error")
@@ -76,6 +76,6 @@ def message_of(body: bytes | bytearray) -> tuple[str | None, str | None]:
         return None, None
 
 
-def dumped(value: Any) -> bytes:
+def to_json(value: Any) -> bytes:
     """Return JSON."""
     return json.dumps(value).encode()

@@ -43,12 +43,12 @@ def end_to_end(headers: Iterable[Pair]) -> Iterator[Pair]:
     meant for the next hop only), and `Content-Length`.
     """
     pairs = list(headers)
-    named = named_in(value for name, value in pairs if name.lower() == b"connection")
+    named = connection_options(value for name, value in pairs if name.lower() == b"connection")
     dropped = HOP_BY_HOP | named | {b"content-length"}
     return ((name, value) for name, value in pairs if name.lower() not in dropped)
 
 
-def named_in(values: Iterable[bytes]) -> set[bytes]:
+def connection_options(values: Iterable[bytes]) -> set[bytes]:
     """Return the headers that `Connection`, with these values, names, in lower case; nothing that could not be one."""
     tokens = {token.strip().lower() for value in values for token in value.split(b",")}
     return {token for token in tokens if TOKEN.fullmatch(token)}

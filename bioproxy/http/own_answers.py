@@ -14,12 +14,12 @@ from bioproxy.http.error_formats import error_body
 from bioproxy.runtime.errors import ProxyError, TemplateError
 
 
-def refuse(request: Request, path: str, error: ProxyError, for_pages: bool = True) -> None:
-    """Answer with an error of the proxy's own, which web pages may read, unless it is not `for_pages`."""
+def send_error(request: Request, path: str, error: ProxyError, cross_origin: bool = True) -> None:
+    """Answer with an error of the proxy's own, which web pages may read, unless it is not `cross_origin`."""
     # llama-server may have broken off after the head of its answer: nothing of that head belongs to this one.
-    keep_only_ours(request)
-    if for_pages and request.method == b"OPTIONS" and request.getHeader(b"access-control-request-method"):
-        return allow_page(request)
+    keep_only_proxy_headers(request)
+    if cross_origin and request.method == b"OPTIONS" and request.getHeader(b"access-control-request-method"):
+        return answer_preflight(request)
     request.setResponseCode(error.status)
     request.setHeader(b"content-type", b"application/json; charset=utf-8")
     if error.status == 401:
@@ -28,8 +28,8 @@ def refuse(request: Request, path: str, error: ProxyError, for_pages: bool = Tru
         request.setHeader(b"x-should-retry", b"false")  # else OpenAI's and Anthropic's clients ask twice more
     if error.retry_after is not None:
         request.setHeader(b"retry-after", str(error.retry_after).encode())
-    if for_pages:
-        allow_origin(request)
+    if cross_origin:
+        allow_cross_origin(request)
     body = error_body(path, error)
     request.setHeader(b"content-length", b"%d" % len(body))
     request.write(body)
@@ -39,27 +39,27 @@ def refuse(request: Request, path: str, error: ProxyError, for_pages: bool = Tru
 def send_stream_head(output: ClientOutput) -> None:
     """Begin a stream of events before llama-server has said anything."""
     request = output.request
-    keep_only_ours(request)
+    keep_only_proxy_headers(request)
     request.setResponseCode(200)
     request.setHeader(b"content-type", b"text/event-stream")
     request.setHeader(b"cache-control", b"no-cache")
-    allow_origin(request)
+    allow_cross_origin(request)
     output.begin()
 
 
-def keep_only_ours(request: Request) -> None:
+def keep_only_proxy_headers(request: Request) -> None:
     """Drop all headers of the answer but those that say what the proxy did, and whether the connection ends."""
     for name, _ in list(request.responseHeaders.getAllRawHeaders()):
         if not name.lower().startswith(b"x-bioproxy-") and name.lower() != b"connection":
             request.responseHeaders.removeHeader(name)
 
 
-def allow_page(request: Request) -> None:
+def answer_preflight(request: Request) -> None:
     """Answer a browser that asks whether a page may ask, in llama-server's words, who cannot be asked now.
 
     What is wrong, the page can read then in the answer to its own request.
     """
-    allow_origin(request)
+    allow_cross_origin(request)
     request.setResponseCode(204)
     request.setHeader(b"access-control-allow-credentials", b"true")
     request.setHeader(b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS")
@@ -67,7 +67,7 @@ def allow_page(request: Request) -> None:
     request.finish()
 
 
-def allow_origin(request: Request) -> None:
+def allow_cross_origin(request: Request) -> None:
     """Let web pages read an answer of the proxy's own, as llama-server lets them read all of its."""
     origin = request.getHeader(b"origin")
     if origin is not None:

@@ -25,13 +25,13 @@ from zope.interface import implementer
 from bioproxy.prompts.filling import Piece
 from bioproxy.runtime.spool import SMALL, kept_on_disk
 
-SHORT = 16 * 1024
+SHORT_BODY = 16 * 1024
 """Bytes of a body that is read at once.
 
 Reading JSON takes up to 2 ms for each kilobyte (of nothing but tiny messages), and nobody else is served meanwhile.
 """
 
-PORTION = 64 * 1024
+PORTION_SIZE = 64 * 1024
 """Bytes of a large body that are handed to the network at a time."""
 
 
@@ -52,9 +52,9 @@ class RequestBody:
         return RequestBody(self._file, pieces)
 
     @property
-    def short(self) -> bool:
+    def is_short(self) -> bool:
         """Whether the body as it came may be read at once."""
-        return self._file_size <= SHORT
+        return self._file_size <= SHORT_BODY
 
     def arrived(self) -> bytes:
         """Return the body as it came.  For small ones."""
@@ -77,32 +77,32 @@ class RequestBody:
         """
         small = self._file_size <= SMALL
         if small and self.size <= SMALL:
-            return Bytes(b"".join(portions(self.arrived(), self._pieces)))
+            return BytesProducer(b"".join(portions(self.arrived(), self._pieces)))
         # A view of its own on the same bytes: an answer may come, and end the request, before all of it is sent; and
         # others may read the file meanwhile.
         with kept_on_disk():
             source = self.arrived() if small else mmap(self.fileno(), 0, access=ACCESS_READ)
-        sending = FileBodyProducer(Portions(source, self._pieces), Cooperator(scheduler=partial(clock.callLater, 0)))
+        sending = FileBodyProducer(PortionFile(source, self._pieces), Cooperator(scheduler=partial(clock.callLater, 0)))
         sending.length = self.size
         return sending
 
 
 def portions(source: bytes | mmap, pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """Yield what pieces of a source make, in portions of about `PORTION` bytes."""
+    """Yield what pieces of a source make, in portions of about `PORTION_SIZE` bytes."""
     portion = bytearray()
     for piece in pieces:
         part, begin, end = (source, piece.start, piece.stop) if isinstance(piece, slice) else (piece, 0, len(piece))
-        for at in range(begin, end, PORTION):
-            portion += part[at : min(at + PORTION, end)]
-            if len(portion) >= PORTION:
+        for at in range(begin, end, PORTION_SIZE):
+            portion += part[at : min(at + PORTION_SIZE, end)]
+            if len(portion) >= PORTION_SIZE:
                 yield bytes(portion)
                 portion.clear()
     if portion:
         yield bytes(portion)
 
 
-class Portions:
-    """Portions of a body in the guise of a file, which is what Twisted's `FileBodyProducer` reads from."""
+class PortionFile:
+    """PortionFile of a body in the guise of a file, which is what Twisted's `FileBodyProducer` reads from."""
 
     def __init__(self, source: bytes | mmap, pieces: Iterable[Piece]) -> None:
         self._source = source
@@ -119,7 +119,7 @@ class Portions:
 
 
 @implementer(IBodyProducer)
-class Bytes:
+class BytesProducer:
     """A request body that is in memory already.
 
     Twisted's `FileBodyProducer` would do, but it hands out a body in portions, one in each turn of the reactor:

@@ -22,28 +22,28 @@ HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(:[0-9]*)?
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 """Characters that no header's value may have (RFC 9110, section 5.5)."""
 
-LONGEST_LENGTH = 18
+MAX_LENGTH_DIGITS = 18
 """Digits of a `Content-Length`.  (Python refuses to read thousands of them.)"""
 
 
-def header_is_odd(line: bytes) -> bool:
+def is_ambiguous_header(line: bytes) -> bool:
     """Tell whether a header, a line without its end, is one that others may read differently."""
     name, _, value = line.partition(b":")
     name, value = name.lower(), value.strip(b" \t")
     return bool(
         CONTROL.search(value)
-        or (name == b"content-length" and len(value) > LONGEST_LENGTH)
+        or (name == b"content-length" and len(value) > MAX_LENGTH_DIGITS)
         or (name == b"transfer-encoding" and value.lower() != b"chunked")
     )
 
 
-def trailer_is_odd(line: bytes) -> bool:
+def is_ambiguous_trailer(line: bytes) -> bool:
     """Tell whether a line behind the last chunk is not plainly a header."""
     name, colon, _ = line.partition(b":")
-    return not colon or not TOKEN.fullmatch(name) or header_is_odd(line)
+    return not colon or not TOKEN.fullmatch(name) or is_ambiguous_header(line)
 
 
-def head_fault(version: bytes, headers: Headers) -> ProxyError | None:
+def head_error(version: bytes, headers: Headers) -> ProxyError | None:
     """Return what is wrong with a request's head as a whole, if anything is."""
     hosts = headers.getRawHeaders(b"host", [])
     if len(hosts) > 1 or (not hosts and version != b"HTTP/1.0"):

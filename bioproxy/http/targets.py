@@ -28,7 +28,7 @@ SLOT_ACTIONS = "/slots/"
 ADAPTERS = "/lora-adapters"
 """Where adapters are switched on and off, which makes another model of it."""
 
-ODD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 """A % that means nothing (RFC 3986, section 2.1)."""
 
 
@@ -55,7 +55,7 @@ def origin_form(uri: bytes) -> bytes:
     path, _, query = target.partition(b"?")
     # llama-server reads more behind a % than there is to it (`%u0073` is an "s" there), so what it will understand
     # cannot be told.  The query matters only where it says what to do with a slot.
-    if ODD_ESCAPE.search(path) or (path_of(path).startswith(SLOT_ACTIONS) and ODD_ESCAPE.search(query)):
+    if BROKEN_ESCAPE.search(path) or (path_of(path).startswith(SLOT_ACTIONS) and BROKEN_ESCAPE.search(query)):
         raise BadTarget("a % in a path must be followed by two hexadecimal digits")
     return target
 
@@ -65,6 +65,6 @@ def path_of(target: bytes) -> str:
     return unquote_to_bytes(target.partition(b"?")[0].partition(b"#")[0]).decode("utf-8", "replace")
 
 
-def climbs(target: bytes) -> bool:
+def has_dot_segments(target: bytes) -> bool:
     """Tell whether a target has segments that mean "here" or "one up" (RFC 3986, section 5.2.4)."""
     return not {".", ".."}.isdisjoint(path_of(target).split("/"))

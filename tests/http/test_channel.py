@@ -6,8 +6,7 @@ import json
 import os
 from typing import Any
 
-from bioproxy.http.channel import BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, LINGER
-from bioproxy.http.client_output import PATIENCE
+from bioproxy.http.deadlines import BODY_BYTES, BODY_SECONDS, CLIENT_STALL_SECONDS, HEAD_SECONDS, REFUSAL_SECONDS
 from bioproxy.runtime.spool import SMALL
 from tests.support.raw import Raw, RawTest
 from tests.support.world import World
@@ -170,7 +169,7 @@ class EdgeTest(RawTest):
         self.assertEqual(str(len(answer.body)), answer.headers["content-length"], what)
         self.assertTrue(json.loads(answer.body)["error"]["message"], what)
         self.assertNotIn(b" 100 ", client.received, what)
-        self.built.edge_clock.advance(LINGER)
+        self.built.edge_clock.advance(REFUSAL_SECONDS)
         self.assertTrue(client.closing, what)
 
     def nothing_left(self) -> None:
@@ -256,7 +255,7 @@ class Odd(EdgeTest):
         good, bad = head(b"Content-Length: 2") + b"{}", ODD["gzip"]
         for client in (self.connect(self.built).say(good + bad), self.connect(self.built).say(good).say(bad)):
             self.assertEqual([200, 400], client.statuses)
-            self.built.edge_clock.advance(LINGER)
+            self.built.edge_clock.advance(REFUSAL_SECONDS)
             self.assertTrue(client.closing)
         self.assertEqual([(b"POST", b"{}")] * 2, self.arrived())
 
@@ -264,7 +263,7 @@ class Odd(EdgeTest):
         """The connection of a refused client stays open for a moment, so that it can read why; what comes is lost."""
         for data in (ODD["gzip"], ODD["two equal lengths"], ODD["a host with a space"]):
             client = self.connect(self.built).say(data)
-            self.built.edge_clock.advance(LINGER - 0.1)
+            self.built.edge_clock.advance(REFUSAL_SECONDS - 0.1)
             self.assertFalse(client.closing, data)
             client.say(b"x" * 500_000).say(b"x" * 500_000)
             self.assertEqual("producing", client.transport.producerState)  # what is not read takes the answer along
@@ -276,7 +275,7 @@ class Odd(EdgeTest):
         client = self.connect(self.built)
         self.patch(client.transport, "loseConnection", lambda: None)  # as where there is something left to write
         client.say(head(b"Connection: close", target=b"GET / HTTP/1.1"))
-        self.built.edge_clock.advance(PATIENCE - 1)
+        self.built.edge_clock.advance(CLIENT_STALL_SECONDS - 1)
         self.assertEqual(([200], False), (client.statuses, client.closing))
         self.built.edge_clock.advance(1)
         self.assertTrue(client.closing)
@@ -314,7 +313,7 @@ class Slow(EdgeTest):
             self.built.edge_clock.advance(HEAD_SECONDS / 2)
         self.assertEqual([408], client.statuses)
         self.assertEqual("close", client.answers[0].headers["connection"])
-        self.built.edge_clock.advance(LINGER)
+        self.built.edge_clock.advance(REFUSAL_SECONDS)
         self.assertTrue(client.closing)
         self.assertEqual([], self.arrived())
 
@@ -525,7 +524,7 @@ class TooMuch(EdgeTest):
         self.built.edge_clock.advance(0)
         self.assertEqual(1, len(client.statuses))
         self.assertIn(client.statuses[0], (400, 413))
-        self.built.edge_clock.advance(LINGER)
+        self.built.edge_clock.advance(REFUSAL_SECONDS)
         self.assertTrue(client.closing)
         self.assertEqual([], self.arrived())
 
@@ -541,7 +540,7 @@ class TooMuch(EdgeTest):
             client.say(b"x" * 1111)
         self.assertEqual(([413], False), (client.statuses, client.closing))
         client.say(head(target=b"GET /smuggled HTTP/1.1"))
-        self.built.edge_clock.advance(LINGER)
+        self.built.edge_clock.advance(REFUSAL_SECONDS)
         self.assertEqual(([413], True), (client.statuses, client.closing))
         self.assertEqual([], self.arrived())
 

@@ -7,7 +7,13 @@ import resource
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.http.connection_limits import BODIES, FILES, SPARE, ConnectionLimits, allowed_connections
+from bioproxy.http.connection_limits import (
+    FILES_PER_CONNECTION,
+    LARGEST_BODIES,
+    SPARE_FILES,
+    ConnectionLimits,
+    allowed_connections,
+)
 from bioproxy.runtime.errors import BodyTooLarge, Unavailable
 from tests.support.raw import RawTest
 
@@ -33,8 +39,8 @@ class Connections(SynchronousTestCase):
     def come(self) -> Guest:
         """Let one more in."""
         guest = Guest()
-        self.assertTrue(self.limits.has_room())
-        self.limits.idle(guest)
+        self.assertTrue(self.limits.make_room())
+        self.limits.mark_idle(guest)
         return guest
 
     def ended(self) -> list[int]:
@@ -43,7 +49,7 @@ class Connections(SynchronousTestCase):
 
     def test_room(self) -> None:
         """As long as there is room, nobody is ended."""
-        self.limits.left(self.guests[1])
+        self.limits.remove(self.guests[1])
         self.come()
         self.assertEqual(([], 3), (self.ended(), len(self.limits)))
 
@@ -56,57 +62,57 @@ class Connections(SynchronousTestCase):
 
     def test_since_the_last_request(self) -> None:
         """What counts is the time since the last request, not since the connection began."""
-        self.limits.busy(self.guests[0])
-        self.limits.idle(self.guests[0])
+        self.limits.mark_active(self.guests[0])
+        self.limits.mark_idle(self.guests[0])
         self.come()
         self.assertEqual([1], self.ended())
 
     def test_busy(self) -> None:
         """Who has asked for something is never ended: where all have, there is no room."""
-        self.limits.busy(self.guests[0])
-        self.limits.busy(self.guests[2])
+        self.limits.mark_active(self.guests[0])
+        self.limits.mark_active(self.guests[2])
         self.come()
         self.assertEqual([1], self.ended())
         newcomer = self.guests[1] = Guest()
         self.limits = ConnectionLimits(1000, 1)
-        self.limits.busy(newcomer)
-        self.assertFalse(self.limits.has_room())
+        self.limits.mark_active(newcomer)
+        self.assertFalse(self.limits.make_room())
         self.assertEqual(([], 1), (self.ended(), len(self.limits)))
 
     def test_leaving(self) -> None:
         """Who leaves, or was ended, or leaves twice, is counted no more."""
-        self.limits.busy(self.guests[0])
+        self.limits.mark_active(self.guests[0])
         newcomer = self.come()
         for guest in (*self.guests, newcomer, newcomer):
-            self.limits.left(guest)
+            self.limits.remove(guest)
         self.assertEqual(0, len(self.limits))
 
 
 class Bytes(SynchronousTestCase):
-    """`take`."""
+    """`reserve_body_bytes`."""
 
     def test_one_body(self) -> None:
         """A body may be as large as the limit, and not a byte larger, in however many pieces."""
         limits = ConnectionLimits(1000)
-        self.assertIsNone(limits.take(0, 999))
-        self.assertIsNone(limits.take(999, 1))
-        self.assertIsInstance(limits.take(1000, 1), BodyTooLarge)
-        self.assertIsInstance(ConnectionLimits(1000).take(0, 1001), BodyTooLarge)
-        self.assertIsInstance(ConnectionLimits(1000).take(1001, 0), BodyTooLarge)
+        self.assertIsNone(limits.reserve_body_bytes(0, 999))
+        self.assertIsNone(limits.reserve_body_bytes(999, 1))
+        self.assertIsInstance(limits.reserve_body_bytes(1000, 1), BodyTooLarge)
+        self.assertIsInstance(ConnectionLimits(1000).reserve_body_bytes(0, 1001), BodyTooLarge)
+        self.assertIsInstance(ConnectionLimits(1000).reserve_body_bytes(1001, 0), BodyTooLarge)
 
     def test_all_bodies(self) -> None:
         """So large may several be together; what is refused is not counted, and what has gone is free again."""
         limits, guest = ConnectionLimits(1000), Guest()
-        for _ in range(BODIES):
-            self.assertIsNone(limits.take(0, 1000))
+        for _ in range(LARGEST_BODIES):
+            self.assertIsNone(limits.reserve_body_bytes(0, 1000))
         for _ in range(3):
-            self.assertIsInstance(limits.take(0, 1), Unavailable)
-        self.assertIsNone(limits.take(0, 0))
-        limits.idle(guest, 600)
-        self.assertIsNone(limits.take(0, 600))
-        self.assertIsInstance(limits.take(600, 1), Unavailable)
-        limits.left(guest, 1)
-        self.assertIsNone(limits.take(600, 1))
+            self.assertIsInstance(limits.reserve_body_bytes(0, 1), Unavailable)
+        self.assertIsNone(limits.reserve_body_bytes(0, 0))
+        limits.mark_idle(guest, 600)
+        self.assertIsNone(limits.reserve_body_bytes(0, 600))
+        self.assertIsInstance(limits.reserve_body_bytes(600, 1), Unavailable)
+        limits.remove(guest, 1)
+        self.assertIsNone(limits.reserve_body_bytes(600, 1))
 
 
 class Files(SynchronousTestCase):
@@ -123,13 +129,13 @@ class Files(SynchronousTestCase):
 
     def test_enough(self) -> None:
         """Where enough files are allowed already, nothing changes."""
-        needed = 1000 * FILES + SPARE
+        needed = 1000 * FILES_PER_CONNECTION + SPARE_FILES
         for soft, hard in ((needed, needed), (10 * needed, 20 * needed), (resource.RLIM_INFINITY,) * 2):
             self.assertEqual((1000, soft), self.allowed(soft, hard))
 
     def test_more(self) -> None:
         """Where more may be had, they are asked for: just as many as are needed."""
-        needed = 1000 * FILES + SPARE
+        needed = 1000 * FILES_PER_CONNECTION + SPARE_FILES
         for hard in (needed, 10 * needed, resource.RLIM_INFINITY):
             self.assertEqual((1000, needed), self.allowed(needed - 1, hard))
 
@@ -145,7 +151,7 @@ class Files(SynchronousTestCase):
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, before)
         allowed = allowed_connections(10)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.assertTrue(soft == resource.RLIM_INFINITY or soft >= allowed * FILES)
+        self.assertTrue(soft == resource.RLIM_INFINITY or soft >= allowed * FILES_PER_CONNECTION)
 
 
 class Port(RawTest):

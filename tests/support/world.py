@@ -24,7 +24,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from bioproxy.http.connection_limits import ConnectionLimits
-from bioproxy.http.ports import QuietSite
+from bioproxy.http.site import CheckedSite
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.model_identity import ModelIdentity
@@ -204,11 +204,11 @@ class World:
         # A clock of their own: the time that a connection may take is no matter here.
         self.edge_clock = Clock()
         self.limits = ConnectionLimits(self.settings.max_body)
-        self.clients_port = QuietSite(
+        self.clients_port = CheckedSite(
             "clients' port", self.proxy.resource(), self.edge_clock, self.proxy.judge, self.limits
         )
         host_check = HostCheck(self.settings.admin_hosts)
-        self.operators_port = QuietSite(
+        self.operators_port = CheckedSite(
             "operator's port", self.admin.resource(), self.edge_clock, host_check.judge, ConnectionLimits(1000)
         )
 
