@@ -113,7 +113,10 @@ class Channel(HTTPChannel):
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
-        """Parse one line of the head."""
+        """Parse one line of the head.  Called by Twisted without the line's end.
+
+        The first line of a head makes Twisted create the `IncomingRequest`, so there is none before that.
+        """
         # One piece of data may hold many lines, and one before this line may have been refused.  Twisted's parser stops
         # between two lines only if the connection is closing, and a refused connection is closed a moment later.
         if self._refused:
@@ -125,7 +128,10 @@ class Channel(HTTPChannel):
         super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
-        """Parse one header.  False means that it was refused, and Twisted then does not finish this head."""
+        """Parse one header.  False means that it was refused, and Twisted then does not finish this head.
+
+        Called by Twisted when the *next* line is there, since only that tells whether the header goes on.
+        """
         # Before Twisted's own check, which accepts most control characters and the transfer encoding "identity", and
         # has Python convert a length of any number of digits.
         if is_ambiguous_header(line):
@@ -199,7 +205,8 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: IncomingRequest) -> None:
         """Free what an answered request held and read the next one.  Called by Twisted when an answer is complete."""
-        # Before Twisted's part, which may parse the next request at once and mark the connection active again.
+        # Before Twisted's part: the bytes of the next request may be here already, and then Twisted parses them in this
+        # very call and `allHeadersReceived` marks the connection active.  Afterwards, that would be undone here.
         self.site.limits.mark_idle(self, request.size)
         super().requestDone(request)
 

@@ -6,21 +6,14 @@ producer registers with the consumer (`registerProducer`), and from then on the 
 its send buffer has more than 64 KiB, `resumeProducing` when the buffer is empty again, `stopProducing` when the
 connection is lost.  Nothing forces a producer to obey: what is written to a full connection is kept in memory.
 
-The connection from llama-server is a producer as well, which stops reading its socket while it is paused.  So a proxy
-could simply pass each call on, and TCP would slow llama-server down to the client's speed.  Here that would be wrong:
-while llama-server waits for one slow client, its only slot is taken, and all other users wait, too.  An answer is small
-compared with the time that it takes to compute.  So `ClientOutput` stands between the two, as the producer of the
-client's connection and as the consumer of llama-server's.  It keeps up to `SLOT_BUFFER_BYTES` of an answer, and pauses
-llama-server only beyond that.  Once llama-server is through, the slot is free while the client reads the rest.
-
-A client that reads too little for `CLIENT_STALL_SECONDS` is treated as gone.  In a picture, bytes to the right and the
-calls that slow their sender down to the left::
+`ClientOutput` is the producer of the client's connection.  Its own data comes from a source, the connection from
+llama-server, which is a producer, too, and stops reading its socket while it is paused.  In a picture, bytes go to the
+right, and the calls that slow their sender down to the left::
 
     llama-server -> source -> write -> [kept bytes] -> request.write -> [send buffer of 64 KiB] -> client
                     source.pauseProducing <- ClientOutput.pauseProducing <- Twisted
 
-This module knows neither
-llama-server nor the gate, only a source that can be paused.
+This module knows neither llama-server nor the gate, only a source that can be paused.
 """
 
 from __future__ import annotations
@@ -77,6 +70,12 @@ class BufferBudget:
 class ClientOutput:
     """The body of one answer, between its source and the client's connection.
 
+    A proxy could simply pass each `pauseProducing` on to its source, and TCP would slow llama-server down to the
+    client's speed.  Here that would be wrong: while llama-server waits for one slow client, its only slot is taken, and
+    all other users wait, too.  Answers are small, so up to `buffer_limit` bytes are kept here, and the source is paused
+    only beyond that.  Once llama-server is through, the slot is free while the client reads the rest.  A client that
+    reads too little for `CLIENT_STALL_SECONDS` is treated as gone.
+
     Invariant: bytes leave in the order in which they were written, and nothing is kept while the connection has room.
     From `begin` until `done` has fired this object is the registered producer of `request`.
 
@@ -95,11 +94,10 @@ class ClientOutput:
         """Bytes to keep for this client before its source is paused.  May be changed at any time."""
 
         self.done: Deferred[None] = Deferred()
-        """Fires when the answer has ended: its connection has taken all of it and had room for it, or it was broken
-        off.
+        """Fires when the answer has ended: the connection has taken all of it and had room, or it was broken off.
 
-        Never fails.  Not when the client has gone: its request is then cancelled as a whole.  Cancelling does nothing
-        beyond making the one who waits stop waiting.
+        Never fails.  It does not fire when the client has gone: then the request is cancelled as a whole.  Cancelling
+        it only ends the waiting; the bytes that are kept are still sent.
         """
 
         self.begun = False
@@ -107,12 +105,17 @@ class ClientOutput:
 
         self._clock = clock
         self._buffers = buffers
-        self._source: IPushProducer | None = None  # None: nothing comes any more, or all of it was in memory anyway
+        # `None` if there is nothing to pause: the answer has ended, or llama-server's had arrived as a whole with its
+        # head, or the data is the proxy's own.
+        self._source: IPushProducer | None = None
+        # What was written while the connection was full, oldest piece first, and its size in bytes.
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
-        self._paused = False  # by the client's connection
-        self._ended = False  # all of the body was written
+        # Three facts, each set by one event: the connection is full; `end` was called; the connection is lost.
+        self._paused = False
+        self._ended = False
         self._client_gone = False
+        # The call that resets the connection of a client that reads nothing.  Pending exactly while it is full.
         self._stall_call: IDelayedCall | None = None
 
     def begin(self) -> None:
@@ -127,7 +130,11 @@ class ClientOutput:
             self.request.registerProducer(self, True)
 
     def connect(self, source: IPushProducer) -> None:
-        """Name the producer of the data that `write` gets, so that it can be paused."""
+        """Name the producer of the data that `write` gets, so that it can be paused.
+
+        A source is not registered as Twisted's consumers do it (`registerProducer`): llama-server's connection delivers
+        to a protocol (`bioproxy.http.response_body`), which passes each piece to `write`.
+        """
         self._source = source
 
     def write(self, data: bytes) -> None:
@@ -148,7 +155,11 @@ class ClientOutput:
             self._source.pauseProducing()
 
     def end(self) -> None:
-        """Declare the body complete: nothing is written after this."""
+        """Declare the body complete: nothing is written after this.
+
+        The one who calls this need not wait for the client: what is kept is written as the client reads, without the
+        source, and `done` tells when that is over.
+        """
         self._source = None
         self._ended = True
         # A full connection is waited for even if nothing is kept here.  Finishing would let Twisted parse the client's
@@ -197,6 +208,9 @@ class ClientOutput:
         """Write what was kept, as far as there is room.  Called by Twisted when the client's send buffer is empty."""
         self._paused = False
         self._stop_stall_call()
+        # The send buffer is Twisted's, in this process.  The kernel has another one behind it, so the client need not
+        # have read all of that yet.
+        #
         # Each write may fill the buffer, and then Twisted calls `pauseProducing` before the write returns.  Without
         # looking at `_paused` each time, all that is kept would be poured into the connection at once.
         while self._kept and not self._paused:

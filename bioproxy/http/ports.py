@@ -45,6 +45,9 @@ connections see that second; doubled, nothing changes but some memory of the ker
 def port_service(endpoint: str, site: CheckedSite, reactor: Any, opened: Callable[[IAddress], None]) -> Service:
     """Return a service that listens at an endpoint, given as text, and calls `opened` with its address once it does.
 
+    `site` makes the protocol for each connection.  Stopping the service closes the port only: connections that are open
+    stay, so that running answers can be completed (`bioproxy.proxy.shutdown`).
+
     Raises `CannotStart` if there is no such endpoint.  A port that is taken raises only when the service starts.
     """
     try:
@@ -52,6 +55,7 @@ def port_service(endpoint: str, site: CheckedSite, reactor: Any, opened: Callabl
     except Exception as error:  # each kind of endpoint has its own
         # Twisted parses the text here and loads certificates.  Some of its errors have a text that explains nothing, so
         # these get one; the operator sees a single line.
+        # systemd passes open sockets by number or name, which Twisted looks up.  OpenSSL's errors are lists of codes.
         if isinstance(error, LookupError):
             reason = "systemd has passed no such socket"
         elif isinstance(error, SSL.Error):
@@ -59,6 +63,7 @@ def port_service(endpoint: str, site: CheckedSite, reactor: Any, opened: Callabl
         else:
             reason = str(error) or type(error).__name__
         raise CannotStart(f"bioproxy: cannot listen on {endpoint}: {reason}") from None
+    # `strports.service` wants a text and makes the endpoint itself, so it can be wrapped only afterwards.
     service.endpoint = ReportingEndpoint(service.endpoint, opened)
     # The name is what tests and `twistd`'s tree of services call it.
     service.setName(site.logPrefix())
@@ -115,7 +120,11 @@ class OpenPortWarning:
         self.check()
 
     def check(self) -> None:
-        """Log a warning if there is reason to.  Before the port is open there is none."""
+        """Log a warning if there is reason to.  Before the port is open there is none.
+
+        Called when the port opens, and again after a reload has changed the keys: it warns each time, because a log is
+        read from its end.
+        """
         if self._address is not None and is_reachable(self._address) and not self._is_protected():
             self.log.warn(
                 "{name} is open to everyone who can reach {address}: no key is required",

@@ -552,7 +552,7 @@ class DifferentialTest(WorldTest):
             call.send(piece)
         sent = []
         while True:
-            self.built.edge_clock.advance(0)
+            self.built.http_clock.advance(0)
             if not self.wire.asked:
                 break
             line = self.wire.accept()

@@ -88,7 +88,7 @@ class Spools(SpoolTest):
                 self.assertEqual(spool.RETRY_AFTER, caught.exception.retry_after)
             small = Spool()
             small.write(b"x" * SMALL)
-            self.assertEqual(b"x" * SMALL, RequestBody(small).arrived())
+            self.assertEqual(b"x" * SMALL, RequestBody(small).as_received())
             self.assertRaises(Unavailable, RequestBody(small).fileno)
 
     def test_no_view(self) -> None:
@@ -135,7 +135,7 @@ class Requests(SpoolTest, RawTest):
 
     def refused(self, client: Raw, reason: str, what: str) -> None:
         """Check that a client is told to come again, and why, and that its connection ends soon and nothing stays."""
-        self.built.edge_clock.advance(0)
+        self.built.http_clock.advance(0)
         self.assertEqual([503], client.statuses, what)
         answer = client.answers[0]
         error = json.loads(answer.body)["error"]
@@ -144,7 +144,7 @@ class Requests(SpoolTest, RawTest):
         self.assertEqual("close", answer.headers["connection"], what)
         client.say(b"x" * 1000 + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertFalse(client.closing, what)
-        self.built.edge_clock.advance(REFUSAL_SECONDS)
+        self.built.http_clock.advance(REFUSAL_SECONDS)
         self.assertEqual(([503], True), (client.statuses, client.closing), what)
         client.hang_up()
         self.assertEqual((0, 0), (self.built.limits._bytes, len(self.built.limits)), what)
@@ -163,7 +163,7 @@ class Requests(SpoolTest, RawTest):
                 for _ in range(LARGE // 1000):
                     if not client.received:
                         client.say(b"x" * 1000)
-                        self.built.edge_clock.advance(0)
+                        self.built.http_clock.advance(0)
                 self.refused(client, reason, name)
         self.assertEqual([], self.built.llama_server.raw[self.before :])
         records = json.loads(self.built.operate("GET", "/status").body)["requests"]

@@ -202,14 +202,14 @@ class World:
             self.status, self.events, Page(), self.poller, self.warmer, self.watch, self.reload, self.metrics
         )
         # A clock of their own: the time that a connection may take is no matter here.
-        self.edge_clock = Clock()
+        self.http_clock = Clock()
         self.limits = ConnectionLimits(self.settings.max_body)
         self.clients_port = CheckedSite(
-            "clients' port", self.proxy.resource(), self.edge_clock, self.proxy.judge, self.limits
+            "clients' port", self.proxy.resource(), self.http_clock, self.proxy.judge, self.limits
         )
         host_check = HostCheck(self.settings.admin_hosts)
         self.operators_port = CheckedSite(
-            "operator's port", self.admin.resource(), self.edge_clock, host_check.judge, ConnectionLimits(1000)
+            "operator's port", self.admin.resource(), self.http_clock, host_check.judge, ConnectionLimits(1000)
         )
 
     def close(self) -> None:
