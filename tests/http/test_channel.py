@@ -1,4 +1,4 @@
-"""What meets requests at the edge: oddness, slowness, size."""
+"""Requests that are ambiguous, slow or too large, and large ones that are fine."""
 
 from __future__ import annotations
 
