@@ -10,7 +10,7 @@ a step by overriding its method.  For one request the order is:
 4. `IncomingRequest.handleContentChunk` for each piece of the body, then `_finishRequestBody`;
 5. `allContentReceived`, which calls `IncomingRequest.process`: only now does bioproxy's own code see the request;
 6. `requestDone` when the answer is complete.  Bytes of the next request, which were kept meanwhile, are read now;
-7. `connectionLost`, once, whoever closed the connection and whatever state it was in.
+7. `connectionLost`, once, whichever side has closed the connection and in whatever state it was.
 
 Twisted leaves three things to its user, and they are added here: ambiguous requests are refused
 (`bioproxy.http.request_checks`), slow ones too (`bioproxy.http.deadlines`), and so are too many or too large ones
@@ -72,8 +72,8 @@ class Channel(HTTPChannel):
     requests: list[IncomingRequest]
     """Twisted's list of the requests that are not answered yet.
 
-    The last one is the one that arrives, the first one the one that is answered.  Mostly these are the same: Twisted
-    does not parse a second request while it answers a first one, but keeps up to 16 KiB of its bytes and then stops
+    The last request in it is arriving, the first is being answered.  Mostly these are the same request: Twisted does
+    not parse a second request while it answers a first one, but keeps up to 16 KiB of its bytes and then stops
     reading.  The methods below that take `requests[-1]` are called while it arrives.
     """
 
@@ -185,8 +185,8 @@ class Channel(HTTPChannel):
     def _finishRequestBody(self, data: bytes) -> None:
         """Check the trailers, which are headers after the last chunk.  Called by Twisted at the end of a body.
 
-        Twisted reads trailers and discards them.  Refusing ambiguous ones costs nothing, and whoever can hide a line in
-        a trailer can hide a request there.  `data` is what follows the body: the beginning of the next request.
+        Twisted reads trailers and discards them.  Refusing ambiguous ones costs nothing, and a place for ambiguous
+        lines is a place to hide a request.  `data` is what follows the body: the beginning of the next request.
         """
         # Only the decoder of chunks has trailers; the one of `Content-Length` has not.
         trailers = getattr(self._transferDecoder, "_trailerHeaders", [])
@@ -214,7 +214,7 @@ class Channel(HTTPChannel):
         """Have a request answered before its body is complete.  Its `refusal` must be set.
 
         The request calls this from the middle of Twisted's parser.  Answering there would change the parser's state
-        under its feet, so the answer waits for the reactor's next turn, which is what a delay of 0 s means.
+        while it is in use, so the answer waits for the reactor's next turn, which is what a delay of 0 s means.
         """
         self._arrival_deadline.start(0, self.allContentReceived)
 
@@ -227,7 +227,8 @@ class Channel(HTTPChannel):
         A refused client may still be sending.  If a socket is closed while bytes that nobody has read lie in it, the
         kernel sends a reset, and a reset makes the client's kernel drop the answer that was on its way (RFC 9112,
         section 9.6).  So the connection of a refused client is read on for a moment, `dataReceived` drops the bytes,
-        and only then it is closed.  Twisted stops reading while a request is answered, hence `resumeProducing`.
+        and only then it is closed.  Twisted may have paused reading while the request was answered, hence
+        `resumeProducing`.
         """
         # Each deadline is started once: Twisted may call this again, and must not get more time by that.
         if not self._closing_deadline.was_started:

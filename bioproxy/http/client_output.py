@@ -79,9 +79,9 @@ class ClientOutput:
     Invariant: bytes leave in the order in which they were written, and nothing is kept while the connection has room.
     From `begin` until `done` has fired this object is the registered producer of `request`.
 
-    The source calls `write` and `end`, or whoever serves the request calls `withdraw` or `fail`.  Twisted calls the
-    three methods of `IPushProducer`, whose names are in camelCase for that reason.  All of them run in the reactor's
-    thread, one after another, so there are no locks.  But one may run *inside* another: a write may call
+    The code that relays an answer calls `write` and `end`, or `withdraw` or `fail` if there is an error.  Twisted calls
+    the three methods of `IPushProducer`, whose names are in camelCase for that reason.  All of them run in the
+    reactor's thread, one after another, so there are no locks.  But one may run *inside* another: a write may call
     `pauseProducing` before it returns.  Therefore each method first brings its own state in order, and only then calls
     others.
     """
@@ -157,7 +157,7 @@ class ClientOutput:
     def end(self) -> None:
         """Declare the body complete: nothing is written after this.
 
-        The one who calls this need not wait for the client: what is kept is written as the client reads, without the
+        The caller need not wait for the client: what is kept is written as the client reads, without the
         source, and `done` tells when that is over.
         """
         self._source = None

@@ -5,9 +5,9 @@ answer, holds both for as long as it likes ("slowloris").  Twisted's own protect
 received byte restarts; so it does not end a client that sends slowly but steadily.  The deadlines here do.
 
 In Twisted nothing blocks, so there is no call that could be given a timeout.  A deadline is a second event instead:
-`callLater` has the reactor call a function in so many seconds, and whoever finishes in time cancels that call.  A
-forgotten call would keep its connection in memory and act on a request that is long answered, so `Deadline` keeps at
-most one call and `bioproxy.http.channel` stops all of them when its connection is lost.
+`callLater` has the reactor call a function in so many seconds, and that call is cancelled if the head or body arrives
+in time.  A forgotten call would keep its connection in memory and act on a request that is long answered, so `Deadline`
+keeps at most one call and `bioproxy.http.channel` stops all of them when its connection is lost.
 
 The deadlines do not know HTTP and close nothing: each calls a function of the channel, which decides what to answer.
 """
@@ -40,7 +40,7 @@ Halved, a client whose network pauses for five seconds is refused; doubled, a st
 BODY_BYTES = 10_000
 """Bytes of a body that must arrive in each interval of `BODY_SECONDS`: a rate of one kilobyte a second.
 
-Halved, a body of 64 MiB could take 36 hours instead of 18; doubled, clients on a bad connection are refused sooner.
+Halved, a body of 64 MiB could take 37 hours instead of 18; doubled, clients on a bad connection are refused sooner.
 """
 
 REFUSAL_SECONDS = 2.0

@@ -11,8 +11,8 @@ the producer must then stop writing until `resumeProducing`, or the buffer grows
 temporary file has saved nothing.
 
 A body of 64 MiB cannot be written in one go either: the reactor has one thread, and while that reads a file, no other
-client is served.  A *cooperator* calls an iterator once in each turn of the reactor, so other work gets its turn
-between two portions.
+client is served.  A *cooperator* calls an iterator for about 10 ms in each turn of the reactor, so other work gets its
+turn in between.
 
 This module does not know what is in a body or where it is sent.
 """
@@ -46,16 +46,16 @@ everything for 64 ms instead of 32.
 PORTION_SIZE = 64 * 1024
 """Bytes of a large body that are written to the connection at a time, about.
 
-It is the size of Twisted's send buffer.  Halved, a large body takes twice as many turns of the reactor; doubled, each
-portion overfills the buffer and is copied more often.
+It is the size of Twisted's send buffer.  Halved, a large body takes twice as many writes, pauses and resumptions;
+doubled, each portion overfills the buffer and is copied more often.
 """
 
 
 class RequestBody:
     """A body, in a file that is in memory if it is small.
 
-    Invariant: the file is only read, and only by functions that first seek or that have their own view of it.  So one
-    file can serve several bodies at once: the one that was received, and the one that filling makes of it.
+    Invariant: the bytes of the file never change, and each function that reads them first seeks or has its own view.
+    So one file can serve several bodies at once: the one that was received, and the one that filling makes of it.
     """
 
     def __init__(self, file: IO[bytes], pieces: Sequence[Piece] | None = None) -> None:
@@ -81,7 +81,7 @@ class RequestBody:
         return self._file_size <= SHORT_BODY
 
     def as_received(self) -> bytes:
-        """Return the whole body as it was received.  For short ones, as it is in memory then."""
+        """Return the whole body as it was received.  For small bodies, which are in memory anyway."""
         self._file.seek(0)
         return self._file.read()
 
@@ -89,7 +89,7 @@ class RequestBody:
         """Return the file descriptor of the body as it was received, for the worker process and for `mmap`.
 
         A body that was in memory is written to a temporary file for that.  Raises `Unavailable` if there is no room.
-        The descriptor stays the property of the file: whoever gets it must not close it.
+        The descriptor stays the property of the file: the caller must not close it.
         """
         # `kept_on_disk` turns a full disk or too many open files, `OSError` in Python, into an error that a client can
         # be told: 503 and when to try again.
@@ -126,8 +126,8 @@ class RequestBody:
 def portions(source: bytes | mmap, pieces: Iterable[Piece]) -> Iterator[bytes]:
     """Yield the bytes that pieces of a source make, in portions of about `PORTION_SIZE` bytes.
 
-    A filled body has many tiny pieces and some huge ones.  Tiny ones are put together, because each portion costs a
-    turn of the reactor, and huge ones are cut, because each portion is copied.
+    A filled body has many tiny pieces and some huge ones.  Tiny ones are put together, because each portion is a write
+    to the connection, and huge ones are cut, because each portion is copied.
     """
     portion = bytearray()
     for piece in pieces:
@@ -151,7 +151,7 @@ class PortionFile:
         self._portions = portions(source, pieces)
 
     def read(self, _size: int) -> bytes:
-        """Return the next portion, or nothing at the end.  Called by Twisted once in a turn of the reactor.
+        """Return the next portion, or nothing at the end.  Called by Twisted until it is paused.
 
         Twisted asks for 64 KiB; a file may return fewer bytes than asked for, and this one may return a few more.
         """

@@ -5,7 +5,7 @@ an object whose methods Twisted calls: `dataReceived` for each piece, and `conne
 tells a complete body from one that broke off.  A coroutine would rather wait for a single thing.  `receive` turns these
 calls into a Deferred, a value that comes later and that a coroutine can `await`.
 
-A Deferred may be *cancelled*: whoever waits for it is no longer interested.  What that does is decided by the function
+A Deferred may be *cancelled* when its result is no longer needed.  What that does is decided by the function
 that is given to its constructor, the *canceller*.  Twisted and treq have functions for bodies, too (`readBody`,
 `treq.collect`), but theirs leave the connection open, and llama-server would continue to generate an answer that nobody
 reads, on its only slot.  Here cancelling closes the connection, which is how llama-server is told to stop.
