@@ -33,7 +33,7 @@ from twisted.application.service import IService, MultiService
 
 from bioproxy.assembly import Outside, Parts, assemble
 from bioproxy.http.connection_limits import allowed_connections
-from bioproxy.http.ports import Exposure, port, tcp
+from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
 from bioproxy.llama.connections import check_ca_file
 from bioproxy.operator.options import Options
 from bioproxy.operator.reload import Hangup
@@ -97,17 +97,17 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
             lambda: parts.files.tidy_folder(parts.poller.templates),
         ),
     )
-    operators_port = port(
-        settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
+    operators_port = port_service(
+        settings.admin_listen or tcp_endpoint(settings.admin_host, settings.admin_port),
         parts.operators_site(reactor),
         reactor,
-        Exposure("the operator's port", lambda: False).listening,
+        OpenPortWarning("the operator's port", lambda: False).port_opened,
     )
-    clients_port = port(
-        settings.listen or tcp(settings.host, settings.port),
+    clients_port = port_service(
+        settings.listen or tcp_endpoint(settings.host, settings.port),
         parts.clients_site(reactor),
         reactor,
-        parts.exposure.listening,
+        parts.open_port_warning.port_opened,
     )
     root.shutdown = parts.shutdown(clients_port, reactor).say
     return [

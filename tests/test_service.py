@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.demo.service import Demo
-from bioproxy.http.ports import Exposure
+from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.model_identity import Model
 from bioproxy.operator.options import Options
 from bioproxy.proxy.shutdown import FLUSHING
@@ -79,7 +79,7 @@ class ServiceTest(WorldTest):
 
 
 class Exposed(SynchronousTestCase):
-    """`Exposure`."""
+    """`OpenPortWarning`."""
 
     def test_warning(self) -> None:
         """It warns of a port that others reach and nothing protects, at each look; of nothing before it listens."""
@@ -90,14 +90,14 @@ class Exposed(SynchronousTestCase):
             (UNIXAddress("/run/socket"), False),
         ):
             protected = True
-            exposure = Exposure("the port", lambda: protected)  # noqa: B023
+            warning = OpenPortWarning("the port", lambda: protected)  # noqa: B023
             with capturedLogs() as logs:
-                exposure.listening(address)
+                warning.port_opened(address)
                 self.assertEqual(0, len(logs))
                 protected = False
-                exposure.look()
-                exposure.look()
-                Exposure("another port", lambda: False).look()
+                warning.check()
+                warning.check()
+                OpenPortWarning("another port", lambda: False).check()
             self.assertEqual(2 * reachable, len(logs), address)
 
 

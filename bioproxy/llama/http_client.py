@@ -21,7 +21,7 @@ from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import NOT_MODIFIED
 from twisted.web.iweb import IResponse
 
-from bioproxy.http.headers import named_in
+from bioproxy.http.headers import connection_options
 from bioproxy.runtime.errors import UpstreamError
 
 LONGEST_HEAD = 256 * 1024
@@ -45,7 +45,7 @@ class Client(HTTP11ClientProtocol):
                 transport: Any = self.transport
                 transport.abortConnection()
                 raise UpstreamError(f"llama-server answered with {response.code}, which is no status")
-            for name in named_in(parser.connHeaders.getRawHeaders(b"connection", [])):
+            for name in connection_options(parser.connHeaders.getRawHeaders(b"connection", [])):
                 response.headers.removeHeader(name)
             length = parser.connHeaders.getRawHeaders(b"content-length")
             if response.code == NOT_MODIFIED and length:

@@ -24,9 +24,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from bioproxy.http.headers import Pair
-from bioproxy.http.request_body import Bytes, RequestBody
+from bioproxy.http.request_body import BytesProducer, RequestBody
 from bioproxy.http.response_body import collect
-from bioproxy.http.targets import climbs
+from bioproxy.http.targets import has_dot_segments
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.failures import translated
 from bioproxy.runtime.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
@@ -58,8 +58,8 @@ class Upstream:
         self.url = url
         self.last_heard = clock.seconds()
         self._agents = agents
-        self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=Bytes)
-        self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=Bytes)
+        self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=BytesProducer)
+        self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=BytesProducer)
         self._clock = clock
         self._keys = keys
         parts = urlsplit(url)
@@ -77,7 +77,7 @@ class Upstream:
         `bioproxy.proxy.relay`.  Fails with `UpstreamError`, `UpstreamTimeout`, or `BadTarget` for what cannot be sent;
         cancelling closes the connection.
         """
-        if self._path and climbs(target):
+        if self._path and has_dot_segments(target):
             raise BadTarget("a path may not have . or .. in it here: it would lead out of llama_url")
         repeatable = method in SAFE and not body.size
         agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh

@@ -15,7 +15,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from bioproxy.http.ports import OwnPaths
+from bioproxy.http.resources import RoutedResource
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.page import FIRST, Page, protect
@@ -54,7 +54,7 @@ class Admin:
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
-        return OwnPaths(self.app.resource())
+        return RoutedResource(self.app.resource())
 
     @app.handle_errors(NotFound, MethodNotAllowed)
     def no_route(self, request: Any, failure: Failure) -> bytes:

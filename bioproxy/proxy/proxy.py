@@ -24,9 +24,9 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
-from bioproxy.http.client_output import HELD, Store
+from bioproxy.http.client_output import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
-from bioproxy.http.ports import AnyPath
+from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, SLOT_ACTIONS, origin_form, path_of, uses_slot
 from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.filling import FilledRequest
@@ -78,13 +78,13 @@ class Proxy:
         self._miss_reasons = miss_reasons
         self._clock = clock
         self.ping_interval = ping_interval
-        self._store = Store()
+        self._buffers = BufferBudget()
         self._running: set[Exchange] = set()
         self._quiet: Deferred[None] = Deferred()
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
-        return AnyPath(self.app.resource())
+        return CatchAllResource(self.app.resource())
 
     def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
         """Return why a request is refused, if it is, before its body comes; if not, take its key out of its headers."""
@@ -101,12 +101,12 @@ class Proxy:
     @app.route("/")
     async def serve(self, request: IncomingRequest) -> None:
         """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
-        exchange = Exchange(request, self._clock, self._store, self.ping_interval)
+        exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
         self._running.add(exchange)
         try:
             await self._answer(exchange)
             if exchange.output.begun:
-                await exchange.output.over  # nobody waits for this client: the gate is open again
+                await exchange.output.done  # nobody waits for this client: the gate is open again
         except CancelledError:
             exchange.record.status = CLIENT_GONE
             raise
@@ -136,7 +136,7 @@ class Proxy:
             record.path = path_of(exchange.target)
             gated = uses_slot(request.method, record.path)
             if gated:
-                exchange.output.limit = HELD
+                exchange.output.buffer_limit = SLOT_BUFFER_BYTES
                 exchange.tell("X-Bioproxy-Request-Id", record.id)
             if request.refusal is not None:
                 raise request.refusal

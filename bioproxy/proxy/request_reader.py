@@ -67,6 +67,6 @@ class RequestReader:
 
     async def _read(self, function: Callable[..., Any], body: RequestBody, *args: Any) -> Any:
         """Have a function read a body, where nobody has to wait for it."""
-        if body.short:
-            return function(body.arrived(), *args)
+        if body.is_short:
+            return function(body.as_received(), *args)
         return await self._elsewhere(function, body.fileno(), *args)

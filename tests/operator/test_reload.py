@@ -158,7 +158,7 @@ class ReloadTest(ServiceTest):
         with capturedLogs() as logs:
             self.root = self.start("--config", str(self.file))
             self.reload()
-        said = "the clients' port can be used by everybody"
+        said = "the clients' port is open to everyone"
         self.assertNotIn(said, "\n".join(logged(logs)))
         for settings, warned in (({}, True), ({}, False), ({"api_key_file": "keys"}, False), ({}, True)):
             self.write(**settings)

@@ -99,9 +99,9 @@ class World:
         parts.snapshots.load()
         parts.shape_learning.load()
         # A clock of their own: the time that a connection may take is no matter here.
-        self.edge_clock = Clock()
-        self.clients_port = parts.clients_site(self.edge_clock)
-        self.operators_port = parts.operators_site(self.edge_clock)
+        self.http_clock = Clock()
+        self.clients_port = parts.clients_site(self.http_clock)
+        self.operators_port = parts.operators_site(self.http_clock)
 
         self.metrics, self.speed, self.keys, self.state = parts.metrics, parts.speed, parts.keys, parts.state
         self.upstream, self.llama, self.identity = parts.upstream, parts.llama, parts.identity
