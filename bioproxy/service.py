@@ -60,11 +60,11 @@ from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.proxy.shutdown import Shutdown
-from bioproxy.root import Root, one_line
 from bioproxy.runtime.clock import Heartbeat, install
-from bioproxy.runtime.json_log import json_observer, leaves_it_to_us
+from bioproxy.runtime.log_output import leaves_it_to_us, log_observer
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.periodic import Periodic
+from bioproxy.runtime.root_service import Root, one_line
 from bioproxy.runtime.state_folder import State, StateFolder
 from bioproxy.runtime.worker import Worker
 from bioproxy.settings.api_keys import ApiKeys
@@ -104,8 +104,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     root = Root()
     settings = options.settings
     twistd = options.parent
-    if settings.log_format == "json" and twistd is not None and leaves_it_to_us(twistd):
-        root.log_observer = lambda: json_observer(twistd, reactor)
+    if twistd is not None and leaves_it_to_us(twistd):
+        root.log_observer = lambda: log_observer(options.settings.log_format, twistd, reactor)
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
