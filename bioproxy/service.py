@@ -210,5 +210,6 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         Heartbeat(reactor, usable, metrics.reactor_stall_seconds).setServiceParent(root)
     root.shutdown = Shutdown(clients_port, gate, proxy, upstream, saver, reactor).say
     if demo is not None:
+        watch.starting = demo.starting
         demo.announce(lambda: all(warmer.state(name)[0] == "warm" for name in poller.templates))
     return root
