@@ -46,6 +46,7 @@ from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.admin import Admin
+from bioproxy.operator.hangup import Hangup
 from bioproxy.operator.history import INTERVAL as HISTORY_INTERVAL
 from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
@@ -53,7 +54,7 @@ from bioproxy.operator.inspection import Advisor
 from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.options import Options
 from bioproxy.operator.page import Page
-from bioproxy.operator.reload import Hangup, Reload
+from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import Reading, TemplatePoller
 from bioproxy.proxy.proxy import Proxy
