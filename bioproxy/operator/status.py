@@ -43,7 +43,7 @@ long queue, several a second, twice as large for every open page.
 class Status:
     """Reads the state of all parts when it is asked.
 
-    Keeps no copy of anything, so it is never out of date, except for the request log, which is the request log's.
+    Keeps no copy of anything, so it is never older than the parts themselves.
     """
 
     request_log: RequestLog
