@@ -67,6 +67,7 @@ def main() -> None:
     if not sys.stdin.isatty():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # The first start makes the model, which takes some seconds for the larger size; later ones find it.
     options.model.parent.mkdir(parents=True, exist_ok=True)
     if not options.model.exists():
         tiny_model.write_model(options.model, SIZES[options.generate])
@@ -74,6 +75,7 @@ def main() -> None:
     # Imported late: loading the extension takes a moment, and ``--help`` works without it.
     import xllamacpp  # type: ignore[import-untyped]
 
+    # The names below are those of llama.cpp's C++ structure, which the real program fills from its command line.
     params = xllamacpp.CommonParams()
     params.model.path = str(options.model)
     params.port = options.port

@@ -1,9 +1,8 @@
 """``--demo``: runs a real llama.cpp beside the proxy, with two templates, and prints what to try.
 
 `Demo` is a `Service` that owns a child process.  Twisted starts a process with `reactor.spawnProcess` and reports to a
-`ProcessProtocol`, an object whose methods the reactor calls: `outReceived` and `errReceived` for what the child prints,
-`processEnded` when it is gone.  Nothing waits for the child: the reactor goes on with everything else while llama.cpp
-loads its model.
+`ProcessProtocol` (`bioproxy.demo.llama_process`).  Nothing waits for the child: the reactor goes on with everything
+else while llama.cpp loads its model.
 
 Everything that the demonstration writes is in one cache folder: the model (made once), the templates (copies, to be
 edited), the slot files and the records.  A user's own configuration and records are not touched.
@@ -28,12 +27,9 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone
-from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from bioproxy.demo.llama_process import LlamaProcess
 from bioproxy.prompts.templates import Template
 from bioproxy.settings.configuration import Settings, xdg_folder
 
@@ -56,12 +52,6 @@ a warning without a reason; with twice as much the warning of a llama.cpp that h
 
 LOOK = 0.2
 """Seconds between two questions whether all is ready: the most that the banner may come late."""
-
-KEPT = 4000
-"""Bytes of what llama.cpp logged last, shown when it fails.  An error stands in the last few lines."""
-
-LISTENING = b"listening on"
-"""What the child prints when it answers requests."""
 
 BANNER = """
 bioproxy is ready, with a real llama.cpp behind it.  Its model is random and talks nonsense; all else is real.
@@ -91,14 +81,20 @@ class Demo(Service):
     There is at most one child, from `startService` until `stopService`.
     """
 
-    log = Logger()
+    settings: Settings
+    """The settings that the proxy is to use."""
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
+        """Choose folders and a port; `reactor` starts the child.  Raises `SystemExit` if a package is missing.
+
+        Nothing is started or written yet: with a port in use, for example, bioproxy ends before it starts anything.
+        """
         self.setName("demo")
         # The packages come with the extra `demo`, which not every installation has.
         missing = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
         if missing:
             raise SystemExit(f"bioproxy: --demo needs {' and '.join(missing)}: pip install 'bioproxy[demo]'")
+        # A cache, because all of it can be made again: a user who removes it loses only edits of the templates.
         folder = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo"
         self._model = folder / "model.gguf"
         self._templates = folder / "templates"
@@ -143,6 +139,7 @@ class Demo(Service):
 
         It starts until it says that it listens, ends, or has taken `START_LIMIT` seconds.
         """
+        # The watch over llama-server asks this before each of its looks, every two seconds.
         within_limit = bool(self._reactor.seconds() - self._started_at < START_LIMIT)
         return self._protocol is not None and self._protocol.starting and within_limit
 
@@ -166,7 +163,8 @@ class Demo(Service):
         self._started_at = self._reactor.seconds()
         arguments = ["--model", self._model, "--generate", "small", "--port", self._port]
         arguments += ["--slot-save-path", self.settings.slot_save_path, "--predict", ANSWER_TOKENS]
-        # `sys.path` goes along so that the child finds bioproxy in a checkout that is not installed, too.
+        # Returns at once: the protocol is told what becomes of the process.  `sys.path` goes along so that the child
+        # finds bioproxy in a checkout that is not installed, too.
         self._reactor.spawnProcess(
             self._protocol,
             sys.executable,
@@ -198,9 +196,11 @@ class Demo(Service):
 
     def _banner(self) -> str:
         """Return the banner, with commands that work for this demonstration's ports and folders."""
+        # The address of `host` and `port`: with `listen` the commands have to be adapted by the user.
         url = f"http://{self.settings.host}:{self.settings.port}/v1/chat/completions"
 
         def ask(message: str) -> str:
+            """Return a command that asks this, and shows only what bioproxy adds to the answer."""
             body = f'{{"messages": [{{"role": "user", "content": "{message}"}}]}}'
             return f"curl -si {url} -d '{body}' | grep -iE 'x-bioproxy|cache_n'"
 
@@ -210,61 +210,6 @@ class Demo(Service):
             templates=self._templates,
             admin=f"http://{self.settings.admin_host}:{self.settings.admin_port}",
         )
-
-
-class LlamaProcess(ProcessProtocol):
-    """The child process, as Twisted reports it.  `starting`: it has neither said that it listens, nor ended.
-
-    llama.cpp's log is long, so it is shown only if the process fails.
-    """
-
-    log = Logger()
-
-    def __init__(self) -> None:
-        self.starting = True
-        self._printed = b""
-        self._errors = b""
-        self._gone: Deferred[None] | None = None
-        self._ended = False
-
-    def outReceived(self, data: bytes) -> None:
-        """Note that llama.cpp listens.  Called by Twisted with each piece of what the child prints."""
-        # A line may come in two pieces, and libraries may print something before it.
-        if self.starting:
-            self._printed += data
-            self.starting = LISTENING not in self._printed
-
-    def errReceived(self, data: bytes) -> None:
-        """Keep the latest of what llama.cpp logs.  Called by Twisted."""
-        self._errors = (self._errors + data)[-KEPT:]
-
-    def end(self) -> Deferred[None] | None:
-        """Ask the child to end, by closing its standard input.
-
-        Returns a Deferred that fires when the child is gone, or `None` if it is gone already.
-        """
-        if self._ended:
-            return None
-        assert self.transport is not None
-        self._gone = Deferred()
-        self.transport.closeStdin()
-        return self._gone
-
-    def processEnded(self, reason: Failure) -> None:
-        """Note that the child is gone, and log why unless it was asked to end.
-
-        Called by Twisted once, after the process was collected and all its output was read.
-        """
-        self._ended = True
-        self.starting = False
-        if self._gone is not None:
-            self._gone.callback(None)
-        elif not reason.check(ProcessDone):
-            self.log.error(
-                "llama.cpp ended: {reason}\n{errors}",
-                reason=reason.getErrorMessage(),
-                errors=self._errors.decode("utf-8", "replace"),
-            )
 
 
 def free_port() -> int:
