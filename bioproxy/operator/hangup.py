@@ -52,6 +52,7 @@ class Hangup(Service):
 
     log = Logger()
 
+    # `has_terminal` is another function in tests.
     def __init__(
         self, reactor: Any, reload: Callable[[], object], has_terminal: Callable[[], bool] = has_terminal
     ) -> None:
@@ -60,7 +61,9 @@ class Hangup(Service):
         self._reactor = reactor
         self._reload = reload
         self._has_terminal = has_terminal
+        # What SIGHUP did before: a function, `SIG_DFL` (end the process) or `SIG_IGN`.
         self._before: Any = None
+        # Whether the end of the terminal is to end the process.
         self._ends_with_terminal = False
         self._stopping = False
 
@@ -68,6 +71,7 @@ class Hangup(Service):
         """Take the signal.  Called by the parent service; a daemon has left its terminal by then."""
         super().startService()
         self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._handle))
+        # Decided now: later, a terminal that is gone looks like one that never was.
         self._ends_with_terminal = self._before != signal.SIG_IGN and self._has_terminal()
 
     def stopService(self) -> None:

@@ -70,6 +70,7 @@ class Advisor:
     """
 
     log = Logger()
+    """Named in the text log as ``llama``, since that is what the advice is about."""
 
     def __init__(self, url: str, folder: Path | None, proc: Path = Path("/proc")) -> None:
         """Make an advisor on the llama-server at `url`.
@@ -79,6 +80,7 @@ class Advisor:
         self._url = url
         self._folder = folder
         self._proc = proc
+        # What was logged last.  `Advice` is a frozen dataclass, so lists of it can be compared.
         self._told: list[Advice] = []
 
     def look(self, props: Props, files: bool | None) -> list[Advice]:
@@ -93,6 +95,7 @@ class Advisor:
         # What only a llama-server on this machine shows, and stays unknown for all others.
         arguments = window = None
         if near:
+            # A URL without a port has the default port of its scheme, and llama-server's flags always say the number.
             port = parts.port or (443 if parts.scheme == "https" else 80)
             arguments = flags.command_line(port, props.model, self._proc)
             window = flags.sliding_window(props.model)
@@ -104,6 +107,7 @@ class Advisor:
         Called by the watch over llama-server when it has found another process of llama-server.
         """
         found = self.look(props, files)
+        # llama-server may be restarted every few minutes, by a supervisor for example, with the same flags each time.
         if found != self._told:
             for each in found:
                 say = self.log.warn if each.serious else self.log.info
@@ -161,6 +165,8 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
         return say("note: whether slot files can be written was not tried: the slot is in use")
     try:
         await llama.save(TRIAL)
+    # An error as the answer: the disk, the permissions, or a build without slot files.  No answer at all is another
+    # exception, which ends the survey.
     except LlamaError as error:
         return say(
             Advice(
@@ -169,6 +175,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
                 " that the disk is not full",
             )
         )
+    # llama-server says that it wrote the file.  If bioproxy does not see it, the two look at different folders.
     if folder.written_at(TRIAL) is None:
         return say(
             Advice(
@@ -177,6 +184,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
                 f" remove {TRIAL} there",
             )
         )
+    # bioproxy also removes files: those of templates that are gone, and those that turned out to be of no use.
     if not folder.remove(TRIAL):
         return say(
             Advice(
@@ -193,6 +201,7 @@ async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Sa
     Fails with `UpstreamError` or `UpstreamTimeout`, which end the survey.  An error that llama-server answers with
     concerns this template alone, and is said.
     """
+    # `BARE`: in a request with nothing before the template.  A system message of a client would add its own tokens.
     try:
         tokens = await prefixes.tokens(text, BARE, props.context, name)
     except DoesNotFit as error:
@@ -217,6 +226,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
         install(real)
         reactor = real
     url, path = settings.llama_url, settings.slot_save_path
+    # The same parts as `bioproxy.service` makes, but only those that a request to llama-server needs.
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     try:
         keys.read()
@@ -232,6 +242,8 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
         """Start the survey.  Called by the reactor when it runs."""
         llama = LlamaApi(Upstream(url, agents, reactor, keys))
         work = Deferred.fromCoroutine(survey(llama, Advisor(url, path), SlotFolder(path), texts, say, reactor))
+        # Callbacks are called in the order in which they were added: first `late`, if the survey failed, and then
+        # `finish`, in any case.
         work.addTimeout(PATIENCE, reactor).addErrback(late)
         work.addBoth(finish)
 
@@ -250,8 +262,10 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
     # Ctrl-C makes the reactor stop in its own way, without an exception.  A trigger is called when a stop begins.
     reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
     reactor.callWhenRunning(begin)
+    # Blocks until `finish` or Ctrl-C stops the reactor.
     reactor.run()
     if not ended:
         raise KeyboardInterrupt
+    # A `Failure` is an exception as Twisted passes it to callbacks.  Here it is a bug, so its traceback is shown.
     if isinstance(ended[0], Failure):
         ended[0].raiseException()

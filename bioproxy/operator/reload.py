@@ -58,13 +58,18 @@ class Reload:
         files again each time.  `takers` has, for each setting that can change, the function to call with its new value;
         none of those may fail, because a reload that fails half-way could not be taken back.
         """
+        # Those in force, which differ from the file's where a restart is needed.
         self._settings = settings
         self._read = read
         self._keys = keys
         self._takers = takers
 
     def run(self) -> Reloaded:
-        """Read the configuration again and put it into force.  Raises `ConfigError`, and then nothing has changed."""
+        """Read the configuration again and put it into force.
+
+        Returns what changed.  Raises `ConfigError`, and then nothing has changed.  Reads a few small files, which
+        blocks the reactor for a moment; in return no request can run between two of the changes, and see half of them.
+        """
         # All that can fail comes first.  `use` reads both files of keys before it changes anything, and it is called
         # even if no setting changed, since the contents of those files may have.
         try:
@@ -73,13 +78,17 @@ class Reload:
         except ConfigError as error:
             self.log.error("the configuration was not reloaded, the old one stays in force: {error}", error=error)
             raise
+        # Values are compared and not the texts of the file, so another order or spelling is no change.
         differs = [key for key in FIELDS if getattr(new, key) != getattr(self._settings, key)]
         taken = {key: getattr(new, key) for key in differs if key in self._takers}
+        # In the order of `Settings`.  A taker looks at nothing but its own value, so the order makes no difference.
         for key, value in taken.items():
             self._takers[key](value)
+        # A new object: whoever was given the old settings keeps them as they were.
         self._settings = replace(self._settings, **taken)
         result = Reloaded(tuple(taken), tuple(key for key in differs if key not in taken))
         self.log.info("the configuration was reloaded; changed: {changed}", changed=", ".join(taken) or "nothing")
+        # A warning, because the file says something that is not in force, now and after each further reload.
         if result.restart:
             self.log.warn("only a restart can change {keys}", keys=", ".join(result.restart))
         return result

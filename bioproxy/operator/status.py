@@ -74,7 +74,10 @@ class Status:
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     def whole(self) -> dict[str, Any]:
-        """Return everything, in the order in which `/status` shows it.
+        """Return everything, in the order in which ``/status`` shows it.
+
+        The requests are the latest ones, newest first (`bioproxy.proxy.request_log`).  Called for each GET, and for
+        each page that opens.
 
         `uptime_s` is in seconds.  It leaves out the time in which the process was stopped (`bioproxy.runtime.clock`).
         """
@@ -88,6 +91,7 @@ class Status:
         object, and sends the keys that differ.
         """
         return {
+            # By which a page that reconnects knows whether it talks to the same process as before.
             "started_at": self._started_at,
             "llama": self._llama(),
             "gate": self._at_the_gate(),
@@ -105,8 +109,10 @@ class Status:
             "up": self._watch.up,
             "model": self._watch.model,
             "build": self._watch.build,
+            # Asked once for each process of llama-server, by a call that changes nothing.
             "slot_save": self._slot.files.enabled,
             "note": self._slot.reuse_check.trouble,
+            # A sentence for people; programs should look at `up`.
             "trouble": self._watch.trouble,
         }
 
@@ -126,6 +132,7 @@ class Status:
             inside = {**who(turn.who), "since": since}
         elif since is not None:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
+        # In the order in which they will be served.
         queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 
@@ -145,28 +152,33 @@ class Status:
         # taken for it.
         snapshot = self._slot.saved(name, self._warmer.schedule.key(name))
         return {
+            # What headers, metrics and slot files call the template, and what a message has to begin with.
             "name": name,
             "prefix": template.prefix,
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
+            # Rounded to what a progress bar can show, so that it is not news for every page with each token.
             "progress": round(self._warmer.progress(name), 3),
             # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
+            # Wall-clock times, in ISO 8601: they may be from before a restart, when the reactor's clock was another.
             "warmed_at": snapshot.saved_at if snapshot else None,
             "last_used": self.request_log.last_used.get(name),
             "wanted": name in self._warmer.schedule.wanted,
+            # An error needs the operator; a note only tells why something is slower than it could be.
             "error": error,
             "note": self._warmer.note(name),
         }
 
 
 def who(record: Record | None) -> dict[str, Any]:
-    """Return what to say of a request at the gate.
+    """Return the fields that identify a request at the gate.
 
     `record` is `None` for a turn that belongs to no request; the fields are there all the same, so that a reader need
     not check.
     """
     if record is None:
         return {"id": None, "path": None, "template": None}
+    # The id is also in the answer's header `X-Bioproxy-Request-Id` and in the log, so an operator can connect them.
     return {"id": record.id, "path": record.path, "template": record.template or None}
