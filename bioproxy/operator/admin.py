@@ -8,6 +8,10 @@ Only a POST changes anything.  That is what `bioproxy.operator.host_check` relie
 send a GET (they cannot read the answer) but no POST.  It is applied before a request comes here
 (`bioproxy.http.ports`), as are the limits for bodies and connections.
 
+The routes fall into three groups: what the live page needs (``/``, ``/page/...``, ``/events``), what programs read
+(``/healthz``, ``/readyz``, ``/metrics``, ``/status``), and what an operator does with a template or the configuration.
+Paths and formats are part of the interface, since scripts and dashboards use them.
+
 Does not know how anything works: each route asks another part and puts the result into HTTP.
 """
 
@@ -51,7 +55,7 @@ class Admin:
         reload: Reload,
         metrics: Metrics,
     ) -> None:
-        """Make the routes to these parts."""
+        """Make the routes to these parts.  Nothing is served before `resource` is put into a `Site`."""
         self._status = status
         self._events = events
         self._page = page
@@ -72,6 +76,8 @@ class Admin:
 
         Called by Klein when no route matches.  Its own answer would be a page of HTML.
         """
+        # A `Failure` is an exception as Twisted hands it on; `value` is the exception, here one of werkzeug's, which
+        # matches the paths for Klein.  Its headers say, for 405, which methods are allowed.
         error: Any = failure.value
         request.setResponseCode(error.code)
         for name, value in error.get_headers():
@@ -83,6 +89,7 @@ class Admin:
         """Answer with the live page."""
         return self._page.serve(request, FIRST)
 
+    # `path` as a converter matches slashes, too, because some of the files are in folders.
     @app.route("/page/<path:path>", methods=["GET", "HEAD"])
     def page(self, request: Request, path: str) -> bytes:
         """Answer with one of the live page's files; 404 for any other path."""
@@ -115,6 +122,7 @@ class Admin:
 
         llama-server is asked now, since what the last look found may be two seconds old.  Takes at most five seconds.
         """
+        # The same look as the one of every two seconds, so what it finds is known to all other parts as well.
         await self._watch.look()
         if self._watch.up:
             return plain(request, "ready\n")
@@ -129,7 +137,10 @@ class Admin:
 
     @app.route("/status", methods=["GET", "HEAD"])
     def status(self, request: Request) -> bytes:
-        """Answer with the state of everything, as JSON; `bioproxy.operator.status` says what is in it."""
+        """Answer with the state of everything, as JSON; `bioproxy.operator.status` says what is in it.
+
+        With line ends and spaces, for people who read it in a terminal.
+        """
         request.setHeader(b"content-type", b"application/json; charset=utf-8")
         return json.dumps(self._status.whole(), indent=1).encode()
 
@@ -145,7 +156,9 @@ class Admin:
         template = self._poller.templates.get(name)
         if template is None:
             return unknown(request, name)
+        # Twisted keeps the query as bytes, with a list for each name, because a name may occur several times.
         message = (request.args or {}).get(b"message", [b""])[0].decode("utf-8", "replace")
+        # The files are read in a thread, as for a request of a user; the `await` waits for it without blocking.
         try:
             text = await self._poller.look(template)
         except TemplateError as error:
@@ -158,6 +171,7 @@ class Admin:
         """Have a template warmed up next.  Answers 202 at once: the warm-up waits until no user needs the slot."""
         if name not in self._poller.templates:
             return unknown(request, name)
+        # Only noted here.  The warmer looks twice a second for what there is to do.
         self._warmer.schedule.want(name)
         request.setResponseCode(202)
         return plain(request, f"template {name} is warmed up next\n")
@@ -166,6 +180,7 @@ class Admin:
     def reload(self, request: Request) -> bytes:
         """Reload the configuration; answer with the settings that changed, or with 400 and the mistake."""
         request.setHeader(b"content-type", b"application/json; charset=utf-8")
+        # The same as SIGHUP does, but with the result as an answer instead of only in the log.
         try:
             reloaded = self._reload.run()
         except ConfigError as error:

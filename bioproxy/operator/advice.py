@@ -88,7 +88,8 @@ def advice(seen: Seen) -> Iterator[Advice]:
     if props.model is None and props.build is None:
         yield Advice("the server there seems to be no llama-server: it reports no model", "correct llama_url")
         return
-    # Without slot files the only place for a warm template is the slot itself, which the next prompt overwrites.
+    # `None` means that it was not asked, and then nothing is said.  Without slot files the only place for a warm
+    # template is the slot itself, which the next prompt overwrites.
     if seen.files is False:
         yield Advice(
             "it keeps no slot files: only one template can be kept warm, and a restart makes it cold",
@@ -113,6 +114,8 @@ def advice(seen: Seen) -> Iterator[Advice]:
             "use a newer build",
             serious=False,
         )
+    # Layers with a sliding window drop the keys and values of tokens outside it.  With --swa-full they keep all, at the
+    # price of memory.  Newer builds save states to go back to, so this is a note and no warning.
     if seen.window and "--swa-full" not in (seen.arguments or ()):
         yield Advice(
             f"its model has a sliding window of {seen.window} tokens: older builds of llama-server cannot reuse the"
@@ -120,6 +123,7 @@ def advice(seen: Seen) -> Iterator[Advice]:
             "if bioproxy reports that restoring does not help, start it with --swa-full",
             serious=False,
         )
+    # Warnings come before the last note, which only offers a bit more safety.
     yield from _of_arguments(seen)
     # On another machine the folder is usually out of reach, so the setting is missing for a reason.
     if seen.files and seen.folder is None and seen.near:
@@ -136,12 +140,14 @@ def _of_arguments(seen: Seen) -> Iterator[Advice]:
     """Yield the advice on the command line, where that is known."""
     if seen.arguments is None:
         return
+    # What is no number would have kept llama-server from starting, so it belongs to another option and is ignored.
     batch = value(seen.arguments, "-b", "--batch-size")
     if batch is not None and batch.isdecimal() and int(batch) > USUAL_BATCH:
         yield Advice(
             f"it runs with batches of {batch} tokens, and notices only between two batches that a client has hung up",
             f"start it without -b (the default is {USUAL_BATCH}), or with a smaller number",
         )
+    # A request may ask for the cache by itself (`cache_prompt`), but clients do not do that.
     if "--no-cache-prompt" in seen.arguments:
         yield Advice(
             "it runs with --no-cache-prompt, so it computes each prompt from the start", "start it without that flag"

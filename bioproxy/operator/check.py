@@ -49,6 +49,7 @@ class Report(NamedTuple):
 
 def report(settings: Settings) -> Report:
     """Check the files that the settings name, and read every template.  Never fails for reasons of the settings."""
+    # All settings, also those with their defaults: a user sees at once whether the file that was read is the right one.
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
@@ -67,6 +68,7 @@ def report(settings: Settings) -> Report:
             problems.append(complaint)
     if not settings.templates:
         lines.append("no templates: every request passes through unchanged")
+    # One broken template must not hide what is wrong with the others.
     for template in settings.templates:
         lines.append(f"{template.prefix} -> {template.path}")
         try:
@@ -78,6 +80,7 @@ def report(settings: Settings) -> Report:
         lines.extend(f"    includes {include}" for include in text.includes)
         # An include that cannot be read is an error in the text for users, but a mistake that the operator can correct.
         problems.extend(f"template {template.name}: {error}" for error in text.errors)
+        # Tokens of white space alone are not worth a warm-up.
         if text.prefix.strip():
             texts.append((template.name, text.prefix))
         else:
@@ -95,6 +98,7 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
     colour = out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
     def say(what: str | Advice) -> None:
+        """Print a finding."""
         text = what if isinstance(what, str) else in_words(what)
         # A file name may have bytes that are no UTF-8, which `print` would fail on; they are shown as escapes.
         text = text.encode(errors="backslashreplace").decode()
@@ -104,9 +108,11 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
     found = report(settings)
     for line in found.lines:
         say(line)
+    # llama-server is asked even if there are problems here: the user gets all findings at once.
     if survey is not None:
         say(f"llama-server at {settings.llama_url}")
         survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))
+    # Last, so that problems are at the end of a long output, where a user looks first.
     return "\n".join(f"bioproxy: {problem}" for problem in found.problems) or 0
 
 
@@ -121,7 +127,10 @@ def indented(text: str) -> str:
 
 
 def coloured(text: str) -> str:
-    """Return text with the words of `COLOURS` in colour, where one begins the first line and has a colon behind."""
+    """Return text with its first word in colour, if that is one of `COLOURS` with a colon behind it.
+
+    White space before it is allowed.  The sequence after the word restores the terminal's own colour.
+    """
     return re.sub(
         rf"^( *)({'|'.join(COLOURS)}):", lambda found: f"{found[1]}\x1b[{COLOURS[found[2]]}m{found[2]}:\x1b[0m", text
     )

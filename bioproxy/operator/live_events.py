@@ -65,6 +65,7 @@ for a team; with twice as much, pages could take all connections, and nobody cou
 """
 
 
+# Declares the interface whose three methods Twisted calls: `pauseProducing`, `resumeProducing`, `stopProducing`.
 @implementer(IPushProducer)
 class Viewer:
     """One open page, as the producer of its connection."""
@@ -85,6 +86,7 @@ class Viewer:
 
     def tell(self, event: bytes) -> None:
         """Send an event.  Never blocks; what the network does not take yet is kept in the connection's buffer."""
+        # Set before writing, which may call `pauseProducing` right away.
         self.missed = False
         self._request.write(event)
 
@@ -141,6 +143,8 @@ class LiveEvents(Service):
         self._requests = self._points = 0
         # When the last event was sent, in the clock's seconds.
         self._told_at = 0.0
+        # Calls `_look` again and again between its `start` and its `stop`.  In tests the clock stands still until it is
+        # moved, and so does the loop.
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
@@ -156,6 +160,7 @@ class LiveEvents(Service):
         connection is lost.
         """
         viewer = Viewer(request, self._clock)
+        # Never stored: neither a cache on the way nor the browser may repeat old events.
         request.setHeader(b"content-type", b"text/event-stream; charset=utf-8")
         request.setHeader(b"cache-control", b"no-store")
         # `True`: a push producer, which sends by itself and is told to pause and to resume.  (The other kind sends only
@@ -168,6 +173,7 @@ class LiveEvents(Service):
             # `start` returns a Deferred that fails if `_look` raises, which would be a bug.  Unless somebody handles
             # it, Twisted logs it much later or never, and the pages just stand still.
             self._loop.start(INTERVAL, now=False).addErrback(lambda failure: self.log.failure("events", failure))
+        # Before the first event is sent: if sending pauses the viewer at once, the next comparison must know it.
         self._viewers.append(viewer)
         # Cancelling raises `CancelledError` at the `await`; `finally` is the same for that and for the orderly end.
         try:
@@ -190,6 +196,7 @@ class LiveEvents(Service):
 
     def _look(self) -> None:
         """Compare the state, and send what is new to all pages.  Called by the loop, every `INTERVAL` seconds."""
+        # One comparison and one event for all viewers, however many there are.
         news, silent = self._news(), self._clock.seconds() - self._told_at
         event = self._encode("change", news) if news else self._encode("beat", {}) if silent >= BEAT else None
         if event is not None:
@@ -197,6 +204,8 @@ class LiveEvents(Service):
         # Made when the first viewer needs it, and then used for all: it is by far the largest event.
         everything: bytes | None = None
         for viewer in list(self._viewers):
+            # In this order: a viewer that is lost is also paused, and one that is paused may also have missed
+            # something.
             if viewer.lost:
                 viewer.drop()
             elif viewer.paused:
@@ -214,6 +223,7 @@ class LiveEvents(Service):
 
     def _news(self) -> dict[str, Any]:
         """Return what changed since this was last called, and remember the present state for the next call."""
+        # Keys that are gone would be missed here, but `now` always has the same keys.
         now, request_log, history = self._status.now(), self._status.request_log, self._history
         news = {key: value for key, value in now.items() if value != self._known.get(key)}
         # Requests and points are only ever added, so a count of all that there ever were tells which ones are new,
@@ -222,6 +232,7 @@ class LiveEvents(Service):
             news["requests"] = request_log.latest(request_log.kept - self._requests)
         if history.taken > self._points:
             news["history"] = history.latest(history.taken - self._points)
+        # `now` made new objects, so what is stored here does not change when the parts go on.
         self._known, self._requests, self._points = now, request_log.kept, history.taken
         return news
 
@@ -233,6 +244,7 @@ class LiveEvents(Service):
         points are in.
         """
         # JSON has no line ends inside, so one ``data:`` line is enough.
+        # Small numbers of digits, because each event repeats them: milliseconds are more than the page can show.
         told_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         clock = round(self._clock.seconds(), 3)
         text = json.dumps({"told_at": told_at, "clock": clock, **data}, separators=(",", ":"))

@@ -55,6 +55,8 @@ class Table:
             raise misfit(f"{name} is no object")
         self.values: dict[str, Any] = value
 
+    # The methods are small on purpose, one for each type: the caller reads like a description of the answer.
+
     def whole(self, name: str) -> int:
         """Return a whole number, at least 0."""
         return whole(self.values.get(name), name)
@@ -79,6 +81,7 @@ class Table:
 
         llama.cpp writes null where it computed such a number, so both mean the same: it is not known.
         """
+        # `json` reads ``NaN`` and ``Infinity``, although they are no JSON, and too large numbers as infinity.
         value = self.values.get(name)
         missing = value is None or (isinstance(value, float) and not math.isfinite(value))
         return other if missing else self.number(name)
@@ -91,7 +94,7 @@ class Table:
         return value
 
     def flag_or(self, name: str, other: bool) -> bool:
-        """Return a boolean, or `other`."""
+        """Return a boolean, or `other`.  The numbers 0 and 1 are no booleans."""
         return other if self.values.get(name) is None else self.flag(name)
 
     def text(self, name: str) -> str:
@@ -182,5 +185,6 @@ def shown(text: str, longest: int = LONGEST_LINE) -> str:
 
     Line ends and control characters become escapes: they could forge a log line or move a terminal's cursor.
     """
+    # Cut before the escapes are made, so that what is kept in memory is limited, too.
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:longest])
     return line if len(text) <= longest else line + "…"

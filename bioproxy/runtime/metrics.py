@@ -58,27 +58,34 @@ class Metrics:
         def seconds(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(f"bioproxy_{name}", text, labels, registry=self.registry, buckets=SECONDS)
 
+        # Requests, as clients see them.
         self.requests = counter("requests", "Requests answered", "endpoint", "template", "code")
         self.request_seconds = seconds("request_seconds", "From a request's arrival to its answer's end", "template")
         self.ttft_seconds = seconds(
             "ttft_seconds", "From a request's arrival to the first bytes of its answer's body", "template"
         )
         self.queue_seconds = seconds("queue_seconds", "Time a request waited at the gate", "template")
+        # The gate, as it is now.
         self.queue_depth = gauge("queue_depth", "Requests waiting at the gate")
         self.gate_busy = gauge("gate_busy", "1 while somebody of this kind uses the slot", "kind")
+        # What bioproxy is for: tokens that did not have to be computed, and the time that this saved.
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens, reused or computed", "template", "source")
         self.prefill_seconds_saved = counter(
             "prefill_seconds_saved", "Tokens reused times the seconds that computing one takes", "template"
         )
+        # Warm-ups, and how long they keep a user waiting.
         self.warmups = counter("warmups", "Warm-ups ended", "template", "result")
         self.warmup_seconds = seconds("warmup_seconds", "Duration of whole warm-ups", "template")
         self.preempt_seconds = seconds("preempt_seconds", "From a user's arrival in a warm-up to the gate being free")
+        # Templates, as they are now.
         self.template_warm = gauge("template_warm", "1 where a template's current content is warm", "template")
         self.template_tokens = gauge("template_tokens", "Prefix tokens of a template", "template")
         self.template_errors = counter("template_errors", "Files of a template that could not be read", "template")
+        # Slot files, by the result of each save and restore.
         self.slot_saves = counter("slot_saves", "Saves of slot 0 to a file", "template", "result")
         self.slot_restores = counter("slot_restores", "Restores of slot 0 from a file", "template", "result")
         self.slot_bytes = counter("slot_bytes", "Bytes of slot files", "direction")
+        # bioproxy and llama-server themselves.
         self.reactor_stall_seconds = seconds("reactor_stall_seconds", "Times over 50 ms that bioproxy stood still")
         self.upstream_up = gauge("upstream_up", "1 while llama-server answers with its model loaded")
         # A metric with labels has no value before the labels' first use; these two are meant to be 0 from the start.
@@ -105,6 +112,7 @@ class Metrics:
         A counter with labels appears with its first event, already at 1.  Prometheus computes rates from differences
         between two values, so it would miss that first event: the first error of a template, for example.
         """
+        # Asking for a metric with labels creates it with the value 0.  The lists are all results that occur.
         self.template_errors.labels(template)
         for counter, results in (
             (self.warmups, ("done", "preempted", "failed")),

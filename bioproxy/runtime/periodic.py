@@ -40,6 +40,7 @@ class Periodic(Service):
         self.setName(name)
         self._interval = interval
         self._work = work
+        # The round in progress, for `stopService` to cancel.
         self._round: Deferred[None] | None = None
         self._loop = LoopingCall(self._run)
         self._loop.clock = clock
@@ -87,5 +88,6 @@ class Periodic(Service):
             pass
         except Exception:
             self.log.failure("{name} failed and goes on", name=self.name)
+        # Reached in each case, before the Deferred of the round fires.
         finally:
             self._round = None

@@ -37,6 +37,7 @@ class StateFolder:
     def __init__(self, path: Path) -> None:
         """Name the folder.  Nothing is touched before `open`."""
         self._path = path
+        # The open file that holds the lock; `None` while the folder is not locked.
         self._lock: TextIO | None = None
 
     def open(self) -> None:
@@ -50,6 +51,7 @@ class StateFolder:
             # `LOCK_NB`: fail at once instead of waiting for the other process to end.
             self._lock = open_private(self._path / "lock")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # What `LOCK_NB` raises; it is an `OSError`, too, so it has to come first.
         except BlockingIOError:
             raise ConfigError(f"state_dir: another bioproxy uses {self._path}") from None
         except OSError as error:
@@ -80,6 +82,7 @@ class StateFolder:
         With `durable` the new content is on the disk when this returns, so that it survives a power cut; without, the
         operating system writes it within some seconds.  The rename makes sure of the rest in either case.
         """
+        # In the same folder, because a rename is atomic only within one file system.
         file = self._path / name
         draft = file.with_suffix(".new")
         # A draft that an earlier process left behind is simply overwritten.
@@ -136,6 +139,7 @@ class State(Service):
     def startService(self) -> None:
         """Lock the folders and call the readers.  Called by the parent service.  Raises `ConfigError`."""
         super().startService()
+        # Reading comes after locking: before it, another process might still be writing.
         for folder in self._folders:
             folder.open()
         for read in self._readers:

@@ -60,6 +60,11 @@ twice as much only takes more memory in the process that must not grow.
 """
 
 
+# Three objects for one child: `Worker` is what the rest of bioproxy calls, `Child` is the process, and `Line` the
+# connection to it.  Twisted reports separately on the two latter, since a process may die while its connection still
+# has data in it, and a connection may be lost while the process still runs.
+
+
 class Worker(Service):
     """Runs functions in a child process, one at a time.
 
@@ -91,6 +96,7 @@ class Worker(Service):
             child = self._child
             if child is None or child.ended:
                 child = self._child = self._start()
+            # A child that has just been started need not be waited for: the question waits in the socket.
             done = False
             try:
                 # `addTimeout` cancels the Deferred after `SECONDS` and turns the cancellation into a `TimeoutError`.
@@ -106,6 +112,8 @@ class Worker(Service):
                 # send its answer later, and the next call would take it for its own.
                 if not done:
                     child.end()
+            # An exception was pickled in the child like any other result, and is raised here for the request that
+            # asked.
             if succeeded:
                 return result
             raise result
@@ -155,6 +163,7 @@ class Child(ProcessProtocol):
 
     def ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Deferred[tuple[bool, Any]]:
         """Have the child run a function; see `Line.ask`."""
+        # `pickle` stores a function as the names of its module and of itself, so the child imports the same one.
         return self._line.ask(descriptor, pickle.dumps((function, args)))
 
     def end(self) -> None:
@@ -165,6 +174,7 @@ class Child(ProcessProtocol):
         if not self.ended:
             self.ended = True
             self._line.close()
+            # The process may be gone without Twisted having reported it yet.
             with suppress(ProcessExitedAlready):
                 self._process.signalProcess("KILL")
 
@@ -184,6 +194,7 @@ class Child(ProcessProtocol):
         Called by Twisted once, after it has collected the process, so that no zombie is left.
         """
         self.ended = True
+        # Normally the connection is lost anyway; this makes sure that a question in it fails.
         self._line.close()
 
 
@@ -228,7 +239,8 @@ class Line(Int32StringReceiver):
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Report that no answer will come.  Called by Twisted, also when the child is gone."""
         answer, self._answer = self._answer, None
-        # A Deferred that was cancelled has fired, and Twisted allows each Deferred to fire only once.
+        # A Deferred that was cancelled, by the time-out or by a client that hung up, has fired already, and Twisted
+        # allows each Deferred to fire only once.
         if answer is not None and not answer.called:
             answer.errback(TooComplex("reading the request took more memory than is allowed"))
 

@@ -67,10 +67,13 @@ def run(function: Any, descriptor: int, args: tuple[Any, ...]) -> bytes:
         # The body is mapped into memory instead of read, so its pages count as the operating system's file cache.
         with mmap(descriptor, 0, access=ACCESS_READ) as view:
             return pickle.dumps((True, function(view, *args)))
+    # Raised when the limit is reached.  What failed is usually a large allocation, so there is room for this small one.
     except MemoryError:
         return pickle.dumps((False, TooComplex("reading the request took more memory than is allowed")))
+    # An error that the client is told about, such as `TooDeep`.  `pickle` stores its class and its arguments.
     except ProxyError as error:
         return pickle.dumps((False, error))
+    # The parent has its own copy of the descriptor.  Without this one closed, the file's disk space would stay in use.
     finally:
         os.close(descriptor)
 

@@ -52,6 +52,7 @@ class ApiKeys:
         self.required = clients is not None
         self._clients_file = clients
         self._llama_file = llama
+        # Digests of the clients' keys, and llama-server's key itself, which has to be sent.
         self._clients: tuple[bytes, ...] = ()
         self._llama: bytes | None = None
 
@@ -70,6 +71,7 @@ class ApiKeys:
         self._clients_file, self._llama_file = clients, llama
         self.required = clients is not None
         self._clients = tuple(map(fingerprint, clients_keys))
+        # The file may have several keys, like llama-server's own `--api-key-file`, and the first is as good as any.
         self._llama = llama_keys[0] if llama_keys else None
         # Not an error: the file may be on a system without such permissions, or shared with llama-server's user.
         for file in (clients, llama):
@@ -106,8 +108,10 @@ class ApiKeys:
 
     def _shown(self, headers: Headers) -> bool:
         """Tell whether a request has a valid key in one of the headers, each of which may occur several times."""
+        # Twisted keeps a list of values for each header, in which names are compared without regard to case.
         candidates = list(headers.getRawHeaders(b"x-api-key", []))
         for value in headers.getRawHeaders(b"authorization", []):
+            # Other schemes, such as ``Basic``, have no key in them.
             scheme, _, key = value.partition(b" ")
             if scheme.lower() == b"bearer":
                 candidates.append(key.strip())

@@ -53,6 +53,7 @@ def setting(default: Any, check: Check, help: str) -> Any:
     or one that can be changed, such as a dict.
     """
     metadata = {"check": check, "help": help}
+    # The metadata of a field is a dict that `dataclasses` carries along without looking at it.
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -66,29 +67,40 @@ class Settings:
     meanings are part of the interface.
     """
 
+    # Where clients connect.
     host: str = setting("127.0.0.1", text, "address that clients connect to")
     port: int = setting(8081, whole(0, 65535), "port that clients connect to; 0 takes a free one")
     listen: str | None = setting(None, text, "a Twisted endpoint instead of both, such as unix:/run/bioproxy.sock")
+    # The operator's port, which shows everything and needs no key: by default only this machine can reach it.
     admin_host: str = setting("127.0.0.1", text, "address of the operator's port")
     admin_port: int = setting(8082, whole(0, 65535), "the operator's port: metrics and status")
     admin_listen: str | None = setting(None, text, "a Twisted endpoint instead of both")
     admin_hosts: tuple[str, ...] = setting((), names, "more names that the operator's port answers to")
+    # Who may use the clients' port, and how llama-server is reached.
     api_key_file: Path | None = setting(None, path, "file with keys, one a line, of which clients must show one")
     llama_url: str = setting("http://127.0.0.1:8080", url, "where llama-server listens, http or https")
     llama_ca_file: Path | None = setting(None, path, "extra CA file to verify llama-server's certificate with")
     llama_api_key_file: Path | None = setting(None, path, "file with the key that llama-server wants")
+    # Half of 30 seconds would give up on a llama-server that swaps for a moment; with twice as much, users wait a
+    # minute before they are told that it hangs.  A long prompt is no reason: `/health` is answered meanwhile.
     upstream_timeout: float = setting(30.0, seconds(1, 86400), "seconds that llama-server may be unresponsive")
+    # Templates, and when they are processed.
     prefixes: Mapping[str, Path] = setting(dict, prefixes, "prefix=file of a template; may be repeated")
     poll_interval: float = setting(2.0, seconds(0.05, 86400), "seconds between looks at the template files")
     warmup: bool = setting(True, flag, "process templates before anyone asks")
+    # A user who comes during a warm-up waits for the end of its present piece.  Half of 512 tokens lets users in sooner
+    # and makes a warm-up slower; twice as much the other way round.
     warmup_chunk: int = setting(512, whole(1, 1_000_000), "tokens of a warm-up sent at a time, at most")
     save_conversations: bool = setting(True, flag, "keep conversations in files too")
+    # Folders.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"
     )
+    # Limits.  Half of them would turn users away who would wait; with twice as much, users wait longer for a refusal.
     queue_limit: int = setting(100, whole(0, 1_000_000), "waiting requests at most")
     queue_timeout: float = setting(600.0, seconds(0.05, 86400), "seconds that a request may wait")
+    # Proxies and clients often drop a connection that is silent for 30 seconds or more.
     ping_interval: float = setting(10.0, seconds(0, 86400), "seconds between comments to a waiting stream, 0 for none")
     max_body: int = setting(67108864, whole(1, 2**40), "bytes of a request body at most")
     log_format: str = setting("text", one_of("text", "json"), "the log's form: text, or json, one object a line")
@@ -140,6 +152,7 @@ def read_file(file: Path, may_be_missing: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON: {error}") from None
+    # A list or a text is valid JSON, too.
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must hold one JSON object")
     return content
@@ -157,6 +170,7 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
     if use_file:
         # Relative paths in the file start at the file's own folder, so that the file means the same from everywhere.
         for key, value in read_file(source, may_be_missing=file is None).items():
+            # An unknown key is an error and not ignored: most of them are known keys with a typing mistake.
             if key not in FIELDS:
                 raise ConfigError(f"{source}: unknown key {key!r}{suggestion(key)}")
             values[key] = checked(key, value, source.absolute().parent, f"{source}: {key}")
@@ -182,8 +196,10 @@ def refuse_loop(settings: Settings) -> None:
     Each request would then cause another one, without end.  Only the plain mistakes are found: the same port of this
     machine, not another name that resolves to it.
     """
+    # A URL without a port has the default port of its scheme.
     target = urlsplit(settings.llama_url)
     port = target.port or (443 if target.scheme == "https" else 80)
+    # Different names for this machine.  Listening on 0.0.0.0 or :: means all of its addresses, these included.
     local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
     own = [
         endpoint_address(settings.listen) or (settings.host, settings.port),
@@ -213,6 +229,7 @@ def checked(key: str, value: Any, folder: Path, place: str) -> Any:
 
     Raises `ConfigError`.
     """
+    # The text of the `ValueError` continues the sentence that begins with the place.
     try:
         return FIELDS[key].metadata["check"](value, folder)
     except ValueError as error:
@@ -228,5 +245,6 @@ def option(key: str) -> str:
 
 def suggestion(key: str) -> str:
     """Return the end of an error for an unknown key: the most similar known key, or nothing if none is similar."""
+    # By the ratio of equal characters, at least 0.6, which is the default of `difflib`.
     near = difflib.get_close_matches(key, FIELDS, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -21,12 +21,15 @@ from urllib.parse import urlsplit
 
 from bioproxy.prompts.templates import Template
 
+# In each function `_folder` is the folder for relative paths, and is unused if the value is no path.
+
 Check = Callable[[Any, Path], Any]
 """Turns a raw value into the setting's value; relative paths start at the folder.  Raises `ValueError`."""
 
 
 def text(value: Any, _folder: Path) -> str:
     """Accept a text that has more than white space."""
+    # An empty host or path would be understood as something by the operating system, and not as a mistake.
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"must be a text, not {json.dumps(value)}")
     return value
@@ -44,6 +47,7 @@ def one_of(*names: str) -> Check:
 
     def check(value: Any, _folder: Path) -> str:
         """Accept one of `names`."""
+        # A value of another type equals no name.
         if value not in names:
             raise ValueError(f"must be {' or '.join(names)}, not {json.dumps(value)}")
         return str(value)
@@ -95,6 +99,7 @@ def url(value: Any, folder: Path) -> str:
     A slash at the end is removed, because a request's path, which follows, begins with one.
     """
     address = text(value, folder).rstrip("/")
+    # One text for all mistakes, with an example: which rule was broken is usually obvious then.
     complaint = f"must be an address like http://127.0.0.1:8080, not {json.dumps(value)}"
     try:
         parts = urlsplit(address)
@@ -123,6 +128,7 @@ def names(value: Any, folder: Path) -> tuple[str, ...]:
 
 def prefixes(value: Any, folder: Path) -> Mapping[str, Path]:
     """Accept an object that maps prefixes to the paths of template files."""
+    # The paths are checked one by one, so that the error quotes the one that is wrong.
     if not isinstance(value, dict):
         raise ValueError(f'must be an object like {{"@code": "code.txt"}}, not {json.dumps(value)}')
     return with_names({prefix: path(file, folder) for prefix, file in value.items()})
@@ -134,6 +140,8 @@ def with_names(files: Mapping[str, Path]) -> Mapping[str, Path]:
     A template's name, the prefix without its punctuation, is part of file names, of paths on the operator's port and
     of metrics.  Two templates with one name would overwrite each other's slot files.
     """
+    # The prefix that has each name, to quote both in the error.  `Template.of` raises `ValueError` for a prefix without
+    # a valid name.
     owners: dict[str, str] = {}
     for prefix, file in files.items():
         name = Template.of(prefix, file).name
