@@ -35,11 +35,11 @@ from bioproxy.assembly import Outside, Parts, assemble
 from bioproxy.http.connection_limits import allowed_connections
 from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
 from bioproxy.llama.connections import check_ca_file
+from bioproxy.operator.hangup import Hangup
 from bioproxy.operator.options import Options
-from bioproxy.operator.reload import Hangup
-from bioproxy.root import Root
 from bioproxy.runtime.clock import Heartbeat, install
-from bioproxy.runtime.json_log import json_observer, leaves_it_to_us
+from bioproxy.runtime.log_output import leaves_it_to_us, log_observer
+from bioproxy.runtime.root_service import Root
 from bioproxy.runtime.state_folder import State
 
 __all__ = ["Options", "makeService"]
@@ -60,8 +60,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     root = Root()
     settings, read_settings = options.settings, options.read
     twistd = options.parent
-    if settings.log_format == "json" and twistd is not None and leaves_it_to_us(twistd):
-        root.log_observer = lambda: json_observer(twistd, reactor)
+    if twistd is not None and leaves_it_to_us(twistd):
+        root.log_observer = lambda: log_observer(options.settings.log_format, twistd, reactor)
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
@@ -77,6 +77,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     if usable is not None:
         Heartbeat(reactor, usable, parts.metrics.reactor_stall_seconds).setServiceParent(root)
     if demo is not None:
+        parts.watch.starting = demo.starting
         demo.announce(lambda: all(parts.warmer.state(name)[0] == "warm" for name in parts.poller.templates))
     return root
 

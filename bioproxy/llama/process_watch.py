@@ -12,6 +12,7 @@ reason: `/health` goes on being answered.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -32,6 +33,10 @@ INTERVAL = 2.0
 
 PATIENCE = 5.0
 """Seconds that one look may take."""
+
+
+STARTING = "llama-server is starting"
+"""What is told, as `trouble` and in the log, of a llama-server that bioproxy itself has just started."""
 
 
 class ProcessWatch:
@@ -61,6 +66,8 @@ class ProcessWatch:
         self.context = sys.maxsize
         self.asleep = False
         self.process = object()
+        # Tells whether bioproxy has just started llama-server itself, so that no answer yet is no reason to worry.
+        self.starting: Callable[[], bool] = lambda: False
         self._llama = llama
         self._upstream = upstream
         self._identity = identity
@@ -75,6 +82,8 @@ class ProcessWatch:
 
     async def look(self) -> None:
         """Ask llama-server how it is.  Never fails for reasons of llama-server's."""
+        # Asked first: a connection that is refused during the start may be told only after the end of the start.
+        starting = self.starting()
         try:
             await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
             trouble, fix = None, ""
@@ -85,7 +94,11 @@ class ProcessWatch:
             trouble, fix = str(error), of_trouble(error).fix
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
-        if trouble is not None and trouble != self.trouble:
+        if trouble is not None and starting:
+            trouble = STARTING
+            if trouble != self.trouble:
+                self.log.info("llama-server at {url} is starting", url=self._upstream.url)
+        elif trouble is not None and trouble != self.trouble:
             self.log.warn(
                 "llama-server at {url}: {trouble} (what helps: {fix})", url=self._upstream.url, trouble=trouble, fix=fix
             )
