@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.prompt_shape import Shape
@@ -54,7 +54,7 @@ class Props:
     context: int
     marker: str
     about_model: str
-    asleep: bool
+    asleep: bool = field(compare=False)
     slots: int = 1
     tells_slots: bool = True
 

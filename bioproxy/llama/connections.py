@@ -108,7 +108,7 @@ class _Also:
 
 
 def trusted(ca_file: Path | None) -> Any:
-    """Return whom to trust for certificates: the system's list, and those in a file, read when they are needed."""
+    """Return the trusted certificates: the system's list, and those in `ca_file`, which is read when needed."""
     return platformTrust() if ca_file is None else _Also(ca_file)
 
 

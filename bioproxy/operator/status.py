@@ -62,8 +62,8 @@ class Status:
             "llama": {
                 "url": self._upstream.url,
                 "up": self._watch.up,
-                "model": self._watch.model,
-                "build": self._watch.build,
+                "model": self._watch.process.props.model,
+                "build": self._watch.process.props.build,
                 "slot_save": self._slot.files.enabled,
                 "note": self._slot.reuse_check.trouble,
                 "trouble": self._watch.trouble,

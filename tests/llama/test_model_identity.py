@@ -181,5 +181,5 @@ class FindingOut(SlotTest):
         """The model is unknown as soon as another process was seen, and stays known while it is the same."""
         for marker, known in ((self.server.marker, True), ("<__media_other__>", False)):
             self.server.marker = marker
-            self.built.identity.seen(self.run_now(self.built.llama.props))
+            self.built.identity.met(self.run_now(self.built.llama.props))
             self.assertEqual(known, self.built.identity.current is not None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 from twisted.logger import capturedLogs
 
-from bioproxy.llama.process_watch import PATIENCE
-from bioproxy.runtime.errors import UpstreamTimeout
+from bioproxy.llama.process_watch import PATIENCE, Listeners, ProcessWatch
+from bioproxy.runtime.errors import UpstreamError, UpstreamTimeout
 from tests.support.network import Wire
 from tests.support.world import KEY, WorldTest, logged
 
@@ -83,7 +85,7 @@ class WatchTest(WorldTest):
         self.server.answers = {"/props": {"model_path": "x"}}
         self.look()
         self.assertTrue(self.watch.up)
-        self.assertGreater(self.watch.context, 10**9)
+        self.assertGreater(self.watch.process.props.context, 10**9)
 
     def test_no_answer(self) -> None:
         """A llama-server that says nothing is in trouble when a look has lasted for long enough."""
@@ -122,6 +124,63 @@ class WatchTest(WorldTest):
             self.assertEqual(known, self.built.content.has(KEY))
             self.assertEqual(model_known, self.built.identity.current is not None)
 
+    def test_met_by_a_request(self) -> None:
+        """What a request left in the slot of a process that it met before the watch did stays known."""
+        process = self.watch.process
+        self.built.reuse_check.gone_back(1000, 0)
+        self.server.restart()
+        model = self.successResultOf(self.built.start(self.built.identity.find_out))
+        self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+        self.assertEqual(process, self.watch.process)
+        self.look()
+        self.assertNotEqual(process, self.watch.process)
+        self.assertEqual((True, model), (self.built.content.has(KEY), self.built.identity.current))
+        self.assertTrue(self.built.reuse_check.goes_back, "that was learned from the old one")
+
+    def test_order(self) -> None:
+        """Listeners hear of a change in a fixed order, each when the new process is in its place."""
+        heard: list[Any] = []
+
+        def note(name: str) -> Callable[..., Any]:
+            return lambda *told: heard.append((name, self.watch.process.serial, *told))
+
+        built = self.built
+        names = [field.name for field in fields(Listeners)]
+        listeners = Listeners(*map(note, names))
+        self.watch = ProcessWatch(
+            built.llama, built.upstream, built.identity, listeners, built.metrics, built.clock, 30
+        )
+        self.server.asleep = True
+        self.look()
+        self.server.asleep = False
+        self.look()
+        self.server.restart()
+        self.look()
+        props = self.watch.process.props
+        self.assertEqual(
+            [
+                *(("fell_asleep", 1), ("another_process", 1, True), ("slot_files", 1, True)),
+                *(("advise", 1, replace(props, marker="<__media_one__>"), True), ("another_process", 2, False)),
+                *(("slot_files", 2, True), ("advise", 2, props, True)),
+            ],
+            heard,
+        )
+        self.server.down = True
+        self.look()
+        self.assertEqual(("what_helps", 2), heard[-1][:2])
+        self.assertIsInstance(heard[-1][2], UpstreamError)
+
+    def test_away(self) -> None:
+        """Who was out of reach counts as another process, and may have other flags: it is asked again."""
+        process = self.watch.process
+        self.server.down = True
+        self.look()
+        self.assertIs(process, self.watch.process)
+        self.server.down, self.server.files = False, None
+        self.look()
+        self.assertNotEqual(process, self.watch.process)
+        self.assertEqual((process.props, False), (self.watch.process.props, self.watch.process.slot_files))
+
     def test_sleep(self) -> None:
         """A llama-server that falls asleep loses its slot, but is the same process with the same model, awake again."""
         process, model = self.watch.process, self.built.identity.current
@@ -129,15 +188,15 @@ class WatchTest(WorldTest):
         before = len(self.server.requests)
         self.look()
         self.assertEqual(["/health", "/props"], self.server.paths()[before:])  # whatever else is asked would wake it
-        self.assertEqual((True, True), (self.watch.up, self.watch.asleep))
+        self.assertEqual((True, True), (self.watch.up, self.watch.process.props.asleep))
         self.assertFalse(self.built.content.has(KEY))
         self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
         self.look()
         self.assertTrue(self.built.content.has(KEY))
         self.server.asleep = False
         self.look()
-        self.assertFalse(self.watch.asleep)
-        self.assertIs(process, self.watch.process)
+        self.assertFalse(self.watch.process.props.asleep)
+        self.assertEqual(process, self.watch.process)
         self.assertIsNotNone(model)
         self.assertIs(model, self.built.identity.current)
 
