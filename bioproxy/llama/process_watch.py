@@ -113,7 +113,11 @@ class ProcessWatch:
 
     @property
     def up(self) -> bool:
-        """Whether the last look succeeded: llama-server runs and has its model loaded, or loads it when asked."""
+        """Whether the last look succeeded: llama-server runs and has its model loaded, or loads it when asked.
+
+        Up to `INTERVAL` plus `PATIENCE` seconds old.  Good enough to decide whether a warm-up is worth starting; a
+        user's request does not look at it, but is sent and meets the truth.
+        """
         return self.trouble is None
 
     async def look(self) -> None:
@@ -134,7 +138,8 @@ class ProcessWatch:
             # For example 503 while the model is being loaded.
             trouble, fix = str(error), self._listeners.what_helps(error)
         # A failed look alone proves little: a stream may be flowing meanwhile.  `last_heard` covers every answer and
-        # every piece of one, whoever asked for it.
+        # every piece of one, whoever asked for it.  This is the only time limit that a relayed request has: nobody can
+        # tell how long a long prompt takes, so a limit for each request would end good ones.
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
         # Changes are logged, states are not: a server that is down for an hour is one line.  `self.trouble` still is
@@ -196,12 +201,15 @@ class ProcessWatch:
            is there, the slot goes on with the old one: a restore that is refused costs one cheap request.
         """
         before = self.process
+        # `self.up` is still the result of the look before this one: it changes only at the end of `look`.
         # After it was out of reach it may be another process even with equal properties: older builds all have the same
         # marker.
         if another := props != before.props or not self.up:
             self.process = LlamaProcess(before.serial + 1, props)
         else:
             self.process = replace(before, props=props)
+        # Only the moment of falling asleep is told.  Waking up needs nothing: the request that woke the model up has
+        # noted what it left in the slot.
         if props.asleep and not before.props.asleep:
             self._listeners.fell_asleep()
             self._identity.fell_asleep()

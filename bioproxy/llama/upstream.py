@@ -95,16 +95,16 @@ class Upstream:
         return cast(IResponse, await self.waited_for(answer))
 
     async def ask(
-        self, method: str, path: str, question: Any = None, *, alone: bool = False, growth: int = 0
+        self, method: str, path: str, question: Any = None, *, fresh: bool = False, growth: int = 0
     ) -> object:
         """Make one of the proxy's own calls; both sides speak JSON.
 
-        `alone` gives the call a fresh connection: for calls that must not be made twice, and those that take
+        `fresh` gives the call a fresh connection: for calls that must not be made twice, and those that take
         long.  The answer may have `SMALL` bytes, and `growth` more for each byte of the question.  Fires with the
         decoded answer, which may be anything.  Fails with `LlamaError` for an error status, `UpstreamError` or
         `UpstreamTimeout`; cancelling closes the connection.
         """
-        client = self._own_fresh if alone else self._own_shared
+        client = self._own_fresh if fresh else self._own_shared
         # The host here only makes the URL complete: the connection goes to `url` in any case.  (treq would read an
         # IPv6 address as a name that is not allowed.)
         url = f"http://llama-server{self._path.decode()}{path}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness, common_beginning
-from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
+from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness
 from bioproxy.runtime.errors import LlamaError, UpstreamError
 from tests.support.fakes import tokens
 from tests.support.world import WorldTest
@@ -107,51 +106,12 @@ class Answers(LlamaTest):
         facts.append(self.result(self.llama.model_facts))
         self.assertEqual(len(facts) - 1, len(set(facts)))
 
-    def test_prefix_tokens(self) -> None:
-        """The prefix tokens are those that come before the message, whatever the message is."""
-        self.assertEqual(tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens("abc ", BARE, 1000)))
-        self.assertEqual(3, self.server.paths().count("/apply-template"))
-        self.assertTrue(all(body["add_special"] for path, body in self.server.requests if path == "/tokenize"))
-
-    def test_prefix_in_a_shape(self) -> None:
-        """What the chat request has before the message is among the prefix tokens."""
-        shape = Shape.of([{"role": "system", "content": "s"}], {}, [], {})
-        expected = tokens("<system>s</><user>abc ")
-        self.assertEqual(expected, self.result(lambda: self.llama.prefix_tokens("abc ", shape, 1000)))
-
-    def test_prefix_of_a_plain_prompt(self) -> None:
-        """Without a chat template the text itself is the prompt."""
-        self.assertEqual(tokens("abc "), self.result(lambda: self.llama.prefix_tokens("abc ", PLAIN, 1000)))
-        self.assertEqual(0, self.server.paths().count("/apply-template"))
-
-    def test_prefix_across_the_cut(self) -> None:
-        """A token that reaches across the end of the prefix is not one of the prefix tokens."""
-        # Another tokenizer: with two of the stand-ins the prefix's last character becomes one token with the message.
-        answer = iter([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 7, 7]])
-        self.server.tokenizer = lambda text: next(answer)
-        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens("abc", BARE, 1000)))
-
-    def test_prefix_too_long(self) -> None:
-        """Where the first list of tokens fills the context already, no others are made."""
-        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens("abcdefgh", BARE, 10))))
-        self.assertEqual(1, self.server.paths().count("/tokenize"))
-
     def test_count(self) -> None:
         """Tokens are counted without listing them, where this llama-server can."""
         count = len(tokens("<user>abc</><assistant>"))
         self.assertEqual(count, self.result(lambda: self.llama.count_tokens("abc")))
         self.server.counts = False
         self.assertIsNone(self.result(lambda: self.llama.count_tokens("abc")))
-
-    def test_common_beginning(self) -> None:
-        """The common beginning ends at the first difference, or with the shorter one."""
-        for first, second, expected in (
-            ([1, 2, 3], [1, 2, 4], [1, 2]),
-            ([1, 2], [1, 2, 3], [1, 2]),
-            ([1], [2], []),
-            ([], [1], []),
-        ):
-            self.assertEqual(expected, common_beginning(first, second))
 
 
 class Nonsense(LlamaTest):
@@ -165,8 +125,8 @@ class Nonsense(LlamaTest):
             (self.llama.witness, "/slots"),
             (lambda: self.llama.save("a"), "/slots/0?action=save"),
             (lambda: self.llama.restore("a"), "/slots/0?action=restore"),
-            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/apply-template"),
-            (lambda: self.llama.prefix_tokens("a", BARE, 9), "/tokenize"),
+            (lambda: self.llama.apply_template({}), "/apply-template"),
+            (lambda: self.llama.tokenize("a"), "/tokenize"),
             (lambda: self.llama.count_tokens("a"), "/v1/messages/count_tokens"),
             (lambda: self.llama.evaluate([1]), "/completion"),
             (lambda: self.llama.next_token_odds("a"), "/completion"),

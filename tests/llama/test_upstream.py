@@ -41,9 +41,9 @@ class WireTest(SynchronousTestCase):
         self.wire = Wire()
         self.upstream = Upstream(url, self.wire.agents(url), self.wire.reactor, ApiKeys(None, None))
 
-    def ask(self, method: str = "GET", question: Any = None, alone: bool = False) -> Deferred[Any]:
+    def ask(self, method: str = "GET", question: Any = None, fresh: bool = False) -> Deferred[Any]:
         """Make one of the proxy's own calls."""
-        return Deferred.fromCoroutine(self.upstream.ask(method, "/x", question, alone=alone))
+        return Deferred.fromCoroutine(self.upstream.ask(method, "/x", question, fresh=fresh))
 
     def relay(
         self, method: bytes = b"GET", target: bytes = b"/x", body: bytes = b"", *headers: tuple[bytes, bytes]
@@ -169,7 +169,7 @@ class Failures(WireTest):
         """From its head on an answer has seconds to its end, more where it may be longer; before that it has hours."""
         for growth, seconds in ((0, 4), (2**20 // 128, 8)):
             self.build("http://llama:8080")
-            result = Deferred.fromCoroutine(self.upstream.ask("POST", "/x", "x" * 126, alone=True, growth=growth))
+            result = Deferred.fromCoroutine(self.upstream.ask("POST", "/x", "x" * 126, fresh=True, growth=growth))
             line = self.wire.accept()
             self.wire.reactor.advance(3600)  # a long prompt
             line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[")
@@ -212,7 +212,7 @@ class Failures(WireTest):
 
     def test_given_up(self) -> None:
         """Giving up ends all that waits, in any phase, with `UpstreamTimeout`; what comes later begins anew."""
-        asked = [self.ask(alone=True), self.relay(), self.ask(alone=True)]
+        asked = [self.ask(fresh=True), self.relay(), self.ask(fresh=True)]
         self.wire.accept()
         line = self.wire.accept()
         self.wire.reactor.advance(4)
@@ -220,7 +220,7 @@ class Failures(WireTest):
         for each in asked:
             self.assertIn("for 4 s", str(self.failureResultOf(each, UpstreamTimeout).value))
         self.assertTrue(line.closed)
-        later = self.ask(alone=True)
+        later = self.ask(fresh=True)
         self.wire.accept()
         self.assertNoResult(later)
         later.cancel()
@@ -361,7 +361,7 @@ class Connections(WireTest):
         """Only what may be sent twice shares a connection, and none that has been idle for long."""
         for call, connections in (
             (lambda: self.ask(), 0),
-            (lambda: self.ask("POST", {}, alone=True), 1),
+            (lambda: self.ask("POST", {}, fresh=True), 1),
             (lambda: self.relay(b"GET"), 0),
             (lambda: self.relay(b"POST", body=b"{}"), 1),
             (lambda: self.relay(b"GET", body=b"{}"), 1),
@@ -392,7 +392,7 @@ class Connections(WireTest):
         self.upstream = Upstream("http://llama", agents, self.wire.reactor, ApiKeys(None, None))
         for call, expected in (
             (lambda: self.ask(), "own shared"),
-            (lambda: self.ask("POST", {}, alone=True), "own fresh"),
+            (lambda: self.ask("POST", {}, fresh=True), "own fresh"),
             *((lambda m=m: self.relay(m), "relay shared") for m in (b"GET", b"HEAD", b"OPTIONS")),
             *((lambda m=m: self.relay(m), "relay fresh") for m in (b"POST", b"PUT", b"DELETE", b"BREW")),
             (lambda: self.relay(b"GET", body=b"{}"), "relay fresh"),
