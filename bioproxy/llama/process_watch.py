@@ -142,6 +142,7 @@ class ProcessWatch:
         # tell how long a long prompt takes, so a limit for each request would end good ones.
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
+        # `give_up` is called at each further failed look as well: it also ends the calls that were begun meanwhile.
         # Changes are logged, states are not: a server that is down for an hour is one line.  `self.trouble` still is
         # the state before this look.
         if trouble is not None and trouble != self.trouble:
@@ -156,7 +157,8 @@ class ProcessWatch:
                 build=self.process.props.build,
                 context=self.process.props.context,
             )
-        # After the line above, so that the log first says what runs there and then what is unwise about it.
+        # Advice comes after the line above, so that the log first says what runs there and then what is unwise about
+        # it.
         if complete:
             self._listeners.advise(self.process.props, bool(self.process.slot_files))
         self.trouble = trouble
@@ -213,5 +215,6 @@ class ProcessWatch:
         if props.asleep and not before.props.asleep:
             self._listeners.fell_asleep()
             self._identity.fell_asleep()
+        # The slot is told whether what it believes is about this process already; see 2.
         if another:
             self._listeners.another_process(self._identity.met(props))
