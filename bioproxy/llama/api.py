@@ -52,7 +52,7 @@ class Props:
     """What `GET /props` says about the process and its model.
 
     Invariant: none of these values changes while the process runs, except `asleep`, which is therefore left out of
-    `==`. So two unequal values come from two processes.  (Equal ones do not prove the opposite, see `FIXED_MARKER`.)
+    `==`.  So two unequal values come from two processes.  (Equal ones do not prove the opposite, see `FIXED_MARKER`.)
     """
 
     model: str | None

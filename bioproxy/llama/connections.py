@@ -3,7 +3,7 @@
 Twisted's HTTP client is called an `Agent`.  For a request it gets a connection from a *pool*, which either has one that
 was kept open or opens a new one through an *endpoint*, the object that knows an address and how to connect to it.
 There are four Agents here: for relayed requests and for the proxy's own calls, each over fresh and over shared
-connections. All of them have the same endpoint, so whatever a request says, it goes to llama-server.
+connections.  All of them have the same endpoint, so whatever a request says, it goes to llama-server.
 
 Why relayed requests have another class of Agent: `Agent` reads a request's URL and sends what it understood of it.
 `ProxyAgent`, made for talking to a proxy, sends the target exactly as it got it, double slashes and all.

@@ -116,7 +116,7 @@ class ProcessWatch:
         """Whether the last look succeeded: llama-server runs and has its model loaded, or loads it when asked.
 
         Up to `INTERVAL` plus `PATIENCE` seconds old.  Good enough to decide whether a warm-up is worth starting; a
-        user's request does not look at it, but is sent and meets the truth.
+        user's request does not depend on it, but is always sent.
         """
         return self.trouble is None
 
@@ -139,10 +139,10 @@ class ProcessWatch:
             trouble, fix = str(error), self._listeners.what_helps(error)
         # A failed look alone proves little: a stream may be flowing meanwhile.  `last_heard` covers every answer and
         # every piece of one, whoever asked for it.  This is the only time limit that a relayed request has: nobody can
-        # tell how long a long prompt takes, so a limit for each request would end good ones.
+        # tell how long a long prompt takes, so a limit for each request would end good ones.  `give_up` is called at
+        # each further failed look as well, because it also ends the calls that were begun meanwhile.
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
-        # `give_up` is called at each further failed look as well: it also ends the calls that were begun meanwhile.
         # Changes are logged, states are not: a server that is down for an hour is one line.  `self.trouble` still is
         # the state before this look.
         if trouble is not None and trouble != self.trouble:
@@ -170,13 +170,12 @@ class ProcessWatch:
         Fires with whether this look has found out the last thing there is to know about this process.  Fails as
         `LlamaApi`'s calls do.
         """
-        # `/health` first: while the model is being loaded it answers 503 at once, and the rest would only fail
-        # likewise. It also tells the truth about an api key: `/health` needs none, so what fails after it is not the
-        # network.
+        # `/health` first: while the model is being loaded it answers 503 at once, and `/props` would only fail
+        # likewise. `/health` needs no api key, so a wrong key fails at `/props`, with a status of its own (401).
         await self._llama.health()
         self._note(await self._llama.props())
-        # Asked once for each process, and not while it sleeps: but for `/health`, `/props`, `/models` and `/metrics`
-        # each request has it load its model (llama.cpp, tools/server/README.md, "Sleeping on Idle").
+        # Asked once for each process, and not while it sleeps: every request except `/health`, `/props`, `/models` and
+        # `/metrics` makes it load its model (llama.cpp, tools/server/README.md, "Sleeping on Idle").
         if self.process.slot_files is not None or self.process.props.asleep:
             return False
         slot_files = await self._llama.slot_files_enabled()
@@ -195,10 +194,11 @@ class ProcessWatch:
         1. Sleep comes first.  A model that was unloaded may be another one when it is loaded again from its file, even
            in the same process, so from now on `ModelIdentity` trusts nothing but the fingerprint.
         2. Then another process.  `ModelIdentity` is asked first, because it alone can tell whether a *request* has met
-           this process before this look did: a request that restores a file asks `/props` itself, at most two seconds
-           ahead of the watch, and notes what it leaves in the slot.  That note is about the new process and must
-           survive. If the slot forgot it here, the next question would be restored, or computed, for nothing.  What was
-           learned about the *old* process (does restoring help, can the model go back) is forgotten in both cases.
+           this process before this look did: a request that restores a file asks `/props` itself, up to `INTERVAL`
+           seconds ahead of the watch, and notes what it leaves in the slot.  That note is about the new process and
+           must survive.  If the slot forgot it here, the next question would be restored, or computed, for nothing.
+           What was learned about the *old* process (does restoring help, can the model go back) is forgotten in both
+           cases.
         3. Whether slot files are written is asked last, in `_ask`, because it needs another request.  Until its answer
            is there, the slot goes on with the old one: a restore that is refused costs one cheap request.
         """

@@ -123,7 +123,7 @@ class Upstream:
         method that cannot be sent.  Cancelling closes the connection.
         """
         # Where llama-server is below a path, ".." could lead to a neighbour on the same host that clients may not
-        # reach. Elsewhere such a target goes on unchanged: what it means is llama-server's business.
+        # reach.  Elsewhere such a target goes on unchanged: what it means is llama-server's business.
         if self._path and climbs(target):
             raise BadTarget("a path may not have . or .. in it here: it would lead out of llama_url")
         # A request over a shared connection may be repeated by Twisted, so only those share one that change nothing and

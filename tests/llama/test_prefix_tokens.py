@@ -55,7 +55,7 @@ class Remembering(LlamaTest):
     """`Prefixes`."""
 
     def setUp(self) -> None:
-        """Build an empty one."""
+        """Build one that remembers nothing."""
         super().setUp()
         self.prefixes = Prefixes(self.llama)
 
@@ -67,13 +67,13 @@ class Remembering(LlamaTest):
         return len(self.server.requests) - before
 
     def test_once(self) -> None:
-        """The last tokens are remembered, for the same occasion only, until they are to be forgotten."""
+        """The last tokens are remembered for an equal `about` only, until `forget` is called."""
         self.assertEqual([6, 0, 6, 6], [self.asked(about) for about in ("x", "x", "y", "x")])
         self.prefixes.forget()
         self.assertEqual(6, self.asked("x"))
 
     def test_counted_first(self) -> None:
-        """A text that hardly fits is counted, and not tokenized if it does not; then the number is told, if known."""
+        """A text that hardly fits is counted first, and not tokenized if it is too long; the error has the number."""
         whole = len(tokens("<user>" + "x" * 1000 + "</><assistant>"))
         for counts, count in ((True, whole), (False, None)):
             self.server.counts = counts
@@ -83,6 +83,6 @@ class Remembering(LlamaTest):
             self.assertEqual((count, 0), (error.tokens, self.server.paths().count("/tokenize")))
 
     def test_odd_text(self) -> None:
-        """A text that has no place in UTF-8 is measured all the same."""
+        """A text that cannot be encoded in UTF-8 is measured nevertheless."""
         result = self.built.start(lambda: self.prefixes.tokens("\udcff" * 1000, BARE, 60, "x"))
         self.failureResultOf(result, DoesNotFit)
