@@ -33,7 +33,7 @@ from bioproxy.llama.connections import Agents
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.prefix_tokens import Prefixes
 from bioproxy.llama.process_watch import INTERVAL as WATCH_INTERVAL
-from bioproxy.llama.process_watch import ProcessWatch
+from bioproxy.llama.process_watch import Listeners, ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.admin import Admin
@@ -194,7 +194,14 @@ def assemble(
     saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations)
     slot = Slot(identity, content, files, saver, reuse_check, metrics, reactor)
     advisor = Advisor(settings.llama_url, settings.slot_save_path)
-    watch = ProcessWatch(llama, upstream, identity, slot, metrics, reactor, settings.upstream_timeout, advisor)
+    listeners = Listeners(
+        fell_asleep=content.begin_anew,
+        another_process=slot.begin_anew,
+        slot_files=partial(setattr, files, "enabled"),
+        advise=advisor.tell,
+        what_helps=advisor.what_helps,
+    )
+    watch = ProcessWatch(llama, upstream, identity, listeners, metrics, reactor, settings.upstream_timeout)
 
     poller = TemplatePoller(settings.templates, outside.in_thread, metrics)
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")

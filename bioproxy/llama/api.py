@@ -1,108 +1,156 @@
-"""llama-server's own endpoints as functions: what is in the slot, save it, restore it, evaluate tokens.
+"""llama-server's own endpoints as functions: read the slot's state, save it, restore it, evaluate tokens, and so on.
 
-The only module that knows how these calls are spelled, and the only one that looks into their answers.  An answer
-with the wrong shape (another program listens there, a version changed a field) is an `UpstreamError`, as good as
-no answer.  Endpoints: llama.cpp, tools/server/README.md.
+The only module that knows how these calls are spelled, and the only one that reads their answers.  Everything else in
+bioproxy sees Python values.  An answer of another shape (another program listens there, a new version renamed a field)
+is an `UpstreamError`, exactly as no answer would be; `bioproxy.runtime.expect` does these checks.
 
-Knows how to ask, not when: that is decided in `bioproxy.slot.slot` and `bioproxy.warmup.warmup`.
+Where the facts come from: llama.cpp's tools/server/README.md has the endpoints, and what it does not say was measured
+with builds b11434 (the program ``llama-server``) and b11549 (the wheel ``xllamacpp``).
+
+On Twisted: each method is a coroutine.  The coroutine that awaits it is suspended until the answer is here, while the
+rest of the process goes on.  Whoever stops waiting *cancels*, which raises `CancelledError` at the innermost `await`,
+in `bioproxy.llama.upstream`, and closes the connection.  For llama-server a closed connection is the only way to be
+told that an answer is no longer wanted.
+
+This module knows how to ask, not when.  That is decided in `bioproxy.slot.slot` and `bioproxy.warmup.warmup`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from bioproxy.llama.upstream import Upstream
-from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.runtime.errors import LlamaError
 from bioproxy.runtime.expect import Table, listed, misfit, shown, tables, to_compare
-
-STAND_INS = ("a", "7 b", "(c")
-"""Messages with different first characters: where prompts made with them part, the message begins."""
 
 
 @dataclass(frozen=True)
 class Witness:
-    """What `GET /slots` tells about slot 0: its last task, how many tokens it holds, and whether it is at work.
+    """What `GET /slots` says about slot 0.
 
-    `task` counts up with everything that llama-server does and is `None` as long as it has done nothing.  Two equal
-    witnesses, both idle: nobody used the slot in between.
+    Invariant: if two witnesses are equal and neither is `busy`, no request has used the slot in between, and
+    llama-server was not restarted.  It does not see everything: saving, restoring and erasing leave `task` alone, so
+    what is believed about the slot must be forgotten before one of these (`bioproxy.slot.content`).
     """
 
     task: int | None
+    """Number of the slot's last task.  It grows with everything that llama-server does; `None` on a fresh server."""
     tokens: int
+    """How many tokens the slot holds."""
     busy: bool
+    """Whether a request is being processed in the slot."""
 
 
 FIXED_MARKER = "<__media__>"
-"""The `Props.marker` of builds that do not make one up."""
+"""The `Props.marker` of older builds, which do not draw a random one.  Their processes cannot be told apart."""
 
 
 @dataclass(frozen=True)
 class Props:
-    """What `/props` tells: the model's file, llama.cpp's build, the tokens of context, and more.
+    """What `GET /props` says about the process and its model.
 
-    `marker` is made up anew by each process of llama-server.  `about_model` is all that the model is described by, as
-    text to be compared.  `asleep` is true after some idle time with ``--sleep-idle-seconds``: the model is unloaded,
-    and loaded again, from its file, for the next request.  `slots` is how many there are, and `tells_slots` whether
-    `GET /slots` is answered.
+    Invariant: none of these values changes while the process runs, except `asleep`, which is therefore left out of
+    `==`.  So two unequal values come from two processes.  (Equal ones do not prove the opposite, see `FIXED_MARKER`.)
     """
 
     model: str | None
+    """Path of the model's file, made safe to print; `None` if it is not told."""
     build: str | None
+    """llama.cpp's build, for example ``b11549-1a2b3c4``, made safe to print; `None` if it is not told."""
     context: int
+    """How many tokens one slot can hold; as good as unlimited if it is not told."""
     marker: str
+    """Random text that each process draws at its start, unless the variable LLAMA_MEDIA_MARKER fixes it.
+
+    It stands for images in prompts.  For bioproxy it is the name of the process.
+    """
     about_model: str
-    asleep: bool
+    """All that `/props` says about the model (file type, chat template and so on), as text to be compared."""
+    asleep: bool = field(compare=False)
+    """Whether the model is unloaded after some idle time (``--sleep-idle-seconds``).
+
+    For the next request it is loaded again, from its file; what the slot held is lost.
+    """
     slots: int = 1
+    """How many slots there are (``-np``).  bioproxy uses slot 0."""
     tells_slots: bool = True
+    """Whether `GET /slots` is answered; with ``--no-slots`` it is not."""
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What an evaluation took: tokens reused and computed, and the milliseconds for the latter."""
+    """What an evaluation took, as llama-server's `timings` say."""
 
     reused: int
+    """Prompt tokens that the slot held already (`cache_n`)."""
     computed: int
+    """Prompt tokens that had to be computed (`prompt_n`)."""
     ms: float
+    """Milliseconds that computing them took (`prompt_ms`)."""
 
 
 @dataclass(frozen=True)
 class SlotFile:
-    """What a save wrote or a restore read: tokens and bytes."""
+    """What a save has written or a restore has read."""
 
     tokens: int
+    """How many tokens that are (`n_saved`, `n_restored`)."""
     size: int
+    """How many bytes that are (`n_written`, `n_read`).  Some builds report fewer than the file has."""
 
 
 TOKEN_BYTES = 12
-"""Bytes of a tokenizer's answer for each byte of its question: a token stands for at least one byte of the text, and a
-number of 32 bits has ten digits at most, and a comma."""
+"""Bytes that a tokenizer's answer may have for each byte of its question.
+
+A token stands for at least one byte of the text, and is a number of at most ten digits (31 bits) and a comma.  Half of
+it would reject honest answers to texts with one token for each byte; double would only allow a broken server more
+memory.
+"""
 
 PROMPT_BYTES = 12
-"""Bytes of a prompt, in an answer, for each byte of the question.  A chat template may write tools in a longer way than
-they came, and where tokens were asked for, one that takes two bytes may stand for a long word."""
+"""Bytes of a prompt, in an answer, for each byte of the question.
+
+A chat template may write tools in a longer way than they came, and where the question is a list of tokens, one that
+takes two bytes there may stand for a long word.  Half of it is too little for the latter; double would only cost
+memory.
+"""
 
 LIKELIEST = 4
-"""How many of the likeliest tokens are asked for."""
+"""How many of the likeliest tokens a fingerprint has.
+
+Half as many make it likelier that two models agree by chance.  Twice as many include unlikely tokens, whose
+probabilities depend most on how the work was spread over cores.  The record on disk has fingerprints of this length,
+and those of another length match none.
+"""
 
 
 class LlamaApi:
-    """The proxy's own calls.  Each fails with `LlamaError`, `UpstreamError` or `UpstreamTimeout`."""
+    """The proxy's own calls to llama-server, one method each.
+
+    Invariant: each call fails with `LlamaError` (llama-server refused, with a status), `UpstreamError` (no answer, or
+    one that is not understood) or `UpstreamTimeout` (llama-server was given up), and with nothing else.  The base of
+    all three is `bioproxy.runtime.errors.LlamaCallFailed`.  Cancelling a call closes its connection.
+    """
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
     async def health(self) -> None:
-        """Fire when llama-server is up with its model loaded; fail otherwise."""
+        """Fire with `None` when llama-server is up with its model loaded; fail with status 503 while it loads it.
+
+        Answered at once, also while a prompt is processed, without an api key, and without waking a sleeping model.
+        """
         await self._upstream.ask("GET", "/health")
 
     async def props(self) -> Props:
-        """Fire with the server's properties."""
+        """Fire with the server's properties.  Neither needs the slot nor wakes a sleeping model."""
         props = Table(await self._upstream.ask("GET", "/props"))
         told = [props.values.get(name) for name in ("model_ftype", "build_info", "chat_template", "modalities")]
         model, build = props.text_or("model_path", None), props.text_or("build_info", None)
+        # `n_ctx` stands where the defaults for requests are, and is the context of one slot, not of all together.
+        # What is missing has a harmless value: older builds tell less, and are served all the same.
         return Props(
             model if model is None else shown(model),
             build if build is None else shown(build),
@@ -115,15 +163,26 @@ class LlamaApi:
         )
 
     async def model_facts(self) -> str:
-        """Fire with the model's numbers (parameters, vocabulary, size) and its adapters, as text to be compared."""
+        """Fire with the model's numbers (parameters, vocabulary, size) and its adapters, as text to be compared.
+
+        Adapters (LoRA) change what the model computes, and can be switched over HTTP while the process runs
+        (`POST /lora-adapters`).  So they are part of the identity, and this call is not made once for each process.
+        """
         models = Table(await self._upstream.ask("GET", "/v1/models")).tables("data")
         adapters = listed(await self._upstream.ask("GET", "/lora-adapters"))
         if not models:
             raise misfit("it names no model")
+        # Sorted, because the order of keys in a JSON object means nothing and may change from build to build.
         return to_compare([sorted(models[0].table_or_empty("meta").values.items()), adapters])
 
     async def witness(self) -> Witness | None:
-        """Fire with what slot 0 says of itself, or `None` where llama-server does not tell (``--no-slots``)."""
+        """Fire with the state of slot 0, or `None` where llama-server does not tell it (``--no-slots``).
+
+        Answered within 20 ms while a prompt is processed.  It wakes a sleeping model, which `/health` and `/props` do
+        not.
+        """
+        # Any error status counts as "not told": 501 is what ``--no-slots`` says, and for the caller the consequence of
+        # another one is the same, that what the slot holds is unknown.
         try:
             answer = await self._upstream.ask("GET", "/slots")
         except LlamaError:
@@ -132,93 +191,99 @@ class LlamaApi:
         if len(slots) != 1:
             raise misfit("it has no slot 0, or more than one")
         [slot] = slots
-        task = slot.whole_or("id_task", None, least=-1)  # builds that tell it always begin with -1
+        # `id_task` is absent before the first task in builds that were measured, -1 in others; both are a value of
+        # their own here, and are only compared.
+        task = slot.whole_or("id_task", None, least=-1)
         return Witness(task, slot.whole_or("n_prompt_tokens", 0), slot.flag("is_processing"))
 
     async def save(self, filename: str) -> SlotFile:
-        """Write slot 0 to a file in llama-server's slot folder.  Takes as long as writing takes: up to seconds."""
+        """Write slot 0 to a file in llama-server's slot folder; fire with what was written.
+
+        `filename` is a bare name: llama-server refuses slashes.  An existing file is overwritten in place, so a good
+        file is never the target (`bioproxy.slot.files`).  An empty slot is saved without complaint, as a file of 0
+        tokens.
+
+        Takes as long as writing takes: about 0.3 s for 100 MB, and more on a slow disk.  While the slot works for
+        another request, the call waits for it inside llama-server.
+        """
         answer = Table(await self._slot_action("save", filename))
         return SlotFile(answer.whole("n_saved"), answer.whole("n_written"))
 
     async def restore(self, filename: str) -> SlotFile:
-        """Load slot 0 from a file.  A file that cannot be used leaves the slot empty: `LlamaError`, status 400.
+        """Load slot 0 from a file; fire with what was read.
 
-        Only for files known to be whole: one that was cut short ends llama-server (seen with builds b11434, b11549).
+        A file that cannot be used leaves the slot empty, and the call fails with status 400.  Only for files that are
+        known to be whole: one that was cut short ends the process of llama-server (seen with b11434 and b11549).
         """
         answer = Table(await self._slot_action("restore", filename))
         return SlotFile(answer.whole("n_restored"), answer.whole("n_read"))
 
     async def slot_files_enabled(self) -> bool:
-        """Tell whether llama-server runs with ``--slot-save-path``, without touching any file."""
+        """Fire with whether llama-server runs with ``--slot-save-path``, without touching any file or the slot."""
         try:
-            # No file can have this name, so it is refused: as a bad name, or, without a folder, as not supported.
+            # No file can have this name.  With a folder the name is refused (400); without one, all names are (501).
             await self._slot_action("restore", "/")
         except LlamaError as error:
             return error.status != 501
         return True
 
     async def _slot_action(self, action: str, filename: str) -> object:
-        return await self._upstream.ask("POST", f"/slots/0?action={action}", {"filename": filename}, alone=True)
+        # On a fresh connection, so that Twisted never repeats it: a save that is carried out twice may write a file
+        # after it was recorded, with other content.
+        return await self._upstream.ask("POST", f"/slots/0?action={action}", {"filename": filename}, fresh=True)
 
-    async def prefix_tokens(self, text: str, shape: Shape, context: int) -> list[int]:
-        """Fire with the tokens that all requests of a shape begin with whose user's message begins with `text`.
-
-        A prompt is made with each of a few stand-in messages behind the text, and turned into tokens;
-        what the lists have in common is the prefix.  (Cutting the text at the message instead would be wrong: a token
-        may reach across the cut.)
-
-        `context` is how many tokens the model can take.  Where already the first list is longer, it is not worth
-        making the others, and the answer is that list.
-        """
-        shared: list[int] = []
-        for number, message in enumerate(STAND_INS):
-            prompt = await self._prompt(text + message, shape)
-            question = {"content": prompt, "add_special": True, "parse_special": True}
-            answer = await self._upstream.ask("POST", "/tokenize", question, alone=True, growth=TOKEN_BYTES)
-            tokens = Table(answer).tokens("tokens")
-            if len(tokens) >= context:
-                return tokens
-            shared = common_beginning(shared, tokens) if number else tokens
-        return shared
-
-    async def _prompt(self, text: str, shape: Shape) -> str:
-        """Fire with the prompt that llama-server makes of a request."""
-        if shape.is_plain_prompt:
-            return text
-        question = shape.request(text)
-        answer = await self._upstream.ask("POST", "/apply-template", question, alone=True, growth=PROMPT_BYTES)
+    async def apply_template(self, request: Mapping[str, object]) -> str:
+        """Fire with the prompt, as text, that the model's chat template makes of a request in OpenAI's chat form."""
+        answer = await self._upstream.ask("POST", "/apply-template", request, fresh=True, growth=PROMPT_BYTES)
         return Table(answer).text("prompt")
 
+    async def tokenize(self, prompt: str) -> list[int]:
+        """Fire with the tokens of a prompt, as llama-server itself would make them for a completion."""
+        # Both flags are what a completion does: a token for the beginning of the text where the model wants one, and
+        # the chat template's markers (``<|im_start|>``) as one token each instead of as letters.
+        question = {"content": prompt, "add_special": True, "parse_special": True}
+        answer = await self._upstream.ask("POST", "/tokenize", question, fresh=True, growth=TOKEN_BYTES)
+        return Table(answer).tokens("tokens")
+
     async def count_tokens(self, text: str) -> int | None:
-        """Fire with the number of tokens of a user message, or `None` where this llama-server cannot count.
+        """Fire with the number of tokens of a user message, or `None` where this build of llama-server cannot count.
 
         For texts so long that the list of their tokens would be a burden.
         """
         question = {"messages": [{"role": "user", "content": text}]}
+        # The count includes what the chat template puts around the message, as the prompt of a real question does.  An
+        # error status means an older build without this endpoint (404), or a chat template that fails (500).
         try:
-            answer = await self._upstream.ask("POST", "/v1/messages/count_tokens", question, alone=True)
+            answer = await self._upstream.ask("POST", "/v1/messages/count_tokens", question, fresh=True)
         except LlamaError:
             return None
         return Table(answer).whole("input_tokens")
 
     async def evaluate(self, tokens: Sequence[int]) -> Evaluated:
-        """Have slot 0 hold exactly these tokens; what it holds of their beginning already is reused.
+        """Have slot 0 hold exactly these tokens, reusing what it holds of their beginning; fire with what that took.
 
-        Cancelling closes the connection, and llama-server stops at the end of the batch it works on (``-b``).
+        Cancelling closes the connection, and llama-server stops at the end of the batch that it works on (``-b``, 2048
+        tokens by default).  What it has computed until then stays in the slot.
         """
+        # `cache_prompt` reuses the longest common beginning of these tokens and the slot's; `id_slot` keeps
+        # llama-server from choosing another slot whose content is more similar.  `n_predict: 0` adds no token to the
+        # slot, although `predicted_n` in the answer says 1.
         question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": True, "id_slot": 0}
-        # Never streamed: of a stream whose client is gone llama-server learns only when it has something to write.
-        answer = await self._upstream.ask("POST", "/completion", question, alone=True, growth=PROMPT_BYTES)
+        # Never streamed: llama-server notices that the client of a stream is gone only when it has something to write,
+        # which is after the whole prompt.  For other requests it looks at the connection about once a second.
+        answer = await self._upstream.ask("POST", "/completion", question, fresh=True, growth=PROMPT_BYTES)
         timings = Table(answer).table("timings")
         return Evaluated(timings.whole("cache_n"), timings.whole("prompt_n"), max(0.0, timings.number("prompt_ms")))
 
     async def next_token_odds(self, text: str) -> list[tuple[int, float]]:
-        """Fire with the likeliest tokens after `text`, as token ids with log-probabilities, as far as those are finite.
+        """Fire with the `LIKELIEST` tokens after `text`, as token ids with log-probabilities.
 
-        Slot 0 holds `text` afterwards, whatever it held before.
+        Tokens whose log-probability is not finite are left out.  Slot 0 holds `text` afterwards, whatever it held
+        before, so this is only for moments in which the slot is lost anyway.
         """
+        # Without the cache, because reused tokens may give slightly different probabilities than computed ones.
         asked = {"n_predict": 1, "n_probs": LIKELIEST, "temperature": 0, "cache_prompt": False, "id_slot": 0}
-        answer = await self._upstream.ask("POST", "/completion", {"prompt": text, **asked}, alone=True)
+        answer = await self._upstream.ask("POST", "/completion", {"prompt": text, **asked}, fresh=True)
         tokens = Table(answer).tables("completion_probabilities")
         if not tokens:
             raise misfit("it has no completion_probabilities")
@@ -226,13 +291,3 @@ class LlamaApi:
             (each.token("id"), each.number_or("logprob", None)) for each in tokens[0].tables("top_logprobs")[:LIKELIEST]
         ]
         return [(token, odd) for token, odd in likeliest if odd is not None]
-
-
-def common_beginning(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """Return the longest list that both begin with."""
-    length = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        length += 1
-    return list(first[:length])

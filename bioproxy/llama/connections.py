@@ -1,17 +1,25 @@
-"""The connections to llama-server.
+"""The connections to llama-server, and which call may use which.
 
-Twisted's HTTP client is called an `Agent`: it opens a connection, or takes one from a *pool* of those kept open, and
-sends a request over it.  There are four of them here, two by two.
+Twisted's HTTP client is called an `Agent`.  For a request it gets a connection from a *pool*, which either has one that
+was kept open or opens a new one through an *endpoint*, the object that knows an address and how to connect to it.
+There are four Agents here: for relayed requests and for the proxy's own calls, each over fresh and over shared
+connections.  All of them have the same endpoint, so whatever a request says, it goes to llama-server.
 
-All of them connect to one *endpoint*, the object that knows how to reach llama-server, whatever a request says.  What
-the proxy asks for itself goes through ordinary Agents, with treq on top.  What is relayed goes through a `ProxyAgent`,
-made for talking to proxies, because of what it does *not* do: it sends a request's target as it is, odd slashes and
-all.
+Why relayed requests have another class of Agent: `Agent` reads a request's URL and sends what it understood of it.
+`ProxyAgent`, made for talking to a proxy, sends the target exactly as it got it, double slashes and all.
 
-And a connection that is used twice has a catch.  llama-server closes each one after five idle seconds, and right
-after each streamed answer, whatever its headers say.  A request that is just then on its way is lost, and nobody
-knows whether it was carried out.  A GET may be sent again (Twisted does so by itself), so GETs share connections;
-everything that uses the slot gets a fresh connection, and is never repeated.
+Why connections are not always reused: llama-server closes each one after five idle seconds, and right after each
+streamed answer, although its header ``Keep-Alive: timeout=5, max=100`` promises otherwise.  A request that is on its
+way at that moment is lost, and nobody can tell whether it was carried out.  (Measured: of 300 streamed requests one
+after another, 150 failed over kept connections, none over fresh ones.)  Twisted repeats a request that was lost in this
+way by itself, once, if its method is idempotent, it has no body, and nothing of the answer came.  So harmless GETs may
+share connections.  What goes through the gate may not: it uses the slot, takes long, and must never be carried out
+twice.
+
+If a pool's connection is cancelled or breaks in the middle of an answer, it is closed and never goes back to the pool,
+so no request ever reads the rest of another one's answer.
+
+This module does not know what is sent; `bioproxy.llama.upstream` chooses the Agent.
 """
 
 from __future__ import annotations
@@ -35,85 +43,116 @@ from bioproxy.llama.http_client import Factory
 from bioproxy.runtime.errors import ConfigError
 
 CONNECT_TIMEOUT = 5.0
-"""Seconds.  A llama-server that listens accepts at once, however busy it is."""
+"""Seconds that connecting may take.
+
+A llama-server that listens is connected at once, however busy it is, because the operating system accepts for it.
+Halved, a lost packet on a slow network may fail a request; doubled, users wait longer for the news that the host is
+gone.
+"""
 
 IDLE = 3
-"""Seconds that an unused connection is kept: less than llama-server's five."""
+"""Seconds that an unused connection is kept in the pool.
+
+Must be less than llama-server's five.  Halved, the watch, which asks every two seconds, would open a connection each
+time; doubled, requests would be lost on connections that llama-server is closing.
+"""
 
 
 @implementer(IAgentEndpointFactory)
-class _Always:
-    """Gives an Agent the same endpoint for every address."""
+class _SameEndpoint:
+    """Gives an Agent the same endpoint for each URL, so that no URL leads anywhere but to llama-server."""
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Called by the Agent for each new connection."""
+        """Return the endpoint.  Called by the Agent for each request."""
         return self._endpoint
 
 
 @dataclass(frozen=True)
 class Agents:
-    """What sends requests: relayed ones and the proxy's own, over fresh connections and over shared ones."""
+    """What sends requests to llama-server.
+
+    Invariant: nothing that is sent through one of the two fresh Agents is ever repeated.
+    """
 
     relay_fresh: IAgent
+    """For clients' requests that change something, above all those that use the slot."""
     relay_shared: IAgent
+    """For clients' requests that change nothing."""
     own_fresh: IAgent
+    """For the proxy's own calls that must not be carried out twice, or that take long."""
     own_shared: IAgent
+    """For the proxy's own small questions, such as `/health`, whose answers come within milliseconds.
+
+    They use the same pool as relayed requests, but never the same connection: the pool keeps each kind under another
+    key.
+    """
 
     @classmethod
     def over_network(cls, reactor: Any, url: str, ca_file: Path | None = None) -> Agents:
-        """Make them for the llama-server at `url`.
+        """Return the Agents for the llama-server at `url`.  Nothing is connected yet.
 
-        Where that is https, its certificate must be for the host's name, and from somebody whom the system trusts or
+        With https, its certificate must be for the host's name, and signed by an authority that the system trusts or
         whose certificate is in `ca_file` (see `check_ca_file`).
         """
+        # The policy decides how a certificate is verified: as browsers do, by name and by a chain of signatures.
         trust = BrowserLikePolicyForHTTPS(trusted(ca_file))
+        # A pool that is not persistent keeps nothing: each request gets a new connection, which is closed after the
+        # answer.  The other one keeps up to two idle connections of each kind (Twisted's default), and opens more when
+        # all are in use.
         fresh = HTTPConnectionPool(reactor, persistent=False)
         shared = HTTPConnectionPool(reactor, persistent=True)
         shared.cachedConnectionTimeout = IDLE
+        # `_factory` makes the protocol for each connection.  Ours has limits that Twisted's has not.
         fresh._factory = shared._factory = Factory
         parts = urlsplit(url)
-        assert parts.hostname is not None  # `config.url` made sure
+        assert parts.hostname is not None  # `bioproxy.settings.kinds` made sure
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        # For an address there is nothing to look up, and the endpoint that can look up takes half a millisecond longer.
+        # For a host name, `HostnameEndpoint` tries all of its addresses, IPv6 and IPv4, a moment apart, and takes the
+        # first that answers ("happy eyeballs").  For an address that is in vain, and takes half a millisecond longer.
         kind: Any = HostnameEndpoint
         if isIPAddress(parts.hostname):
             kind = TCP4ClientEndpoint
         elif isIPv6Address(parts.hostname):
             kind = TCP6ClientEndpoint
         endpoint = kind(reactor, parts.hostname, port, timeout=CONNECT_TIMEOUT)
+        # TLS here is an endpoint around an endpoint: the Agents do not know whether there is any.
         if parts.scheme == "https":
             endpoint = wrapClientTLS(trust.creatorForNetloc(parts.hostname.encode(), port), endpoint)
         return cls(
             ProxyAgent(endpoint, reactor, fresh),
             ProxyAgent(endpoint, reactor, shared),
-            Agent.usingEndpointFactory(reactor, _Always(endpoint), fresh),
-            Agent.usingEndpointFactory(reactor, _Always(endpoint), shared),
+            Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), fresh),
+            Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), shared),
         )
 
 
 @implementer(IOpenSSLTrustRoot)
-class _Also:
-    """Whom the system trusts, and some certificates."""
+class _SystemAndFile:
+    """Trusts the certificate authorities that the system trusts, and those in a file."""
 
     def __init__(self, ca_file: Path) -> None:
         self._ca_file = ca_file
 
     def _addCACertsToContext(self, context: Any) -> None:
-        """Called by Twisted, which has no public way to trust both."""
+        """Add both to OpenSSL's settings.  Called by Twisted, which has no public way to trust both."""
         platformTrust()._addCACertsToContext(context)
         context.load_verify_locations(str(self._ca_file))
 
 
 def trusted(ca_file: Path | None) -> Any:
-    """Return whom to trust for certificates: the system's list, and those in a file, read when they are needed."""
-    return platformTrust() if ca_file is None else _Also(ca_file)
+    """Return the trusted authorities: the system's, and those in `ca_file`, which is read when the first connects."""
+    return platformTrust() if ca_file is None else _SystemAndFile(ca_file)
 
 
 def check_ca_file(ca_file: Path | None) -> None:
-    """Raise `ConfigError` if there is a file to take certificates from and no certificate in it."""
+    """Raise `ConfigError` if `ca_file` is given and has no certificate.
+
+    Called at the start and by ``--check``, so that a mistake is reported there, and not by the first request that
+    fails.
+    """
     if ca_file is None:
         return
     try:

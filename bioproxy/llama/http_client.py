@@ -1,13 +1,17 @@
-"""Twisted's HTTP client, with four things put right that matter to a proxy.
+"""Twisted's HTTP client with four things corrected that matter to a proxy.
 
-An `Agent` opens a connection with a *factory*, which makes a *protocol* for it: the object that gets what arrives
-there.  Twisted lets neither be chosen in a public way, so these are subclasses of what it has.
+An `Agent` opens a connection with a *factory*.  The factory makes a *protocol* for it: the object whose methods Twisted
+calls when something happens on that connection (`dataReceived`, `connectionLost`).  Twisted has no public way to choose
+either, so these are subclasses of Twisted's own, and the private names they use are listed and tested in one place
+(`tests.support.private_names`).
 
-* The head of an answer has a limit.  Twisted limits a line, but not how many there are.
-* A status is a number of three digits (RFC 9110, section 15).  Twisted takes any number, and would send it on.
-* A server may name headers in `Connection` as meant for the next one only (RFC 9110, section 7.6.1).  Twisted keeps
-  that header to itself, so whoever gets the answer could not leave them out.
-* "Not modified" may say how long the body would be that it does not have.  Twisted keeps that to itself, too.
+* The head of an answer gets a limit.  Twisted limits the length of a line, but not how many lines there are.
+* A status must have three digits (RFC 9110, section 15).  Twisted accepts any number, and the proxy would send it on.
+* A server may name headers in `Connection` that are meant for the next hop only (RFC 9110, section 7.6.1).  Twisted
+  keeps that header to itself, so whoever gets the answer could not remove them.
+* "304 Not Modified" may tell the length of the body that it leaves out.  Twisted keeps that to itself, too.
+
+This module knows HTTP, and nothing about llama-server: a broken or malicious program at its address is expected here.
 """
 
 from __future__ import annotations
@@ -25,26 +29,43 @@ from bioproxy.http.headers import connection_options
 from bioproxy.runtime.errors import UpstreamError
 
 LONGEST_HEAD = 256 * 1024
-"""Bytes of an answer's head, at most."""
+"""Bytes of an answer's head, at most.
+
+llama-server's heads have a few hundred bytes; those of a proxy in between may have many cookies.  Halved, nothing known
+would be rejected; doubled, a broken server may take twice the memory for each connection.
+"""
 
 
 class Client(HTTP11ClientProtocol):
-    """A connection to llama-server."""
+    """The protocol of one connection to llama-server.
 
+    Invariant: the response that a request fires with has a status of three digits, and no header that was meant for
+    this connection only.  One request is in progress at a time; the pool sees to that.
+    """
+
+    # Bytes of the present answer's head that have come so far.
     _head = 0
 
     def request(self, request: Request) -> Deferred[IResponse]:
-        """Send a request.  Called by the Agent."""
+        """Send a request.  Called by the Agent, as soon as there is a connection.
+
+        Returns a `Deferred` that fires with the response when its head is here.  It fails with Twisted's exceptions
+        (`bioproxy.llama.failures`), and with `UpstreamError` for an impossible status.  Cancelling closes the
+        connection.
+        """
         self._head = 0
         answer: Deferred[IResponse] = super().request(request)
+        # The parser is replaced with each request, and gone when the answer is whole, so it is remembered here.
         parser = self._parser
-        assert parser is not None  # it was made just now
+        assert parser is not None  # `super().request` has made it
 
         def put_right(response: IResponse) -> IResponse:
+            # `abortConnection` closes at once; `loseConnection` would first wait until all is written.
             if not 100 <= response.code <= 999:
                 transport: Any = self.transport
                 transport.abortConnection()
                 raise UpstreamError(f"llama-server answered with {response.code}, which is no status")
+            # `connHeaders` are the headers that Twisted regards as the connection's own, and does not show.
             for name in connection_options(parser.connHeaders.getRawHeaders(b"connection", [])):
                 response.headers.removeHeader(name)
             length = parser.connHeaders.getRawHeaders(b"content-length")
@@ -52,12 +73,16 @@ class Client(HTTP11ClientProtocol):
                 response.headers.setRawHeaders(b"content-length", length)
             return response
 
+        # A callback runs before whoever awaits the Deferred sees the result; what it raises becomes the failure.
         return answer.addCallback(put_right)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what arrives.  Called by Twisted."""
+        """Count the bytes of the head, and pass everything on to the parser.  Called by Twisted for what arrives."""
+        # The beginning of the body may be in the same piece as the end of the head, so this may count a little too
+        # much.
         if self._parser is not None and self._parser.state in (STATUS, HEADER):
             self._head += len(data)
+            # Closing makes the request fail as one whose answer broke off.
             if self._head > LONGEST_HEAD:
                 transport: Any = self.transport
                 transport.abortConnection()
@@ -66,10 +91,12 @@ class Client(HTTP11ClientProtocol):
 
 
 class Factory(_HTTP11ClientFactory):
-    """Makes them, without two log lines for each connection."""
+    """Makes a `Client` for each new connection."""
 
     noisy = False
+    """Twisted logs the start and stop of each factory, unless this is false: two lines for each connection."""
 
     def buildProtocol(self, addr: IAddress | None) -> Client:
-        """Make one.  Called by Twisted for a new connection."""
+        """Return the protocol for a new connection.  Called by Twisted."""
+        # The callback returns the connection to its pool when an answer is complete.
         return Client(self._quiescentCallback)

@@ -1,57 +1,81 @@
-"""Which model is it?  A KV cache of one model means nothing to another, and llama-server does not check.
+"""Finds out which model llama-server runs.
 
-What llama-server says of its model (its numbers, its adapters, its chat template) is part of the answer, but two
-models can agree in all of that and still differ in their weights: a fine-tune, or another file put at the same
-path.  What settles it is the model's own behaviour.  A few words are evaluated, and the likeliest next tokens and
-their log-probabilities belong to the weights like a fingerprint to a hand.  They are compared with a tolerance,
-because the last digits depend on how work was spread over cores.
+A KV cache is a model's working memory of a prompt, and means nothing to any other model.  llama-server does not check
+that: it loads a slot file of another model of the same shape, answers 200, and then writes wrong text (seen with b11434
+and b11549).  So before a file is restored, bioproxy must be sure that it belongs to the model that runs now.
 
-The fingerprint is taken once for each *process* of llama-server, since a process keeps its model.  Each process makes
-up a random marker at its start (``media_marker`` in `/props`), by which a restart is noticed.  Builds that do not
-have it are asked for the fingerprint each time it matters.
+What llama-server says about its model (its numbers, its adapters, its chat template) is part of the identity, but not
+enough: a fine-tune, or another file put at the same path, says the same.  The model's behaviour settles it.  A few
+words are evaluated, and the likeliest next tokens with their log-probabilities are the *fingerprint* of the weights.
+Fingerprints are compared with a tolerance, because the last digits depend on how the work was spread over CPU cores.
 
-Taking it costs a few milliseconds to a second and overwrites the slot, so it is done only when the slot's content is
-unknown anyway.
+The fingerprint is taken once for each process of llama-server, because a process keeps its model, with one exception:
+with ``--sleep-idle-seconds`` a process unloads its model and later loads it again from its file, which may be another
+one by then.  Taking a fingerprint costs a few milliseconds to a second and overwrites slot 0, so it is done only when
+what the slot holds is unknown or about to be replaced anyway.
+
+On Twisted: `find_out` awaits three or four requests, and while it waits, other coroutines run.  `current` may be reset
+by one of them in the middle.  Its last lines therefore set everything together, with no `await` in between.
+
+This module does not follow llama-server from look to look; `bioproxy.llama.process_watch` does.  It only remembers in
+which process the fingerprint was taken, which belongs to the fingerprint as a date belongs to a photograph.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from bioproxy.llama.api import FIXED_MARKER, LlamaApi, Props
 from bioproxy.prompts.digests import digest
 
 SAMPLE = "The quick brown fox jumps over the lazy dog"
+"""The text whose next token is asked for.
+
+Any text will do, as long as it never changes: fingerprints in the record on disk are of this text.
+"""
+
 TOLERANCE = 0.05
-"""Difference of two log-probabilities (natural logarithm) that still is the same model.  Between two models of the
-same shape differences of 0.7 and more were measured."""
+"""Largest difference between two log-probabilities (natural logarithm) that still counts as the same model.
+
+Two models of the same shape differed by 0.7 and more; the same model with its work spread differently over cores by
+less than 0.02.  Halved, it would still hold on the machines measured; doubled, too.  Much smaller, good files would be
+dropped after a change of threads; much larger, a light fine-tune would pass as its original.
+"""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model's identity: `facts` is a digest of what it says of itself, `odds` its fingerprint.
+    """The identity of one model.
 
-    `file` and `build` are for a person who reads the record; two models are not told apart by them.
+    Invariant: two values describe the same model if and only if `matches` says so.  `==` is stricter than that: it
+    compares every digit, and the two fields that are only for people.
     """
 
     facts: str
+    """Digest of what llama-server says about the model: its chat template, its numbers, its adapters."""
     odds: tuple[tuple[int, float], ...]
+    """The fingerprint: the likeliest tokens after `SAMPLE`, as token id and log-probability, likeliest first."""
     file: str = ""
+    """Path of the model's file, for people who read the record; a model that was moved is still the same."""
     build: str = ""
+    """The build of llama.cpp, for people who read the record."""
 
     @classmethod
     def from_json(cls, value: Any) -> Model:
-        """Read what `dataclasses.asdict` and JSON made of one.  Raises `KeyError`, `TypeError`, `ValueError`."""
+        """Return the model that `dataclasses.asdict` and JSON turned into `value`.
+
+        Raises `KeyError`, `TypeError` or `ValueError` if `value` is something else.
+        """
         odds = tuple((int(token), float(odd)) for token, odd in value["odds"])
         return cls(str(value["facts"]), odds, str(value["file"]), str(value["build"]))
 
     def matches(self, other: Model) -> bool:
-        """Tell whether both are the same model."""
+        """Tell whether both are the same model.  Symmetric; a model without any odds matches nothing."""
         if self.facts != other.facts or len(self.odds) != len(other.odds):
             return False
-        # By token, not by rank: two tokens that are equally likely may change places.  The last rank may even be
-        # taken by another token, so one may be missing.
+        # Compared by token, not by rank: two tokens that are equally likely may change places.  The last rank may even
+        # be taken by another token, so one token may be missing on the other side.  (NaN is near nothing.)
         theirs = dict(other.odds)
         near = [abs(odd - theirs[token]) < TOLERANCE for token, odd in self.odds if token in theirs]
         return len(near) >= max(1, len(self.odds) - 1) and all(near)
@@ -60,58 +84,79 @@ class Model:
 class ModelIdentity:
     """Knows the model that runs now.
 
-    `current` is the model as it was last found, or `None` while it is unknown.  It is for judging what is warm;
-    before a file is restored, `find_out` makes sure.  `certain` tells whether nothing was noticed since that could
-    have changed it: then a file can be said to be of this model.
+    Invariant: `current` is the model as it was found in the last process that was met, or `None` if that process was
+    not asked yet.  `current` is good enough to judge what is *warm*, where a mistake costs time.  Where a mistake would
+    cost a wrong answer there are two stricter ways: `find_out`, before a file is restored, and `certain`, before a file
+    is recorded as being of this model.
     """
 
     def __init__(self, llama: LlamaApi) -> None:
-        self._llama = llama
-        self._props: Props | None = None
         self.current: Model | None = None
+        """The model as last found; `None` while it is unknown.  Whoever changes the model's adapters resets it."""
+        self._llama = llama
+        # The process in which the fingerprint was taken, by what it said about itself then.
+        self._taken_in: Props | None = None
+        # Whether that process was seen asleep, ever: it may sleep and wake up between two looks, unnoticed.
         self._sleeps = False
+        # Whether the fingerprint is younger than the last sleep that was seen.
         self._certain = False
 
     @property
     def certain(self) -> bool:
-        """Whether `current` is surely the model that is loaded now."""
+        """Whether nothing was noticed, since the fingerprint was taken, that could have changed the model."""
         return self.current is not None and self._certain
 
     def fell_asleep(self) -> None:
-        """Note that llama-server has unloaded its model.
+        """Note that llama-server has unloaded its model, and may load another one from the same file.
 
-        It may load another one from the same file when it wakes up, and may sleep and wake up between two looks.  So
-        from now on nothing but the fingerprint is believed.
+        `current` stays, because most probably it will be the same.  But from now on, for as long as this process runs,
+        `find_out` takes the fingerprint each time.
         """
         self._sleeps, self._certain = True, False
 
-    def seen(self, props: Props) -> bool:
-        """Note the properties of the process that runs now: if they are others, so may be the model.
+    def met(self, props: Props) -> bool:
+        """Note that a process with these properties runs now; if it is another one, so may be its model.
 
-        Returns whether it surely is the process that was known.
+        Returns whether this surely is the process in which the fingerprint was taken.  That can be true for a process
+        that the watch has never seen: `find_out`, called for a user's request, may have met it between two looks.
         """
-        known = props == self._props and props.marker != FIXED_MARKER
+        # Equal properties with the fixed marker prove nothing: each process of such a build has the same.
+        known = props == self._taken_in and props.marker != FIXED_MARKER
         if not known:
             self.current, self._sleeps = None, False
         return known
 
     async def unchanged(self) -> bool:
-        """Tell whether the process that was known still runs, awake.  Fails as `LlamaApi`'s calls do."""
-        return self.current is not None and await self._llama.props() == self._props
+        """Fire with whether the process in which the fingerprint was taken still runs and is awake.
+
+        Fails as `LlamaApi`'s calls do; cancelling closes the connection and changes nothing.
+        """
+        if self.current is None:
+            return False
+        props = await self._llama.props()
+        return props == self._taken_in and not props.asleep
 
     async def find_out(self) -> Model:
-        """Fire with the model.  Overwrites slot 0 unless it is known already.  Fails as `LlamaApi`'s calls do."""
+        """Fire with the model that runs now, and set `current` to it.
+
+        Takes the fingerprint, which overwrites slot 0, unless the one there is can be trusted.  Fails as `LlamaApi`'s
+        calls do.  Cancelling closes the connection; what was not found out is not believed, and what slot 0 holds is
+        unknown then.
+        """
         props = await self._llama.props()
         facts = digest(props.about_model, await self._llama.model_facts())
-        self.seen(replace(props, asleep=False))
+        self.met(props)
         witness = await self._llama.witness()
+        # A slot in which nothing was done, not even the fingerprint taken, belongs to a model that was just loaded: in
+        # a new process, or, after sleep, in the same one.  With `--no-slots` there is no witness, but a process that
+        # says it is asleep will load its model for the next request.
         if props.asleep or (witness is not None and witness.task is None):
-            # It will be, or was, loaded anew, from its file: nothing was done in this slot yet, not even the
-            # fingerprint taken.  So it is in a new process, and after sleep (``--sleep-idle-seconds``) in the same one.
             self.current = None
+        # Other facts in the same process: its adapters were changed over HTTP (`POST /lora-adapters`).
         if self.current is None or self._sleeps or self.current.facts != facts:
             odds = tuple(await self._llama.next_token_odds(SAMPLE))
             self.current = Model(facts, odds, props.model or "", props.build or "")
-            self._props = replace(props, asleep=False)  # now at least it is awake
+            # Evaluating has woken it up, if it was asleep.  (`Props` compares equal, asleep or not.)
+            self._taken_in = props
             self._certain = True
         return self.current

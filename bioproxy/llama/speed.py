@@ -1,35 +1,50 @@
-"""How fast llama-server is: at processing prompts and at writing slot files, as last measured.
+"""How fast llama-server is, as last measured: at processing prompts and at writing slot files.
 
-What depends on it: how long a piece of a warm-up may be so that it takes about a second, how much time was saved by
-tokens that did not have to be computed, and whether a save is worth its time and fits the disk.
+Three decisions depend on it: how many tokens a piece of a warm-up may have, so that a user who comes meanwhile waits
+only a moment; whether a save is worth its time and fits on the disk; and, for the metrics, how much time was saved by
+tokens that did not have to be computed.
 
-Knows nothing of the rest of bioproxy.
+Nothing is measured here.  llama-server times itself (`timings` in its answers), and whoever gets such an answer passes
+the numbers on.  Only the last measurement is kept, without an average: the speed changes at once when another process
+runs, or when the machine has other work, and a wrong guess corrects itself with the next piece.
+
+Pure: knows no clock and no other module.
 """
 
 from __future__ import annotations
 
 ENOUGH = 64
-"""Tokens.  The fixed costs of a request blur the speed of computing fewer than that."""
+"""Tokens.  Fewer than that are no measurement: the fixed costs of a request blur the speed.
+
+Halved, pieces vary more in length; doubled, a llama-server that mostly reuses tokens is rarely measured.
+"""
 
 QUICKEST, SLOWEST = 1e-9, 3600.0
-"""Seconds a token.  What is said to be quicker or slower was not measured."""
+"""Seconds a token.  A number outside is a mistake of whoever says it, and is ignored.
+
+Far from anything real on both sides, so their exact values do not matter; they keep divisions harmless.
+"""
 
 
 class Speed:
-    """`seconds_per_token` is what one prompt token takes, 0 until it was measured."""
+    """The last measurements.
+
+    Invariant: what is not known yet is 0 or `None`, and each method says what it returns then.
+    """
 
     def __init__(self) -> None:
         self.seconds_per_token = 0.0
+        """Seconds that computing one prompt token takes, 0 until it was measured."""
         self._save_seconds_per_token: float | None = None
         self._bytes_per_token = 0.0
 
     def measured(self, tokens: float, ms: float) -> None:
-        """Note that computing so many tokens took so many milliseconds, as llama-server says."""
+        """Note that computing so many prompt tokens took `ms` milliseconds, as llama-server says."""
         if tokens >= ENOUGH and QUICKEST <= ms / 1000 / tokens <= SLOWEST:
             self.seconds_per_token = ms / 1000 / tokens
 
     def tokens_in(self, seconds: float, otherwise: int) -> int:
-        """Return how many tokens can be computed in some seconds, or `otherwise` while nobody knows."""
+        """Return how many prompt tokens can be computed in some seconds, or `otherwise` if that is not known."""
         return int(seconds / self.seconds_per_token) if self.seconds_per_token else otherwise
 
     def saved(self, tokens: int, size: int, seconds: float) -> None:
@@ -39,9 +54,12 @@ class Speed:
             self._bytes_per_token = size / tokens
 
     def save_seconds(self, tokens: int) -> float | None:
-        """Return how long saving so many tokens will take, or `None` while nobody knows."""
+        """Return how many seconds saving so many tokens will take, or `None` if that is not known."""
         return None if self._save_seconds_per_token is None else tokens * self._save_seconds_per_token
 
     def bytes_of(self, tokens: int) -> int:
-        """Return how large a file with so many tokens will be, 0 while nobody knows."""
+        """Return how many bytes a file with so many tokens will have, 0 if that is not known.
+
+        A file grows with its tokens almost exactly: each one adds the same amount to the KV cache.
+        """
         return int(tokens * self._bytes_per_token)

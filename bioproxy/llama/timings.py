@@ -1,19 +1,22 @@
-"""Finds what llama-server says of the prompt in an answer that passes by: how much of it came from the cache.
+"""Reads from an answer that passes by how many tokens of its prompt came from the cache.
 
-Each API says it in its own words, always near the answer's end, but for Anthropic's streams, which begin with it:
+That number is the only proof that a warm-up or a restored file was of use: what bioproxy believes about the slot is a
+belief, `cache_n` is what llama-server did.  Each API tells it in its own words (llama.cpp b11549,
+tools/server/server-task.cpp), always near the end of the answer, except for Anthropic's streams, which begin with it:
 
 * OpenAI's chat completions, plain completions and streamed responses have llama.cpp's own `timings`: tokens reused
-  (`cache_n`), tokens computed (`prompt_n`), and how long that took (`prompt_ms`, in milliseconds);
+  (`cache_n`), tokens computed (`prompt_n`), and the milliseconds that took (`prompt_ms`);
 * Anthropic's messages have `usage`, where `input_tokens` are those that were computed;
 * OpenAI's responses, not streamed, have `usage`, where `input_tokens` are all of them.
 
-(llama.cpp b11549, tools/server/server-task.cpp.)
+On Twisted: an answer is not a value here but a series of calls, one for each piece as it arrives from the network, cut
+anywhere.  So this is a small state machine that is fed, and never asks for more.  The answer may be long and is not
+ours: nothing of it is parsed as a whole, and nothing is kept but its last few bytes.
 
-The answer comes in pieces, cut anywhere, and may be long: so nothing of it is parsed or kept but the end of what came
-so far.  Looking for keys as bytes is safe: inside any JSON *text* their quotation marks would have a backslash before
-them.
+Searching for JSON keys as bytes is safe: inside any JSON *text* their quotation marks would have a backslash before
+them, so what a model writes can never be mistaken for a key.
 
-Pure.
+Pure: knows neither the request nor its client.
 """
 
 from __future__ import annotations
@@ -22,60 +25,70 @@ import json
 import re
 from collections.abc import Callable
 
+# Repetitions and numbers are bounded, so that no answer can make a search slow or a number huge.
 TIMINGS = re.compile(rb'"timings":(\{[^{}]{,1900}\})')
 COMPUTED = re.compile(rb'"cache_read_input_tokens":(\d{1,15}),"input_tokens":(\d{1,15})')
 IN_ALL = re.compile(rb'"input_tokens":(\d{1,15}),[^{}]{,200}"input_tokens_details":\{"cached_tokens":(\d{1,15})')
 
 WORDS = (b'"timings":', b'"input_tokens":')
-"""One of these is in each of them."""
+"""Each of the three patterns contains one of these."""
 
 LONGEST = 2048
-"""Bytes of the longest of these, and more."""
+"""Bytes of the end of the answer that are kept, more than the longest match of any pattern.
+
+Halved, `timings` with many extra fields could be missed when they are cut by the network; doubled, a little more
+copying for each piece.
+"""
 
 
 class Timings:
-    """Gets an answer piece by piece; `values` has what it said."""
+    """Is fed with an answer, piece by piece.
+
+    Invariant: `values` does not depend on where the answer was cut into pieces.
+    """
 
     def __init__(self) -> None:
         self._tail = b""
         self._found: dict[str, float] = {}
 
     def feed(self, data: bytes) -> None:
-        """Look at the next piece of the body; any cuts will do."""
+        """Search the next piece of the body, together with the end of what came before."""
         text = self._tail + data
-        # Enough for a whole one, if it began in this piece and ends in the next.
+        # The end is kept because a match may begin in this piece and be complete only in the next.
         before, self._tail = len(self._tail), text[-LONGEST:]
-        if not any(word in text for word in WORDS):  # nearly always, and much quicker than to look properly
+        # Nearly every piece ends here: `in` is a fast search, and most pieces are a token of a stream.
+        if not any(word in text for word in WORDS):
             return
         matches = [(match.end(), match, read) for pattern, read in READERS for match in pattern.finditer(text)]
         for end, match, read in sorted(matches, key=lambda each: each[0]):
-            # The last one counts.  What ends in the tail was seen before.
+            # The last match counts: a stream may tell numbers in between (`timings_per_token`), and its end has the
+            # final ones.  What ends within the old tail was found with the piece before.
             if end > before:
                 self._found = read(*match.groups()) or self._found
 
     @property
     def values(self) -> dict[str, float]:
-        """The timings, named as llama.cpp does; empty where there were none."""
+        """What was found, under llama.cpp's names (`cache_n`, `prompt_n`, `prompt_ms`); empty if nothing was."""
         return self._found
 
 
 def timings(found: bytes) -> dict[str, float]:
-    """Read llama.cpp's own."""
+    """Return the numbers in llama.cpp's own `timings`, and nothing where that is not a JSON object."""
     try:
         values = json.loads(found)
     except (ValueError, RecursionError):
         return {}
-    # None of them can be negative or without end; whoever sends such a number is no llama-server.
+    # None of them can be negative or infinite.  Such a number is not llama-server's, and would spoil the metrics.
     return {key: value for key, value in values.items() if isinstance(value, int | float) and 0 <= value < 1e15}
 
 
 def computed(cached: bytes, computed: bytes) -> dict[str, float]:
-    """Read Anthropic's usage."""
+    """Return the two numbers in Anthropic's `usage`, under llama.cpp's names."""
     return {"cache_n": int(cached), "prompt_n": int(computed)}
 
 
 def in_all(tokens: bytes, cached: bytes) -> dict[str, float]:
-    """Read the usage of OpenAI's responses."""
+    """Return the two numbers in the `usage` of OpenAI's responses, where the total has the reused ones in it."""
     return {"cache_n": int(cached), "prompt_n": max(0, int(tokens) - int(cached))}
 
 
@@ -84,4 +97,4 @@ READERS: tuple[tuple[re.Pattern[bytes], Callable[..., dict[str, float]]], ...] =
     (IN_ALL, in_all),
     (TIMINGS, timings),
 )
-"""What to look for, and how to read it."""
+"""Each pattern, and the function that turns its groups into numbers."""

@@ -1,13 +1,26 @@
-"""The way to llama-server: sending, waiting, and one language for everything that fails on it.
+"""Sends requests to llama-server and waits for the answers.
 
-Two kinds of calls go this way:
+There are two kinds of calls:
 
-* The proxy's own questions ("what is in the slot?") are small JSON calls made with treq, an HTTP client on top of
-  Twisted's `Agent` that knows JSON, text encodings and the like.
-* A client's request is *relayed*, and must arrive as it was sent.  treq means well and would unpack gzip, keep
-  cookies and tidy up the URL.  So these calls use an `Agent` below it.
+* The proxy's *own* calls ("what is in the slot?") are small JSON requests.  They are made with treq, an HTTP client on
+  top of Twisted's `Agent` that brings the conveniences of the library requests.
+* A client's request is *relayed* and must arrive as it was sent.  treq would unpack gzip, keep cookies and
+  normalize the URL.  So relayed requests use the `Agent` below treq (`bioproxy.llama.connections`).
 
-Cancelling any call here closes its connection, which is how llama-server learns that nobody waits.
+Each call goes through the same phases, and can fail or be cancelled in each of them: connecting (at most 5 seconds),
+sending, waiting for the head of the answer (as long as it takes), and reading its body.
+
+The Twisted idea here is *cancelling*.  `Agent.request` returns a `Deferred`, an object for a result that comes later.
+Its `cancel` method tells whoever made it that the result is no longer wanted; for a request that means: close the
+connection, and fail with `CancelledError`.  A coroutine passes `cancel` on to the `Deferred` that it is awaiting.  So
+when a client hangs up, its coroutine is cancelled, the connection to llama-server closes, and llama-server, which
+watches its connections, stops computing.
+
+`CancelledError` does not say *why*.  This class cancels calls itself too, when llama-server is unresponsive, and then
+the caller must see a time-out instead.  `Upstream.waited_for` tells these two apart.
+
+This module does not know what the calls mean (`bioproxy.llama.api` does), nor when to give up
+(`bioproxy.llama.process_watch` does).
 """
 
 from __future__ import annotations
@@ -34,96 +47,150 @@ from bioproxy.runtime.expect import decoded, shown
 from bioproxy.settings.api_keys import ApiKeys
 
 SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-"""Methods that change nothing, so that a request lost with its connection may be sent again (RFC 9110, 9.2.2)."""
+"""Methods that change nothing, so that a request lost with its connection may be sent again (RFC 9110, 9.2.2).
 
+PUT and DELETE are idempotent in that RFC and could be repeated too.  They are left out because nobody can promise what
+an endpoint of a later llama-server does with them.
+"""
 
 SMALL = 1 << 20
-"""Bytes that an answer to one of the proxy's own calls may have.  Mostly they are a few thousand."""
+"""Bytes that an answer to one of the proxy's own calls may have, at most, if the question gives no reason for more.
+
+Mostly they are a few thousand; `/props` has the chat template in it, `/slots` the parameters of each slot.  Halved,
+nothing that was ever seen is rejected; doubled, a broken server may take twice the memory of this process for each
+call.
+"""
 
 SLOWEST = 1 << 18
-"""Bytes a second: the longest answer that is allowed has so much time, and at least 4 s."""
+"""BytesProducer a second, at least, at which the body of an answer must come: 256 KiB/s.
+
+The longest answer allowed gets its size divided by this, so 4 s for `SMALL`.  Halved, an answer that stops in the
+middle occupies the gate for twice as long; doubled, a slow network between both hosts could break honest answers.
+"""
 
 
 class Waiting(Protocol):
-    """Something that waits for llama-server and can be told that there is no more hope."""
+    """A pending call to llama-server, of which this module needs nothing but a way to end it."""
 
     def cancel(self) -> None:
-        """End the waiting; it then fails with `CancelledError`."""
+        """End the call; its `Deferred` then fails with `CancelledError`, or an error that wraps one."""
 
 
 class Upstream:
-    """One llama-server, seen as something that answers HTTP requests."""
+    """One llama-server, as something that answers HTTP requests.
+
+    Invariant: `_waiting` has each call that some coroutine awaits, and nothing else, so `end_all` reaches all of them.
+
+    No call has a time limit of its own while it waits for the head of an answer, because nobody knows how long a prompt
+    takes: a good answer may come after ten minutes.  Instead there is one judgement for llama-server as a whole.  Every
+    answer is a sign of life (`heard`).  If there was none for long enough, although `/health` was asked every two
+    seconds, the watch calls `give_up`: all that wait fail together, and from then on `check` fails, so that those who
+    still stand in the queue fail fast, too.  The next sign of life ends that state by itself.
+    """
 
     def __init__(self, url: str, agents: Agents, clock: IReactorTime, keys: ApiKeys) -> None:
+        """Prepare calls to the llama-server at `url`, through `agents`; nothing is connected yet.
+
+        `clock` is the reactor, or a test's clock; `keys` has the api key for the proxy's own calls, if one is needed.
+        """
         self.url = url
+        """`llama_url`, as configured."""
         self.last_heard = clock.seconds()
+        """When llama-server last answered anything: seconds, on the given clock."""
         self._agents = agents
         self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=BytesProducer)
+        # Two clients of treq, because a client keeps its Agent, and the Agent decides about the connection.
+        # `BytesProducer` writes a body at once; treq's own producer would copy it in pieces, over several turns of the
+        # reactor.
         self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=BytesProducer)
         self._clock = clock
         self._keys = keys
         parts = urlsplit(url)
         self._host = parts.netloc.encode()
+        # llama-server may run below a path (``--api-prefix``, or behind another proxy); it precedes each target.
         self._path = parts.path.encode()
+        # Whether llama-server is regarded as unresponsive, until it answers something again.
         self._given_up = False
         self._waiting: set[Waiting] = set()
-        self._hopeless: dict[Waiting, ProxyError] = {}
+        # The calls that were ended by `end_all`, each with the error that its caller is to see.
+        self._ended: dict[Waiting, ProxyError] = {}
 
     async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: RequestBody) -> IResponse:
-        """Send a client's request on.
+        """Send a client's request to llama-server.
 
         `target` is path and query as the client wrote them; it begins with a slash.  Whatever it says, the request goes
         to `url`.  Fires with the response as soon as its head is here; the body comes later, see
-        `bioproxy.proxy.relay`.  Fails with `UpstreamError`, `UpstreamTimeout`, or `BadTarget` for what cannot be sent;
-        cancelling closes the connection.
+        `bioproxy.proxy.relay`.  Fails with `UpstreamError` or `UpstreamTimeout`, and with `BadTarget` for a target or
+        method that cannot be sent.  Cancelling closes the connection.
         """
+        # Where llama-server is below a path, ".." could lead to a neighbour on the same host that clients may not
+        # reach.  Elsewhere such a target goes on unchanged: what it means is llama-server's business.
         if self._path and has_dot_segments(target):
             raise BadTarget("a path may not have . or .. in it here: it would lead out of llama_url")
+        # A request over a shared connection may be repeated by Twisted, so only those share one that change nothing and
+        # have no body.  Everything that uses the slot is a POST: a fresh connection, and never repeated.
         repeatable = method in SAFE and not body.size
         agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh
+        # Raw headers keep values as bytes, and those of repeated headers apart: nothing is decoded or joined.
         sent = Headers()
         for name, value in headers:
             sent.addRawHeader(name, value)
-        if not sent.hasHeader(b"host"):  # HTTP/1.0 does without
+        # HTTP/1.0 clients need not send `Host`, but HTTP/1.1, which is spoken from here on, demands it.
+        if not sent.hasHeader(b"host"):
             sent.addRawHeader(b"host", self._host)
-        # A POST without a body still says so, with `Content-Length: 0`; a GET has nothing to say.
+        # A *producer* is an object that Twisted asks to write the body, and to pause while the network is slower: a
+        # large body is never in memory twice.  With a producer Twisted sends `Content-Length`, without one it does not.
+        # A POST with an empty body says so with `Content-Length: 0` (RFC 9110, 8.6); a GET or DELETE without a body has
+        # nothing to say.
         sending = None if repeatable or (method == b"DELETE" and not body.size) else body.producer(self._clock)
         try:
             answer = agent.request(method, self._path + target, sent, sending)
         except ValueError as error:
+            # Twisted checks method and target before it connects, and raises instead of returning a `Deferred`.
             raise BadTarget(f"this request cannot be sent on: {error}") from None
+        # This fires when the head is here.  Twisted then stops reading from the connection until somebody takes the
+        # body (`IResponse.deliverBody`), so nothing piles up in memory while the client's side is being prepared.
         return cast(IResponse, await self.waited_for(answer))
 
     async def ask(
-        self, method: str, path: str, question: Any = None, *, alone: bool = False, growth: int = 0
+        self, method: str, path: str, question: Any = None, *, fresh: bool = False, growth: int = 0
     ) -> object:
-        """Make one of the proxy's own calls; both sides speak JSON.
+        """Make one of the proxy's own calls; question and answer are JSON.
 
-        `alone` gives the call a fresh connection: for calls that must not be made twice, and those that take
-        long.  The answer may have `SMALL` bytes, and `growth` more for each byte of the question.  Fires with the
-        decoded answer, which may be anything.  Fails with `LlamaError` for an error status, `UpstreamError` or
-        `UpstreamTimeout`; cancelling closes the connection.
+        `fresh` gives the call a connection of its own: for calls that must not be carried out twice, and for those that
+        take long, whose connection would be missing in the pool.  The answer may have `SMALL` bytes, and `growth` more
+        for each byte of the question.  Fires with the decoded answer, which may be any JSON value.  Fails with
+        `LlamaError` for an error status, `UpstreamError` or `UpstreamTimeout`; cancelling closes the connection.
         """
-        client = self._own_fresh if alone else self._own_shared
-        # The host here only makes the URL complete: the connection goes to `url` in any case.  (treq would read an
-        # IPv6 address as a name that is not allowed.)
+        # Small questions share connections: the watch alone asks twice every two seconds, and over TLS a new connection
+        # each time would cost more than the question.
+        client = self._own_fresh if fresh else self._own_shared
+        # The host here only makes the URL complete: the agents connect to `url` in any case, and the header `Host` is
+        # set below.  The real host would not always do, because treq rejects an IPv6 address as an invalid name.
         url = f"http://llama-server{self._path.decode()}{path}"
+        # The api key is read from `keys` for each call, because a reload may change it.
         headers = Headers({b"Host": [self._host]})
         for name, value in self._keys.own:
             headers.addRawHeader(name, value)
         body = None if question is None else json.dumps(question, separators=(",", ":")).encode()
         if body is not None:
             headers.addRawHeader(b"Content-Type", b"application/json; charset=UTF-8")
-        # `unbuffered`: treq would keep the whole body a second time, for callers that read it twice.
+        # `unbuffered`: treq would keep the whole body a second time, for callers that read it twice.  No redirects:
+        # llama-server sends none, so whatever does is not llama-server, and its 302 is an error like any other status.
         call = client.request(method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True)
         response = await self.waited_for(call)
         content = await self.content(response, f"{method} {path}", SMALL + growth * len(body or b""))
+        # An error status decides, whatever the body says: a proxy in between may explain its 502 in HTML.  With 200 a
+        # body that is not JSON means that something else listens there.
         try:
             answer = decoded(content)
         except ValueError as fault:
             if response.code == 200:
                 raise UpstreamError(f"llama-server's answer to {method} {path} is {fault}") from None
             answer = None
+        # llama-server writes its errors in OpenAI's shape; anything else is told by its status alone.  `shown` makes
+        # the text safe for the log, because whoever listens there may send control characters.  `LlamaError` has the
+        # status as a number, so that callers can tell "still loading" (503) from "not supported" (501).
         if response.code != 200:
             error = answer.get("error") if isinstance(answer, dict) else None
             message = error.get("message") if isinstance(error, dict) else None
@@ -132,12 +199,16 @@ class Upstream:
         return answer
 
     async def content(self, response: IResponse, what: str, longest: int) -> bytearray:
-        """Take an answer's body into memory, in which it may have `longest` bytes; `what` was asked.
+        """Read an answer's body into memory, at most `longest` bytes; `what` names the call in error messages.
 
-        llama-server sends an answer that is no stream all at once, when its work is done: so from the head on time is
-        short.  Fails with `UpstreamError` or `UpstreamTimeout`; cancelling closes the connection.
+        llama-server sends an answer that is not a stream all at once, when its work is done.  So the wait for the head
+        is unlimited (a long prompt), and the time for the body is short.  Fires with the body.  Fails with
+        `UpstreamError` if it breaks off or is too long, with `UpstreamTimeout` if it is too slow; cancelling closes the
+        connection.
         """
 
+        # `addTimeout` cancels the Deferred after that time, which closes the connection, and then lets this function
+        # decide what the failure is called.
         def late(_result: object, seconds: float) -> None:
             raise UpstreamTimeout(f"llama-server did not finish its answer to {what} within {seconds:.0f} s")
 
@@ -146,43 +217,71 @@ class Upstream:
         return cast(bytearray, await self.waited_for(body))
 
     async def waited_for(self, deferred: Deferred[Any]) -> Any:
-        """Wait for something from llama-server, in a way that `give_up` can end; translate what goes wrong."""
+        """Wait for a call's `Deferred` so that `end_all` can end the wait, and translate its failures.
+
+        Used for heads and bodies of answers alike, also by `bioproxy.proxy.relay` for the body of a relayed answer.
+        Fires with the result, and notes a sign of life.  Fails with `CancelledError` if the *caller* is cancelled, with
+        the error that `end_all` was given if that ended the call, and else as `bioproxy.llama.failures.translated`
+        says.
+        """
+        # The `try` covers the `await` only, and `finally` runs in each of its outcomes: result, failure, cancellation.
         self._waiting.add(deferred)
         try:
             with translated():
                 result = await deferred
         except CancelledError:
-            if deferred in self._hopeless:
-                raise self._hopeless[deferred] from None
+            # Two may have cancelled: the caller, or `end_all`, which left a note.  Without one the caller did.
+            if deferred in self._ended:
+                raise self._ended[deferred] from None
             raise
         finally:
             self._waiting.discard(deferred)
-            self._hopeless.pop(deferred, None)
+            self._ended.pop(deferred, None)
+        # Only after a success.  A refused or broken connection shows that llama-server is gone, not that it lives; for
+        # an error *status* this place is reached, because to Twisted that is an answer like any other.
         self.heard()
         return result
 
     def heard(self) -> None:
-        """Note that llama-server showed signs of life."""
+        """Note a sign of life: an answer to any call, whatever its status, or a piece of a relayed body.
+
+        A connection that is accepted is none: the operating system accepts for a process that hangs.
+        """
         self.last_heard = self._clock.seconds()
         self._given_up = False
 
     def check(self) -> None:
-        """Raise `UpstreamTimeout` if llama-server was given up, and was not heard of since."""
+        """Raise `UpstreamTimeout` while llama-server is unresponsive.
+
+        Lets a request that comes out of the queue fail fast, instead of waiting for the whole time-out once more.
+        """
         if self._given_up:
             raise self._timeout()
 
     def _timeout(self) -> UpstreamTimeout:
+        """Return the error for an unresponsive llama-server, which says for how long it has been silent."""
+        # Measured when the error is made, not when llama-server was given up: the number is true for whoever reads it.
         silence = self._clock.seconds() - self.last_heard
         return UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s")
 
     def give_up(self) -> None:
-        """End all waiting with `UpstreamTimeout`: llama-server has been dumb for too long."""
+        """Fail all pending calls with `UpstreamTimeout`: llama-server has been unresponsive for too long.
+
+        Closes their connections.  Later calls are sent all the same: one of them will find out that it answers again.
+        """
         self._given_up = True
         self.end_all(self._timeout)
 
+    # Also called by `bioproxy.proxy.shutdown` when the time for open answers is over, with another error.
     def end_all(self, error: Callable[[], ProxyError]) -> None:
-        """End all waiting with an error, which is made anew for each."""
+        """Fail all pending calls with an error; `error` makes a new one for each.
+
+        A new one, because each is raised in another coroutine, and an exception object collects the traceback of the
+        place where it is raised.
+        """
+        # A copy, and all notes first: `cancel` resumes the waiting coroutine at once, before it returns.  That
+        # coroutine removes itself from `_waiting`, and may make other calls, which are not to be ended.
         waiting = list(self._waiting)
-        self._hopeless.update((each, error()) for each in waiting)
+        self._ended.update((each, error()) for each in waiting)
         for each in waiting:
             each.cancel()

@@ -107,8 +107,8 @@ class Status:
         return {
             "url": self._upstream.url,
             "up": self._watch.up,
-            "model": self._watch.model,
-            "build": self._watch.build,
+            "model": self._watch.process.props.model,
+            "build": self._watch.process.props.build,
             # Asked once for each process of llama-server, by a call that changes nothing.
             "slot_save": self._slot.files.enabled,
             "note": self._slot.reuse_check.trouble,

@@ -147,7 +147,7 @@ class Schedule:
             return self._slot.saved(name, key) is None
         # Without files only one template can be warm, in the slot itself: the one that was asked for last.  It is not
         # worth waking llama-server up for: as soon as it sleeps again, the slot is empty.
-        if self._watch.asleep:
+        if self._watch.process.props.asleep:
             return False
         # What a user left there on this template stays, even if it is in another shape.
         held, content = self._slot.content.now, self._slot.content

@@ -117,7 +117,7 @@ class Warmer:
             # Each one once: if it needs it still, or again, the next round will see.
             tried.add(name)
             await self._try(name)
-        if self._watch.up and not self._watch.asleep and not self._gate.busy:
+        if self._watch.up and not self._watch.process.props.asleep and not self._gate.busy:
             await self._tidy_up()
         self._show()
 
@@ -157,7 +157,7 @@ class Warmer:
         """Fire with a template's prefix tokens."""
         shape = self._shape_learning.shape(name)
         try:
-            return await self._prefixes.tokens(text, shape, self._watch.context, about)
+            return await self._prefixes.tokens(text, shape, self._watch.process.props.context, about)
         except LlamaError as error:
             if shape != USER_MESSAGE_ONLY and error.status != 503:
                 self._shape_learning.refused(name)

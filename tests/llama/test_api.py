@@ -1,37 +1,35 @@
-"""llama-server's own calls."""
+"""The calls of llama-server's endpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
-from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness, common_beginning
-from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
+from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness
 from bioproxy.runtime.errors import LlamaError, UpstreamError
 from tests.support.fakes import tokens
 from tests.support.world import WorldTest
 
 
 class LlamaTest(WorldTest):
-    """The calls, and a fake llama-server."""
+    """A `LlamaApi` and the fake llama-server that it calls."""
 
     def setUp(self) -> None:
-        """Build both."""
+        """Build both: a world without templates."""
         super().setUp()
         self.built = self.world({})
         self.server, self.llama = self.built.llama_server, self.built.llama
 
     def result(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Do something and return its result."""
+        """Run a coroutine to its end; return its result."""
         return self.successResultOf(self.built.start(work))
 
 
 class Answers(LlamaTest):
-    """What llama-server says, understood."""
+    """Answers as llama-server gives them."""
 
     def test_witness(self) -> None:
-        """The witness tells last task, tokens and whether it works; a fresh server has no task; 501 is no witness."""
+        """A witness has last task, tokens and whether the slot is busy; a fresh server has no task; 501: `None`."""
         self.assertEqual(Witness(None, 0, False), self.result(self.llama.witness))
         self.result(lambda: self.llama.evaluate([1, 2, 3]))
         self.assertEqual(Witness(1, 3, False), self.result(self.llama.witness))
@@ -41,13 +39,13 @@ class Answers(LlamaTest):
         self.assertIsNone(self.result(self.llama.witness))
 
     def test_witness_of_slot_0(self) -> None:
-        """Of several slots it is slot 0 that counts, in whatever place it stands."""
+        """The witness is that of slot 0, wherever it stands in the list."""
         slots = [{"id": number, "id_task": number + 10, "is_processing": False} for number in (1, 0)]
         self.server.answers["/slots"] = slots
         self.assertEqual(Witness(10, 0, False), self.result(self.llama.witness))
 
     def test_files(self) -> None:
-        """Save and restore tell tokens and bytes; what cannot be restored is refused."""
+        """Save and restore return tokens and bytes; a file that cannot be restored is refused."""
         self.result(lambda: self.llama.evaluate([1, 2, 3]))
         self.assertEqual(SlotFile(3, 30), self.result(lambda: self.llama.save("a.bin")))
         self.assertEqual(SlotFile(3, 30), self.result(lambda: self.llama.restore("a.bin")))
@@ -78,7 +76,7 @@ class Answers(LlamaTest):
         self.assertFalse(self.server.requests[-1][1]["cache_prompt"])
 
     def test_props(self) -> None:
-        """What the server says of itself is told apart: model, build, context, process; what is missing is harmless."""
+        """Model, build, context and marker are read from the properties; missing ones have harmless values."""
         props = self.result(self.llama.props)
         found = (props.model, props.build, props.context, props.marker)
         self.assertEqual(("/models/fake.gguf", "b1-fake", 16384, "<__media_one__>"), found)
@@ -89,13 +87,14 @@ class Answers(LlamaTest):
         self.assertFalse(props.asleep)
 
     def test_asleep(self) -> None:
-        """A llama-server that sleeps says so, and nothing else about it is another."""
+        """A sleeping llama-server says so, and everything else about it is unchanged."""
         awake = self.result(self.llama.props)
         self.server.asleep = True
-        self.assertEqual(replace(awake, asleep=True), self.result(self.llama.props))
+        asleep = self.result(self.llama.props)
+        self.assertEqual(([False, True], awake), ([awake.asleep, asleep.asleep], asleep))
 
     def test_facts(self) -> None:
-        """The model's numbers and its adapters are facts, whatever their order; each difference is another fact."""
+        """The facts are the model's numbers and adapters, independent of order; each difference gives other facts."""
         same = [{"n_params": 1, "n_vocab": 256}, {"n_vocab": 256, "n_params": 1}]
         other = [{"n_params": 2, "n_vocab": 256}, {"n_params": 1}, None]
         facts = []
@@ -107,68 +106,27 @@ class Answers(LlamaTest):
         facts.append(self.result(self.llama.model_facts))
         self.assertEqual(len(facts) - 1, len(set(facts)))
 
-    def test_prefix_tokens(self) -> None:
-        """The prefix tokens are those that come before the message, whatever the message is."""
-        self.assertEqual(
-            tokens("<user>abc "), self.result(lambda: self.llama.prefix_tokens("abc ", USER_MESSAGE_ONLY, 1000))
-        )
-        self.assertEqual(3, self.server.paths().count("/apply-template"))
-        self.assertTrue(all(body["add_special"] for path, body in self.server.requests if path == "/tokenize"))
-
-    def test_prefix_in_a_shape(self) -> None:
-        """What the chat request has before the message is among the prefix tokens."""
-        shape = Shape.of([{"role": "system", "content": "s"}], {}, [], {})
-        expected = tokens("<system>s</><user>abc ")
-        self.assertEqual(expected, self.result(lambda: self.llama.prefix_tokens("abc ", shape, 1000)))
-
-    def test_prefix_of_a_plain_prompt(self) -> None:
-        """Without a chat template the text itself is the prompt."""
-        self.assertEqual(tokens("abc "), self.result(lambda: self.llama.prefix_tokens("abc ", PLAIN_PROMPT, 1000)))
-        self.assertEqual(0, self.server.paths().count("/apply-template"))
-
-    def test_prefix_across_the_cut(self) -> None:
-        """A token that reaches across the end of the prefix is not one of the prefix tokens."""
-        # Another tokenizer: with two of the stand-ins the prefix's last character becomes one token with the message.
-        answer = iter([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 7, 7]])
-        self.server.tokenizer = lambda text: next(answer)
-        self.assertEqual([1, 2, 3], self.result(lambda: self.llama.prefix_tokens("abc", USER_MESSAGE_ONLY, 1000)))
-
-    def test_prefix_too_long(self) -> None:
-        """Where the first list of tokens fills the context already, no others are made."""
-        self.assertLess(10, len(self.result(lambda: self.llama.prefix_tokens("abcdefgh", USER_MESSAGE_ONLY, 10))))
-        self.assertEqual(1, self.server.paths().count("/tokenize"))
-
     def test_count(self) -> None:
-        """Tokens are counted without listing them, where this llama-server can."""
+        """Tokens are counted without listing them; a build that cannot count gives `None`."""
         count = len(tokens("<user>abc</><assistant>"))
         self.assertEqual(count, self.result(lambda: self.llama.count_tokens("abc")))
         self.server.counts = False
         self.assertIsNone(self.result(lambda: self.llama.count_tokens("abc")))
-
-    def test_common_beginning(self) -> None:
-        """The common beginning ends at the first difference, or with the shorter one."""
-        for first, second, expected in (
-            ([1, 2, 3], [1, 2, 4], [1, 2]),
-            ([1, 2], [1, 2, 3], [1, 2]),
-            ([1], [2], []),
-            ([], [1], []),
-        ):
-            self.assertEqual(expected, common_beginning(first, second))
 
 
 class Nonsense(LlamaTest):
     """Answers that no llama-server gives."""
 
     def test_not_understood(self) -> None:
-        """An answer of another shape is as good as none, whichever call it is for."""
+        """An answer of another shape is an `UpstreamError`, for each call."""
         calls: list[tuple[Callable[[], Coroutine[Any, Any, Any]], str]] = [
             (self.llama.props, "/props"),
             (self.llama.model_facts, "/v1/models"),
             (self.llama.witness, "/slots"),
             (lambda: self.llama.save("a"), "/slots/0?action=save"),
             (lambda: self.llama.restore("a"), "/slots/0?action=restore"),
-            (lambda: self.llama.prefix_tokens("a", USER_MESSAGE_ONLY, 9), "/apply-template"),
-            (lambda: self.llama.prefix_tokens("a", USER_MESSAGE_ONLY, 9), "/tokenize"),
+            (lambda: self.llama.apply_template({}), "/apply-template"),
+            (lambda: self.llama.tokenize("a"), "/tokenize"),
             (lambda: self.llama.count_tokens("a"), "/v1/messages/count_tokens"),
             (lambda: self.llama.evaluate([1]), "/completion"),
             (lambda: self.llama.next_token_odds("a"), "/completion"),

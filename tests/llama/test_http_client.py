@@ -1,4 +1,4 @@
-"""What is different in our HTTP client: an answer's head has a limit, and headers for one connection stay on it."""
+"""Where `Client` differs from Twisted's: a limit for the head, valid statuses, and headers for one connection."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ CHAT = "/v1/chat/completions"
 
 
 class ClientTest(WorldTest):
-    """A world behind which the test is llama-server, byte by byte."""
+    """A world in which the test plays llama-server, byte by byte."""
 
     def setUp(self) -> None:
-        """Build it."""
+        """Build the world and its network."""
         super().setUp()
         self.wire = Wire()
         self.built: World = self.world(agents=self.wire.agents())
 
     def ask(self, method: str = "GET", path: str = "/x", body: bytes = b"", **headers: str) -> tuple[Call, Line]:
-        """Ask; return both ends."""
+        """Send a request; return the client's connection and llama-server's."""
         call = self.built.send(method, path, body, **headers)
         return call, self.wire.accept()
 
     def check_cut(self, call: Call, line: Line) -> None:
-        """Check that a connection was cut, and the client told so."""
+        """Check that llama-server's connection was closed, and that the client got a 502."""
         self.assertTrue(line.transport.disconnected)
         line.lose(ConnectionAborted())
         self.assertEqual((502, "upstream_error"), (call.status, call.json()["error"]["type"]))
@@ -50,7 +50,7 @@ class Heads(ClientTest):
             self.check_cut(call, line)
 
     def test_one_line(self) -> None:
-        """So is one of a line that does not end, and a status line that does not."""
+        """The same holds for a header line, and for a status line, that does not end."""
         for begin in (b"", OK, OK + b"X: "):
             call, line = self.ask()
             line.send(begin)
@@ -63,7 +63,7 @@ class Heads(ClientTest):
         self.assertEqual([], self.flushLoggedErrors())
 
     def test_many_before_the_answer(self) -> None:
-        """So is an answer before which there are answers that are none, without end."""
+        """The same holds for an endless sequence of 1xx answers."""
         call, line = self.ask()
         for _ in range(LONGEST_HEAD // 25 + 1):
             if not line.transport.disconnected:
@@ -71,7 +71,7 @@ class Heads(ClientTest):
         self.check_cut(call, line)
 
     def test_long(self) -> None:
-        """A head that is long, but within the limit, is fine, and so is a long body behind it, in the same pieces."""
+        """A long head within the limit is accepted, and so is a long body that comes in the same pieces."""
         call, line = self.ask()
         head = OK + b"".join(b"X-%d: %s\r\n" % (number, b"x" * 1000) for number in range(200))
         line.send(head + b"Content-Length: 1000000\r\n\r\n")
@@ -81,7 +81,7 @@ class Heads(ClientTest):
         self.assertEqual(200, call.received.count(b"\r\nX-"))
 
     def test_next_answer(self) -> None:
-        """On a connection that is used again the next head has its own limit."""
+        """On a reused connection each head has its own limit."""
         for number in range(4):
             call = self.built.send("GET", "/x")
             if not number:
@@ -92,10 +92,10 @@ class Heads(ClientTest):
 
 
 class Statuses(ClientTest):
-    """Numbers that are no status."""
+    """Impossible statuses."""
 
     def test_odd(self) -> None:
-        """A status that has not three digits (RFC 9110, section 15) is no answer; one that nobody knows is."""
+        """A status without exactly three digits is refused (RFC 9110, section 15); an unknown one is relayed."""
         for status in (b"0", b"99", b"1000", b"-404", b"99999", b"1_0"):
             call, line = self.ask()
             line.send(b"HTTP/1.1 %s Odd\r\nContent-Length: 2\r\n\r\nok" % status)
@@ -106,10 +106,10 @@ class Statuses(ClientTest):
 
 
 class Crossing(ClientTest):
-    """What does not cross."""
+    """What is not relayed."""
 
     def test_named(self) -> None:
-        """Headers that llama-server's `Connection` names are for us alone, however they are spelled."""
+        """Headers that `Connection` names are not relayed, in whatever case they are written."""
         call, line = self.ask()
         line.send(OK + b"X-One: 1\r\nConnection: keep-alive, x-ONE ,\tX-Two\r\nX-Two: 2\r\nConnection: X-Four\r\n")
         line.send(b"X-Three: 3\r\nx-four: 4\r\nX-Two: 5\r\nContent-Length: 2\r\n\r\nok")
@@ -117,14 +117,14 @@ class Crossing(ClientTest):
         self.assertEqual((["x-three"], b"ok"), (names, call.body))
 
     def test_close(self) -> None:
-        """That llama-server closes its connection does not close the client's."""
+        """If llama-server closes its connection, the client's stays open."""
         call, line = self.ask()
         line.send(OK + b"Connection: close\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nok")
         self.assertEqual((None, None, b"ok"), (call.headers["connection"], call.headers["keep-alive"], call.body))
         self.assertFalse(call.transport.disconnecting)
 
     def test_before_the_answer(self) -> None:
-        """What llama-server says before its answer, a 100 or a hint, does not count as one, and stays here."""
+        """Interim answers (100, 103) are not relayed and do not count as the answer."""
         early = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
         for before in (b"HTTP/1.1 100 Continue\r\n\r\n", early, early + b"HTTP/1.1 100 Continue\r\n\r\n" + early):
             for size in (1, 1000):
@@ -137,7 +137,7 @@ class Crossing(ClientTest):
                 self.assertEqual(1, call.received.count(b"HTTP/1.1"))
 
     def test_expectation(self) -> None:
-        """That the client waits for a 100 is settled here: llama-server is not asked for another."""
+        """`Expect: 100-continue` is answered by the proxy and not relayed."""
         call, line = self.ask("POST", "/x", b"{}", Expect="100-continue")
         self.assertNotIn(b"expect", line.received.lower())
         self.assertTrue(line.received.endswith(b"{}"))

@@ -21,7 +21,7 @@ class Matching(SynchronousTestCase):
     """`Model.matches` and its way through JSON."""
 
     def test_matches(self) -> None:
-        """The same model shows about the same odds, in any order, but for the last rank; another one does not."""
+        """Equal models have nearly equal odds, in any order, except for the last rank; different models do not."""
         for expected, facts, odds in (
             (True, "a", ODDS),
             (True, "a", tuple((token, odd + NEAR) for token, odd in ODDS)),
@@ -41,7 +41,7 @@ class Matching(SynchronousTestCase):
             self.assertEqual(expected, two.matches(one), (facts, odds))
 
     def test_names(self) -> None:
-        """What file and build are called is for a person: a model that was moved is the same."""
+        """File and build are only for people: a model that was moved is still the same."""
         self.assertTrue(Model("a", ODDS, "one.gguf", "b1").matches(Model("a", ODDS, "two.gguf", "b2")))
 
     def test_few_odds(self) -> None:
@@ -51,18 +51,18 @@ class Matching(SynchronousTestCase):
         self.assertFalse(Model("a", ODDS[:1]).matches(Model("a", ODDS[1:2])))
 
     def test_no_number(self) -> None:
-        """Odds that are no numbers match nothing, wherever they stand."""
+        """Odds with a NaN match nothing, at whatever rank it stands."""
         for place in range(len(ODDS)):
             odds = tuple((token, float("nan") if rank == place else odd) for rank, (token, odd) in enumerate(ODDS))
             self.assertFalse(Model("a", ODDS).matches(Model("a", odds)), place)
 
     def test_json(self) -> None:
-        """A model comes back from JSON as it was."""
+        """A model survives JSON unchanged."""
         model = Model("a", ODDS, "model.gguf", "b1")
         self.assertEqual(model, Model.from_json(json.loads(json.dumps(asdict(model)))))
 
     def test_not_a_model(self) -> None:
-        """Anything else in its place is one of the errors that a reader of the record expects."""
+        """Anything that is not a model in JSON raises one of the documented errors."""
         values: list[Any] = [None, 1, "x", [], {}, {"facts": "a"}, {"odds": []}, {"facts": "a", "odds": None}]
         told = {"facts": "a", "file": "", "build": ""}
         values += [{**told, "odds": odds} for odds in (1, [1], [[1]], [[1, 2, 3]], [["x", 1]], [[1, None]])]
@@ -73,7 +73,7 @@ class Matching(SynchronousTestCase):
 
 
 class FindingOut(SlotTest):
-    """`ModelIdentity.find_out`, of a llama-server whose model is known to begin with."""
+    """`ModelIdentity.find_out`, with a llama-server whose model is already known."""
 
     def find_out(self) -> tuple[Model, bool]:
         """Find out; return the model and whether its fingerprint was taken for that."""
@@ -100,33 +100,33 @@ class FindingOut(SlotTest):
         self.assertFalse(self.taken())
 
     def test_another_model(self) -> None:
-        """Another model at the same path says the same of itself, and is found out."""
+        """Another model at the same path, which says the same about itself, is recognized."""
         model, _ = self.find_out()
         self.server.odds = [(token, odd - 1) for token, odd in self.server.odds]
         self.server.restart()
         self.assertFalse(model.matches(self.find_out()[0]))
 
     def test_says_other_things(self) -> None:
-        """A model that says other things of itself is another one, in the same process too: adapters can be changed."""
+        """A model with other facts is another one, even in the same process: adapters can be changed."""
         model, _ = self.find_out()
         self.server.answers["/lora-adapters"] = [{"id": 0, "scale": 1.0}]
         other, taken = self.find_out()
         self.assertEqual((True, False), (taken, model.matches(other)))
 
     def test_context(self) -> None:
-        """How much context there is, is not the model's."""
+        """The size of the context is no property of the model."""
         model, _ = self.find_out()
         self.server.context = 8192
         self.server.restart()
         self.assertTrue(model.matches(self.find_out()[0]))
 
     def test_older_builds(self) -> None:
-        """Builds that make up no marker are asked each time: nobody can tell their processes apart."""
+        """Builds without a random marker are asked each time, because their processes cannot be told apart."""
         self.server.restart(FIXED_MARKER)
         self.assertEqual([True] * 3, [self.taken() for _ in range(3)])
 
     def test_seen_asleep(self) -> None:
-        """Once it was seen asleep only the fingerprint is believed: it may sleep and wake up between two looks."""
+        """Once a process was seen asleep only the fingerprint counts: it may sleep between two looks."""
         self.find_out()
         identity = self.built.identity
         self.assertTrue(identity.certain)
@@ -138,7 +138,7 @@ class FindingOut(SlotTest):
         self.assertEqual([True, False], [self.taken() for _ in range(2)])
 
     def test_woken_up(self) -> None:
-        """After sleep the model was loaded anew, from its file: it may be another one in the same process."""
+        """After sleep the model is loaded again from its file, and may be another one in the same process."""
         model, _ = self.find_out()
         self.server.asleep = True
         self.server.tokens, self.server.task = [], None
@@ -149,25 +149,25 @@ class FindingOut(SlotTest):
         self.assertFalse(self.taken())
 
     def test_slept_unnoticed(self) -> None:
-        """That it slept is noticed also when it is awake again, by a slot in which nothing was done yet."""
+        """Sleep is noticed afterwards too, by a slot in which nothing was done yet."""
         self.server.tokens, self.server.task = [], None
         self.assertTrue(self.taken())
 
     def test_slept_without_slots(self) -> None:
-        """With `--no-slots` too, a model that sleeps when it is asked for is loaded anew."""
+        """With `--no-slots` the fingerprint is taken again if the process says that it is asleep."""
         self.server.slots_shown = False
         self.assertFalse(self.taken())
         self.server.asleep = True
         self.assertTrue(self.taken())
 
     def test_unknown_odds(self) -> None:
-        """Likelihoods that are no numbers are no part of a fingerprint."""
+        """Log-probabilities that are not finite are left out of a fingerprint."""
         self.server.odds = [(7, -0.5), (8, float("-inf")), (9, float("nan"))]
         self.server.restart()
         self.assertEqual(((7, -0.5),), self.find_out()[0].odds)
 
     def test_trouble(self) -> None:
-        """Trouble on the way fails, and what was not found out is not believed."""
+        """If a request fails, `find_out` fails, and the next one takes the fingerprint."""
         for path in ("/props", "/v1/models", "/slots", "/completion"):
             self.server.restart(f"<__media_{path}__>")
             self.server.answers = {path: "nonsense"}
@@ -177,9 +177,9 @@ class FindingOut(SlotTest):
         self.server.loading = True
         self.failureResultOf(self.built.start(self.built.identity.find_out), LlamaError)
 
-    def test_seen(self) -> None:
-        """The model is unknown as soon as another process was seen, and stays known while it is the same."""
+    def test_met(self) -> None:
+        """The model is unknown as soon as another process was met, and stays known otherwise."""
         for marker, known in ((self.server.marker, True), ("<__media_other__>", False)):
             self.server.marker = marker
-            self.built.identity.seen(self.run_now(self.built.llama.props))
+            self.built.identity.met(self.run_now(self.built.llama.props))
             self.assertEqual(known, self.built.identity.current is not None)

@@ -1,13 +1,15 @@
-"""Watching llama-server."""
+"""Watching llama-server: whether it is up, and whether it is still the same process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
 
 from twisted.logger import capturedLogs
 
-from bioproxy.llama.process_watch import PATIENCE
-from bioproxy.runtime.errors import UpstreamTimeout
+from bioproxy.llama.process_watch import PATIENCE, Listeners, ProcessWatch
+from bioproxy.runtime.errors import UpstreamError, UpstreamTimeout
 from tests.support.network import Wire
 from tests.support.world import KEY, WorldTest, logged
 
@@ -16,7 +18,7 @@ class WatchTest(WorldTest):
     """A watch, and a fake llama-server that it has found."""
 
     def setUp(self) -> None:
-        """Build both."""
+        """Build both: a world that is warm for ``@code``."""
         super().setUp()
         self.built = self.warm_world()
         self.server, self.watch = self.built.llama_server, self.built.watch
@@ -28,7 +30,7 @@ class WatchTest(WorldTest):
         return [line for line in logged(events) if line.startswith("llama-server")]
 
     def test_up(self) -> None:
-        """What llama-server says of itself is known after a look, and told in the log once."""
+        """After a look what llama-server says about itself is known; the log has it once."""
         self.built = self.world({}, state_dir=self.folder / "another")
         self.watch = self.built.watch
         self.assertFalse(self.watch.up)
@@ -39,7 +41,7 @@ class WatchTest(WorldTest):
         self.assertEqual((True, 1), (self.built.files.enabled, self.built.sample("upstream_up")))
 
     def test_without_files(self) -> None:
-        """That llama-server keeps no slot files is known, and told with what to do about it."""
+        """A llama-server without slot files is noticed, and the log says what to do about it."""
         self.built = self.world({}, state_dir=self.folder / "another")
         self.watch = self.built.watch
         self.built.llama_server.files = None
@@ -47,7 +49,7 @@ class WatchTest(WorldTest):
         self.assertIs(False, self.built.files.enabled)
 
     def test_trouble(self) -> None:
-        """Each trouble is known by what it is, logged when it comes and when it ends, but not at each look."""
+        """Each kind of trouble is named, and logged when it begins and when it ends, but not at each look."""
 
         def loading() -> None:
             self.server.loading = True
@@ -72,21 +74,21 @@ class WatchTest(WorldTest):
         self.assertIn("is up", self.look()[0])
 
     def test_odd_props(self) -> None:
-        """Properties that are there but not what they should be are trouble with llama-server, not a bug of ours."""
+        """Properties of wrong types are trouble with llama-server, not a failure of bioproxy."""
         for odd in ({"n_ctx": "many"}, [1]):
             self.server.answers = {"/props": {"default_generation_settings": odd}}
             self.look()
             self.assertFalse(self.watch.up)
 
     def test_no_context(self) -> None:
-        """A llama-server that does not tell its context is up all the same, and nothing is too long for it."""
+        """A llama-server that does not tell its context is up; no text counts as too long for it."""
         self.server.answers = {"/props": {"model_path": "x"}}
         self.look()
         self.assertTrue(self.watch.up)
-        self.assertGreater(self.watch.context, 10**9)
+        self.assertGreater(self.watch.process.props.context, 10**9)
 
     def test_no_answer(self) -> None:
-        """A llama-server that says nothing is in trouble when a look has lasted for long enough."""
+        """A llama-server that does not answer is in trouble when a look has reached its time limit."""
         self.server.pause_at = {"/health"}
         look = self.built.start(self.watch.look)
         self.built.advance(PATIENCE - 0.1)
@@ -97,7 +99,7 @@ class WatchTest(WorldTest):
         self.assertEqual(["/health"], self.server.gone)
 
     def test_other_process(self) -> None:
-        """Another process of llama-server makes slot and model unknown; another look at the same one does not."""
+        """When another process is found, slot and model are unknown; another look at it changes nothing."""
 
         def away() -> None:
             self.server.down = True
@@ -122,27 +124,84 @@ class WatchTest(WorldTest):
             self.assertEqual(known, self.built.content.has(KEY))
             self.assertEqual(model_known, self.built.identity.current is not None)
 
+    def test_met_by_a_request(self) -> None:
+        """If a request met the new process before the watch did, what that request left in the slot stays known."""
+        process = self.watch.process
+        self.built.reuse_check.gone_back(1000, 0)
+        self.server.restart()
+        model = self.successResultOf(self.built.start(self.built.identity.find_out))
+        self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+        self.assertEqual(process, self.watch.process)
+        self.look()
+        self.assertNotEqual(process, self.watch.process)
+        self.assertEqual((True, model), (self.built.content.has(KEY), self.built.identity.current))
+        self.assertTrue(self.built.reuse_check.goes_back, "that was learned from the old one")
+
+    def test_order(self) -> None:
+        """Listeners are called in a fixed order, each after the value was replaced."""
+        heard: list[Any] = []
+
+        def note(name: str) -> Callable[..., Any]:
+            return lambda *told: heard.append((name, self.watch.process.serial, *told))
+
+        built = self.built
+        names = [field.name for field in fields(Listeners)]
+        listeners = Listeners(*map(note, names))
+        self.watch = ProcessWatch(
+            built.llama, built.upstream, built.identity, listeners, built.metrics, built.clock, 30
+        )
+        self.server.asleep = True
+        self.look()
+        self.server.asleep = False
+        self.look()
+        self.server.restart()
+        self.look()
+        props = self.watch.process.props
+        self.assertEqual(
+            [
+                *(("fell_asleep", 1), ("another_process", 1, True), ("slot_files", 1, True)),
+                *(("advise", 1, replace(props, marker="<__media_one__>"), True), ("another_process", 2, False)),
+                *(("slot_files", 2, True), ("advise", 2, props, True)),
+            ],
+            heard,
+        )
+        self.server.down = True
+        self.look()
+        self.assertEqual(("what_helps", 2), heard[-1][:2])
+        self.assertIsInstance(heard[-1][2], UpstreamError)
+
+    def test_away(self) -> None:
+        """A llama-server that was out of reach counts as another process, and is asked again for its flags."""
+        process = self.watch.process
+        self.server.down = True
+        self.look()
+        self.assertIs(process, self.watch.process)
+        self.server.down, self.server.files = False, None
+        self.look()
+        self.assertNotEqual(process, self.watch.process)
+        self.assertEqual((process.props, False), (self.watch.process.props, self.watch.process.slot_files))
+
     def test_sleep(self) -> None:
-        """A llama-server that falls asleep loses its slot, but is the same process with the same model, awake again."""
+        """A llama-server that falls asleep loses its slot; when it is awake again it is the same process and model."""
         process, model = self.watch.process, self.built.identity.current
         self.server.asleep = True
         before = len(self.server.requests)
         self.look()
         self.assertEqual(["/health", "/props"], self.server.paths()[before:])  # whatever else is asked would wake it
-        self.assertEqual((True, True), (self.watch.up, self.watch.asleep))
+        self.assertEqual((True, True), (self.watch.up, self.watch.process.props.asleep))
         self.assertFalse(self.built.content.has(KEY))
         self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
         self.look()
         self.assertTrue(self.built.content.has(KEY))
         self.server.asleep = False
         self.look()
-        self.assertFalse(self.watch.asleep)
-        self.assertIs(process, self.watch.process)
+        self.assertFalse(self.watch.process.props.asleep)
+        self.assertEqual(process, self.watch.process)
         self.assertIsNotNone(model)
         self.assertIs(model, self.built.identity.current)
 
     def test_found_asleep(self) -> None:
-        """Of one that is found asleep it is asked whether it keeps slot files when it is awake."""
+        """A llama-server that is found asleep is asked for slot files only when it is awake."""
         self.built = self.world({}, state_dir=self.folder / "another")
         self.watch, self.server = self.built.watch, self.built.llama_server
         self.server.asleep = True
@@ -153,7 +212,7 @@ class WatchTest(WorldTest):
         self.assertIs(True, self.built.files.enabled)
 
     def test_slot_files_again(self) -> None:
-        """Whether another process keeps slot files, and shows its slot, is found out anew."""
+        """For another process it is found out again whether it keeps slot files and shows its slot."""
         self.server.files, self.built.content.visible = None, False
         self.look()
         self.assertEqual((True, False), (self.built.files.enabled, self.built.content.visible))
@@ -162,11 +221,11 @@ class WatchTest(WorldTest):
         self.assertEqual((False, True), (self.built.files.enabled, self.built.content.visible))
 
 
-class Dumb(WorldTest):
-    """A llama-server that accepted a request and says nothing any more."""
+class Unresponsive(WorldTest):
+    """A llama-server that has accepted a request and no longer answers anything."""
 
     def setUp(self) -> None:
-        """Have one request wait for its answer, with 12 seconds of patience."""
+        """Have one request wait for its answer; `upstream_timeout` is 12 seconds."""
         super().setUp()
         self.built = self.warm_world(upstream_timeout=12)
         self.server = self.built.llama_server
@@ -174,14 +233,14 @@ class Dumb(WorldTest):
         self.call = self.built.chat("hello")
 
     def looks(self, count: int) -> None:
-        """Look so many times, each for as long as patience lasts."""
+        """Look `count` times, and let the time limit of each look pass."""
         for _ in range(count):
             look = self.built.start(self.built.watch.look)
             self.built.advance(PATIENCE)
             self.successResultOf(look)
 
-    def test_dumb(self) -> None:
-        """When nothing answers for the timeout, whoever waits is told, and llama-server that nobody waits."""
+    def test_unresponsive(self) -> None:
+        """After `upstream_timeout` without any answer the request fails with 504, and its connection is closed."""
         self.server.pause_at.add("/health")
         self.looks(2)
         self.assertEqual(0, self.call.status)
@@ -192,7 +251,7 @@ class Dumb(WorldTest):
         self.assertIsNone(self.built.gate.busy)
 
     def test_gone(self) -> None:
-        """So too when llama-server's host is gone: new connections fail, the one in use is merely silent."""
+        """The same happens if the host is gone: new connections fail, and the one in use stays silent."""
         self.server.down = True
         self.looks(3)
         self.assertEqual(0, self.call.status)
@@ -200,7 +259,7 @@ class Dumb(WorldTest):
         self.assertEqual(504, self.call.status)
 
     def test_long_prompt(self) -> None:
-        """A long prompt is no reason to give up: the other questions are answered."""
+        """A long prompt is no reason to give up, because `/health` is answered."""
         self.looks(100)
         self.assertEqual(0, self.call.status)
         self.server.go_on()
@@ -208,7 +267,7 @@ class Dumb(WorldTest):
         self.assertEqual(200, self.call.status)
 
     def test_streaming(self) -> None:
-        """What comes of a stream is a sign of life, too."""
+        """Each piece of a stream is a sign of life."""
         self.server.pause_at = {"stream", "/health"}
         self.call.hang_up()
         call = self.built.chat("hello", stream=True)
@@ -222,7 +281,7 @@ class Dumb(WorldTest):
         self.assertNotIn(b"error", call.body)
 
     def test_timeout_says_how_long(self) -> None:
-        """The error tells for how long llama-server has said nothing."""
+        """The error says for how long llama-server has not answered."""
         world = self.world({}, Wire().agents(), state_dir=self.folder / "another")
         asking = world.start(lambda: world.upstream.ask("GET", "/x"))
         world.clock.advance(31)

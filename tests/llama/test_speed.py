@@ -1,4 +1,4 @@
-"""How fast prompts are processed."""
+"""How fast prompts are processed and files are written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Measuring(SynchronousTestCase):
     """`Speed`."""
 
     def test_unknown(self) -> None:
-        """Until it was measured, others say how many tokens to take, and a token takes no time."""
+        """Before the first measurement the given default is returned, and a token takes 0 s."""
         self.assertEqual(512, Speed().tokens_in(1, 512))
         self.assertEqual(0, Speed().seconds_per_token)
 
@@ -24,14 +24,14 @@ class Measuring(SynchronousTestCase):
         self.assertAlmostEqual(0.01, speed.seconds_per_token)
 
     def test_useless_measurements(self) -> None:
-        """Too few tokens, or no time at all, say nothing about the speed."""
+        """Too few tokens, or no time at all, are no measurement."""
         for tokens, ms in ((ENOUGH - 1, 1000), (0, 0), (1000, 0), (1000, -1), (-1, 1000), (1000, float("nan"))):
             speed = Speed()
             speed.measured(tokens, ms)
             self.assertEqual(0, speed.seconds_per_token, (tokens, ms))
 
     def test_out_of_bounds(self) -> None:
-        """Whatever time llama-server claims, there is a number of tokens for each second."""
+        """Whatever time llama-server claims, `tokens_in` can compute a number."""
         for ms in (5e-324, 1e-305, 1e-100, 1e14, 1e300, float("inf")):
             speed = Speed()
             speed.measured(1000, ms)
@@ -39,7 +39,7 @@ class Measuring(SynchronousTestCase):
             self.assertLess(speed.seconds_per_token * 1e15, float("inf"), ms)
 
     def test_saving_unknown(self) -> None:
-        """Before the first save nobody knows how long one takes, and no room is asked for."""
+        """Before the first save the time is unknown, and the size counts as 0."""
         self.assertEqual((None, 0), (Speed().save_seconds(1000), Speed().bytes_of(1000)))
 
     def test_saving(self) -> None:
@@ -52,7 +52,7 @@ class Measuring(SynchronousTestCase):
         self.assertEqual(0.0, speed.save_seconds(2000))
 
     def test_useless_save(self) -> None:
-        """A save of nothing says nothing."""
+        """A save of no tokens is no measurement."""
         speed = Speed()
         speed.saved(0, 36, 1.0)
         self.assertEqual((None, 0), (speed.save_seconds(1000), speed.bytes_of(1000)))

@@ -1,4 +1,4 @@
-"""The way to llama-server, byte by byte."""
+"""Requests to llama-server, byte by byte."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
 
 
 class WireTest(SynchronousTestCase):
-    """An `Upstream` on a network in the test's hands."""
+    """An `Upstream` on a simulated network, on which the test plays llama-server."""
 
     def setUp(self) -> None:
-        """Make it."""
+        """Build an `Upstream` for the usual address."""
         self.build("http://llama:8080")
 
     def build(self, url: str) -> None:
-        """Make another."""
+        """Build a network, and an `Upstream` for this address."""
         self.wire = Wire()
         self.upstream = Upstream(url, self.wire.agents(url), self.wire.reactor, ApiKeys(None, None))
 
-    def ask(self, method: str = "GET", question: Any = None, alone: bool = False) -> Deferred[Any]:
+    def ask(self, method: str = "GET", question: Any = None, fresh: bool = False) -> Deferred[Any]:
         """Make one of the proxy's own calls."""
-        return Deferred.fromCoroutine(self.upstream.ask(method, "/x", question, alone=alone))
+        return Deferred.fromCoroutine(self.upstream.ask(method, "/x", question, fresh=fresh))
 
     def relay(
         self, method: bytes = b"GET", target: bytes = b"/x", body: bytes = b"", *headers: tuple[bytes, bytes]
     ) -> Deferred[IResponse]:
-        """Send a client's request on."""
+        """Relay a client's request."""
         return Deferred.fromCoroutine(self.upstream.relay(method, target, headers, body_of(body)))
 
 
 class Failures(WireTest):
-    """What can go wrong, and what it is called then."""
+    """Failures, and how they are reported."""
 
     def test_each_failure(self) -> None:
-        """Whatever fails, for the proxy's own calls and for relayed requests, is an `UpstreamError` that says what."""
+        """Each failure, of own calls and of relayed requests, is an `UpstreamError` that says what happened."""
 
         def refused() -> None:
             self.wire.refuse(ConnectionRefusedError())
@@ -121,7 +121,7 @@ class Failures(WireTest):
             self.assertEqual([], self.wire.asked)
 
     def test_error_messages(self) -> None:
-        """llama-server's words are told where they are words, in one line that is not long."""
+        """llama-server's message is quoted if it is text, as one line of limited length."""
         for message, words in (
             ("Loading model", "503: Loading model"),
             ("two\nlines \x1b[2J", "503: two\\nlines \\x1b[2J"),
@@ -135,7 +135,7 @@ class Failures(WireTest):
             self.assertEqual(words, str(self.failureResultOf(result, LlamaError).value))
 
     def test_longest(self) -> None:
-        """An answer of just the size allowed is taken; with one byte more the connection is closed there and then."""
+        """An answer of exactly the allowed size is accepted; with one byte more the connection is closed at once."""
         for method, question, growth, longest in (
             ("GET", None, 0, SMALL),
             ("POST", "x" * 1000, 0, SMALL),
@@ -158,7 +158,7 @@ class Failures(WireTest):
                     self.assertEqual([], self.successResultOf(result))
 
     def test_announced(self) -> None:
-        """An answer that says itself that it is too long is not waited for."""
+        """An answer whose `Content-Length` is too large fails without waiting for its body."""
         result = self.ask()
         line = self.wire.accept()
         line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 400000000\r\n\r\n")
@@ -166,10 +166,10 @@ class Failures(WireTest):
         self.assertTrue(line.closed)
 
     def test_slow(self) -> None:
-        """From its head on an answer has seconds to its end, more where it may be longer; before that it has hours."""
+        """After its head an answer has a few seconds, more if it may be longer; the head itself may take hours."""
         for growth, seconds in ((0, 4), (2**20 // 128, 8)):
             self.build("http://llama:8080")
-            result = Deferred.fromCoroutine(self.upstream.ask("POST", "/x", "x" * 126, alone=True, growth=growth))
+            result = Deferred.fromCoroutine(self.upstream.ask("POST", "/x", "x" * 126, fresh=True, growth=growth))
             line = self.wire.accept()
             self.wire.reactor.advance(3600)  # a long prompt
             line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[")
@@ -211,8 +211,8 @@ class Failures(WireTest):
             self.assertTrue(closed(), f"{call.__name__}, {phase.__name__}: still open")
 
     def test_given_up(self) -> None:
-        """Giving up ends all that waits, in any phase, with `UpstreamTimeout`; what comes later begins anew."""
-        asked = [self.ask(alone=True), self.relay(), self.ask(alone=True)]
+        """`give_up` fails all pending calls, in each phase, with `UpstreamTimeout`; later calls are not affected."""
+        asked = [self.ask(fresh=True), self.relay(), self.ask(fresh=True)]
         self.wire.accept()
         line = self.wire.accept()
         self.wire.reactor.advance(4)
@@ -220,14 +220,14 @@ class Failures(WireTest):
         for each in asked:
             self.assertIn("for 4 s", str(self.failureResultOf(each, UpstreamTimeout).value))
         self.assertTrue(line.closed)
-        later = self.ask(alone=True)
+        later = self.ask(fresh=True)
         self.wire.accept()
         self.assertNoResult(later)
         later.cancel()
         self.failureResultOf(later, CancelledError)
 
     def test_heard(self) -> None:
-        """An answer is a sign of life, whatever it says; a connection that is accepted or refused is none."""
+        """Each answer is a sign of life, whatever its status; an accepted or refused connection is none."""
         for happens, heard in (
             (lambda: self.wire.accept(), 0.0),
             (lambda: self.wire.refuse(ConnectionRefusedError()), 0.0),
@@ -270,7 +270,7 @@ class AsSent(WireTest):
             self.assertEqual(body, rest)
 
     def test_targets(self) -> None:
-        """Targets arrive as they are."""
+        """Targets arrive unchanged."""
         self.build("http://llama:8080/base")
         for target, expected in (
             (b"/", b"/"),
@@ -287,7 +287,7 @@ class AsSent(WireTest):
             line.lose()
 
     def test_always_llama(self) -> None:
-        """No target names another host: what looks like one is a path, or refused."""
+        """No target can name another host: it is taken as a path, or refused."""
         for target in (b"//evil.example/", b"//evil.example:80/x", b"/@evil.example", b"//[x", b"//[::1"):
             self.build("http://llama:8080")
             result = self.relay(target=target)
@@ -300,7 +300,7 @@ class AsSent(WireTest):
                 self.failureResultOf(result, BadTarget)
 
     def test_no_way_out(self) -> None:
-        """Where llama-server is below a path, no target leads out of it; elsewhere such a target goes on as it is."""
+        """If llama-server is below a path, no target leads out of it; otherwise such a target is relayed unchanged."""
         for target in (b"/../admin", b"/%2e%2e/admin", b"/x/..", b"/x%2f..%2fy", b"/./v1", b"/.?x"):
             self.build("http://llama/base")
             self.failureResultOf(self.relay(target=target), BadTarget)
@@ -336,7 +336,7 @@ class AsSent(WireTest):
 
 
 class Connections(WireTest):
-    """Which connections are used twice."""
+    """Which connections are reused."""
 
     def second(self, call: Callable[[], Deferred[Any]]) -> int:
         """Make a call twice, one after the other; return how many connections the second one needed."""
@@ -358,10 +358,10 @@ class Connections(WireTest):
         return needed
 
     def test_fresh_or_shared(self) -> None:
-        """Only what may be sent twice shares a connection, and none that has been idle for long."""
+        """Only requests that may be repeated share a connection, and only one that was not idle for long."""
         for call, connections in (
             (lambda: self.ask(), 0),
-            (lambda: self.ask("POST", {}, alone=True), 1),
+            (lambda: self.ask("POST", {}, fresh=True), 1),
             (lambda: self.relay(b"GET"), 0),
             (lambda: self.relay(b"POST", body=b"{}"), 1),
             (lambda: self.relay(b"GET", body=b"{}"), 1),
@@ -370,7 +370,7 @@ class Connections(WireTest):
             self.assertEqual(connections, self.second(call))
 
     def test_agents(self) -> None:
-        """Each sort of call takes the agent that is meant for it, so that no POST is ever repeated."""
+        """Each kind of call takes the Agent that is meant for it, so that no POST is ever repeated."""
         used: list[str] = []
 
         @implementer(IAgent)
@@ -392,7 +392,7 @@ class Connections(WireTest):
         self.upstream = Upstream("http://llama", agents, self.wire.reactor, ApiKeys(None, None))
         for call, expected in (
             (lambda: self.ask(), "own shared"),
-            (lambda: self.ask("POST", {}, alone=True), "own fresh"),
+            (lambda: self.ask("POST", {}, fresh=True), "own fresh"),
             *((lambda m=m: self.relay(m), "relay shared") for m in (b"GET", b"HEAD", b"OPTIONS")),
             *((lambda m=m: self.relay(m), "relay fresh") for m in (b"POST", b"PUT", b"DELETE", b"BREW")),
             (lambda: self.relay(b"GET", body=b"{}"), "relay fresh"),
@@ -401,7 +401,7 @@ class Connections(WireTest):
             self.assertEqual(expected, used.pop())
 
     def test_addresses(self) -> None:
-        """The port is that of the scheme where the URL names none; https speaks TLS."""
+        """If the URL names no port, the scheme decides; https uses TLS."""
         for url, port in (("http://llama", 80), ("http://llama:99", 99), ("https://llama", 443), ("http://[::1]", 80)):
             for own in (True, False):
                 self.build(url)
@@ -412,7 +412,7 @@ class Connections(WireTest):
 
 
 class Sink:
-    """Takes a body and does nothing with it."""
+    """A protocol that takes a body and ignores it."""
 
     def makeConnection(self, transport: object) -> None:
         """Called at the beginning."""
