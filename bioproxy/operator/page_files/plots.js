@@ -22,7 +22,7 @@ const PLOTS = [
   { title: "Prompt tokens from cache", colour: "--plot-share", value: share, path: linear(), dots: true,
     least: 1, format: percent, sum: (values, points) => {
       const [cached, computed] = [3, 4].map((index) => points.reduce((total, point) => total + point[index], 0));
-      return cached + computed ? `${percent(cached / (cached + computed))} of ${count(cached + computed)} tokens` : "no prompts yet";
+      return cached + computed ? `${percent(cached / (cached + computed))} of ${count(cached + computed)}` : "no prompts yet";
     } },
   { title: "Computing time saved", colour: "--plot-saved", value: (point) => point[5], path: linear(), fill: true,
     least: 1, format: duration, sum: (values) => `${duration(last(values) ?? 0)} in total` },
