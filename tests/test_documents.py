@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE_SPAN = re.compile(r"`([^`\n]+)`")
 FILE = re.compile(r"[\w./-]+\.(?:py|js|html|css|md|toml|conf|yaml|yml)")
 FOLDER = re.compile(r"[\w-]+(?:/[\w-]+)*/")
+
+TEST = re.compile(r"test_\w+")
+MEMBER = re.compile(r"([A-Z]\w+)\.(\w+)(?:\(.*\))?")
+
+FOREIGN = {"Deferred", "Task", "StreamWriter", "README", "CHANGELOG", "CONTRIBUTING", "NAME"}
+"""What stands before a dot in documents and is no class of bioproxy: of Twisted, of asyncio, and names of files."""
 
 MADE_LATER = {"dist/"}
 """What is named and exists only after a command of the documents."""
@@ -55,6 +62,30 @@ def exists(name: str) -> bool:
     return "/" not in name and any(any(base.rglob(name)) for base in (CODE, ROOT / "tests", ROOT / "examples"))
 
 
+def members() -> dict[str, set[str]]:
+    """Return the names that each class of the package has: methods, attributes, fields."""
+    found: dict[str, set[str]] = {}
+    for file in CODE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                inside = list(ast.walk(node))
+                found.setdefault(node.name, set()).update(
+                    *({each.name} for each in inside if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)),
+                    *({each.attr} for each in inside if isinstance(each, ast.Attribute)),
+                    *({each.id} for each in inside if isinstance(each, ast.Name)),
+                )
+    return found
+
+
+def spans(pattern: re.Pattern[str]) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yield the documents and what in them is marked as code and is of this form."""
+    for document in DOCUMENTS:
+        if document.name != "CHANGELOG.md":  # it tells of what was
+            for name in CODE_SPAN.findall(prose(document)):
+                if match := pattern.fullmatch(name):
+                    yield document.name, match
+
+
 class Documents(SynchronousTestCase):
     """README.md, `docs/` and the others."""
 
@@ -67,13 +98,27 @@ class Documents(SynchronousTestCase):
     def test_paths(self) -> None:
         """Each file and folder that is named exists; paths on the reader's machine begin with a slash or a tilde."""
         missing = {
-            (document.name, name)
-            for document in DOCUMENTS
-            if document.name != "CHANGELOG.md"  # it tells of what was
-            for name in CODE_SPAN.findall(prose(document))
-            if (FILE.fullmatch(name) or FOLDER.fullmatch(name)) and not name.startswith("/") and not exists(name)
+            (document, match[0])
+            for pattern in (FILE, FOLDER)
+            for document, match in spans(pattern)
+            if not match[0].startswith("/") and not exists(match[0])
         }
         self.assertEqual([], sorted(entry for entry in missing if entry[1] not in MADE_LATER))
+
+    def test_members(self) -> None:
+        """Each `Class.member` that is named exists in the package."""
+        known = members()
+        missing = [
+            (document, match[0])
+            for document, match in spans(MEMBER)
+            if match[1] not in FOREIGN and match[2] not in known.get(match[1], ())
+        ]
+        self.assertEqual([], missing)
+
+    def test_tests(self) -> None:
+        """Each test that is named exists."""
+        tests = set(re.findall(r"def (test_\w+)", "".join(file.read_text() for file in ROOT.glob("tests/**/*.py"))))
+        self.assertEqual([], [(document, match[0]) for document, match in spans(TEST) if match[0] not in tests])
 
     def test_tree(self) -> None:
         """The tree in README.md has each folder of the package, in the order of the layers, and no other."""
