@@ -115,6 +115,10 @@ class Advisor:
         self._told = found
 
 
+# A survey is a few requests, one after the other.  As a coroutine it is written top to bottom, like blocking code; each
+# `await` gives control back to the reactor until the answer is there.
+
+
 async def survey(
     llama: LlamaApi,
     advisor: Advisor,
@@ -134,12 +138,14 @@ async def survey(
         await Deferred.fromCoroutine(llama.health()).addTimeout(FIRST, clock)
         # From here on llama-server is up, and the limit of the whole survey is enough.
         props = await llama.props()
+        # What the operator can compare with what was meant to run: the model, the build, and the context of a slot.
         say(f"ok: it is up: {props.model}, build {props.build}, {props.context} tokens of context")
         # A llama-server that sleeps (--sleep-idle-seconds) loads its model to answer anything but the calls above.
         files = None if props.asleep else await llama.slot_files_enabled()
         for each in advisor.look(props, files):
             say(each)
         if props.asleep:
+            # Not a failure.  Whatever could still be asked is found out by the proxy when it needs llama-server anyway.
             return say("note: it is asleep; the rest is not checked, because that would wake it")
         # Whether the file arrives can be seen only if the setting names the folder.
         if files and folder.path is not None:
@@ -159,6 +165,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
     Only a trial shows that: llama-server may run as another user, in a container, or on a machine that shares the
     folder.  Fails with `LlamaCallFailed` if llama-server does not answer.
     """
+    # What the slot holds, by `GET /slots`.  `None` if llama-server runs with --no-slots.
     witness = await llama.witness()
     if witness is None or witness.busy or witness.tokens:
         # A save writes everything that the slot holds, perhaps gigabytes, and a user's request would wait for it.
@@ -208,6 +215,7 @@ async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Sa
         say(Advice(f"template {name}: {error}", "make it shorter, or start llama-server with a larger context (-c)"))
     except LlamaError as error:
         say(Advice(f"template {name}: its tokens cannot be counted: {error}", "use a newer build of llama-server"))
+    # Both numbers, so that an operator sees how much is left for messages and answers.
     else:
         say(f"ok: template {name} takes {len(tokens)} of {props.context} tokens")
 

@@ -67,6 +67,7 @@ class Options(usage.Options):
     longdesc = "A proxy that makes long prompts answer at once, in front of one llama.cpp llama-server."
     """What twistd's help shows below the options."""
 
+    # Each is name, one-letter name, help.  The object has 1 under the name if the flag was given, else 0.
     optFlags = [
         ["check", None, "read the configuration and every template, ask llama-server, print what was found, and exit"],
         ["demo", None, "run a real llama.cpp with a tiny model and example templates beside the proxy"],
@@ -87,10 +88,15 @@ class Options(usage.Options):
 
     def opt_prefix(self, text: str) -> None:
         """prefix=file of a template, added to the configuration file's; may be repeated"""
+        # Twisted calls this once for each time that the option occurs.  The first "=" separates; any further ones belong
+        # to the file's name.
         prefix, equals, file = text.partition("=")
         if not equals:
             raise SystemExit(f"bioproxy: --prefix: must look like @code=code.txt, not {text!r}")
         self.given.setdefault("prefixes", {})[prefix] = file
+
+    # A flag of Twisted's parser can only be given or not.  These settings have three states, true, false and not given,
+    # so each has a method for true and one for false.
 
     def opt_warmup(self) -> None:
         """process templates before anyone asks (the default)"""
@@ -110,6 +116,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """print bioproxy's version and exit"""
+        # Otherwise Twisted would print its own version, and bioproxy's nowhere.
         print(f"bioproxy {__version__}")
         raise SystemExit(0)
 
@@ -124,6 +131,7 @@ class Options(usage.Options):
 
         Raises `SystemExit` with one line for a mistake, and with the exit code for a check.
         """
+        # Flags and prefixes are in `given` already, by the methods above.
         for key in VALUES:
             text = self[key.replace("_", "-")]
             if text is not None:
@@ -132,6 +140,7 @@ class Options(usage.Options):
         # Relative paths on the command line start here, also those that a reload resolves again.  By then a daemon
         # has another working folder.
         self._folder = Path.cwd()
+        # From here on the folder, the file and the command line are enough to read the settings again.
         # `RuntimeError` is what `expanduser` raises for ``~name`` if there is no such user.
         try:
             self.settings = self.read()

@@ -62,6 +62,7 @@ class Status:
     ) -> None:
         """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
         self.request_log = request_log
+        # Only read from, never changed: an operator who looks must not disturb anything.
         self._poller = poller
         self._gate = gate
         self._slot = slot
@@ -95,6 +96,7 @@ class Status:
             "started_at": self._started_at,
             "llama": self._llama(),
             "gate": self._at_the_gate(),
+            # In the order of the configuration, so that a page shows them in the same places after each change.
             "templates": [self._template(name) for name in self._poller.templates],
         }
 
@@ -105,6 +107,7 @@ class Status:
         keeps slot files.  `note` is there when restored files turned out to be of no use.
         """
         return {
+            # As configured; it has no password in it, which the setting's check refuses.
             "url": self._upstream.url,
             "up": self._watch.up,
             "model": self._watch.model,
@@ -143,6 +146,7 @@ class Status:
         `warmed_at` is `None` unless a slot file holds the present text for the present model.  `wanted`: an operator
         asked for a warm-up that has not begun yet.  `note` says what could be better although nothing failed.
         """
+        # What the poller read last.  A file that was edited since then is shown as it was up to two seconds ago.
         template = self._poller.templates[name]
         # No reading yet right after the start, and no text in it if the file could not be read.
         reading = self._poller.readings.get(name)
@@ -155,6 +159,7 @@ class Status:
             # What headers, metrics and slot files call the template, and what a message has to begin with.
             "name": name,
             "prefix": template.prefix,
+            # Paths on bioproxy's machine, for the operator; clients never see them.
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
@@ -164,6 +169,7 @@ class Status:
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
             # Wall-clock times, in ISO 8601: they may be from before a restart, when the reactor's clock was another.
             "warmed_at": snapshot.saved_at if snapshot else None,
+            # The latest request on the template that was answered, whatever became of it.
             "last_used": self.request_log.last_used.get(name),
             "wanted": name in self._warmer.schedule.wanted,
             # An error needs the operator; a note only tells why something is slower than it could be.
