@@ -27,19 +27,25 @@ KEPT = 4000
 
 
 class LlamaProcess(ProcessProtocol):
-    """The child process, as Twisted reports it.  `starting`: it has neither said that it listens, nor ended.
+    """The child process, as Twisted reports it.
 
-    llama.cpp's log is long, so it is shown only if the process fails.
+    llama.cpp's log is long, so it is shown only if the process fails, and only the end of it.  A process that was asked
+    to end does not fail, whatever its exit code is.
     """
 
     log = Logger()
 
+    starting: bool
+    """Whether the child may still come to answer requests: it has neither said that it does, nor ended."""
+
     def __init__(self) -> None:
+        """Begin with a child that starts.  `spawnProcess` sets `transport`, by which the child can be reached."""
         self.starting = True
         self._printed = b""
         self._errors = b""
         # Set by `end`: tells apart an end that was asked for from a failure, and reports it to `stopService`.
         self._gone: Deferred[None] | None = None
+        # Set once the process is gone.
         self._ended = False
 
     def outReceived(self, data: bytes) -> None:

@@ -165,8 +165,10 @@ class Demo(Service):
         assert self.settings.slot_save_path is not None
         self.settings.slot_save_path.mkdir(mode=0o700, exist_ok=True)
         self._say("starting llama.cpp, and warming the templates up: some seconds")
+        # By the reactor's clock, so that a machine that stands still meanwhile does not use up the time.
         self._protocol = LlamaProcess()
         self._started_at = self._reactor.seconds()
+        # The size is chosen by name, and only if the model has to be made.
         arguments = ["--model", self._model, "--generate", "small", "--port", self._port]
         arguments += ["--slot-save-path", self.settings.slot_save_path, "--predict", ANSWER_TOKENS]
         # Returns at once: the protocol is told what becomes of the process.  `sys.path` goes along so that the child

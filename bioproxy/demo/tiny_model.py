@@ -128,6 +128,7 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
     types += [CONTROL] * 2
     # A dict and not a set, because it keeps the order: the file is the same each time.
     pieces = dict.fromkeys([WORD_MARK, "\n"])
+    # Each with and without a space before it: a word in the middle of a text is one token together with its space.
     for character in string.digits + string.ascii_letters + string.punctuation:
         pieces.update(dict.fromkeys([character, WORD_MARK + character]))
     for word in COMMON_WORDS:
@@ -197,10 +198,14 @@ def describe(writer: gguf.GGUFWriter, size: Size) -> None:
         writer.add_shortconv_l_cache(CONVOLUTION)
     else:
         writer.add_head_count_kv(size.heads)
+    # Other architectures derive both lengths from width and heads.
     if size.architecture == "gemma3":
         writer.add_key_length(head)
         writer.add_value_length(head)
         writer.add_sliding_window(WINDOW)
+
+
+# A `yield` for each tensor, instead of a dict of all of them: the writer takes them one by one.
 
 
 def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Values]]:
@@ -234,6 +239,7 @@ def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Valu
     yield "output", output
     # From here on, names differ between the architectures: each has the parts that its own layers need.
     more_norms = ("post_attention_norm", "post_ffw_norm") if size.architecture == "gemma3" else ()
+    # The layers.  A name begins with the number of its layer.
     for block in range(size.blocks):
         layer = f"blk.{block}"
         for norm in ("attn_norm", "ffn_norm", *more_norms):
@@ -248,6 +254,7 @@ def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Valu
                 yield f"{layer}.{part}", some(size.width, size.width)
             for norm in () if size.architecture == "llama" else ("attn_q_norm", "attn_k_norm"):
                 yield f"{layer}.{norm}", ones(size.width // size.heads)
+        # The feed-forward part, which all kinds of layers have.
         yield f"{layer}.ffn_gate", some(size.feed_forward, size.width)
         yield f"{layer}.ffn_up", some(size.feed_forward, size.width)
         yield f"{layer}.ffn_down", some(size.width, size.feed_forward)

@@ -88,8 +88,8 @@ class Options(usage.Options):
 
     def opt_prefix(self, text: str) -> None:
         """prefix=file of a template, added to the configuration file's; may be repeated"""
-        # Twisted calls this once for each time that the option occurs.  The first "=" separates; any further ones belong
-        # to the file's name.
+        # Twisted calls this once for each time that the option occurs.  The first "=" separates; any further ones
+        # belong to the file's name.
         prefix, equals, file = text.partition("=")
         if not equals:
             raise SystemExit(f"bioproxy: --prefix: must look like @code=code.txt, not {text!r}")
