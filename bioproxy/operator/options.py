@@ -42,8 +42,16 @@ VALUES = [key for key in config.FIELDS if key not in FLAGS and key != "prefixes"
 
 
 def described(key: str) -> str:
-    """Return a setting's help text with its default value."""
+    """Return a setting's help text with its default value.
+
+    The default is that of a new `Settings`, so it is the real one on this machine, with the user's own folders in it.
+    """
     return f"{config.FIELDS[key].metadata['help']} [default: {getattr(config.Settings(), key)}]"
+
+
+# The order of calls, all of them by twistd:
+#
+#   `Options()`  ->  `opt_...` for each option  ->  `parseArgs`  ->  `postOptions`  ->  `makeService(options)`
 
 
 class Options(usage.Options):
@@ -100,6 +108,7 @@ class Options(usage.Options):
 
     def opt_warmup(self) -> None:
         """process templates before anyone asks (the default)"""
+        # For a user whose file says false.
         self.given["warmup"] = True
 
     def opt_no_warmup(self) -> None:
@@ -147,6 +156,7 @@ class Options(usage.Options):
         except (ConfigError, RuntimeError) as error:
             raise SystemExit(f"bioproxy: {error}") from None
         if self["check"]:
+            # Nothing has been opened or written so far, so a check can be run beside a bioproxy that serves.
             # With ``--demo`` llama-server would be started by the service, so there is none to ask yet.
             try:
                 code = check.run(self.settings, None if self.demo else self.survey, sys.stdout)
@@ -180,5 +190,6 @@ class Options(usage.Options):
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
+            # Such as ``--port http``, or a text that nests so deep that Python's parser gives up.
             # Not JSON, so no number: the setting's check refuses it, with the text in its message.
             return text

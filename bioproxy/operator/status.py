@@ -35,8 +35,8 @@ from bioproxy.warmup.warmer import Warmer
 QUEUE = 20
 """Waiting requests that are listed one by one; the number of all of them is always there.
 
-A page shows about that many.  Half of it hides some that an operator asks about; twice as much makes each change of a
-long queue, several a second, twice as large for every open page.
+Half of it hides some that an operator asks about; with twice as much, each change of a long queue is twice as large
+for every open page.
 """
 
 
@@ -85,6 +85,9 @@ class Status:
         uptime = round(self._clock.seconds() - self._began, 1)
         return {"version": __version__, "uptime_s": uptime, **self.now(), "requests": self.request_log.latest()}
 
+    # What is split off from `whole` is what a page is sent again when it changes.  A request never changes after its
+    # end, and is sent once.
+
     def now(self) -> dict[str, Any]:
         """Return everything but the requests and `uptime_s`.
 
@@ -123,8 +126,8 @@ class Status:
         """Return who uses the slot, and who waits for it.
 
         `busy` is ``user``, ``warmup`` or `None`; `waiting` counts all that wait, `queue` lists the first of them.
-        `since` is in seconds of the reactor's clock.  The page knows the clock's present time from each event, and
-        computes ages from it: an age by the wall clock would jump when that is set.
+        `since` is the time of day at which the request began to wait, or got in, in ISO 8601.  The page computes the
+        age; each event has the present time of day with it, because the browser's own clock may be wrong.
         """
         gate = self._gate
         turn, since = gate.inside, gate.inside_since
@@ -137,6 +140,7 @@ class Status:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
         # In the order in which they will be served.
         queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
+        # `busy` and `waiting` are the short form for programs; `inside` and `queue` are the details for the page.
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 
     def _template(self, name: str) -> dict[str, Any]:
@@ -169,8 +173,9 @@ class Status:
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
             # Wall-clock times, in ISO 8601: they may be from before a restart, when the reactor's clock was another.
             "warmed_at": snapshot.saved_at if snapshot else None,
-            # The latest request on the template that was answered, whatever became of it.
+            # When the request arrived that was the last one to arrive on this template.
             "last_used": self.request_log.last_used.get(name),
+            # Set by a POST to ``/templates/NAME/warm``.
             "wanted": name in self._warmer.schedule.wanted,
             # An error needs the operator; a note only tells why something is slower than it could be.
             "error": error,
