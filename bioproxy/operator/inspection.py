@@ -1,4 +1,4 @@
-"""Asks llama-server how it is set up, and reports what could be better.
+"""Asks llama-server how it is set up, and reports what could be better: `Advisor` and `survey`.
 
 Two callers need that.  The running proxy has an `Advisor`: once for each process of llama-server it judges what the
 proxy knows anyway, and logs it.  ``--check`` has `survey`, which sends requests of its own.  It sends them through the
@@ -60,6 +60,12 @@ HERE = {"localhost", "127.0.0.1", "::1"}
 
 Say = Callable[[str | Advice], None]
 """Takes a finding: a line of text, which begins with ``ok:`` or ``note:``, or an advice."""
+
+
+# Both of the following end in `bioproxy.operator.advice`:
+#
+#   running proxy   ProcessWatch.look  ->  Advisor.tell  ->  Advisor.look  ->  advice  ->  log
+#   ``--check``     now  ->  survey    ->  Advisor.look  ->  advice  ->  say  ->  terminal
 
 
 class Advisor:
@@ -133,6 +139,7 @@ async def survey(
     `None` when all is said.  Fails with `TimeoutError` if `/health` is not answered in time; other failures of
     llama-server are said.  Cancelling closes the connection in use.
     """
+    # In this order: first what costs llama-server nothing, then what changes no slot, and last what takes long.
     try:
         # A coroutine has no time limit of its own; a Deferred has `addTimeout`, which cancels it.
         await Deferred.fromCoroutine(llama.health()).addTimeout(FIRST, clock)
@@ -235,6 +242,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
         reactor = real
     url, path = settings.llama_url, settings.slot_save_path
     # The same parts as `bioproxy.service` makes, but only those that a request to llama-server needs.
+    # An *agent* is Twisted's word for an HTTP client.  It needs the CA file, and `Upstream` the key for llama-server.
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     try:
         keys.read()
@@ -248,6 +256,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
 
     def begin() -> None:
         """Start the survey.  Called by the reactor when it runs."""
+        # `fromCoroutine` runs the survey up to its first `await` and returns a Deferred for its end.
         llama = LlamaApi(Upstream(url, agents, reactor, keys))
         work = Deferred.fromCoroutine(survey(llama, Advisor(url, path), SlotFolder(path), texts, say, reactor))
         # Callbacks are called in the order in which they were added: first `late`, if the survey failed, and then
@@ -264,6 +273,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
 
     def late(failure: Failure) -> None:
         """Report a time-out, of the first answer or of the whole survey; other failures stay failures."""
+        # Raises the failure again if it is another exception, and so hands it on to `finish`.
         failure.trap(TimeoutError)
         say(Advice("it does not answer in time", "if that lasts, restart it"))
 
