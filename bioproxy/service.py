@@ -19,7 +19,7 @@ children in order and stops them in reverse::
 Every part is made here and gets what it needs in its constructor, so this function shows all dependencies there
 are.  Nothing is read, sent or opened before the services start.
 
-The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.inspection`, and
+The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.survey_run`, and
 nowhere else: importing it chooses it, and whoever gets it handed in can be tested with another clock.
 """
 

@@ -8,7 +8,7 @@ All mistakes are collected and printed together; a user who corrects one should 
 the next.  Each finding begins with a word, ``ok``, ``note`` or ``warning``, which is coloured on a terminal.
 
 `report` reads files and prints nothing; `run` prints.  Neither knows Twisted or the network: the function that asks
-llama-server is passed in (`bioproxy.operator.inspection.now`).
+llama-server is passed in (`bioproxy.operator.survey_run.now`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLOURS = {"ok": 32, "note": 36, "warning": 33}
 """The colours of the words, as numbers of terminals' escape sequences (ECMA-48): green, cyan, yellow."""
 
 Survey = Callable[[Settings, Iterable[tuple[str, str]], Callable[[str | Advice], None]], None]
-"""Asks llama-server about the templates' texts, and passes each finding to a function; `inspection.now`."""
+"""Asks llama-server about the templates' texts, and passes each finding to a function; `survey_run.now`."""
 
 
 class Report(NamedTuple):

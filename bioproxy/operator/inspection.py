@@ -5,9 +5,9 @@ proxy knows anyway, and logs it.  ``--check`` has `survey`, which sends requests
 same classes as the proxy (`Upstream`, `LlamaApi`), so that keys, certificates and errors are the same in both: a check
 that succeeds proves that the proxy can reach llama-server, too.
 
-The idea of Twisted in here: requests need the event loop, the *reactor*, and ``--check`` happens while twistd still
-reads its options, when the reactor does not run yet.  So `now` runs the reactor for the survey, and stops it.  A
-reactor can run only once in a process; that is enough, because the process ends after a check.
+The survey is a *coroutine*: it is written top to bottom, like blocking code, and each `await` gives control back to
+Twisted's event loop until the answer is there.  A coroutine does nothing by itself; `bioproxy.operator.survey_run` runs
+it for ``--check``.
 
 Nothing here changes what the slot holds or wakes a sleeping llama-server.  The judgement itself is a pure function in
 `bioproxy.operator.advice`, and how a finding is printed is decided in `bioproxy.operator.check`.
@@ -17,25 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from bioproxy.llama.api import LlamaApi, Props
-from bioproxy.llama.connections import Agents
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
-from bioproxy.llama.upstream import Upstream
 from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.prompts.prompt_shape import BARE
-from bioproxy.runtime.clock import install
-from bioproxy.runtime.errors import ConfigError, LlamaCallFailed, LlamaError
-from bioproxy.settings.api_keys import ApiKeys
-from bioproxy.settings.configuration import Settings
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.slot.folder import SlotFolder
 
 FIRST = 5.0
@@ -43,13 +36,6 @@ FIRST = 5.0
 
 It answers within milliseconds, however busy its slot is.  Half of it may be too short for a slow network; twice as much
 makes an operator wait for a check of a server that is not there.
-"""
-
-PATIENCE = 60.0
-"""Seconds that a whole survey may take.
-
-Most of it goes into counting the tokens of the templates.  Half of it may end the check of many long templates; twice
-as much makes an operator wait for a llama-server that is stuck.
 """
 
 TRIAL = "bioproxy-check.bin"
@@ -119,10 +105,6 @@ class Advisor:
                 say = self.log.warn if each.serious else self.log.info
                 say("llama-server at {url}: {what} (what helps: {fix})", url=self._url, what=each.what, fix=each.fix)
         self._told = found
-
-
-# A survey is a few requests, one after the other.  As a coroutine it is written top to bottom, like blocking code; each
-# `await` gives control back to the reactor until the answer is there.
 
 
 async def survey(
@@ -225,65 +207,3 @@ async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Sa
     # Both numbers, so that an operator sees how much is left for messages and answers.
     else:
         say(f"ok: template {name} takes {len(tokens)} of {props.context} tokens")
-
-
-def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor: Any = None) -> None:
-    """Run the reactor for a survey, and return when that is over.
-
-    Takes `PATIENCE` seconds at most.  `reactor` is another one in tests.  Raises `KeyboardInterrupt` if somebody
-    pressed Ctrl-C meanwhile, and any exception that the survey failed with, which would be a bug.
-    """
-    # Importing this module creates the reactor.  It happens as late as possible, because twistd may still be told to
-    # use another kind of reactor.
-    if reactor is None:
-        from twisted.internet import reactor as real
-
-        install(real)
-        reactor = real
-    url, path = settings.llama_url, settings.slot_save_path
-    # The same parts as `bioproxy.service` makes, but only those that a request to llama-server needs.
-    # An *agent* is Twisted's word for an HTTP client.  It needs the CA file, and `Upstream` the key for llama-server.
-    keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
-    try:
-        keys.read()
-        agents = Agents.over_network(reactor, url, settings.llama_ca_file)
-    except ConfigError:
-        # Key files and CA file are checked on their own, so this mistake is in the list of problems already.
-        return say("note: llama-server is not asked, because of the mistakes in the configuration")
-    # Both are written by the functions below, which the reactor calls while `run` blocks.
-    ended: list[Any] = []
-    interrupted: list[bool] = []
-
-    def begin() -> None:
-        """Start the survey.  Called by the reactor when it runs."""
-        # `fromCoroutine` runs the survey up to its first `await` and returns a Deferred for its end.
-        llama = LlamaApi(Upstream(url, agents, reactor, keys))
-        work = Deferred.fromCoroutine(survey(llama, Advisor(url, path), SlotFolder(path), texts, say, reactor))
-        # Callbacks are called in the order in which they were added: first `late`, if the survey failed, and then
-        # `finish`, in any case.
-        work.addTimeout(PATIENCE, reactor).addErrback(late)
-        work.addBoth(finish)
-
-    def finish(result: Any) -> None:
-        """Stop the reactor.  Called when the survey is over, with its result or its `Failure`."""
-        # After Ctrl-C the reactor stops by itself and closes its connections, which ends the survey as well.
-        if not interrupted:
-            ended.append(result)
-            reactor.stop()
-
-    def late(failure: Failure) -> None:
-        """Report a time-out, of the first answer or of the whole survey; other failures stay failures."""
-        # Raises the failure again if it is another exception, and so hands it on to `finish`.
-        failure.trap(TimeoutError)
-        say(Advice("it does not answer in time", "if that lasts, restart it"))
-
-    # Ctrl-C makes the reactor stop in its own way, without an exception.  A trigger is called when a stop begins.
-    reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
-    reactor.callWhenRunning(begin)
-    # Blocks until `finish` or Ctrl-C stops the reactor.
-    reactor.run()
-    if not ended:
-        raise KeyboardInterrupt
-    # A `Failure` is an exception as Twisted passes it to callbacks.  Here it is a bug, so its traceback is shown.
-    if isinstance(ended[0], Failure):
-        ended[0].raiseException()

@@ -28,8 +28,7 @@ from typing import Any
 from twisted.python import usage
 
 from bioproxy import __version__
-from bioproxy.operator import check
-from bioproxy.operator import inspection as survey
+from bioproxy.operator import check, survey_run
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import configuration as config
 from bioproxy.settings import kinds as values
@@ -91,7 +90,7 @@ class Options(usage.Options):
         """Make an empty set of options.  Called by twistd."""
         self.given = {}
         # An attribute, so that a test can check without a network.
-        self.survey = survey.now
+        self.survey = survey_run.now
         super().__init__()
 
     def opt_prefix(self, text: str) -> None:
