@@ -56,7 +56,7 @@ class LlamaProcess(ProcessProtocol):
             self.starting = LISTENING not in self._printed
 
     def errReceived(self, data: bytes) -> None:
-        """Keep the latest of what llama.cpp logs.  Called by Twisted."""
+        """Keep the end of what llama.cpp logs.  Called by Twisted with each piece."""
         self._errors = (self._errors + data)[-KEPT:]
 
     def end(self) -> Deferred[None] | None:
@@ -77,6 +77,7 @@ class LlamaProcess(ProcessProtocol):
 
         Called by Twisted once, after the process was collected and all its output was read.
         """
+        # Only now is the id of the process free for another one, and all that the process printed has been read.
         self._ended = True
         self.starting = False
         if self._gone is not None:

@@ -91,6 +91,7 @@ class Advisor:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             arguments = flags.command_line(port, props.model, self._proc)
             window = flags.sliding_window(props.model)
+        # Unknown values are `None`, and `advice` says nothing about them.
         return list(advice(Seen(props, files, self._folder, near, arguments, window)))
 
     def tell(self, props: Props, files: bool | None) -> None:
@@ -98,9 +99,12 @@ class Advisor:
 
         Called by the watch over llama-server when it has found another process of llama-server.
         """
+        # What is unwise is usually so for as long as that process runs, so once is enough, and each look would be too
+        # much: there is one every two seconds.
         found = self.look(props, files)
         # llama-server may be restarted every few minutes, by a supervisor for example, with the same flags each time.
         if found != self._told:
+            # The subject of each sentence is llama-server, so its address stands in front.
             for each in found:
                 say = self.log.warn if each.serious else self.log.info
                 say("llama-server at {url}: {what} (what helps: {fix})", url=self._url, what=each.what, fix=each.fix)
@@ -130,6 +134,7 @@ async def survey(
         # What the operator can compare with what was meant to run: the model, the build, and the context of a slot.
         say(f"ok: it is up: {props.model}, build {props.build}, {props.context} tokens of context")
         # A llama-server that sleeps (--sleep-idle-seconds) loads its model to answer anything but the calls above.
+        # The question is a restore with a name that is always refused, so nothing is read or changed.
         files = None if props.asleep else await llama.slot_files_enabled()
         for each in advisor.look(props, files):
             say(each)
@@ -142,6 +147,7 @@ async def survey(
         prefixes = Prefixes(llama)
         # One by one: llama-server tokenizes in the thread that also answers its other requests.
         for name, text in texts:
+            # Each is said as soon as it is known: counting a long text takes a while.
             await _count(prefixes, name, text, props, say)
     # Whatever fails on the way ends the survey, because each further question would fail in the same way.
     except LlamaCallFailed as error:
@@ -172,6 +178,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
             )
         )
     # llama-server says that it wrote the file.  If bioproxy does not see it, the two look at different folders.
+    # The file is small, since the slot is empty, and it is looked for after llama-server has answered, so it is whole.
     if folder.written_at(TRIAL) is None:
         return say(
             Advice(
@@ -188,6 +195,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
                 f"give the user who runs bioproxy write permission there, and remove {TRIAL}",
             )
         )
+    # Written by llama-server, seen by bioproxy, and removed again: all that a slot file needs.
     say("ok: it writes slot files where slot_save_path says")
 
 
@@ -200,6 +208,7 @@ async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Sa
     # `BARE`: in a request with nothing before the template.  A system message of a client would add its own tokens.
     try:
         tokens = await prefixes.tokens(text, BARE, props.context, name)
+    # An exception of its own, because the template is at fault here and not llama-server.
     except DoesNotFit as error:
         say(Advice(f"template {name}: {error}", "make it shorter, or start llama-server with a larger context (-c)"))
     except LlamaError as error:

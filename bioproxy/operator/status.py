@@ -74,6 +74,9 @@ class Status:
         self._began = clock.seconds()
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
+    # The methods below return new dicts each time, made of texts, numbers and lists, so that the result can be kept,
+    # compared and encoded while the parts go on.
+
     def whole(self) -> dict[str, Any]:
         """Return everything, in the order in which ``/status`` shows it.
 
@@ -129,6 +132,7 @@ class Status:
         `since` is the time of day at which the request began to wait, or got in, in ISO 8601.  The page computes the
         age; each event has the present time of day with it, because the browser's own clock may be wrong.
         """
+        # The gate knows a request only as an object that it was given (`turn.who`); here it is the request's record.
         gate = self._gate
         turn, since = gate.inside, gate.inside_since
         # A user has a turn at the gate.  A warm-up has none: it enters only when the gate is free, and has no request.

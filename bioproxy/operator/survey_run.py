@@ -58,6 +58,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
     # An *agent* is Twisted's word for an HTTP client.  It needs the CA file, and `Upstream` the key for llama-server.
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     try:
+        # The files are read again, as the proxy reads them when it starts.
         keys.read()
         agents = Agents.over_network(reactor, url, settings.llama_ca_file)
     except ConfigError:
@@ -67,6 +68,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
     ended: list[Any] = []
     interrupted: list[bool] = []
 
+    # Three callbacks, each called by the reactor or by a Deferred, in this order.
     def begin() -> None:
         """Start the survey.  Called by the reactor when it runs."""
         # `fromCoroutine` runs the survey up to its first `await` and returns a Deferred for its end.
