@@ -110,6 +110,10 @@ class Advisor:
                 say("llama-server at {url}: {what} (what helps: {fix})", url=self._url, what=each.what, fix=each.fix)
         self._told = found
 
+    def what_helps(self, error: Exception) -> str:
+        """Return what an operator can do about a failed call to llama-server."""
+        return of_trouble(error).fix
+
 
 async def survey(
     llama: LlamaApi,
@@ -205,7 +209,8 @@ async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Sa
     Fails with `UpstreamError` or `UpstreamTimeout`, which end the survey.  An error that llama-server answers with
     concerns this template alone, and is said.
     """
-    # `USER_MESSAGE_ONLY`: in a request with nothing before the template.  A system message of a client would add its own tokens.
+    # `USER_MESSAGE_ONLY`: in a request with nothing before the template.  A system message of a client would add its
+    # own tokens.
     try:
         tokens = await prefixes.tokens(text, USER_MESSAGE_ONLY, props.context, name)
     # An exception of its own, because the template is at fault here and not llama-server.
