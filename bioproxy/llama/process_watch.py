@@ -109,7 +109,7 @@ class ProcessWatch:
         props = await self._llama.props()
         self.model, self.build, self.context = props.model, props.build, props.context
         if props.asleep and not self.asleep:
-            self._slot.content.begin_anew()
+            self._slot.content.llama_restarted()
             self._identity.fell_asleep()
         self.asleep, props = props.asleep, replace(props, asleep=False)
         # After it was away it may be another process even with the same marker: older builds all have the same.
@@ -117,7 +117,7 @@ class ProcessWatch:
             self._props = props
             self.process = object()
             # A request may have met the new process before this look: then what it left in the slot is known.
-            self._slot.begin_anew(slot_known=self._identity.seen(props))
+            self._slot.llama_restarted(slot_known=self._identity.seen(props))
         if self._files_asked is not self.process and not self.asleep:  # asking would wake it
             self._slot.files.enabled = await self._llama.slot_files_enabled()
             self._files_asked = self.process

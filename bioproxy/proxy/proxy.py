@@ -37,7 +37,7 @@ from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.runtime.errors import BadTarget, ProxyError
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.slot.client_calls import saved_to
-from bioproxy.slot.content import Believed
+from bioproxy.slot.content import ProbableContent
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Prepared, Slot
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -184,20 +184,20 @@ class Proxy:
                 exchange.body = arrived.filled(filled.pieces)
                 prepared = await self._prepare(exchange, filled)
             else:
-                await self._slot.saver.keep()  # what the slot holds will be lost
+                await self._slot.saver.save_if_due()  # what the slot holds will be lost
                 if record.path.startswith(SLOT_ACTIONS):
                     saved = saved_to(exchange.target, exchange.request.requestHeaders, exchange.body)
-                    self._slot.files.changed(saved)
+                    self._slot.files.written_by_client(saved)
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
             reusable = filled is not None and filled.reuse
-            self._slot.content.taken_by_user(Believed(filled.key, filled.turns) if filled and reusable else None)
+            self._slot.content.taken_by_user(ProbableContent(filled.key, filled.turns) if filled and reusable else None)
             try:
                 await exchange.send(self._upstream)
             except CancelledError:
                 if exchange.request.requestHeaders.hasHeader("x-conversation-id"):
                     # llama-server goes on with these even if nobody listens: they can be picked up at /v1/stream.
-                    turn.stay_until(lambda: self._slot.content.until_idle(self._clock))
+                    turn.hold_gate_for(lambda: self._slot.content.until_idle(self._clock))
                 raise
 
             # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already, and may
@@ -207,7 +207,7 @@ class Proxy:
                 if reused is not None and record.miss is None:
                     record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
                     record.miss = "ineffective" if record.miss_detail else None
-                turn.stay_until(partial(self._learn, filled, prepared, reused))
+                turn.hold_gate_for(partial(self._learn, filled, prepared, reused))
 
     async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
         """Bring the template into the slot and tell the client how."""
@@ -215,7 +215,7 @@ class Proxy:
         if filled.reuse:
             prepared = await self._slot.prepare(filled.template.name, filled.key, filled.turns)
         else:
-            await self._slot.saver.keep()
+            await self._slot.saver.save_if_due()
             prepared = Prepared("cold", "ineffective")
         record = exchange.record
         record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
@@ -235,4 +235,4 @@ class Proxy:
         self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first else None)
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
-        await self._slot.note(name, filled.key, filled.turns)
+        await self._slot.remember(name, filled.key, filled.turns)

@@ -30,7 +30,7 @@ other task has ended, and being asked for its slots is a task.
 
 
 @dataclass(frozen=True)
-class Held:
+class KnownContent:
     """What the slot was left with: a template's prefix, and, after a question on it, the conversation behind.
 
     `saved` tokens of it are in a file already; `witness` is what llama-server said of the slot then.
@@ -44,7 +44,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Believed:
+class ProbableContent:
     """What the slot probably holds, a template with a conversation on it, where no witness can confirm it."""
 
     key: Key
@@ -52,55 +52,55 @@ class Believed:
 
 
 class SlotContent:
-    """What slot 0 holds: `now`, as far as is known, or at least `perhaps`, as far as is believed.
+    """What slot 0 holds: `known`, as far as is known, or at least `probable`, as far as is believed.
 
     `visible` tells whether llama-server says what the slot holds (with ``--no-slots`` it does not).  `users` is true
     while it was a user who used the slot last, and false after a warm-up or a start of llama-server.
     """
 
     def __init__(self, llama: LlamaApi) -> None:
-        self.now: Held | None = None
-        self.perhaps: Believed | None = None
+        self.known: KnownContent | None = None
+        self.probable: ProbableContent | None = None
         self.visible = True
-        self.users = False
+        self.left_by_user = False
         self._llama = llama
 
     def forget(self) -> None:
         """Note that what the slot holds is unknown."""
-        self.now = self.perhaps = None
+        self.known = self.probable = None
 
-    def taken_by_user(self, believed: Believed | None = None) -> None:
+    def taken_by_user(self, believed: ProbableContent | None = None) -> None:
         """Note that a user's request is about to change the slot, and what it will probably leave there."""
         self.forget()
-        self.perhaps, self.users = believed, True
+        self.probable, self.left_by_user = believed, True
 
     def taken_by_warmup(self) -> None:
         """Note that a warm-up is about to change the slot."""
         self.forget()
-        self.users = False
+        self.left_by_user = False
 
-    def begin_anew(self) -> None:
+    def llama_restarted(self) -> None:
         """Note that another process of llama-server runs."""
         self.forget()
-        self.visible, self.users = True, False
+        self.visible, self.left_by_user = True, False
 
     def has(self, key: Key | None) -> bool:
         """Tell whether the slot was left with this key's tokens."""
-        return self.now is not None and self.now.key == key
+        return self.known is not None and self.known.key == key
 
-    def unsaved(self) -> int:
+    def unsaved_tokens(self) -> int:
         """Return by how many tokens the conversation in the slot has grown since it was saved, 0 if there is none."""
-        held = self.now
+        held = self.known
         return 0 if held is None or held.conversation is None else held.witness.tokens - held.saved
 
-    def now_saved(self, tokens: int) -> None:
+    def mark_saved(self, tokens: int) -> None:
         """Note that so many tokens of what the slot holds are in a file, or will be."""
-        if self.now is not None:
-            self.now = replace(self.now, saved=max(tokens, self.now.saved))
+        if self.known is not None:
+            self.known = replace(self.known, saved=max(tokens, self.known.saved))
 
-    async def note(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
+    async def remember(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
         """Remember what the slot was left with, if its witness can be had."""
-        self.now = None
+        self.known = None
         try:
             witness = await self._llama.witness()
         except LlamaCallFailed:
@@ -108,7 +108,7 @@ class SlotContent:
         self.visible = witness is not None
         # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
         if witness is not None and witness.task is not None and not witness.busy:
-            self.now = Held(name, key, conversation, saved, witness)
+            self.known = KnownContent(name, key, conversation, saved, witness)
 
     async def until_idle(self, clock: IReactorTime) -> None:
         """Fire when nobody works in the slot, as far as llama-server tells."""
@@ -118,13 +118,13 @@ class SlotContent:
         except LlamaCallFailed:
             return  # it is away, or restarted: nobody works there
 
-    async def has_perhaps(self, key: Key, turns: Turns, tokens: int) -> bool:
+    async def probably_has(self, key: Key, turns: Turns, tokens: int) -> bool:
         """Tell whether the slot probably has what a request goes on with, or at least so many `tokens` of its template.
 
         That is so after an answer that was broken off: llama-server holds what it had computed.  It compares tokens
         itself, so a mistake costs time and nothing else.  Fails as `LlamaApi`'s calls do.
         """
-        believed = self.perhaps
+        believed = self.probable
         if believed is None or believed.key != key:
             return False
         witness = await self._llama.witness()
@@ -132,13 +132,13 @@ class SlotContent:
             return turns.continues(believed.turns.whole)
         return witness.tokens > tokens
 
-    async def look(self) -> Held | None:
+    async def confirm(self) -> KnownContent | None:
         """Fire with what the slot holds, if the witness confirms it.  Fails as `LlamaApi`'s calls do."""
-        held = self.now
+        held = self.known
         if held is None:
             return None
         same = await self._llama.witness() == held.witness
         # While llama-server was asked, something else may have been noticed: that it was restarted, for example.
-        if self.now is held and not same:
+        if self.known is held and not same:
             self.forget()
-        return held if self.now is held else None
+        return held if self.known is held else None

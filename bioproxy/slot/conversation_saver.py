@@ -49,7 +49,7 @@ class ConversationSaver:
 
     def due(self) -> bool:
         """Tell whether there is a conversation that is worth saving now."""
-        held, grown = self._content.now, self._content.unsaved()
+        held, grown = self._content.known, self._content.unsaved_tokens()
         if held is None or grown < GROWN or not self.enabled or not self._reuse_check.conversations:
             return False
         if not self._files.of_use or not self._files.model_known:
@@ -58,26 +58,26 @@ class ConversationSaver:
         seconds = self._speed.save_seconds(held.witness.tokens) or 0.0
         return seconds <= max(LONGEST_SAVE, grown * self._speed.seconds_per_token * WORTH)
 
-    async def keep(self) -> None:
+    async def save_if_due(self) -> None:
         """Save the conversation in the slot if that is due.  Never fails for reasons of llama-server's."""
         if not self.due():
             return
         try:
-            held = await self._content.look()
+            held = await self._content.confirm()
             if held is None:
                 return
             tokens = held.witness.tokens
             await self._files.save(held.name, CHAT, held.key, tokens, conversation=held.conversation)
-            self._content.now_saved(tokens)
+            self._content.mark_saved(tokens)
             self._failing = False
         except (SaveFailed, LlamaCallFailed) as error:
             if not self._failing:  # a full disk stays full: one line is enough
                 self.log.warn("a conversation is not kept: {error}", error=error)
             self._failing = True
             # The next try is when it has grown again.
-            self._content.now_saved(self._content.now.witness.tokens if self._content.now is not None else 0)
+            self._content.mark_saved(self._content.known.witness.tokens if self._content.known is not None else 0)
 
-    def continued(self, name: str, turns: Turns) -> Snapshot | None:
+    def saved_beginning(self, name: str, turns: Turns) -> Snapshot | None:
         """Return the record of the template's saved conversation if these turns go on with it.
 
         While it is not known which model runs, it may turn out to be of another one.

@@ -34,7 +34,7 @@ class SaveFailed(Exception):
     """The slot could not be saved.  The text says why, for a person."""
 
 
-class Disturbed(SaveFailed):
+class SlotChanged(SaveFailed):
     """Something else happened to the slot meanwhile; the next save may well succeed."""
 
 
@@ -94,7 +94,7 @@ class SlotFiles:
         entry, model = self._snapshots.get(name, kind), self._identity.current
         if entry is None or model is None or not entry.model.matches(model):
             return None
-        return entry if self.folder.whole(entry) else None
+        return entry if self.folder.is_intact(entry) else None
 
     def rename_key(self, name: str, key: Key) -> None:
         """Note that a template's snapshot is right for this key.  Raises `OSError`."""
@@ -112,14 +112,14 @@ class SlotFiles:
                 "removed from {folder}, not in use: {files}", folder=self.folder.path, files=", ".join(removed)
             )
 
-    def changed(self, filename: str | None) -> None:
+    def written_by_client(self, filename: str | None) -> None:
         """Note that somebody else has llama-server write this file, `None` for one that is not known.
 
         That may be any.  Those that are looked at before they are used, and would look different then, stay recorded.
         """
         for name, kind, entry in self._snapshots.items():
             if filename is None:
-                stays = self.folder.would_notice(entry)
+                stays = self.folder.would_notice_write(entry)
             else:
                 stays = entry.filename.casefold() != filename.casefold()
             if not stays:
@@ -133,7 +133,7 @@ class SlotFiles:
         except OSError as error:  # forgotten it is all the same, while the process runs
             self.log.error("the record cannot be written: {error}", error=error)
 
-    def try_again(self) -> None:
+    def end_pause(self) -> None:
         """Use files again, even if saving failed: somebody says that it will work now."""
         self._rests_until = -math.inf
 
@@ -151,7 +151,7 @@ class SlotFiles:
         """
         result, loaded = "missing", None
         try:
-            if self.folder.whole(entry):
+            if self.folder.is_intact(entry):
                 loaded = await self._llama.restore(entry.filename)
         except LlamaError as error:
             result = "refused" if error.status == 501 else "missing"
@@ -195,7 +195,7 @@ class SlotFiles:
             known = self._snapshots.get(name, kind)
             if known is None or known.filename != filename:
                 self.folder.remove(filename)  # what was written there, if anything was, is of no use to anybody
-            if not isinstance(error, Disturbed | UpstreamError | UpstreamTimeout):
+            if not isinstance(error, SlotChanged | UpstreamError | UpstreamTimeout):
                 self._rest(name)
             raise SaveFailed(f"saving {filename}: {error}") from None
         self._pause = 0.0
@@ -219,9 +219,9 @@ class SlotFiles:
         model = self._identity.current
         before = await self._llama.witness()
         if model is None or not self._identity.certain:
-            raise Disturbed("llama-server was restarted")
+            raise SlotChanged("llama-server was restarted")
         if before is not None and (before.busy or before.tokens != tokens):
-            raise Disturbed("somebody else used the slot")
+            raise SlotChanged("somebody else used the slot")
         if not self.folder.has_room(size := self._speed.bytes_of(tokens)):
             raise SaveFailed(f"about {size >> 20} MiB are needed, and too little is free in {self.folder.path}")
         known = self._snapshots.get(name, kind)
@@ -233,17 +233,17 @@ class SlotFiles:
         took = self._clock.seconds() - began
         # Was it still this content that was saved?  An unchanged witness says so, and that it is the same process.
         if written.tokens != tokens or await self._llama.witness() != before:
-            raise Disturbed("somebody else used the slot")
+            raise SlotChanged("somebody else used the slot")
         # Without a witness at least the model must still be the same.
         if before is None and not model.matches(await self._identity.find_out()):
-            raise Disturbed("the model changed")
+            raise SlotChanged("the model changed")
         self._speed.saved(written.tokens, written.size, took)
         return written.size, model
 
     def _record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
         """Switch the record to a file that llama-server has written, and give it its usual name."""
         entry = replace(entry, written_at=self.folder.written_at(entry.filename))
-        if not self.folder.whole(entry):
+        if not self.folder.is_intact(entry):
             raise SaveFailed(
                 f"there is no such file of {entry.size} bytes in {self.folder.path}:"
                 " is slot_save_path the folder that llama-server was given as --slot-save-path?"

@@ -66,7 +66,7 @@ class SlotFolder:
             os.close(self._lock)
             self._lock = None
 
-    def whole(self, entry: Snapshot) -> bool:
+    def is_intact(self, entry: Snapshot) -> bool:
         """Tell whether the file is as it was when it was recorded: of the same size, and not written since."""
         if self.path is None:
             return True
@@ -76,8 +76,8 @@ class SlotFolder:
             return False
         return found.st_size == entry.size and entry.written_at in (None, found.st_mtime_ns)
 
-    def would_notice(self, entry: Snapshot) -> bool:
-        """Tell whether `whole` would see that the file is written from now on, whatever is written.
+    def would_notice_write(self, entry: Snapshot) -> bool:
+        """Tell whether `is_intact` would see that the file is written from now on, whatever is written.
 
         It would not where it is not known when the file was written, and just after that: two writes within a tick of
         the file system's clock have the same time, and may well have the same size.

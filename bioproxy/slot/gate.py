@@ -175,7 +175,7 @@ class Gate:
             self._semaphore.release()
 
     @contextmanager
-    def let_finish(self, last: bool = False) -> Iterator[None]:
+    def without_preemption(self, last: bool = False) -> Iterator[None]:
         """Inside a warm-up: what is done under this ``with`` is not given up when a user comes.
 
         At its end a user who came meanwhile is made up for: raises `CancelledError`, unless this was the `last` thing
@@ -268,7 +268,7 @@ class Turn:
         """The place in the queue, 1 for the next one; 0 for who does not wait."""
         return self._gate.place(self)
 
-    def stay_until(self, work: Callable[[], Work]) -> None:
+    def hold_gate_for(self, work: Callable[[], Work]) -> None:
         """Keep the gate after leaving, until `work` is done, whether it succeeds or not.
 
         For what llama-server goes on with although nobody waits for it any more.

@@ -37,7 +37,7 @@ class ReuseCheck:
         self._strikes = 0
         self._conversation_strikes = 0
 
-    def begin_anew(self) -> None:
+    def llama_restarted(self) -> None:
         """Forget everything: another process of llama-server runs."""
         self.trouble, self.goes_back, self.conversations = None, True, True
         self._strikes = self._conversation_strikes = 0
@@ -58,14 +58,14 @@ class ReuseCheck:
         )
         self.log.warn("{text}; no more is restored until llama-server is started again", text=self.trouble)
 
-    def conversation(self, useful: bool) -> None:
+    def conversation_restored(self, useful: bool) -> None:
         """Note whether a conversation that was restored was reused."""
         self._conversation_strikes = 0 if useful else self._conversation_strikes + 1
         if self._conversation_strikes >= STRIKES and self.conversations:
             self.conversations = False
             self.log.warn("restored conversations are not reused with this model: no more are kept")
 
-    def gone_back(self, promised: int, reused: int) -> None:
+    def went_back(self, promised: int, reused: int) -> None:
         """Note how many tokens were reused where the slot held more than those."""
         if not helped(promised, reused):
             self.goes_back = False

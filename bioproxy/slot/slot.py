@@ -85,14 +85,14 @@ class Slot:
         self._last: dict[str, Turns] = {}
         self._doubted: dict[str, tuple[int, int]] = {}
 
-    def begin_anew(self, slot_known: bool = False) -> None:
+    def llama_restarted(self, slot_known: bool = False) -> None:
         """Note that another process of llama-server runs: nothing learned from the last one counts.
 
         With `slot_known` what the slot holds was noted of this process already.
         """
         if not slot_known:
-            self.content.begin_anew()
-        self.reuse_check.begin_anew()
+            self.content.llama_restarted()
+        self.reuse_check.llama_restarted()
         self._doubted.clear()
 
     def model_changed(self) -> None:
@@ -120,11 +120,11 @@ class Slot:
         self._seen[name] = key
         return prepared
 
-    async def note(self, name: str, key: Key, turns: Turns = NOBODY) -> None:
+    async def remember(self, name: str, key: Key, turns: Turns = NOBODY) -> None:
         """Remember that the slot was left holding a template, with a conversation on it."""
-        prefix, chat = self._for_key(name, key), self.saver.continued(name, turns)
+        prefix, chat = self._for_key(name, key), self.saver.saved_beginning(name, turns)
         saved = max((entry.tokens for entry in (prefix, chat) if entry is not None), default=0)
-        await self.content.note(name, key, turns.whole if turns.chain else None, saved)
+        await self.content.remember(name, key, turns.whole if turns.chain else None, saved)
         if turns.chain:
             self._last[name] = turns
 
@@ -133,12 +133,12 @@ class Slot:
         if prepared.promised is None:
             return
         if prepared.source is None:
-            return self.reuse_check.gone_back(prepared.promised, reused)
+            return self.reuse_check.went_back(prepared.promised, reused)
         useful = helped(prepared.promised, reused)
         if not useful and prepared.cache == "restored":
             self._metrics.slot_restores.labels(name, "ineffective").inc()
         if prepared.source == CHAT:
-            self.reuse_check.conversation(useful)
+            self.reuse_check.conversation_restored(useful)
         elif useful:
             self.reuse_check.helped()
         else:
@@ -165,7 +165,7 @@ class Slot:
         return entry if entry is not None and entry.key == key else None
 
     async def _prepare(self, name: str, key: Key, turns: Turns) -> Prepared:
-        held, chat = await self.content.look(), self.saver.continued(name, turns)
+        held, chat = await self.content.confirm(), self.saver.saved_beginning(name, turns)
         prefix = self._for_key(name, key)
         template_tokens = prefix.tokens if prefix is not None else None
         # 1. The slot holds the conversation.  Asking the same once more needs a model that can go back to the question.
@@ -177,13 +177,13 @@ class Slot:
             if self.reuse_check.goes_back:
                 return Prepared("hot", promised=template_tokens)
         if held is None and self.reuse_check.goes_back:
-            goes_on = self.content.perhaps is not None and turns.continues(self.content.perhaps.turns.whole)
-            perhaps = (goes_on or chat is None) and await self.content.has_perhaps(key, turns, template_tokens or 0)
+            goes_on = self.content.probable is not None and turns.continues(self.content.probable.turns.whole)
+            perhaps = (goes_on or chat is None) and await self.content.probably_has(key, turns, template_tokens or 0)
             if perhaps and await self._identity.unchanged():
                 return Prepared("hot")
         # 2. A file has it.  Another conversation on this template is not kept then: it would be written over this one.
         if chat is None or held is None or held.name != name:
-            await self.saver.keep()
+            await self.saver.save_if_due()
         # 3. The slot holds the template.
         if same and chat is None and conversation is None:
             return Prepared("hot")
@@ -206,7 +206,7 @@ class Slot:
                 continue
             if await self.files.load(name, kind, entry):
                 took = (self._clock.seconds() - began) * 1000
-                await self.content.note(name, key, entry.conversation, entry.tokens)
+                await self.content.remember(name, key, entry.conversation, entry.tokens)
                 return Prepared("restored", None, took, entry.tokens, kind)
         # 5.
         if prefix is None:

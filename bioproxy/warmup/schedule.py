@@ -100,7 +100,7 @@ class Schedule:
         self._chosen = name
         self._backoff.over(name)
         self._changing.pop(name, None)
-        self._slot.files.try_again()
+        self._slot.files.end_pause()
         self._slot.files.forget(name, PREFIX)
 
     def forget(self, name: str) -> None:
@@ -150,8 +150,8 @@ class Schedule:
         if self._watch.asleep:
             return False
         # What a user left there on this template stays, even if it is in another shape.
-        held, content = self._slot.content.now, self._slot.content
-        theirs = content.users and held is not None and held.name == name
+        held, content = self._slot.content.known, self._slot.content
+        theirs = content.left_by_user and held is not None and held.name == name
         return name == self.favourite() and content.visible and not content.has(key) and not theirs
 
     def _has_prefix(self, name: str) -> bool:

@@ -178,7 +178,7 @@ class Warmer:
         if name is None or key is None or not self.schedule.ahead or not self._shape_learning.turn(name):
             return
         content = self._slot.content
-        if content.users or not content.visible or content.has(key) or not self._slot.saved(name, key):
+        if content.left_by_user or not content.visible or content.has(key) or not self._slot.saved(name, key):
             return
         # Once for each occasion: what cannot be brought back, or not be seen, would be tried for ever.
         if self._brought_back != (occasion := (self._watch.process, name, key)):
@@ -186,8 +186,8 @@ class Warmer:
             await self._gate.warmup(lambda: self._slot.bring_back(name, key))
 
     async def _keep(self) -> None:
-        with self._gate.let_finish(last=True):
-            await self._slot.saver.keep()
+        with self._gate.without_preemption(last=True):
+            await self._slot.saver.save_if_due()
 
     def _show(self) -> None:
         """Bring the gauges up to date."""

@@ -107,24 +107,24 @@ class Warmup:
         # What users left in the slot would be lost, also where it is a conversation on this very template.  The
         # template itself does not count then: it is about to be saved.
         if self._slot.content.has(key):
-            self._slot.content.now_saved(len(tokens))
-        with self._gate.let_finish():
-            await self._slot.saver.keep()
+            self._slot.content.mark_saved(len(tokens))
+        with self._gate.without_preemption():
+            await self._slot.saver.save_if_due()
         prepared = await self._slot.prepare(name, key)
         same = self._same_as_saved(name, key, tokens)
         self._slot.looked_at(name, same)
         if same:
             return self._over(name)
         content = self._slot.content
-        if prepared.cache == "hot" and (content.has(key) or await content.has_perhaps(key, NOBODY, len(tokens) - 1)):
+        if prepared.cache == "hot" and (content.has(key) or await content.probably_has(key, NOBODY, len(tokens) - 1)):
             await self._cut_down(name, tokens)
         else:
             await self._in_pieces(name, key, tokens, wanted)
             if not wanted():
                 return
-        await self._slot.note(name, key)
+        await self._slot.remember(name, key)
         if self._files.of_use:
-            with self._gate.let_finish(last=True):
+            with self._gate.without_preemption(last=True):
                 await self._files.save(name, PREFIX, key, len(tokens), marks(tokens))
         self._over(name)
         self._metrics.warmups.labels(name, "done").inc()
@@ -158,10 +158,10 @@ class Warmup:
 
     async def _cut_down(self, name: str, tokens: Sequence[int]) -> None:
         """Have the slot, which holds the template already, hold nothing behind it."""
-        had_more = self._slot.content.now is not None and self._slot.content.now.conversation is not None
+        had_more = self._slot.content.known is not None and self._slot.content.known.conversation is not None
         reused = await self._evaluate(name, tokens, len(tokens))
         if had_more:
-            self._slot.reuse_check.gone_back(len(tokens), reused)
+            self._slot.reuse_check.went_back(len(tokens), reused)
 
     async def _evaluate(self, name: str, tokens: Sequence[int], end: int) -> int:
         """Have llama-server evaluate the tokens up to `end`; fire with how many of them it had already."""
@@ -177,7 +177,7 @@ class Warmup:
         least = self._seconds.get(name, PIECE_SECONDS)
         if not self._files.of_use or self._at_risk.get(name, 0.0) < max(least, REST * seconds):
             return
-        with self._gate.let_finish():
+        with self._gate.without_preemption():
             try:
                 await self._files.save(name, PART, key, len(tokens), marks(tokens))
             except SaveFailed as error:

@@ -116,7 +116,7 @@ class WatchTest(WorldTest):
         for happens, known, model_known in events:
             self.successResultOf(self.built.start(self.built.identity.find_out))
             self.successResultOf(self.built.start(lambda: self.built.llama.evaluate([1])))
-            self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+            self.successResultOf(self.built.start(lambda: self.built.slot.remember("code", KEY)))
             happens()
             self.look()
             self.assertEqual(known, self.built.content.has(KEY))
@@ -131,7 +131,7 @@ class WatchTest(WorldTest):
         self.assertEqual(["/health", "/props"], self.server.paths()[before:])  # whatever else is asked would wake it
         self.assertEqual((True, True), (self.watch.up, self.watch.asleep))
         self.assertFalse(self.built.content.has(KEY))
-        self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+        self.successResultOf(self.built.start(lambda: self.built.slot.remember("code", KEY)))
         self.look()
         self.assertTrue(self.built.content.has(KEY))
         self.server.asleep = False

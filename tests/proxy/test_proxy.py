@@ -138,10 +138,10 @@ class Templates(WorldTest):
             self.assertEqual(
                 ("cold", "ineffective"), (call.headers["x-bioproxy-cache"], call.headers["x-bioproxy-miss"])
             )
-            self.assertEqual((None, None), (world.content.now, world.content.perhaps))
+            self.assertEqual((None, None), (world.content.known, world.content.probable))
         self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
         world.send("POST", "/lora-adapters", b"[]")
-        self.assertEqual((None, None), (world.content.now, world.identity.current))
+        self.assertEqual((None, None), (world.content.known, world.identity.current))
         self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
 
     def test_slot_calls_in_doubt(self) -> None:

@@ -447,10 +447,10 @@ class SeenFolder(SlotFilesTest):
         """A file that was perhaps written stays recorded, and is used if it is as it was, else not."""
         self.later(10)
         entry = self.recorded()
-        self.files.changed(None)
+        self.files.written_by_client(None)
         self.assertEqual(entry, self.recorded())
         self.is_restored(TOKENS)
-        self.files.changed(None)
+        self.files.written_by_client(None)
         file = self.slots / "code.bin"
         file.write_bytes(file.read_bytes()[::-1])
         self.assertIsNone(self.files.usable("code", PREFIX))
@@ -462,14 +462,14 @@ class SeenFolder(SlotFilesTest):
         """Just after a file was recorded, another one of its size could look the same: it is forgotten."""
         self.later(0)
         self.save(CHAT)
-        self.files.changed(None)
+        self.files.written_by_client(None)
         self.assertEqual([], list(self.built.snapshots.items()))
 
     def test_any_file_written_at_an_unknown_time(self) -> None:
         """So is one of which nobody noted when it was written: it was recorded without a look at the folder."""
         self.later(10)
         self.built.snapshots.put("code", PREFIX, replace(self.recorded(), written_at=None))
-        self.files.changed(None)
+        self.files.written_by_client(None)
         self.assertIsNone(self.built.snapshots.get("code"))
 
     def test_another_folder(self) -> None:
@@ -575,19 +575,19 @@ class Judging(SlotFilesTest):
     def test_written_by_a_client(self) -> None:
         """A file of ours that somebody else had written is forgotten, also on a disk that knows no capital letters."""
         self.save(CHAT)
-        self.files.changed("other.bin")
+        self.files.written_by_client("other.bin")
         self.assertEqual(2, len(list(self.built.snapshots.items())))
-        self.files.changed("CODE.Chat.bin")
+        self.files.written_by_client("CODE.Chat.bin")
         self.assertIsNone(self.built.snapshots.get("code", CHAT))
-        self.files.changed("code.bin")
+        self.files.written_by_client("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))
 
     def test_any_file_written_by_a_client(self) -> None:
         """Where nobody can tell which file was written, nor look at any, all are forgotten, each with a word."""
         self.save(CHAT)
         with capturedLogs() as events:
-            self.files.changed(None)
-            self.files.changed(None)
+            self.files.written_by_client(None)
+            self.files.written_by_client(None)
         self.assertEqual([], list(self.built.snapshots.items()))
         self.assertEqual([], list(self.reread().items()))
         self.assertEqual({"code.bin", "code.chat.bin"}, {text.split(" ")[0] for text in logged(events)})
@@ -603,7 +603,7 @@ class Judging(SlotFilesTest):
         """It is forgotten also if that cannot be written down, which is logged."""
         (self.built.settings.state_dir / "snapshots.new").mkdir()
         with capturedLogs() as events:
-            self.files.changed("code.bin")
+            self.files.written_by_client("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))
         self.assertIn("the record cannot be written", logged(events)[0])
 

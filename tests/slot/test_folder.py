@@ -45,23 +45,23 @@ class Looking(SlotFolderTest):
     def test_whole(self) -> None:
         """A file is whole while it has its size and nobody wrote it since, to the nanosecond."""
         entry = self.recorded()
-        self.assertTrue(self.seen.whole(entry))
+        self.assertTrue(self.seen.is_intact(entry))
         assert entry.written_at is not None
         for later in (1, -1, 10**9):
             os.utime(self.folder / "code.bin", ns=(0, entry.written_at + later))
-            self.assertFalse(self.seen.whole(entry), later)
+            self.assertFalse(self.seen.is_intact(entry), later)
         os.utime(self.folder / "code.bin", ns=(0, entry.written_at))
-        self.assertTrue(self.seen.whole(entry))
+        self.assertTrue(self.seen.is_intact(entry))
 
     def test_size(self) -> None:
         """Another size is another file, and so is none, even where it is not known when it was written."""
         entry = replace(self.recorded(), written_at=None)
-        self.assertTrue(self.seen.whole(entry))
+        self.assertTrue(self.seen.is_intact(entry))
         for size in (99, 101, 0):
             self.write("code.bin", content=bytes(size))
-            self.assertFalse(self.seen.whole(entry), size)
+            self.assertFalse(self.seen.is_intact(entry), size)
         (self.folder / "code.bin").unlink()
-        self.assertFalse(self.seen.whole(entry))
+        self.assertFalse(self.seen.is_intact(entry))
         self.assertIsNone(self.seen.written_at("code.bin"))
 
     def test_would_notice(self) -> None:
@@ -71,13 +71,13 @@ class Looking(SlotFolderTest):
         changed = os.stat(self.folder / "code.bin").st_ctime_ns / 1e9
         for later, expected in ((0.0, False), (1.9, False), (2.1, True), (1000.0, True)):
             folder = SlotFolder(self.folder, now=lambda later=later: changed + later)  # type: ignore[misc]
-            self.assertEqual(expected, folder.would_notice(entry), later)
-            self.assertFalse(folder.would_notice(replace(entry, written_at=None)))
-        self.assertFalse(SlotFolder(None, now=lambda: changed + 1000).would_notice(entry))
+            self.assertEqual(expected, folder.would_notice_write(entry), later)
+            self.assertFalse(folder.would_notice_write(replace(entry, written_at=None)))
+        self.assertFalse(SlotFolder(None, now=lambda: changed + 1000).would_notice_write(entry))
 
     def test_unseen(self) -> None:
         """A folder that cannot be seen is believed to be as it should be."""
-        self.assertTrue(self.unseen.whole(CODE))
+        self.assertTrue(self.unseen.is_intact(CODE))
         self.assertIsNone(self.unseen.written_at("code.bin"))
         self.assertTrue(self.unseen.has_room(1 << 60))
         self.assertEqual([], list(self.unseen.complaints()))

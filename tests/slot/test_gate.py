@@ -354,7 +354,7 @@ class Staying(GateTest):
         async def visit() -> None:
             turn = self.gate.user()
             async with turn:
-                turn.stay_until(nothing)
+                turn.hold_gate_for(nothing)
 
         self.successResultOf(Deferred.fromCoroutine(visit()))
         self.assertIsNone(self.gate.busy)
@@ -412,7 +412,7 @@ class Warmups(GateTest):
         self.assertEqual((["a"], 0), (self.inside, self.gate.waiting))
         self.assertFalse(self.successResultOf(again[0]))
 
-    def test_let_finish(self) -> None:
+    def test_without_preemption(self) -> None:
         """What must be finished is finished before the user's turn; if it was the last thing, the warm-up was done."""
         warmup = self.saving()
         user = self.user("a")
@@ -428,7 +428,7 @@ class Warmups(GateTest):
         self.user("b")
         self.assertEqual(["b"], self.inside)
 
-    def test_let_finish_in_the_middle(self) -> None:
+    def test_without_preemption_in_the_middle(self) -> None:
         """Where it was not the last thing, a user who came meanwhile is next, and the warm-up was not done."""
         warmup = self.saving(then="more")
         self.user("a")

@@ -51,7 +51,7 @@ class Visitors:
         async def visit() -> float:
             async with turn as waited:
                 if then:
-                    turn.stay_until(lambda: self.stay(then))
+                    turn.hold_gate_for(lambda: self.stay(then))
                 await self.stay(name)
             return waited
 
@@ -65,7 +65,7 @@ class Visitors:
         """Let a warm-up come that is not to be disturbed, but for what it does then, if anything."""
 
         async def work() -> None:
-            with self.gate.let_finish(last=not then):
+            with self.gate.without_preemption(last=not then):
                 await self.stay(name)
             if then:
                 await self.stay(then)

@@ -416,7 +416,7 @@ class SlotTest(WorldTest):
         """Have a conversation of so many tokens behind the template's in the slot; return all tokens."""
         held = [*PREFIX, *map(ord, ("".join(chain) * grown)[:grown])]
         self.evaluate(held)
-        self.run_now(lambda: self.slot.note(name, key, Turns(chain)))
+        self.run_now(lambda: self.slot.remember(name, key, Turns(chain)))
         return held
 
     def count(self, what: str, result: str) -> float:
