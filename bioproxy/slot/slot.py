@@ -19,7 +19,7 @@ sent all the same, and is merely slower.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -32,6 +32,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
+from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Reuse, Use, Wanted, plan, plan_replacement
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck, helped
 
@@ -111,7 +112,7 @@ class Slot:
         cancelling leaves the slot unknown.
         """
         try:
-            prepared = await self._prepare(name, key, turns)
+            prepared = await self._prepare(Wanted(name, key, turns, self._seen.get(name) == key))
         except (LlamaCallFailed, OSError) as error:
             # The request itself will meet the same trouble, and its line in the log tells.
             self.log.debug("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
@@ -164,55 +165,48 @@ class Slot:
         entry = self.files.usable(name, PREFIX)
         return entry if entry is not None and entry.key == key else None
 
-    async def _prepare(self, name: str, key: Key, turns: Turns) -> Prepared:
-        held, chat = await self.content.confirm(), self.saver.saved_beginning(name, turns)
-        prefix = self._for_key(name, key)
-        template_tokens = prefix.tokens if prefix is not None else None
-        # 1. The slot holds the conversation.  Asking the same once more needs a model that can go back to the question.
-        same = held is not None and held.key == key
-        conversation = held.conversation if held is not None else None
-        if same and conversation is not None and turns.continues(conversation):
-            if turns.goes_beyond(conversation) and self.reuse_check.conversations:
-                return Prepared("hot", promised=template_tokens, source=CHAT)
-            if self.reuse_check.goes_back:
-                return Prepared("hot", promised=template_tokens)
-        if held is None and self.reuse_check.goes_back:
-            goes_on = self.content.probable is not None and turns.continues(self.content.probable.turns.whole)
-            perhaps = (goes_on or chat is None) and await self.content.probably_has(key, turns, template_tokens or 0)
-            if perhaps and await self._identity.unchanged():
-                return Prepared("hot")
-        # 2. A file has it.  Another conversation on this template is not kept then: it would be written over this one.
-        if chat is None or held is None or held.name != name:
+    async def _prepare(self, wanted: Wanted) -> Prepared:
+        """Carry out what `bioproxy.slot.plan` decides.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
+        name = wanted.name
+        known = await self.content.confirm()
+        prefix, reuse = self._for_key(name, wanted.key), self._reuse(name)
+        files = Files(
+            chat=self.saver.saved_beginning(name, wanted.turns),
+            template_tokens=prefix.tokens if prefix is not None else None,
+        )
+        in_slot = InSlot(known, self.content.probable if known is None else None)
+        decision = plan(in_slot, wanted, files, reuse)
+        while isinstance(decision, CheckProbable):
+            there = await self.content.probably_has(wanted.key, wanted.turns, decision.more_than)
+            # The tokens may be those of another process with another model, which `GET /slots` does not tell.
+            in_slot = replace(in_slot, probable_is_there=there and await self._identity.unchanged())
+            decision = plan(in_slot, wanted, files, reuse)
+        # From here on the conversation in the slot is in danger, whatever was decided.
+        if decision.save_first:
             await self.saver.save_if_due()
-        # 3. The slot holds the template.
-        if same and chat is None and conversation is None:
-            return Prepared("hot")
-        if same and chat is None and self.reuse_check.goes_back:
-            return Prepared("hot", promised=template_tokens)
+        if isinstance(decision, Use):
+            return Prepared("hot", promised=decision.promised, source=decision.source)
+        # Before the first call that changes the slot: whoever is cancelled below must leave it unknown.
         self.content.forget()
-        return await self._restore(name, key, chat)
+        return await self._replace(wanted, files)
 
-    async def _restore(self, name: str, key: Key, chat: Snapshot | None) -> Prepared:
-        # Here the slot's content is not known to be of use, so this is the moment to learn which model runs: finding
-        # out overwrites the slot.
+    async def _replace(self, wanted: Wanted, files: Files) -> Prepared:
+        """Restore the best file that llama-server can load, if there is one."""
+        name = wanted.name
+        # What the slot holds is given up, so this is the moment to learn which model runs: finding out overwrites it.
         model = await self._identity.find_out()
-        if self.reuse_check.trouble is not None or name in self._doubted:
-            return Prepared("cold", "ineffective")
-        prefix = self.files.recorded(name, PREFIX)
-        began = self._clock.seconds()
-        # 2. and 4.
-        for kind, entry in ((CHAT, chat), (PREFIX, prefix)):
-            if entry is None or entry.key != key or not entry.model.matches(model):
-                continue
-            if await self.files.load(name, kind, entry):
+        files = replace(files, prefix=self.files.recorded(name, PREFIX))
+        reuse, failed, began = self._reuse(name), frozenset[str](), self._clock.seconds()
+        while isinstance(decision := plan_replacement(wanted, files, model, reuse, failed), Restore):
+            entry = decision.entry
+            if await self.files.load(name, decision.kind, entry):
                 took = (self._clock.seconds() - began) * 1000
-                await self.content.remember(name, key, entry.conversation, entry.tokens)
-                return Prepared("restored", None, took, entry.tokens, kind)
-        # 5.
-        if prefix is None:
-            return Prepared("cold", "slot-taken" if self._seen.get(name) == key else "first")
-        if prefix.key.text != key.text:
-            return Prepared("cold", "content-changed")
-        if prefix.key != key:
-            return Prepared("cold", "shape-changed")
-        return Prepared("cold", "no-file" if prefix.model.matches(model) else "other-model")
+                await self.content.remember(name, wanted.key, entry.conversation, entry.tokens)
+                return Prepared("restored", None, took, entry.tokens, decision.kind)
+            failed |= {decision.kind}
+        return Prepared("cold", decision.miss)
+
+    def _reuse(self, name: str) -> Reuse:
+        """Return what answers have shown so far, as far as it matters for a template."""
+        check = self.reuse_check
+        return Reuse(check.goes_back, check.conversations, check.trouble is not None or name in self._doubted)
