@@ -99,7 +99,7 @@ class ProcessWatch:
             )
         if trouble is None and self._props is not None and self._advised is not self._files_asked:
             self._advised = self._files_asked  # a process of llama-server that was asked all there is to ask
-            self._advisor.tell(self._props, self._slot.files.enabled)
+            self._advisor.tell(self._props, self._slot.llama_keeps_files)
         self.trouble = trouble
         self.up = trouble is None
         self._metrics.upstream_up.set(self.up)
@@ -109,7 +109,7 @@ class ProcessWatch:
         props = await self._llama.props()
         self.model, self.build, self.context = props.model, props.build, props.context
         if props.asleep and not self.asleep:
-            self._slot.content.llama_restarted()
+            self._slot.llama_fell_asleep()
             self._identity.fell_asleep()
         self.asleep, props = props.asleep, replace(props, asleep=False)
         # After it was away it may be another process even with the same marker: older builds all have the same.
@@ -119,5 +119,5 @@ class ProcessWatch:
             # A request may have met the new process before this look: then what it left in the slot is known.
             self._slot.llama_restarted(slot_known=self._identity.seen(props))
         if self._files_asked is not self.process and not self.asleep:  # asking would wake it
-            self._slot.files.enabled = await self._llama.slot_files_enabled()
+            self._slot.llama_keeps_files = await self._llama.slot_files_enabled()
             self._files_asked = self.process

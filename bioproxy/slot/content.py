@@ -11,12 +11,13 @@ request, leaves "unknown", never something wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from bioproxy.llama.api import LlamaApi, Witness
+from bioproxy.llama.api import Evaluated, LlamaApi, Witness
 from bioproxy.prompts.conversation import Conversation, Turns
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
@@ -109,6 +110,11 @@ class SlotContent:
         # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
         if witness is not None and witness.task is not None and not witness.busy:
             self.known = KnownContent(name, key, conversation, saved, witness)
+
+    async def evaluate_for_warmup(self, tokens: Sequence[int]) -> Evaluated:
+        """Have the slot hold exactly these tokens, for a warm-up.  Fires, fails and is cancelled as `LlamaApi`'s."""
+        self.taken_by_warmup()
+        return await self._llama.evaluate(tokens)
 
     async def until_idle(self, clock: IReactorTime) -> None:
         """Fire when nobody works in the slot, as far as llama-server tells."""

@@ -1,69 +1,74 @@
-"""How to get the right thing into slot 0.
+"""Slot 0 and its rules: whoever uses llama-server's slot does so in an ``async with`` block of this module.
 
-The slot is llama-server's working place: the tokens that it has processed, with their KV cache.  A prompt that
-begins with the same tokens goes on from there, so before a question on a template is sent, the slot should hold as much
-of it as possible.  In this order (`Slot.prepare`):
+The slot is llama-server's working place: the tokens that it has processed, with their KV cache.  Each request leaves
+something there that the next one may reuse, so each use has a before (save what would be lost, bring in what helps) and
+an after (write down what was left).  There are three kinds of use, and each is one context manager:
 
-1. The slot holds the conversation that the question goes on with: *hot*.
-2. A file has that conversation: *restored*.
-3. The slot holds the template, alone or with another question behind it: *hot*.
-4. A file has the template: *restored*.
-5. Nothing of this: *cold*.
+* `Slot.use_for_template`: a user's request that names a template;
+* `Slot.use_otherwise`: any other request of a user that changes the slot, and clients' own calls to ``/slots``;
+* `Slot.use_for_warmup`: a warm-up.
 
-Before a conversation in the slot is lost to something else, it is saved, if that is worth it
-(`bioproxy.slot.conversation_saver`).
+``async with`` is ``with`` whose entering and leaving may wait, and here both wait for llama-server.  The important part
+is what happens when the body does not run to its end.  When a client hangs up, Twisted *cancels* the coroutine of its
+request: the ``await`` in the body raises `CancelledError`, and Python runs the leaving part of each ``async with`` on
+the way out.  So the rule "unknown unless all went well" needs no code at the places where something may fail: what was
+known is forgotten when the body begins, and only a body that says ``answered`` has it written down again.
 
-Everything here happens inside the gate.  A fault of these calls never harms the request they are made for: it is
-sent all the same, and is merely slower.
+The rest of this module answers questions (`holds`, `saved`, `may_use_files`, …), so that nobody else needs to know the
+parts that the slot consists of.
+
+Deliberately unknown here: what a request looks like, when it is sent, and what a client is told of it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import Turns
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import SlotContent
+from bioproxy.slot.content import ProbableContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Reuse, Use, Wanted, plan, plan_replacement
+from bioproxy.slot.gate import Gate, Turn
+from bioproxy.slot.preparer import Prepared, SlotPreparer
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck, helped
+from bioproxy.slot.warmup_use import WarmupUse
 
-NOBODY = Turns()
-"""The conversation of a warm-up: none."""
+REUSES_NOTHING = Prepared("cold", "ineffective")
+"""How the slot is prepared for a request that must not reuse anything, whatever the slot holds."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """How the slot came to hold a template: `cache` is ``hot``, ``restored`` or ``cold``.
+class TemplateUse:
+    """A user's request on a template while it uses the slot.
 
-    `miss` says why it was cold, `restore_ms` how long the restore took, in milliseconds.  `promised` is how many tokens
-    should be reused now, where that is known and worth checking; `source` is the kind of file that was restored, and
-    `CHAT` for a conversation that the slot held.
+    `prepared` is how the slot was prepared for it.
     """
 
-    cache: str
-    miss: str | None = None
-    restore_ms: float | None = None
-    promised: int | None = None
-    source: str | None = None
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared = prepared
+        self.is_answered = False
+        self.reused: int | None = None
+
+    def answered(self, reused: int | None) -> None:
+        """Have it written down what the slot holds, because llama-server answered the request to its end.
+
+        `reused` is how many tokens it says that it reused, `None` where it does not say.
+        """
+        self.is_answered, self.reused = True, reused
 
 
 class Slot:
     """Slot 0.
 
-    It has four parts: what it is `content`, its `files`, the `saver` of conversations, and the `reuse_check` that all
-    this helps.
+    Invariant: what is known of the slot is true, at each point where another coroutine may run.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -75,138 +80,232 @@ class Slot:
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
-        self.content = content
-        self.files = files
-        self.saver = saver
-        self.reuse_check = reuse_check
         self._identity = identity
+        self._content = content
+        self._files = files
+        self._saver = saver
+        self._reuse_check = reuse_check
         self._metrics = metrics
         self._clock = clock
-        self._seen: dict[str, Key] = {}
-        self._last: dict[str, Turns] = {}
-        self._doubted: dict[str, tuple[int, int]] = {}
+        self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
+        self.prepare = self._preparer.prepare
+        self.remember = self._preparer.remember
+        self.bring_back = self._preparer.bring_back
 
-    def llama_restarted(self, slot_known: bool = False) -> None:
-        """Note that another process of llama-server runs: nothing learned from the last one counts.
+    # Using the slot.  Each of these is called inside the gate.
 
-        With `slot_known` what the slot holds was noted of this process already.
+    @asynccontextmanager
+    async def use_for_template(
+        self, turn: Turn, name: str, key: Key, turns: Turns, *, reuses: bool = True, llama_continues: bool = False
+    ) -> AsyncIterator[TemplateUse]:
+        """Use the slot for a user's request on the template `name`, which begins with `key` and `turns`.
+
+        `turn` is the user's at the gate.  A request that does not reuse (``reuses=False``: it has ``"cache_prompt":
+        false`` or adapters of its own) leaves nothing of use either.  `llama_continues` tells that llama-server goes on
+        with the request even if nobody listens any more.
+
+        Entering never fails for reasons of llama-server's.  Cancelling while entering leaves the slot unknown, or as it
+        was; cancelling in the body leaves it unknown.
         """
-        if not slot_known:
-            self.content.llama_restarted()
-        self.reuse_check.llama_restarted()
-        self._doubted.clear()
+        if reuses:
+            prepared = await self.prepare(name, key, turns)
+        else:
+            await self._saver.save_if_due()
+            prepared = REUSES_NOTHING
+        use = TemplateUse(prepared)
+        with self._user_changes_slot(turn, ProbableContent(key, turns) if reuses else None, llama_continues):
+            yield use
+        # The client has its whole answer by now.  It may hang up any moment, and that would cancel this coroutine in
+        # the middle of writing down what the slot holds.  So the turn does that instead: it keeps the gate closed for
+        # this work, in a coroutine of its own that no client can cancel, and only then lets the next user in.
+        if use.is_answered:
+            turn.hold_gate_for(lambda: self._after_answer(name, key, turns, use))
 
-    def model_changed(self) -> None:
-        """Note that somebody changes the model that runs: its adapters."""
-        self.content.forget()
-        self._identity.current = None
+    @asynccontextmanager
+    async def use_otherwise(
+        self, turn: Turn, *, may_write: str | None = "", llama_continues: bool = False
+    ) -> AsyncIterator[None]:
+        """Use the slot for a user's request that has nothing to do with any template.
 
-    def saved(self, name: str, key: Key | None) -> Snapshot | None:
-        """Return the template's snapshot if it is for this key and the model that runs now."""
-        return self._for_key(name, key) if self.files.of_use and name not in self._doubted else None
-
-    async def prepare(self, name: str, key: Key, turns: Turns = NOBODY) -> Prepared:
-        """Bring as much as possible of a prompt into the slot without computing it.
-
-        `key` is what the prompt begins with, `turns` its conversation.  Never fails for reasons of llama-server's;
-        cancelling leaves the slot unknown.
+        `may_write` is the file that a client's own call may have llama-server write; empty for none, `None` if it may
+        be any (`bioproxy.slot.client_calls.saved_to`).  `turn` and `llama_continues` are as in `use_for_template`.
         """
+        await self._saver.save_if_due()  # what the slot holds will be lost
+        # Before the call is sent: once it is, the file may change, and a crash here must not leave it in the record.
+        self._files.written_by_client(may_write)
+        with self._user_changes_slot(turn, None, llama_continues):
+            yield
+
+    @asynccontextmanager
+    async def use_for_warmup(self, gate: Gate, name: str, key: Key, tokens: Sequence[int]) -> AsyncIterator[WarmupUse]:
+        """Use the slot for a warm-up of the template `name` with these prefix tokens.
+
+        If the body says ``completed``, what the slot holds is written down and saved on leaving; that part is not given
+        up when a user comes.  Fails as `LlamaApi`'s calls do, on leaving with `SaveFailed`, or with `OSError`.
+        """
+        use = WarmupUse(self._content, self._files, self._reuse_check, name, key, tokens)
+        if not self._files.model_known:
+            # llama-server was restarted, and a question was answered since.  What it left in the slot is right, but a
+            # file needs to be told which model it belongs to, and finding that out overwrites the slot.  So the slot
+            # counts as unknown: the prefix has to be computed again.
+            self._content.forget()
+        # What users left in the slot would be lost, also where it is a conversation on this very template.  The
+        # template's own tokens do not count as unsaved then: this warm-up is about to save them.
+        if self._content.has(key):
+            self._content.mark_saved(len(tokens))
+        with gate.without_preemption():
+            await self._saver.save_if_due()
+        await use.compare(await self.prepare(name, key))
+        yield use
+        if use.is_complete:
+            await self.remember(name, key)
+            if self.may_use_files:
+                with gate.without_preemption(last=True):
+                    await use.save(PREFIX, tokens)
+
+    @contextmanager
+    def _user_changes_slot(self, turn: Turn, probable: ProbableContent | None, llama_continues: bool) -> Iterator[None]:
+        """Send a user's request inside this ``with``: from here on the slot changes, and how is not known.
+
+        `probable` is what the request will probably leave in the slot.  It is kept even if the request is broken off,
+        and confirmed before it is relied on.
+        """
+        # This is the line between "known" and "unknown".  Whatever ends the body from here on, an error of llama-server
+        # as well as a client that hangs up, nothing has to be undone: it has been forgotten already.
+        self._content.taken_by_user(probable)
         try:
-            prepared = await self._prepare(Wanted(name, key, turns, self._seen.get(name) == key))
-        except (LlamaCallFailed, OSError) as error:
-            # The request itself will meet the same trouble, and its line in the log tells.
-            self.log.debug("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
-            self.content.forget()
-            prepared = Prepared("cold")  # the error that the client will get says more than any reason here
-        self._seen[name] = key
-        return prepared
+            yield
+        except CancelledError:
+            if llama_continues:
+                # llama-server goes on with requests that have an X-Conversation-Id although their connection is closed:
+                # the answer can be picked up at /v1/stream.  The next user would find the slot busy, and an answer of
+                # somebody else growing in it.  So the gate stays closed until llama-server says that the slot is idle.
+                turn.hold_gate_for(lambda: self._content.until_idle(self._clock))
+            raise
 
-    async def remember(self, name: str, key: Key, turns: Turns = NOBODY) -> None:
-        """Remember that the slot was left holding a template, with a conversation on it."""
-        prefix, chat = self._for_key(name, key), self.saver.saved_beginning(name, turns)
-        saved = max((entry.tokens for entry in (prefix, chat) if entry is not None), default=0)
-        await self.content.remember(name, key, turns.whole if turns.chain else None, saved)
-        if turns.chain:
-            self._last[name] = turns
+    async def _after_answer(self, name: str, key: Key, turns: Turns, use: TemplateUse) -> None:
+        """Learn from an answer whether preparing helped, and write down what it left in the slot."""
+        if use.reused is not None:
+            self.judge(name, use.prepared, use.reused)
+        await self.remember(name, key, turns)
+
+    async def save_conversation(self) -> None:
+        """Save the conversation in the slot if that is due.  Never fails for reasons of llama-server's."""
+        await self._saver.save_if_due()
 
     def judge(self, name: str, prepared: Prepared, reused: int) -> None:
         """Compare how many tokens an answer says were `reused` with what was promised."""
         if prepared.promised is None:
             return
         if prepared.source is None:
-            return self.reuse_check.went_back(prepared.promised, reused)
+            return self._reuse_check.went_back(prepared.promised, reused)
         useful = helped(prepared.promised, reused)
         if not useful and prepared.cache == "restored":
             self._metrics.slot_restores.labels(name, "ineffective").inc()
         if prepared.source == CHAT:
-            self.reuse_check.conversation_restored(useful)
+            self._reuse_check.conversation_restored(useful)
         elif useful:
-            self.reuse_check.helped()
+            self._reuse_check.helped()
         else:
-            # Or does the chat template make other tokens of the same text now?  One with a date in it does, at
-            # midnight, for all templates.  Nothing is restored for this one before its tokens were looked at.
-            self._doubted[name] = (prepared.promised, reused)
+            # Either this llama-server reuses nothing, or the chat template makes other tokens of the same text now: one
+            # with a date in it does at midnight, for all templates.  The next warm-up compares, and tells which.
+            self._reuse_check.doubt(name, prepared.promised, reused)
 
-    def doubted(self, name: str) -> bool:
-        """Tell whether the template's tokens should be looked at again."""
-        return name in self._doubted
+    # What happened elsewhere.
 
-    def looked_at(self, name: str, same: bool) -> None:
-        """Note that the template's tokens were looked at, and whether they are the `same` as in its file."""
-        numbers = self._doubted.pop(name, None)
-        if numbers is not None and same:
-            self.reuse_check.did_not_help(*numbers)
+    def llama_restarted(self, slot_known: bool = False) -> None:
+        """Note that another process of llama-server runs: nothing learned from the last one counts.
 
-    async def bring_back(self, name: str, key: Key) -> None:
-        """Restore a template, with the last conversation on it if that was saved."""
-        await self.prepare(name, key, self._last.get(name, NOBODY))
+        With `slot_known` what the slot holds was written down of this process already, by a request that met it before
+        the watch did.
+        """
+        if not slot_known:
+            self._content.llama_restarted()
+        self._reuse_check.llama_restarted()
 
-    def _for_key(self, name: str, key: Key | None) -> Snapshot | None:
-        entry = self.files.usable(name, PREFIX)
-        return entry if entry is not None and entry.key == key else None
+    def llama_fell_asleep(self) -> None:
+        """Note that llama-server has unloaded its model, and the slot with it.  What answers have shown stays true."""
+        self._content.llama_restarted()
 
-    async def _prepare(self, wanted: Wanted) -> Prepared:
-        """Carry out what `bioproxy.slot.plan` decides.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
-        name = wanted.name
-        known = await self.content.confirm()
-        prefix, reuse = self._for_key(name, wanted.key), self._reuse(name)
-        files = Files(
-            chat=self.saver.saved_beginning(name, wanted.turns),
-            template_tokens=prefix.tokens if prefix is not None else None,
-        )
-        in_slot = InSlot(known, self.content.probable if known is None else None)
-        decision = plan(in_slot, wanted, files, reuse)
-        while isinstance(decision, CheckProbable):
-            there = await self.content.probably_has(wanted.key, wanted.turns, decision.more_than)
-            # The tokens may be those of another process with another model, which `GET /slots` does not tell.
-            in_slot = replace(in_slot, probable_is_there=there and await self._identity.unchanged())
-            decision = plan(in_slot, wanted, files, reuse)
-        # From here on the conversation in the slot is in danger, whatever was decided.
-        if decision.save_first:
-            await self.saver.save_if_due()
-        if isinstance(decision, Use):
-            return Prepared("hot", promised=decision.promised, source=decision.source)
-        # Before the first call that changes the slot: whoever is cancelled below must leave it unknown.
-        self.content.forget()
-        return await self._replace(wanted, files)
+    def model_changed(self) -> None:
+        """Note that somebody changes the model that runs: its adapters."""
+        self._content.forget()
+        self._identity.current = None
 
-    async def _replace(self, wanted: Wanted, files: Files) -> Prepared:
-        """Restore the best file that llama-server can load, if there is one."""
-        name = wanted.name
-        # What the slot holds is given up, so this is the moment to learn which model runs: finding out overwrites it.
-        model = await self._identity.find_out()
-        files = replace(files, prefix=self.files.recorded(name, PREFIX))
-        reuse, failed, began = self._reuse(name), frozenset[str](), self._clock.seconds()
-        while isinstance(decision := plan_replacement(wanted, files, model, reuse, failed), Restore):
-            entry = decision.entry
-            if await self.files.load(name, decision.kind, entry):
-                took = (self._clock.seconds() - began) * 1000
-                await self.content.remember(name, wanted.key, entry.conversation, entry.tokens)
-                return Prepared("restored", None, took, entry.tokens, decision.kind)
-            failed |= {decision.kind}
-        return Prepared("cold", decision.miss)
+    def tokens_compared(self, name: str, same: bool) -> None:
+        """Note that a template's tokens were compared with its file, and whether they are the `same`."""
+        self._reuse_check.tokens_compared(name, same)
 
-    def _reuse(self, name: str) -> Reuse:
-        """Return what answers have shown so far, as far as it matters for a template."""
-        check = self.reuse_check
-        return Reuse(check.goes_back, check.conversations, check.trouble is not None or name in self._doubted)
+    def discard_template_file(self, name: str) -> None:
+        """Have a template saved anew, for an operator: forget its file, and end a pause after failed saves."""
+        self._files.end_pause()
+        self._files.forget(name, PREFIX)
+
+    # Questions about the slot.
+
+    def holds(self, key: Key | None) -> bool:
+        """Tell whether the slot was left with this key's tokens, as far as is known without asking llama-server."""
+        return self._content.has(key)
+
+    def may_compute(self, name: str, key: Key) -> bool:
+        """Tell whether computing a template in the slot makes it warm, where there are no files.
+
+        Not where nobody could tell afterwards that the slot holds it, nor where a user left something on this template
+        there, even if it is in another shape.
+        """
+        known = self._content.known
+        theirs = self._content.left_by_user and known is not None and known.name == name
+        return self._content.visible and not self.holds(key) and not theirs
+
+    def was_displaced(self, name: str, key: Key) -> bool:
+        """Tell whether a warm-up, and no user, took the slot from a template that a file could bring back."""
+        content = self._content
+        ours = content.visible and not content.left_by_user and not content.has(key)
+        return ours and self.saved(name, key) is not None
+
+    def conversation_save_is_due(self) -> bool:
+        """Tell whether the slot holds a conversation that is worth saving now."""
+        return self._saver.due()
+
+    # Questions about files.
+
+    def saved(self, name: str, key: Key | None) -> Snapshot | None:
+        """Return the template's file if it may be restored now: for this key, by the model that runs."""
+        usable = self.may_use_files and not self.is_doubted(name)
+        return self._preparer.file_for(name, key) if usable else None
+
+    def is_doubted(self, name: str) -> bool:
+        """Tell whether the template's tokens must be compared with its file before that is restored again."""
+        return self._reuse_check.is_doubted(name)
+
+    @property
+    def llama_keeps_files(self) -> bool | None:
+        """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
+        return self._files.enabled
+
+    @llama_keeps_files.setter
+    def llama_keeps_files(self, enabled: bool | None) -> None:
+        self._files.enabled = enabled
+
+    @property
+    def may_use_files(self) -> bool:
+        """Whether slot files can be saved now, and restoring them helps."""
+        return self._files.of_use
+
+    @property
+    def restore_trouble(self) -> str | None:
+        """Why nothing is restored with this llama-server, in a sentence for operators; `None` if that is not so."""
+        return self._reuse_check.trouble
+
+    @property
+    def model_goes_back(self) -> bool:
+        """Whether the model can go on from inside what the slot holds, as far as is known."""
+        return self._reuse_check.goes_back
+
+    def usable_file(self, name: str, kind: str) -> Snapshot | None:
+        """Return a template's file of this kind if it is of the model that runs now, whatever text it was made of."""
+        return self._files.usable(name, kind)
+
+    async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
+        """Have llama-server read a file into the slot.  Fires and fails as `SlotFiles.load`."""
+        return await self._files.load(name, kind, entry)

@@ -90,7 +90,7 @@ class Warmer:
             return ("error" if error else "cold"), error
         if self._warmup.current == name:
             return "warming", error
-        if self._slot.content.has(key) or self._slot.saved(name, key):
+        if self._slot.holds(key) or self._slot.saved(name, key):
             return "warm", error
         return ("error" if trouble is not None else "cold"), error
 
@@ -127,7 +127,7 @@ class Warmer:
         assert key is not None and text is not None  # the agenda has no other
         began = self._clock.seconds()
         try:
-            if self._slot.doubted(name):
+            if self._slot.is_doubted(name):
                 self._prefixes.forget()
             tokens = await self._prefix_tokens(name, text.prefix, self.schedule.about(name))
             self.tokens[name] = len(tokens)
@@ -171,14 +171,13 @@ class Warmer:
 
     async def _tidy_up(self) -> None:
         """Nothing needs to be warmed up: keep what a user left in the slot, or bring back what warm-ups displaced."""
-        if self._gate.idle_seconds() >= IDLE and self._slot.saver.due():
+        if self._gate.idle_seconds() >= IDLE and self._slot.conversation_save_is_due():
             await self._gate.warmup(self._keep)
         name = self.schedule.favourite()
         key = self.schedule.key(name) if name is not None else None
         if name is None or key is None or not self.schedule.ahead or not self._shape_learning.turn(name):
             return
-        content = self._slot.content
-        if content.left_by_user or not content.visible or content.has(key) or not self._slot.saved(name, key):
+        if not self._slot.was_displaced(name, key):
             return
         # Once for each occasion: what cannot be brought back, or not be seen, would be tried for ever.
         if self._brought_back != (occasion := (self._watch.process, name, key)):
@@ -187,7 +186,7 @@ class Warmer:
 
     async def _keep(self) -> None:
         with self._gate.without_preemption(last=True):
-            await self._slot.saver.save_if_due()
+            await self._slot.save_conversation()
 
     def _show(self) -> None:
         """Bring the gauges up to date."""

@@ -225,7 +225,7 @@ class Replacing(SynchronousTestCase):
         return None if state == "none" else snapshot(kind, **self.FILES[state if state != "failed" else "fits"])
 
     def test_all(self) -> None:
-        """The conversation's file comes before the template's; none that does not fit is restored; a miss has a reason."""
+        """The conversation's file comes before the template's; what does not fit stays; a miss has its reason."""
         states = (*self.FILES, "failed", "none")
         circumstances = {"blocked": (YES, NO), "chat": states, "prefix": states, "before": (YES, NO)}
         for case in combinations(circumstances):

@@ -11,8 +11,8 @@ from bioproxy.prompts.conversation import Turns
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import BARE, Key
 from bioproxy.slot.content import ProbableContent
+from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PREFIX
-from bioproxy.slot.slot import Prepared
 from tests.support.world import KEY, SlotTest
 from tests.support.world import PREFIX as TOKENS
 
@@ -338,17 +338,17 @@ class Judging(SlotTest):
         for _ in range(3):
             self.judge(self.restored(), len(TOKENS) - 1)
         self.assertEqual((0, None), (self.count("restores", "ineffective"), self.built.reuse_check.trouble))
-        self.assertFalse(self.slot.doubted("code"))
+        self.assertFalse(self.slot.is_doubted("code"))
 
     def test_did_not_help(self) -> None:
         """One that did not is counted, and nothing is restored for its template before that was looked at again."""
         self.judge(self.restored(), 0)
         self.assertEqual(1, self.count("restores", "ineffective"))
-        self.assertEqual((True, False), (self.slot.doubted("code"), self.slot.doubted("story")))
+        self.assertEqual((True, False), (self.slot.is_doubted("code"), self.slot.is_doubted("story")))
         self.assertIsNone(self.slot.saved("code", KEY))
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
-        self.slot.looked_at("code", same=True)
-        self.assertEqual((False, True), (self.slot.doubted("code"), self.slot.saved("code", KEY) is not None))
+        self.slot.tokens_compared("code", same=True)
+        self.assertEqual((False, True), (self.slot.is_doubted("code"), self.slot.saved("code", KEY) is not None))
         self.assertEqual("restored", self.restored().cache)
 
     def test_twice(self) -> None:
@@ -356,7 +356,7 @@ class Judging(SlotTest):
         for _ in range(2):
             self.assertIsNone(self.built.reuse_check.trouble)
             self.judge(self.restored(), 7)
-            self.slot.looked_at("code", same=True)
+            self.slot.tokens_compared("code", same=True)
         self.assertIn(f"of {len(TOKENS)} tokens restored llama-server reused 7", str(self.built.reuse_check.trouble))
         before = len(self.server.requests)
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
@@ -370,15 +370,15 @@ class Judging(SlotTest):
         """One that helped in between shows that they do."""
         for reused in (0, len(TOKENS), 0):
             self.judge(self.restored(), reused)
-            self.slot.looked_at("code", same=True)
+            self.slot.tokens_compared("code", same=True)
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_other_tokens(self) -> None:
         """Where the chat template makes other tokens now, at midnight perhaps, it was not the restoring that failed."""
         for _ in range(3):
             self.judge(self.restored(), 0)
-            self.slot.looked_at("code", same=False)
-        self.slot.looked_at("code", same=True)  # nothing was doubted
+            self.slot.tokens_compared("code", same=False)
+        self.slot.tokens_compared("code", same=True)  # nothing was doubted
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_doubt_from_before(self) -> None:
@@ -388,7 +388,7 @@ class Judging(SlotTest):
         self.server.restart()
         self.run_now(self.built.watch.look)
         for name in ("code", "story"):
-            self.slot.looked_at(name, same=True)
+            self.slot.tokens_compared(name, same=True)
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_conversation_did_not_help(self) -> None:
@@ -402,7 +402,7 @@ class Judging(SlotTest):
             self.assertEqual(CHAT, prepared.source)
             self.judge(prepared, 0)
         self.assertEqual((False, None), (self.built.reuse_check.conversations, self.built.reuse_check.trouble))
-        self.assertFalse(self.slot.doubted("code"))
+        self.assertFalse(self.slot.is_doubted("code"))
 
     def test_conversation_is_counted(self) -> None:
         """A restored conversation that did not help is counted as any other file, and one that did is not."""
@@ -441,7 +441,7 @@ class Judging(SlotTest):
         self.assertTrue(self.built.reuse_check.goes_back)
         self.judge(prepared, 0)
         self.assertEqual((False, None), (self.built.reuse_check.goes_back, self.built.reuse_check.trouble))
-        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.doubted("code")))
+        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.is_doubted("code")))
 
     def test_conversation_still_counts(self) -> None:
         """What a doubted file has of the tokens counts as saved: a conversation has not grown by that."""
@@ -469,7 +469,7 @@ class BrokenOff(SlotTest):
 
     def broken_off(self, tokens: list[int], *chain: str, key: Key = KEY) -> None:
         """Have a question leave so many tokens in the slot, and its client hang up."""
-        self.slot.content.taken_by_user(ProbableContent(key, Turns(chain)))
+        self.built.content.taken_by_user(ProbableContent(key, Turns(chain)))
         self.evaluate(tokens)
 
     def test_asked_again(self) -> None:
@@ -492,7 +492,7 @@ class BrokenOff(SlotTest):
         self.broken_off(TOKENS[:5], *FIRST)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
         self.broken_off([*TOKENS, 1000], *FIRST)
-        self.slot.content.forget()
+        self.built.content.forget()
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
 
     def test_something_else(self) -> None:
@@ -500,7 +500,7 @@ class BrokenOff(SlotTest):
         held = [*TOKENS, *range(1000, 1400)]
         self.broken_off(held, *FIRST, key=SHAPED)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
-        self.slot.reuse_check.goes_back = False
+        self.built.reuse_check.goes_back = False
         self.broken_off(held, *FIRST)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
 

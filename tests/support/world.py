@@ -56,9 +56,10 @@ from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.slot import Prepared, Slot
+from bioproxy.slot.slot import Slot
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer

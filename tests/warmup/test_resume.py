@@ -24,7 +24,7 @@ class HeadStartTest(SlotTest):
         """Begin with nothing saved."""
         super().setUp()
         self.files.discard("code", PREFIX)
-        self.resume = Resume(self.files, self.built.llama, self.built.reuse_check)
+        self.resume = Resume(self.slot, self.built.llama)
 
     def save(self, kind: str, tokens: list[int]) -> None:
         """Save these tokens, and have others in the slot then."""
