@@ -72,7 +72,7 @@ class History:
         seconds, count, cached, computed, saved = grown
         self._last = totals
         self._saved += saved
-        queue = gate.take_peak()
+        queue = gate.stats.take_peak()
         ttft = round(seconds / count, 4) if count else None
         point = Point(round(self._clock.seconds(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
         if self._points and quiet(point) and quiet(self._points[-1]):

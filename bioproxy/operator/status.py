@@ -74,13 +74,13 @@ class Status:
 
     def _at_the_gate(self) -> dict[str, Any]:
         gate = self._gate
-        turn, since = gate.inside, gate.inside_since
+        turn, since = gate.stats.inside, gate.stats.inside_since
         inside: dict[str, Any] | None = None
         if turn is not None:
             inside = {**who(turn.who), "since": since}
         elif since is not None:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
-        queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
+        queue = [{**who(turn.who), "since": turn.since} for turn in gate.stats.queue[:QUEUE]]
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 
     def _template(self, name: str) -> dict[str, Any]:

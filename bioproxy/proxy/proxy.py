@@ -37,9 +37,10 @@ from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.runtime.errors import BadTarget, ProxyError
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.slot.client_calls import saved_to
-from bioproxy.slot.gate import Gate, Turn
+from bioproxy.slot.gate import Gate
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.slot import Slot, TemplateUse
+from bioproxy.slot.turn import Turn
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 

@@ -35,10 +35,11 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import ProbableContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.gate import Gate, Turn
+from bioproxy.slot.gate import Gate
 from bioproxy.slot.preparer import Prepared, SlotPreparer
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck, helped
+from bioproxy.slot.turn import Turn
 from bioproxy.slot.warmup_use import WarmupUse
 
 REUSES_NOTHING = Prepared("cold", "ineffective")

@@ -171,7 +171,7 @@ class Warmer:
 
     async def _tidy_up(self) -> None:
         """Nothing needs to be warmed up: keep what a user left in the slot, or bring back what warm-ups displaced."""
-        if self._gate.idle_seconds() >= IDLE and self._slot.conversation_save_is_due():
+        if self._gate.stats.idle_seconds() >= IDLE and self._slot.conversation_save_is_due():
             await self._gate.warmup(self._keep)
         name = self.schedule.favourite()
         key = self.schedule.key(name) if name is not None else None

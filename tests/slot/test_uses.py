@@ -11,9 +11,9 @@ from bioproxy.prompts.digests import digest, marks
 from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.slot.content import IDLE_POLL, ProbableContent
 from bioproxy.slot.files import SaveFailed
-from bioproxy.slot.gate import Turn
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PART
+from bioproxy.slot.turn import Turn
 from tests.support.world import KEY, PREFIX, SlotTest
 
 OTHER = BARE.key(digest("something else "))

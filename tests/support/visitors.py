@@ -6,7 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate, Turn
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.turn import Turn
 
 
 class Visitors:
