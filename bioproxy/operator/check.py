@@ -48,7 +48,7 @@ def report(settings: Settings) -> Report:
         except ConfigError as error:
             problems.append(str(error))
     folder = settings.slot_save_path
-    for complaint in SlotFolder(folder).complaints():
+    for complaint in SlotFolder(folder).warnings():
         if folder is not None and folder.is_dir():
             lines.append(f"warning: {complaint}")
         else:

@@ -18,9 +18,10 @@ from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Turns
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import SlotContent
-from bioproxy.slot.files import SaveFailed, SlotFiles
+from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.record import CHAT, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot.saving import SaveFailed
 
 GROWN = 256
 """Tokens that a conversation must have grown by to be saved: fewer are soon computed again."""

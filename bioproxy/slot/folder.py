@@ -58,7 +58,7 @@ class SlotFolder:
             self.close()
             raise ConfigError(f"slot_save_path: another bioproxy uses {self.path}") from None
         except OSError:
-            pass  # not there, or on a disk without locks: `complaints` tells the first, and the second is no reason
+            pass  # not there, or on a disk without locks: `warnings` tells the first, and the second is no reason
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -119,7 +119,7 @@ class SlotFolder:
             return False
         return True
 
-    def sweep(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
+    def remove_leftovers(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
         """Remove slot files with the names of these templates that are not in use; return which."""
         keep = set(in_use)
         ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
@@ -134,7 +134,7 @@ class SlotFolder:
         except OSError:
             return True  # the save itself will tell what is wrong
 
-    def complaints(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[str]:
         """Yield what is wrong or unwise about the folder, for a person."""
         if self.path is None:
             return

@@ -132,8 +132,8 @@ class Gate:
             if self._closed:
                 raise self.unavailable("bioproxy is shutting down") from None
             raise
-        # No ``await`` from here to the return.  The token was given away inside somebody's `release`, and this coroutine
-        # runs on inside that call; nobody may look at the gate before it says who is inside.
+        # No ``await`` from here to the return.  The token was given away inside somebody's `release`, and this
+        # coroutine runs on inside that call; nobody may look at the gate before it says who is inside.
         self._user_inside = turn.has_entered = True
         turn.since = timestamp()
         waited = self._clock.seconds() - arrived
@@ -185,7 +185,8 @@ class Gate:
 
     def _release(self) -> None:
         """Let the next user in, after a user."""
-        # Everything must be tidy before the token is given away, because the next user's coroutine runs inside that call.
+        # Everything must be tidy before the token is given away, because the next user's coroutine runs inside that
+        # call.
         self._user_inside = self._user_has_left = False
         self.stats.user_left()
         # `release` runs the next user's coroutine before it returns.  That one may be through just as fast, and call
@@ -271,9 +272,9 @@ class Gate:
 
     def close(self) -> None:
         """Turn away all who wait, and all who come from now on.  A user who is inside stays, a warm-up leaves."""
-        # For the end of the process: those who wait learn at once that they must ask elsewhere, and whoever is just being
-        # answered gets the rest of the answer.
-        # First the mark, because each coroutine that is cancelled below runs at once, and looks at it for the reason.
+        # For the end of the process: those who wait learn at once that they must ask elsewhere, and whoever is just
+        # being answered gets the rest of the answer. First the mark, because each coroutine that is cancelled below
+        # runs at once, and looks at it for the reason.
         self._closed = True
         # A copy, because each cancelled Deferred takes itself out of the list.
         for turn in list(self._semaphore.waiting):

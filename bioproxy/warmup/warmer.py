@@ -19,8 +19,8 @@ from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.prompts.template_poller import TemplatePoller, error_texts
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning

@@ -28,9 +28,9 @@ from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.reuse_check import helped
+from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
 from bioproxy.warmup.resume import Resume

@@ -14,9 +14,9 @@ from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.digests import digest, marks
 from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.runtime.errors import UpstreamError
-from bioproxy.slot.files import SHORTEST_REST, SaveFailed
 from bioproxy.slot.folder import RESERVE
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot.saving import SHORTEST_PAUSE, SaveFailed
 from tests.support.fakes import MAGIC, Refusal
 from tests.support.world import KEY, SlotTest, logged
 from tests.support.world import PREFIX as TOKENS
@@ -122,9 +122,9 @@ class Saving(SlotFilesTest):
     def test_somebody_else_before(self) -> None:
         """Where the slot holds another number of tokens, or is at work, nothing is written."""
         before = self.recorded()
-        self.assertEqual("saving code.new.bin: somebody else used the slot", self.fails(self.saving(tokens=5)))
+        self.assertEqual("saving code.new.bin: another request used the slot", self.fails(self.saving(tokens=5)))
         self.server.busy = True
-        self.assertIn("somebody else used the slot", self.fails(self.saving()))
+        self.assertIn("another request used the slot", self.fails(self.saving()))
         self.assertEqual((1, before), (self.server.paths().count(SAVE), self.recorded()))
         self.assertEqual(2, self.count("saves", "failed"))
 
@@ -180,7 +180,7 @@ class Saving(SlotFilesTest):
         self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
         self.fails(self.saving(name="other"))
         self.assertTrue(self.files.of_use)  # that may be for a reason of its own
-        for seconds in (SHORTEST_REST, 2 * SHORTEST_REST):
+        for seconds in (SHORTEST_PAUSE, 2 * SHORTEST_PAUSE):
             self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
             self.fails(self.saving())
             self.built.clock.advance(seconds - 1)
@@ -605,7 +605,7 @@ class Judging(SlotFilesTest):
         with capturedLogs() as events:
             self.files.written_by_client("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))
-        self.assertIn("the record cannot be written", logged(events)[0])
+        self.assertIn("the record of slot files cannot be written", logged(events)[0])
 
     def test_renamed_key(self) -> None:
         """A file can turn out to be right for another key; it is the same file."""

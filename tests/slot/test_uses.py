@@ -10,9 +10,9 @@ from bioproxy.prompts.conversation import Turns
 from bioproxy.prompts.digests import digest, marks
 from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.slot.content import IDLE_POLL, ProbableContent
-from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PART
+from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.turn import Turn
 from tests.support.world import KEY, PREFIX, SlotTest
 
