@@ -39,8 +39,9 @@ from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.slot.client_calls import saved_to
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.preparer import Prepared
-from bioproxy.slot.slot import Slot, TemplateUse
+from bioproxy.slot.slot import Slot
 from bioproxy.slot.turn import Turn
+from bioproxy.slot.uses import TemplateUse
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 
