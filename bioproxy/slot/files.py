@@ -1,16 +1,18 @@
 """The slot files of all templates: which may be used, loading them, and forgetting them in time.
 
-llama-server reads a slot file without any check that it belongs to its model or to the text that is asked for.  So a
-file is loaded only if the record has it (`bioproxy.slot.record`), it was saved from the model that runs now, and the
-disk, where it can be seen, still has it as it was recorded.  Whenever one of these is in doubt the file is *forgotten*:
-dropped from the record, while it stays on the disk until it is written anew.  Forgetting is always safe, it costs a
-warm-up.  So it comes first, and what makes the file doubtful comes after: a crash in between loses time and nothing
-else.
+llama-server reads a slot file without any check that it belongs to its model or to the text that is
+asked for.  So a file is loaded only if the record has it (`bioproxy.slot.record`), it was saved
+from the model that runs now, and the disk, where it can be seen, still has it as it was recorded.
+Whenever one of these is in doubt the file is *forgotten*:  dropped from the record, while it stays
+on the disk until it is written anew.  Forgetting is always safe, it costs a warm-up.  So it comes
+first, and what makes the file doubtful comes after: a crash in between loses time and nothing else.
 
-How a file is made is in `bioproxy.slot.saving`.  It is a part of this object, so that others need to know only one.
+How a file is made is in `bioproxy.slot.saving`.  It is a part of this object, so that others need
+to know only one.
 
-Calls that load or save happen inside the gate.  Calls that only forget may come at any time, from an operator for
-example; therefore nobody keeps a record over an ``await`` and believes that it is still in force.
+Calls that load or save happen inside the gate.  Calls that only forget may come at any time, from
+an operator for example; therefore nobody keeps a record over an ``await`` and believes that it is
+still in force.
 """
 
 from __future__ import annotations
@@ -89,7 +91,8 @@ class SlotFiles:
     def usable(self, name: str, kind: str) -> Snapshot | None:
         """Return the snapshot if it is of the model that runs now, and intact on the disk where that is seen.
 
-        For judging what is warm.  Before a file is loaded the model is identified once more, by its behaviour.
+        For judging what is warm.  Before a file is loaded the model is identified once more, by its
+        behaviour.
         """
         entry, model = self._snapshots.get(name, kind), self._identity.current
         if entry is None or model is None or not entry.model.matches(model):
@@ -101,9 +104,9 @@ class SlotFiles:
     async def load(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot; fire with whether it did.
 
-        A file that could not be read is forgotten, and the slot is empty then.  Fails with `UpstreamError` or
-        `UpstreamTimeout`, and with `OSError` if the record cannot be written.  Cancelling leaves the slot unknown and
-        the file recorded: nothing is wrong with it.
+        A file that could not be read is forgotten, and the slot is empty then.  Fails with
+        `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
+        Cancelling leaves the slot unknown and the file recorded: nothing is wrong with it.
         """
         result, loaded = "missing", None
         try:
@@ -111,12 +114,13 @@ class SlotFiles:
             if self.folder.is_intact(entry):
                 loaded = await self._llama.restore(entry.filename)
         except LlamaError as error:
-            # 501: it runs without --slot-save-path now.  Anything else: it does not like the file, mostly because there
-            # is none of that name.
+            # 501: it runs without --slot-save-path now.  Anything else: it does not like the file,
+            # mostly because there is none of that name.
             result = "refused" if error.status == 501 else "missing"
         except (UpstreamError, UpstreamTimeout):
-            # It did not answer.  Perhaps it has died of this very file, and it would die again: so the file is never
-            # tried twice.  The error goes on, because what follows would fail as well.
+            # It did not answer.  Perhaps it has died of this very file, and it would die again: so
+            # the file is never tried twice.  The error goes on, because what follows would fail as
+            # well.
             self._metrics.slot_restores.labels(name, "failed").inc()
             self._snapshots.drop(name, kind)
             raise
@@ -137,11 +141,12 @@ class SlotFiles:
         """Note that a client is about to have llama-server write this file, `None` for one that is not known."""
         for name, kind, entry in self._snapshots.items():
             if filename is None:
-                # That may be any file.  Those that are looked at before they are used, and would look different after
-                # being written, can stay: they are found out then.
+                # That may be any file.  Those that are looked at before they are used, and would
+                # look different after being written, can stay: they are found out then.
                 stays = self.folder.would_notice_write(entry)
             else:
-                # Some file systems take "Code.bin" and "code.bin" for the same file.  To forget one too many is cheap.
+                # Some file systems take "Code.bin" and "code.bin" for the same file.  To forget one
+                # too many is cheap.
                 stays = entry.filename.casefold() != filename.casefold()
             if not stays:
                 self.forget(name, kind)
@@ -152,14 +157,16 @@ class SlotFiles:
         try:
             self._snapshots.drop(name, kind)
         except OSError as error:
-            # Forgotten it is all the same while this process runs.  Only after a restart it would be believed again.
+            # Forgotten it is all the same while this process runs.  Only after a restart it would
+            # be believed again.
             self.log.error("the record of slot files cannot be written: {error}", error=error)
 
     def discard(self, name: str, kind: str) -> None:
         """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""
         entry = self._snapshots.get(name, kind)
         if entry is not None:
-            # First the record, then the file: a record without its file is a lie, a file without a record is litter.
+            # First the record, then the file: a record without its file is a lie, a file without a
+            # record is litter.
             self._snapshots.drop(name, kind)
             self.folder.remove(entry.filename)
 

@@ -1,19 +1,21 @@
 """Does restoring help?  Compares what a restore promised with what llama-server really reused.
 
-Some models can only go on from the end of what they hold, and some builds of llama-server reuse nothing of a restored
-file with them: a sliding window without ``--swa-full``, for example.  Nothing that llama-server says of itself tells
-which.  But each answer says how many prompt tokens were reused (`timings.cache_n`), so a restore that does not help is
-noticed, and not repeated for the model that runs now.  The next process of llama-server may have other flags; it is
-judged from the beginning.
+Some models can only go on from the end of what they hold, and some builds of llama-server reuse
+nothing of a restored file with them: a sliding window without ``--swa-full``, for example.  Nothing
+that llama-server says of itself tells which.  But each answer says how many prompt tokens were
+reused (`timings.cache_n`), so a restore that does not help is noticed, and not repeated for the
+model that runs now.  The next process of llama-server may have other flags; it is judged from the
+beginning.
 
-One failed restore has two possible causes, and they must be told apart.  Either this llama-server reuses nothing, which
-is true of all templates.  Or the chat template makes other tokens of the same text today, because it has a date in it,
-say; then only the file is out of date.  So a template whose restore did not help is *doubted* first: nothing is
-restored for it until a warm-up has compared its tokens with those in the file.  Equal tokens that were not reused count
-against llama-server, other tokens only against the file.
+One failed restore has two possible causes, and they must be told apart.  Either this llama-server
+reuses nothing, which is true of all templates.  Or the chat template makes other tokens of the same
+text today, because it has a date in it, say; then only the file is out of date.  So a template
+whose restore did not help is *doubted* first: nothing is restored for it until a warm-up has
+compared its tokens with those in the file.  Equal tokens that were not reused count against
+llama-server, other tokens only against the file.
 
-Nothing of Twisted here: plain state, changed by plain calls.  It knows nothing of slots and files, and templates are
-only names to it.
+Nothing of Twisted here: plain state, changed by plain calls.  It knows nothing of slots and files,
+and templates are only names to it.
 """
 
 from __future__ import annotations
@@ -23,22 +25,24 @@ from twisted.logger import Logger
 STRIKES = 2
 """How many restores in a row must fail to help before no more are made.
 
-With 1, a single odd answer would turn slot files off for as long as llama-server runs.  With 4, users would pay for two
-more useless restores, seconds each with a large model.
+With 1, a single odd answer would turn slot files off for as long as llama-server runs.  With 4,
+users would pay for two more useless restores, seconds each with a large model.
 """
 
 HELPED = 0.5
 """The part of the tokens restored that must be reused to call the restore a help.
 
-Builds that have checkpoints go on from one a little before the end, so not all tokens are reused.  With 0.25, restores
-that save next to nothing would count as a help; near 1, every restore with checkpoints would count as a failure.
+Builds that have checkpoints go on from one a little before the end, so not all tokens are reused.
+With 0.25, restores that save next to nothing would count as a help; near 1, every restore with
+checkpoints would count as a failure.
 """
 
 
 class ReuseCheck:
     """What answers have shown about the llama-server that runs now.
 
-    Everything here only ever gets worse while that process runs; `llama_restarted` makes it good again.
+    Everything here only ever gets worse while that process runs; `llama_restarted` makes it good
+    again.
     """
 
     log = Logger()
@@ -52,8 +56,8 @@ class ReuseCheck:
     conversations: bool
     """Whether restored conversations are reused.
 
-    They are not where a model cannot go back and its chat template changes earlier turns, as those of thinking models
-    do that drop the reasoning.
+    They are not where a model cannot go back and its chat template changes earlier turns, as those
+    of thinking models do that drop the reasoning.
     """
 
     def __init__(self) -> None:
@@ -98,7 +102,8 @@ class ReuseCheck:
 
     def conversation_restored(self, useful: bool) -> None:
         """Note whether a conversation that was restored was reused."""
-        # Counted apart from templates: a model may reuse these and not those, and conversations alone are given up.
+        # Counted apart from templates: a model may reuse these and not those, and conversations
+        # alone are given up.
         self._conversation_strikes = 0 if useful else self._conversation_strikes + 1
         if self._conversation_strikes >= STRIKES and self.conversations:
             self.conversations = False
@@ -106,8 +111,8 @@ class ReuseCheck:
 
     def went_back(self, promised: int, reused: int) -> None:
         """Note how many tokens were reused where the slot held more than those `promised`."""
-        # One failure is enough here.  Nothing is lost by it: what is given up is only the attempt to reuse the
-        # template in front of another conversation, and its file is restored instead.
+        # One failure is enough here.  Nothing is lost by it: what is given up is only the attempt
+        # to reuse the template in front of another conversation, and its file is restored instead.
         if not helped(promised, reused):
             self.goes_back = False
 

@@ -1,8 +1,9 @@
 """Slot 0 of llama-server: the one object through which all others use it and ask about it.
 
-The slot is where llama-server processes prompts.  It holds the tokens of the last request with their KV cache, and a
-prompt that begins with the same tokens goes on from there.  bioproxy is in essence the art of having the right tokens
-there in time, and this is the door to it.  It leads to several parts, each in its own module:
+The slot is where llama-server processes prompts.  It holds the tokens of the last request with
+their KV cache, and a prompt that begins with the same tokens goes on from there.  bioproxy is in
+essence the art of having the right tokens there in time, and this is the door to it.  It leads to
+several parts, each in its own module:
 
 * `bioproxy.slot.content`: what the slot holds, and whether that is still so;
 * `bioproxy.slot.files`, `bioproxy.slot.saving`: the files that it was saved to;
@@ -11,11 +12,13 @@ there in time, and this is the door to it.  It leads to several parts, each in i
 * `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what to do before a request, and doing it;
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
-Nobody outside reaches through to them.  Whoever wants to change the slot uses one of the three blocks; whoever wants to
-know something asks a question here, and gets an answer at once: no question needs an ``await``, so what it tells is
-what bioproxy knows, and not what llama-server would say at this moment.
+Nobody outside reaches through to them.  Whoever wants to change the slot uses one of the three
+blocks; whoever wants to know something asks a question here, and gets an answer at once: no
+question needs an ``await``, so what it tells is what bioproxy knows, and not what llama-server
+would say at this moment.
 
-Deliberately unknown here: who waits at the gate, what requests look like, and which template is warmed up next.
+Deliberately unknown here: who waits at the gate, what requests look like, and which template is
+warmed up next.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ class Slot:
         self._reuse_check = reuse_check
         self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
         uses = SlotUses(self._preparer, content, files, saver, reuse_check, metrics, clock)
-        # Using the slot, always inside the gate.  The parts say what each of these does; they are offered here under
-        # the same names, so that there is one object to know.
+        # Using the slot, always inside the gate.  The parts say what each of these does; they are
+        # offered here under the same names, so that there is one object to know.
         self.use_for_template = uses.use_for_template
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
@@ -73,8 +76,8 @@ class Slot:
     def llama_restarted(self, slot_known: bool = False) -> None:
         """Note that another process of llama-server runs: nothing learned from the last one counts.
 
-        With `slot_known` what the slot holds was written down of this process already, by a request that met it before
-        the watch did.
+        With `slot_known` what the slot holds was written down of this process already, by a request
+        that met it before the watch did.
         """
         if not slot_known:
             self._content.llama_restarted()
@@ -107,8 +110,8 @@ class Slot:
     def may_compute(self, name: str, key: Key) -> bool:
         """Tell whether computing a template in the slot makes it warm, where there are no files.
 
-        Not where nobody could tell afterwards that the slot holds it, nor where a user left something on this template
-        there, even if it is in another shape.
+        Not where nobody could tell afterwards that the slot holds it, nor where a user left
+        something on this template there, even if it is in another shape.
         """
         known = self._content.known
         theirs = self._content.left_by_user and known is not None and known.name == name

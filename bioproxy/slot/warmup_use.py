@@ -1,13 +1,14 @@
 """What a warm-up may do with slot 0, between entering and leaving `Slot.use_for_warmup`.
 
-A warm-up evaluates a template's prefix tokens, in pieces, saves what it has from time to time, and leaves the slot with
-exactly the prefix.  In contrast to a user's request it must give way: when a user comes, the gate *cancels* it, which
-raises `CancelledError` at the ``await`` that it is waiting in, in llama-server's call mostly.  So each method here that
-changes the slot first has it forgotten what the slot holds, and a warm-up that was cancelled leaves it unknown; the
-file of its beginning, if there is one, is what the next attempt goes on from.
+A warm-up evaluates a template's prefix tokens, in pieces, saves what it has from time to time, and
+leaves the slot with exactly the prefix.  In contrast to a user's request it must give way: when a
+user comes, the gate *cancels* it, which raises `CancelledError` at the ``await`` that it is waiting
+in, in llama-server's call mostly.  So each method here that changes the slot first has it forgotten
+what the slot holds, and a warm-up that was cancelled leaves it unknown; the file of its beginning,
+if there is one, is what the next attempt goes on from.
 
-Deliberately unknown here: how long a piece is, when saving a beginning is worth its time, and which template comes
-next.  That is for `bioproxy.warmup` to decide.
+Deliberately unknown here: how long a piece is, when saving a beginning is worth its time, and which
+template comes next.  That is for `bioproxy.warmup` to decide.
 """
 
 from __future__ import annotations
@@ -61,13 +62,14 @@ class WarmupUse:
         entry = self._files.usable(self._name, PREFIX)
         self.already_saved = entry is not None and entry.marks == marks(self._tokens) and self._files.of_use
         if self.already_saved:
-            # The file may be recorded for another key: not everything that looks different to us makes other tokens.
+            # The file may be recorded for another key: not everything that looks different to us
+            # makes other tokens.
             self._files.rename_key(self._name, self._key)
         self._reuse_check.tokens_compared(self._name, self.already_saved)
         if self.already_saved or prepared.cache != "hot":
             return
-        # Hot means only that the plan found the slot good enough.  After an answer that was broken off the slot may
-        # have less than the whole template, and then the pieces must be computed.
+        # Hot means only that the plan found the slot good enough.  After an answer that was broken
+        # off the slot may have less than the whole template, and then the pieces must be computed.
         self.in_slot = self._content.has(self._key) or await self._content.probably_has(
             self._key, NO_CONVERSATION, len(self._tokens) - 1
         )
@@ -80,8 +82,8 @@ class WarmupUse:
     async def evaluate(self, end: int) -> Evaluated:
         """Have the slot hold exactly the first `end` tokens.
 
-        Fires with how many of them were reused and what the rest took.  Fails as `LlamaApi`'s calls do.  Cancelling
-        closes the connection, and llama-server stops after the batch it works on.
+        Fires with how many of them were reused and what the rest took.  Fails as `LlamaApi`'s calls
+        do.  Cancelling closes the connection, and llama-server stops after the batch it works on.
         """
         return await self._content.evaluate_for_warmup(self._tokens[:end])
 

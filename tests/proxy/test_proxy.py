@@ -271,7 +271,7 @@ class Conversations(WorldTest):
         self.built.llama_server.answers = {SAVE: "nonsense"}
         with capturedLogs() as events:
             self.assertEqual(200, self.built.chat("hello").status)
-        self.assertIn("a conversation is not kept", "".join(logged(events)))
+        self.assertIn("conversation not saved", "".join(logged(events)))
         self.assertEqual(("restored", len(PREFIX)), self.ask(LONG, "fine", "and then?"))
 
 

@@ -28,7 +28,7 @@ class KeeperTest(SlotTest):
         """Keep it; return what was logged."""
         with capturedLogs() as events:
             self.run_now(self.saver.save_if_due)
-        return [line for line in logged(events) if "not kept" in line]
+        return [line for line in logged(events) if "not saved" in line]
 
     def recorded(self) -> Snapshot | None:
         """Return what the record has of the conversation."""
