@@ -195,8 +195,8 @@ def assemble(
     slot = Slot(identity, content, files, saver, reuse_check, metrics, reactor)
     advisor = Advisor(settings.llama_url, settings.slot_save_path)
     listeners = Listeners(
-        fell_asleep=content.begin_anew,
-        another_process=slot.begin_anew,
+        fell_asleep=slot.llama_fell_asleep,
+        another_process=slot.llama_restarted,
         slot_files=partial(setattr, files, "enabled"),
         advise=advisor.tell,
         what_helps=advisor.what_helps,

@@ -61,7 +61,7 @@ def report(settings: Settings) -> Report:
             problems.append(str(error))
     folder = settings.slot_save_path
     # A folder that is there but open to others still works.  Without the folder, bioproxy would not start.
-    for complaint in SlotFolder(folder).complaints():
+    for complaint in SlotFolder(folder).warnings():
         if folder is not None and folder.is_dir():
             lines.append(f"warning: {complaint}")
         else:

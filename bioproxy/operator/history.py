@@ -103,7 +103,7 @@ class History:
         # Growth is added up instead of showing the total, which may fall.
         self._saved += saved
         # The most at any moment of the interval; what waits right now may be none although many have waited.
-        queue = gate.take_peak()
+        queue = gate.stats.take_peak()
         ttft = round(seconds / count, 4) if count else None
         point = Point(round(self._clock.seconds(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
         # The first point of a quiet time is stored, so that the line goes down to zero.

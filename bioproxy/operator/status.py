@@ -119,8 +119,8 @@ class Status:
             "model": self._watch.process.props.model,
             "build": self._watch.process.props.build,
             # Asked once for each process of llama-server, by a call that changes nothing.
-            "slot_save": self._slot.files.enabled,
-            "note": self._slot.reuse_check.trouble,
+            "slot_save": self._slot.llama_keeps_files,
+            "note": self._slot.restore_trouble,
             # A sentence for people; programs should look at `up`.
             "trouble": self._watch.trouble,
         }
@@ -134,7 +134,7 @@ class Status:
         """
         # The gate knows a request only as an object that it was given (`turn.who`); here it is the request's record.
         gate = self._gate
-        turn, since = gate.inside, gate.inside_since
+        turn, since = gate.stats.inside, gate.stats.inside_since
         # A user has a turn at the gate.  A warm-up has none: it enters only when the gate is free, and has no request.
         # What it warms up is then known to the warmer.
         inside: dict[str, Any] | None = None
@@ -143,7 +143,7 @@ class Status:
         elif since is not None:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
         # In the order in which they will be served.
-        queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
+        queue = [{**who(turn.who), "since": turn.since} for turn in gate.stats.queue[:QUEUE]]
         # `busy` and `waiting` are the short form for programs; `inside` and `queue` are the details for the page.
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 

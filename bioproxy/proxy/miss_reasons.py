@@ -45,8 +45,7 @@ class MissReasons:
             return self._difference(name, filled.shape)
         if miss == "ineffective":
             return (
-                self._slot.reuse_check.trouble
-                or "its tokens will be looked at again: does the chat template tell a date?"
+                self._slot.restore_trouble or "its tokens will be looked at again: does the chat template tell a date?"
             )
         state, error = self._warmer.state(name)
         if state == "warming":

@@ -15,7 +15,7 @@ Requests that do not use the slot pass straight through.
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import AbstractAsyncContextManager
 
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -37,9 +37,11 @@ from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.runtime.errors import BadTarget, ProxyError
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.slot.client_calls import saved_to
-from bioproxy.slot.content import Believed
 from bioproxy.slot.gate import Gate
-from bioproxy.slot.slot import Prepared, Slot
+from bioproxy.slot.preparer import Prepared
+from bioproxy.slot.slot import Slot
+from bioproxy.slot.turn import Turn
+from bioproxy.slot.uses import TemplateUse
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 
@@ -168,7 +170,7 @@ class Proxy:
         if found is not None:
             record.template = found.templates[0].name
             exchange.tell("X-Bioproxy-Template", record.template)
-        filled = prepared = None
+        filled = None
 
         # 2. Wait for one's turn.
         turn = self._gate.user(record)
@@ -183,41 +185,40 @@ class Proxy:
             if found is not None:
                 filled = await self._reader.fill(found)
                 exchange.body = arrived.filled(filled.pieces)
-                prepared = await self._prepare(exchange, filled)
-            else:
-                await self._slot.saver.keep()  # what the slot holds will be lost
-                if record.path.startswith(SLOT_ACTIONS):
-                    saved = saved_to(exchange.target, exchange.request.requestHeaders, exchange.body)
-                    self._slot.files.changed(saved)
+                self._warmer.schedule.asked(filled.template.name)
+            async with self._use_of_slot(turn, exchange, filled) as use:
+                if filled is not None and use is not None:
+                    self._tell_prepared(exchange, filled, use.prepared)
 
-            # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
-            reusable = filled is not None and filled.reusable
-            self._slot.content.taken_by_user(Believed(filled.key, filled.conversation) if filled and reusable else None)
-            try:
+                # 4. Send it and relay the answer.
                 await exchange.send(self._upstream)
-            except CancelledError:
-                if exchange.request.requestHeaders.hasHeader("x-conversation-id"):
-                    # llama-server goes on with these even if nobody listens: they can be picked up at /v1/stream.
-                    turn.stay_until(lambda: self._slot.content.until_idle(self._clock))
-                raise
 
-            # 5. Note what the slot holds now, before anybody else gets in.  The client has its answer already, and may
-            # hang up, which cancels this coroutine: so the turn sees to it.
-            if filled is not None and prepared is not None and reusable and record.status == 200:
-                reused = exchange.timings.values.get("cache_n")
-                if reused is not None and record.miss is None:
-                    record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
-                    record.miss = "ineffective" if record.miss_detail else None
-                turn.stay_until(partial(self._learn, filled, prepared, reused))
+                # 5. Learn from the answer.  What the slot holds now is noted on leaving.
+                if filled is not None and use is not None and filled.reusable and record.status == 200:
+                    use.answered(self._learn(exchange, filled))
 
-    async def _prepare(self, exchange: Exchange, filled: FilledRequest) -> Prepared:
-        """Bring the template into the slot and tell the client how."""
-        self._warmer.schedule.asked(filled.template.name)
-        if filled.reusable:
-            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.conversation)
-        else:
-            await self._slot.saver.keep()
-            prepared = Prepared("cold", "ineffective")
+    def _use_of_slot(
+        self, turn: Turn, exchange: Exchange, filled: FilledRequest | None
+    ) -> AbstractAsyncContextManager[TemplateUse | None]:
+        """Return the use of the slot that a request makes."""
+        headers = exchange.request.requestHeaders
+        # llama-server goes on with these even if nobody listens: they can be picked up at /v1/stream.
+        continues = headers.hasHeader("x-conversation-id")
+        if filled is not None:
+            return self._slot.use_for_template(
+                turn,
+                filled.template.name,
+                filled.key,
+                filled.conversation,
+                reuses=filled.reusable,
+                llama_continues=continues,
+            )
+        is_slot_call = exchange.record.path.startswith(SLOT_ACTIONS)
+        written = saved_to(exchange.target, headers, exchange.body) if is_slot_call else ""
+        return self._slot.use_otherwise(turn, may_write=written, llama_continues=continues)
+
+    def _tell_prepared(self, exchange: Exchange, filled: FilledRequest, prepared: Prepared) -> None:
+        """Tell the client how the slot was prepared for its request."""
         record = exchange.record
         record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
         exchange.tell("X-Bioproxy-Cache", prepared.cache)
@@ -228,12 +229,13 @@ class Proxy:
                 exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
         if prepared.restore_ms is not None:
             exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
-        return prepared
 
-    async def _learn(self, filled: FilledRequest, prepared: Prepared, reused: float | None) -> None:
-        """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
-        name = filled.template.name
-        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first_question else None)
-        if reused is not None:
-            self._slot.judge(name, prepared, int(reused))
-        await self._slot.note(name, filled.key, filled.conversation)
+    def _learn(self, exchange: Exchange, filled: FilledRequest) -> int | None:
+        """Draw conclusions from an answer; return how many tokens it says were reused, `None` if it does not say."""
+        record, reused = exchange.record, exchange.timings.values.get("cache_n")
+        if reused is not None and record.miss is None:
+            record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
+            record.miss = "ineffective" if record.miss_detail else None
+        first = filled.shape if filled.first_question else None
+        self._shape_learning.asked(filled.template.name, filled.key.shape, first)
+        return None if reused is None else int(reused)

@@ -75,7 +75,7 @@ class Shutdown:
             self.log.warn("stopping in the middle of an answer: it took longer than {seconds:g} s", seconds=ANSWERING)
             self._upstream.end_all(lambda: ShuttingDown("bioproxy is shutting down"))
         elif await self._within(SAVING, lambda: Deferred.fromCoroutine(self._gate.until_free())):
-            await self._within(SAVING, lambda: Deferred.fromCoroutine(self._saver.keep()))
+            await self._within(SAVING, lambda: Deferred.fromCoroutine(self._saver.save_if_due()))
 
     async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> bool:
         """Wait for something, but not longer; fire with whether it was done."""

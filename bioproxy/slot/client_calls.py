@@ -1,4 +1,4 @@
-"""What clients' own calls to ``POST /slots/...`` do to slot files: which one llama-server may write.
+"""Which slot file a client's own call to ``POST /slots/...`` may have llama-server write.
 
 llama-server reads such a request in ways of its own (measured with b11549):
 
@@ -8,10 +8,11 @@ llama-server reads such a request in ways of its own (measured with b11549):
 * A multipart form is taken for JSON, field by field.
 * JSON may nest as deep as it likes, where Python gives up after some thousands.
 
-So whatever is not plainly a restore or an erase is taken for a save, and a save whose file cannot be told for certain
-may have written any file.
+So whatever is not plainly a restore or an erase is taken for a save, and a save whose file cannot be
+told for certain may have written any file.  Being wrong on this side costs a warm-up; being wrong on
+the other would have a file restored that is not what the record says.
 
-Knows nothing of what is recorded.
+Pure functions.  Not known here: what is recorded, and what becomes of the call.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def is_harmless(target: bytes, form: bytes) -> bool:
     """Tell whether a request plainly restores or erases a slot; `form` is its body where that is a form."""
     # Not `urlsplit`: with a "#" it would read the query as it should be read, and there is no need to know who does so.
     actions = {value for key, value in parse_qsl(target.partition(b"?")[2], keep_blank_values=True) if key == b"action"}
-    # JSON without an "&" is one field of a form, whose name is no word.
+    # JSON without an "&" is one field of a form, and the field's name is the whole JSON: no action.
     return bool(actions) and actions <= HARMLESS and b"&" not in form
 
 
@@ -58,7 +59,8 @@ def named_in(content: bytes) -> str | None:
     try:
         said = json.loads(source.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        # Perhaps llama-server can read it.  But to name a file it must have this word, and only \u could hide that.
+        # llama-server may be able to read it all the same.  But to name a file it must contain this
+        # word, and only an escape with \u could hide that.
         return None if b"filename" in source or rb"\u" in source else ""
     name = said.get("filename") if isinstance(said, dict) else None
     return name if isinstance(name, str) else ""

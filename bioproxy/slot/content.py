@@ -1,22 +1,33 @@
-"""What bioproxy believes to be in slot 0, and how it finds out whether that is still so.
+"""What bioproxy knows of slot 0's content, and how it finds out whether that is still so.
 
-`GET /slots` is the *witness*: the number of the last task and how many tokens the slot holds.  It is written down when
-the slot was left, and compared before the slot's content is relied on.  If both are equal, nobody used the slot in
-between and the server did not restart.
+llama-server does not say which tokens a slot holds.  It says two numbers, in `GET /slots`: which
+task used the slot last, and how many tokens the slot holds.  This pair is the *witness*.  It is
+written down when the slot was left, and compared before the slot's content is relied on.  If both
+are equal, nobody used the slot in between and the process was not restarted.
 
-The witness does not see everything (a restore leaves the task's number alone), so what is believed is forgotten
-*before* anything changes the slot, and noted again only when all went well.  A fault in the middle, or a cancelled
-request, leaves "unknown", never something wrong.
+The witness does not see everything: a restore leaves the task's number alone, for example.  So it
+is only the second line of defence.  The first is an order of steps: what is known is forgotten
+*before* anything changes the slot, and written down again only when all went well.  In Twisted this
+order is all there is to cancellation.  A coroutine can be ended at each of its ``await``s, by a
+client that hangs up or a service that stops, and nothing behind that ``await`` runs.  Broken off in
+the middle, the slot is "unknown", never "known" and wrong.
+
+Everything here that changes or relies on the slot happens inside the gate, with one exception:
+`llama_restarted` comes from a watch that runs at any time.  So after each ``await`` the content is
+looked at once more.
+
+Not known here: files, templates' texts, and what is best to be done with what the slot holds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from bioproxy.llama.api import LlamaApi, Witness
+from bioproxy.llama.api import Evaluated, LlamaApi, Witness
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
@@ -24,16 +35,20 @@ from bioproxy.runtime.errors import LlamaCallFailed
 IDLE_POLL = 1.5
 """Seconds between looks at a slot that is busy.
 
-More than one: llama.cpp looks whether the client of a plain request is still there only after a second in which no
-other task has ended, and being asked for its slots is a task.
+It must be more than one: llama.cpp looks whether the client of a plain request is still there only
+after a second in which no other task has ended, and being asked for its slots is a task.  Halved,
+the request that is waited for would never notice that its client has gone.  Doubled, the next user
+waits 1.5 seconds longer at worst.
 """
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the slot was left with: a template's prefix, and, after a question on it, the conversation behind.
+class KnownContent:
+    """What the slot was left with: a template's prefix and, after a question, a conversation.
 
-    `saved` tokens of it are in a file already; `witness` is what llama-server said of the slot then.
+    `name` and `key` say which template, of which text and shape.  `conversation` is what stands
+    behind it, `None` after a warm-up.  `saved` is how many of the tokens are in a file already.
+    `witness` is what llama-server said of the slot then.
     """
 
     name: str
@@ -44,101 +59,161 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Believed:
-    """What the slot probably holds, a template with a conversation on it, where no witness can confirm it."""
+class ProbableContent:
+    """What the slot probably holds where no witness can confirm it.
+
+    After an answer that was broken off, llama-server keeps what it has computed until then: some of
+    a template (`key`) and the conversation on it (`turns`), but nobody has said how much.
+    """
 
     key: Key
     turns: ConversationChain
 
 
 class SlotContent:
-    """What slot 0 holds: `now`, as far as is known, or at least `perhaps`, as far as is believed.
+    """What slot 0 holds, as far as bioproxy knows.
 
-    `visible` tells whether llama-server says what the slot holds (with ``--no-slots`` it does not).  `users` is true
-    while it was a user who used the slot last, and false after a warm-up or a start of llama-server.
+    Invariant: `known` was true when it was written down, and nothing that bioproxy does has changed
+    the slot since.  Whether others have is for `confirm` to find out.
     """
 
+    known: KnownContent | None
+    """What the slot was left with, `None` for "unknown"."""
+
+    probable: ProbableContent | None
+    """What it probably holds.  Only of interest where `known` is `None`."""
+
+    visible: bool
+    """Whether llama-server says what its slots hold; with ``--no-slots`` it does not."""
+
+    left_by_user: bool
+    """Whether a user's request used the slot last, and not a warm-up or a new process."""
+
     def __init__(self, llama: LlamaApi) -> None:
-        self.now: Held | None = None
-        self.perhaps: Believed | None = None
+        self.known = self.probable = None
         self.visible = True
-        self.users = False
+        self.left_by_user = False
         self._llama = llama
+
+    # Before the slot changes.  None of these waits for anything, so nothing can come in between a
+    # call and the request to llama-server that follows it.
 
     def forget(self) -> None:
         """Note that what the slot holds is unknown."""
-        self.now = self.perhaps = None
+        # Always allowed, by anybody, at any time: it costs a restore at the next request, never
+        # more.
+        self.known = self.probable = None
 
-    def taken_by_user(self, believed: Believed | None = None) -> None:
-        """Note that a user's request is about to change the slot, and what it will probably leave there."""
+    def taken_by_user(self, probable: ProbableContent | None = None) -> None:
+        """Note that a user's request is about to change the slot, and what that probably leaves."""
+        # The moment at which the slot becomes unknown.  From here on it may end in any way, and
+        # there is nothing to be done about it: the one thing to do has been done.
         self.forget()
-        self.perhaps, self.users = believed, True
+        # This may be believed although nobody confirms it, because it is always checked by a
+        # comparison that llama-server makes itself, token by token: a mistake costs time only.
+        self.probable, self.left_by_user = probable, True
 
     def taken_by_warmup(self) -> None:
         """Note that a warm-up is about to change the slot."""
+        # Nothing is probable after a warm-up that was broken off: it had less than the template,
+        # and the next attempt begins with a file.
         self.forget()
-        self.users = False
+        self.left_by_user = False
 
-    def begin_anew(self) -> None:
-        """Note that another process of llama-server runs."""
+    def llama_restarted(self) -> None:
+        """Note that another process of llama-server runs, whose slot is empty."""
         self.forget()
-        self.visible, self.users = True, False
+        # The new process may have been started with or without --no-slots.
+        self.visible, self.left_by_user = True, False
+
+    # What is known, without asking llama-server.
 
     def has(self, key: Key | None) -> bool:
         """Tell whether the slot was left with this key's tokens."""
-        return self.now is not None and self.now.key == key
+        # Good enough for showing a state and for choosing what to do next.  Before the slot's
+        # content is relied on, `confirm` asks llama-server.
+        return self.known is not None and self.known.key == key
 
-    def unsaved(self) -> int:
-        """Return by how many tokens the conversation in the slot has grown since it was saved, 0 if there is none."""
-        held = self.now
-        return 0 if held is None or held.conversation is None else held.witness.tokens - held.saved
+    def unsaved_tokens(self) -> int:
+        """Return by how many tokens the conversation in the slot has grown since it was saved."""
+        # 0 where there is no conversation: the template alone is saved by its warm-up.
+        known = self.known
+        if known is None or known.conversation is None:
+            return 0
+        return known.witness.tokens - known.saved
 
-    def now_saved(self, tokens: int) -> None:
+    def mark_saved(self, tokens: int) -> None:
         """Note that so many tokens of what the slot holds are in a file, or will be."""
-        if self.now is not None:
-            self.now = replace(self.now, saved=max(tokens, self.now.saved))
+        # Never fewer than before: of two files, the one that has more counts.
+        if self.known is not None:
+            self.known = replace(self.known, saved=max(tokens, self.known.saved))
 
-    async def note(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
-        """Remember what the slot was left with, if its witness can be had."""
-        self.now = None
+    # Asking llama-server.
+
+    async def remember(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
+        """Write down what the slot was left with, if its witness can be had.
+
+        Fires in any case, with the slot unknown if llama-server could not be asked.  Cancelling
+        leaves it unknown.
+        """
+        # Unknown while llama-server is asked: were this broken off, the witness would belong to
+        # something else than what is written down here.  `probable` stays, for just that case.
+        self.known = None
         try:
             witness = await self._llama.witness()
         except LlamaCallFailed:
             return
         self.visible = witness is not None
-        # A slot without any task is that of a fresh server, and the next fresh server's will look just the same.
+        # A slot without any task is that of a fresh process, and the next fresh process will look
+        # just the same: it proves nothing.  A busy one is about to be something else.
         if witness is not None and witness.task is not None and not witness.busy:
-            self.now = Held(name, key, conversation, saved, witness)
+            self.known = KnownContent(name, key, conversation, saved, witness)
+
+    async def confirm(self) -> KnownContent | None:
+        """Fire with what the slot holds if the witness confirms it, with `None` if it is unknown.
+
+        Fails as `LlamaApi`'s calls do.  Cancelling changes nothing: asking leaves the slot as it is.
+        """
+        known = self.known
+        if known is None:
+            return None  # and llama-server is not asked, which could only say what nobody believes
+        same = await self._llama.witness() == known.witness
+        # Meanwhile others ran.  If the watch has noticed another process, `known` is gone already,
+        # and what was read above may be the old process's or the new one's.
+        if self.known is known and not same:
+            self.forget()
+        return known if self.known is known else None
+
+    async def probably_has(self, key: Key, turns: ConversationChain, tokens: int) -> bool:
+        """Tell whether the slot probably has what a request goes on with.
+
+        That is so if it has more than `tokens`, those of the template, or, where llama-server does
+        not tell how many it has, if `turns` go on with the conversation that was broken off.  Fails
+        as `LlamaApi`'s calls do; cancelling changes nothing.
+        """
+        probable = self.probable
+        if probable is None or probable.key != key:
+            return False
+        witness = await self._llama.witness()
+        if witness is None:
+            return turns.continues(probable.turns.all_messages)
+        return witness.tokens > tokens
+
+    async def evaluate_for_warmup(self, tokens: Sequence[int]) -> Evaluated:
+        """Have the slot hold exactly these tokens, for a warm-up.
+
+        Fires and fails as `LlamaApi.evaluate`.  Cancelling closes the connection and leaves the slot
+        unknown.
+        """
+        self.taken_by_warmup()
+        return await self._llama.evaluate(tokens)
 
     async def until_idle(self, clock: IReactorTime) -> None:
-        """Fire when nobody works in the slot, as far as llama-server tells."""
+        """Fire when nobody works in the slot, as far as llama-server tells.  Never fails."""
+        # Polling, because llama-server has no way to say when it is done.  `deferLater` is Twisted's
+        # sleep: a Deferred that the clock fires, while everything else goes on.
         try:
             while (witness := await self._llama.witness()) is not None and witness.busy:
                 await deferLater(clock, IDLE_POLL)
         except LlamaCallFailed:
             return  # it is away, or restarted: nobody works there
-
-    async def has_perhaps(self, key: Key, turns: ConversationChain, tokens: int) -> bool:
-        """Tell whether the slot probably has what a request goes on with, or at least so many `tokens` of its template.
-
-        That is so after an answer that was broken off: llama-server holds what it had computed.  It compares tokens
-        itself, so a mistake costs time and nothing else.  Fails as `LlamaApi`'s calls do.
-        """
-        believed = self.perhaps
-        if believed is None or believed.key != key:
-            return False
-        witness = await self._llama.witness()
-        if witness is None:
-            return turns.continues(believed.turns.all_messages)
-        return witness.tokens > tokens
-
-    async def look(self) -> Held | None:
-        """Fire with what the slot holds, if the witness confirms it.  Fails as `LlamaApi`'s calls do."""
-        held = self.now
-        if held is None:
-            return None
-        same = await self._llama.witness() == held.witness
-        # While llama-server was asked, something else may have been noticed: that it was restarted, for example.
-        if self.now is held and not same:
-            self.forget()
-        return held if self.now is held else None

@@ -1,54 +1,50 @@
-"""Saves slot 0 to files and restores it, and sees to it that no file is restored that should not be.
+"""The slot files of all templates: which may be used, loading them, and forgetting them in time.
 
-The order of steps is what matters here.  A save goes to a name that no record points to.  When llama-server says that
-it wrote the file whole, the slot's witness says that nobody touched the slot meanwhile, and the disk says that the file
-has that size, the record switches to it; only then, if the folder can be seen, it gets its usual name.  At each moment
-the record points to a good file or to none.
+llama-server reads a slot file without any check that it belongs to its model or to the text that is
+asked for.  So a file is loaded only if the record has it (`bioproxy.slot.record`), it was saved
+from the model that runs now, and the disk, where it can be seen, still has it as it was recorded.
+Whenever one of these is in doubt the file is *forgotten*:  dropped from the record, while it stays
+on the disk until it is written anew.  Forgetting is always safe, it costs a warm-up.  So it comes
+first, and what makes the file doubtful comes after: a crash in between loses time and nothing else.
 
-Everything here happens inside the gate.
+How a file is made is in `bioproxy.slot.saving`.  It is a part of this object, so that others need
+to know only one.
+
+Calls that load or save happen inside the gate.  Calls that only forget may come at any time, from
+an operator for example; therefore nobody keeps a record over an ``await`` and believes that it is
+still in force.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timezone
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bioproxy.llama.api import LlamaApi
-from bioproxy.llama.model_identity import Model, ModelIdentity
+from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.speed import Speed
-from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord, names_of
+from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
-
-
-class SaveFailed(Exception):
-    """The slot could not be saved.  The text says why, for a person."""
-
-
-class Disturbed(SaveFailed):
-    """Something else happened to the slot meanwhile; the next save may well succeed."""
-
-
-SHORTEST_REST, LONGEST_REST = 30.0, 600.0
-"""Seconds without slot files after saves of two templates failed, doubled with each failure in a row."""
+from bioproxy.slot.saving import FileSaver
 
 
 class SlotFiles:
-    """The slot files of all templates.
-
-    `enabled` tells whether llama-server runs with ``--slot-save-path``; `None`: not known yet.
-    """
+    """The slot files of all templates.  Invariant: no file is loaded that the record does not have."""
 
     log = Logger()
+
+    enabled: bool | None
+    """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
+
+    folder: SlotFolder
+    """The folder with the files, as far as this host sees it."""
 
     def __init__(
         self,
@@ -61,24 +57,27 @@ class SlotFiles:
         reuse_check: ReuseCheck,
         clock: IReactorTime,
     ) -> None:
-        self.enabled: bool | None = None
+        self.enabled = None
         self.folder = folder
         self._llama = llama
         self._identity = identity
         self._snapshots = snapshots
         self._metrics = metrics
-        self._speed = speed
         self._reuse_check = reuse_check
-        self._clock = clock
-        self._failed: set[str] = set()
-        self._pause = 0.0
-        self._rests_until = -math.inf
+        self._saver = FileSaver(llama, identity, snapshots, folder, metrics, speed, clock)
+        # `FileSaver` says what these do; here they are offered under the same names.
+        self.save = self._saver.save
+        self.end_pause = self._saver.end_pause
+
+    # What there is.
 
     @property
     def of_use(self) -> bool:
-        """Whether llama-server keeps slot files, they can be saved, and restoring them helps."""
-        rests = self._clock.seconds() < self._rests_until
-        return bool(self.enabled) and self._reuse_check.trouble is None and not rests
+        """Whether llama-server keeps slot files, they can be saved, and restoring them helps.
+
+        All three can change at any time, so it is asked each time it matters and never remembered.
+        """
+        return bool(self.enabled) and self._reuse_check.trouble is None and not self._saver.paused
 
     @property
     def model_known(self) -> bool:
@@ -86,81 +85,47 @@ class SlotFiles:
         return self._identity.certain
 
     def recorded(self, name: str, kind: str) -> Snapshot | None:
-        """Return what the record has, whatever model it is of."""
+        """Return what the record has, whatever model it is of, and without a look at the disk."""
         return self._snapshots.get(name, kind)
 
     def usable(self, name: str, kind: str) -> Snapshot | None:
-        """Return the snapshot if it is of the model that runs now, and whole."""
+        """Return the snapshot if it is of the model that runs now, and intact on the disk where that is seen.
+
+        For judging what is warm.  Before a file is loaded the model is identified once more, by its
+        behaviour.
+        """
         entry, model = self._snapshots.get(name, kind), self._identity.current
         if entry is None or model is None or not entry.model.matches(model):
             return None
-        return entry if self.folder.whole(entry) else None
+        return entry if self.folder.is_intact(entry) else None
 
-    def rename_key(self, name: str, key: Key) -> None:
-        """Note that a template's snapshot is right for this key.  Raises `OSError`."""
-        entry = self._snapshots.get(name)
-        if entry is not None and entry.key != key:
-            self._snapshots.put(name, PREFIX, replace(entry, key=key))
-
-    def tidy_folder(self, templates: Iterable[str]) -> None:
-        """Say what is unwise about the slot folder, and remove what a crash has left there of these templates."""
-        for text in self.folder.complaints():
-            self.log.warn("{text}", text=text)
-        removed = self.folder.sweep(templates, (entry.filename for _, _, entry in self._snapshots.items()))
-        if removed:
-            self.log.info(
-                "removed from {folder}, not in use: {files}", folder=self.folder.path, files=", ".join(removed)
-            )
-
-    def changed(self, filename: str | None) -> None:
-        """Note that somebody else has llama-server write this file, `None` for one that is not known.
-
-        That may be any.  Those that are looked at before they are used, and would look different then, stay recorded.
-        """
-        for name, kind, entry in self._snapshots.items():
-            if filename is None:
-                stays = self.folder.would_notice(entry)
-            else:
-                stays = entry.filename.casefold() != filename.casefold()
-            if not stays:
-                self.forget(name, kind)
-                self.log.info("{file} may have been written by a client, it is used no more", file=entry.filename)
-
-    def forget(self, name: str, kind: str) -> None:
-        """Forget a file, which stays where it is until it is written anew."""
-        try:
-            self._snapshots.drop(name, kind)
-        except OSError as error:  # forgotten it is all the same, while the process runs
-            self.log.error("the record cannot be written: {error}", error=error)
-
-    def try_again(self) -> None:
-        """Use files again, even if saving failed: somebody says that it will work now."""
-        self._rests_until = -math.inf
-
-    def discard(self, name: str, kind: str) -> None:
-        """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""
-        entry = self._snapshots.get(name, kind)
-        if entry is not None:
-            self._snapshots.drop(name, kind)
-            self.folder.remove(entry.filename)
+    # Loading.
 
     async def load(self, name: str, kind: str, entry: Snapshot) -> bool:
-        """Have llama-server read a file into the slot; fire with whether it did.  A file that is of no use is dropped.
+        """Have llama-server read a file into the slot; fire with whether it did.
 
-        Fails with `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
+        A file that could not be read is forgotten, and the slot is empty then.  Fails with
+        `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
+        Cancelling leaves the slot unknown and the file recorded: nothing is wrong with it.
         """
         result, loaded = "missing", None
         try:
-            if self.folder.whole(entry):
+            # Looked at before llama-server is: a file that was cut short would end its process.
+            if self.folder.is_intact(entry):
                 loaded = await self._llama.restore(entry.filename)
         except LlamaError as error:
+            # 501: it runs without --slot-save-path now.  Anything else: it does not like the file,
+            # mostly because there is none of that name.
             result = "refused" if error.status == 501 else "missing"
         except (UpstreamError, UpstreamTimeout):
-            # It may have died of this very file: it is not tried again.
+            # It did not answer.  Perhaps it has died of this very file, and it would die again: so
+            # the file is never tried twice.  The error goes on, because what follows would fail as
+            # well.
             self._metrics.slot_restores.labels(name, "failed").inc()
             self._snapshots.drop(name, kind)
             raise
         if loaded is not None:
+            # It was read, but is it the file that was recorded?  Tokens and bytes must be the same.
             same = loaded.tokens == entry.tokens and loaded.size == entry.size
             result = "ok" if same else "failed"
         self._metrics.slot_restores.labels(name, result).inc()
@@ -170,88 +135,53 @@ class SlotFiles:
         self._metrics.slot_bytes.labels("restored").inc(loaded.size)
         return True
 
-    async def save(
-        self,
-        name: str,
-        kind: str,
-        key: Key,
-        tokens: int,
-        marks: tuple[str, ...] = (),
-        conversation: Conversation | None = None,
-    ) -> Snapshot:
-        """Save the slot, which holds exactly so many `tokens`, and record the file.
+    # Forgetting, and correcting the record.
 
-        Fires with the record.  Fails with `SaveFailed`; then what was recorded before still is, but for `PART`.
-        """
-        filename = self._snapshots.free_name(name, kind)
+    def written_by_client(self, filename: str | None) -> None:
+        """Note that a client is about to have llama-server write this file, `None` for one that is not known."""
+        for name, kind, entry in self._snapshots.items():
+            if filename is None:
+                # That may be any file.  Those that are looked at before they are used, and would
+                # look different after being written, can stay: they are found out then.
+                stays = self.folder.would_notice_write(entry)
+            else:
+                # Some file systems take "Code.bin" and "code.bin" for the same file.  To forget one
+                # too many is cheap.
+                stays = entry.filename.casefold() != filename.casefold()
+            if not stays:
+                self.forget(name, kind)
+                self.log.info("{file} may have been overwritten by a client, not using it", file=entry.filename)
+
+    def forget(self, name: str, kind: str) -> None:
+        """Forget a file, which stays on the disk until it is written anew."""
         try:
-            size, model = await self._write(name, kind, filename, tokens)
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation)
-            entry = self._record(name, kind, entry)
-        except (SaveFailed, LlamaCallFailed, OSError) as error:
-            refused = isinstance(error, LlamaError)
-            self._metrics.slot_saves.labels(name, "refused" if refused else "failed").inc()
-            known = self._snapshots.get(name, kind)
-            if known is None or known.filename != filename:
-                self.folder.remove(filename)  # what was written there, if anything was, is of no use to anybody
-            if not isinstance(error, Disturbed | UpstreamError | UpstreamTimeout):
-                self._rest(name)
-            raise SaveFailed(f"saving {filename}: {error}") from None
-        self._pause = 0.0
-        self._failed.clear()
-        self._metrics.slot_saves.labels(name, "ok").inc()
-        self._metrics.slot_bytes.labels("saved").inc(entry.size)
-        return entry
-
-    def _rest(self, name: str) -> None:
-        """Do without files for a while, if it is not only this template that cannot be saved.
-
-        With a full disk, or a wrong folder, the next one would fare no better, and computing it would be in vain.
-        """
-        self._failed.add(name)
-        if len(self._failed) > 1:
-            self._pause = min(max(SHORTEST_REST, 2 * self._pause), LONGEST_REST)
-            self._rests_until = self._clock.seconds() + self._pause
-
-    async def _write(self, name: str, kind: str, filename: str, tokens: int) -> tuple[int, Model]:
-        """Have llama-server write the file; fire with its bytes and the model."""
-        model = self._identity.current
-        before = await self._llama.witness()
-        if model is None or not self._identity.certain:
-            raise Disturbed("llama-server was restarted")
-        if before is not None and (before.busy or before.tokens != tokens):
-            raise Disturbed("somebody else used the slot")
-        if not self.folder.has_room(size := self._speed.bytes_of(tokens)):
-            raise SaveFailed(f"about {size >> 20} MiB are needed, and too little is free in {self.folder.path}")
-        known = self._snapshots.get(name, kind)
-        if known is not None and known.filename == filename:
-            # The only name that this kind has: from here on the file may be half written at any moment.
             self._snapshots.drop(name, kind)
-        began = self._clock.seconds()
-        written = await self._llama.save(filename)
-        took = self._clock.seconds() - began
-        # Was it still this content that was saved?  An unchanged witness says so, and that it is the same process.
-        if written.tokens != tokens or await self._llama.witness() != before:
-            raise Disturbed("somebody else used the slot")
-        # Without a witness at least the model must still be the same.
-        if before is None and not model.matches(await self._identity.find_out()):
-            raise Disturbed("the model changed")
-        self._speed.saved(written.tokens, written.size, took)
-        return written.size, model
+        except OSError as error:
+            # Forgotten it is all the same while this process runs.  Only after a restart it would
+            # be believed again.
+            self.log.error("the record of slot files cannot be written: {error}", error=error)
 
-    def _record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
-        """Switch the record to a file that llama-server has written, and give it its usual name."""
-        entry = replace(entry, written_at=self.folder.written_at(entry.filename))
-        if not self.folder.whole(entry):
-            raise SaveFailed(
-                f"there is no such file of {entry.size} bytes in {self.folder.path}:"
-                " is slot_save_path the folder that llama-server was given as --slot-save-path?"
+    def discard(self, name: str, kind: str) -> None:
+        """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""
+        entry = self._snapshots.get(name, kind)
+        if entry is not None:
+            # First the record, then the file: a record without its file is a lie, a file without a
+            # record is litter.
+            self._snapshots.drop(name, kind)
+            self.folder.remove(entry.filename)
+
+    def rename_key(self, name: str, key: Key) -> None:
+        """Note that a template's file is right for this key, because the tokens are the same.  Raises `OSError`."""
+        entry = self._snapshots.get(name)
+        if entry is not None and entry.key != key:
+            self._snapshots.put(name, PREFIX, replace(entry, key=key))
+
+    def tidy_folder(self, templates: Iterable[str]) -> None:
+        """Say what is unwise about the slot folder, and remove what a crash has left there of these templates."""
+        for text in self.folder.warnings():
+            self.log.warn("{text}", text=text)
+        removed = self.folder.remove_leftovers(templates, (entry.filename for _, _, entry in self._snapshots.items()))
+        if removed:
+            self.log.info(
+                "removed from {folder}, not in use: {files}", folder=self.folder.path, files=", ".join(removed)
             )
-        self._snapshots.put(name, kind, entry)
-        usual = names_of(name, kind)[0]
-        # A crash between these two lines leaves a record of a file that is not there: no harm, only a warm-up.
-        if entry.filename != usual and self.folder.rename(entry.filename, usual):
-            entry = replace(entry, filename=usual)
-            self._snapshots.put(name, kind, entry)
-        return entry

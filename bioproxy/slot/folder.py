@@ -1,11 +1,19 @@
-"""llama-server's slot folder as this host sees it, if it does.
+"""llama-server's slot folder as this host sees it, if this host sees it.
 
-llama-server never checks or removes a file there.  Where `slot_save_path` is set, the proxy does: it compares what is
-on disk with what was recorded, gives files their usual names, removes what it left behind itself, and looks whether
-there is room before it asks for another file.  Where it is not set, the folder may be on another machine, and all of
-this is left undone.
+llama-server never checks or removes a file there.  Where `slot_save_path` is set, bioproxy does: it
+compares what is on the disk with what was recorded, gives files their usual names, removes what it
+has left behind itself, and looks whether there is room before it asks for another file.  Where it is
+not set, the folder may be on another machine.  Then every question is answered as if all were well,
+and nothing is changed.
 
-Knows nothing of llama-server's calls and of the record.
+Files here are llama-server's, and the folder may hold files of other people.  So nothing is removed
+that does not have a name of ours and begin as slot files do.
+
+Plain synchronous calls: looking at a few files takes microseconds, less than a thread would cost.
+They would block the one thread of Twisted on a network disk that hangs; slot files belong on a local
+one, for llama-server's sake as well.
+
+Not known here: llama-server's calls, and the record.
 """
 
 from __future__ import annotations
@@ -26,16 +34,25 @@ MAGIC = b"qsgg"
 """What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC)."""
 
 RESERVE = 64 << 20
-"""Bytes that a save must leave free."""
+"""Bytes that a save must leave free on the disk: 64 MiB.
+
+A disk that is full to the last byte hurts other programs, and the record itself.  Half of it would
+do on most machines; twice as much keeps small disks from being used."""
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how much can be written to the folder's disk."""
+    """Return how many bytes can be written to the folder's disk.  Raises `OSError`."""
     return shutil.disk_usage(folder).free
 
 
 class SlotFolder:
-    """The folder at `path`, or `None` for one that cannot be seen."""
+    """The folder at `path`, or `None` for one that cannot be seen.
+
+    Invariant: between `open` and `close` no other bioproxy writes to it, where it can be locked.
+    """
+
+    path: Path | None
+    """Where the folder is, `None` where this host does not see it."""
 
     def __init__(
         self, path: Path | None, free: Callable[[Path], int] = free_bytes, now: Callable[[], float] = time.time
@@ -46,10 +63,9 @@ class SlotFolder:
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy writes there.
-
-        Two would write over each other's files, warm up again, and so on for ever.
-        """
+        """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it."""
+        # Two would write over each other's files, warm up again, and so on for ever.  The lock is the
+        # kernel's and belongs to the open file, so it is gone with the process, however that ends.
         try:
             if self.path is not None:
                 self._lock = os.open(self.path, os.O_RDONLY)
@@ -58,16 +74,20 @@ class SlotFolder:
             self.close()
             raise ConfigError(f"slot_save_path: another bioproxy uses {self.path}") from None
         except OSError:
-            pass  # not there, or on a disk without locks: `complaints` tells the first, and the second is no reason
+            # Not there, or on a disk without locks.  `warnings` tells the first, and the second is no
+            # reason not to start.
+            pass
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
-    def whole(self, entry: Snapshot) -> bool:
+    def is_intact(self, entry: Snapshot) -> bool:
         """Tell whether the file is as it was when it was recorded: of the same size, and not written since."""
+        # Reading the file to be certain would take as long as restoring it.  Size and time are what
+        # every program that saves a file changes.
         if self.path is None:
             return True
         try:
@@ -76,15 +96,14 @@ class SlotFolder:
             return False
         return found.st_size == entry.size and entry.written_at in (None, found.st_mtime_ns)
 
-    def would_notice(self, entry: Snapshot) -> bool:
-        """Tell whether `whole` would see that the file is written from now on, whatever is written.
-
-        It would not where it is not known when the file was written, and just after that: two writes within a tick of
-        the file system's clock have the same time, and may well have the same size.
-        """
+    def would_notice_write(self, entry: Snapshot) -> bool:
+        """Tell whether `is_intact` would see that the file is written from now on, whatever is written."""
+        # It would not where it is not known when the file was written, nor just after that: two writes
+        # within a tick of the file system's clock have the same time, and may well have the same size.
         if self.path is None or entry.written_at is None:
             return False
-        # By the wall clock, which dates files.  Where it was set, a file written from now on has another date anyhow.
+        # By the wall clock, which dates files.  Where that was set, a file written from now on has
+        # another date anyhow.
         return abs(self._now() - entry.written_at / 1e9) > COARSEST_FILE_CLOCK
 
     def written_at(self, filename: str) -> int | None:
@@ -98,16 +117,18 @@ class SlotFolder:
 
     def rename(self, old: str, new: str) -> bool:
         """Give a file another name, replacing what had it; return whether that was possible."""
+        # `os.replace` is atomic: at each moment the name leads to the old file or to the new one.
         if self.path is None:
             return False
         try:
             os.replace(self.path / old, self.path / new)
-        except OSError:  # perhaps it may only be read here: then the file keeps its name
+        except OSError:
+            # The folder may be mounted for reading only here.  Then the file keeps its name.
             return False
         return True
 
     def remove(self, filename: str) -> bool:
-        """Remove a slot file; return whether it is gone.  Anything that is no slot file stays."""
+        """Remove a slot file; return whether it was removed.  Anything that is no slot file stays."""
         if self.path is None:
             return False
         try:
@@ -119,8 +140,9 @@ class SlotFolder:
             return False
         return True
 
-    def sweep(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
+    def remove_leftovers(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
         """Remove slot files with the names of these templates that are not in use; return which."""
+        # By names, not by what the folder holds: whatever else is there is none of our business.
         keep = set(in_use)
         ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
         return [file for file in ours if file not in keep and self.remove(file)]
@@ -134,8 +156,8 @@ class SlotFolder:
         except OSError:
             return True  # the save itself will tell what is wrong
 
-    def complaints(self) -> Iterator[str]:
-        """Yield what is wrong or unwise about the folder, for a person."""
+    def warnings(self) -> Iterator[str]:
+        """Yield what is wrong or unwise about the folder, in sentences for operators."""
         if self.path is None:
             return
         try:

@@ -1,29 +1,27 @@
-"""The gate: who may use llama-server's slot now.  One at a time, users first.
+"""The gate: decides who may use llama-server's slot now.  One at a time, users before warm-ups.
 
-A slot works on one request after the other, and whoever comes next finds what the last one left.  So everything
-that uses it passes here, and inside the gate one can rely on being alone.
+A slot works on one request after the other, and each request finds what the one before has left.  So everything that
+uses the slot passes here, and code inside the gate can rely on being alone.
 
-Twisted's `DeferredSemaphore` is the lock: a counter of tokens (here: one) and a queue of those who wait.
-Nothing blocks: `acquire` returns a `Deferred`, a coroutine awaits it, and the rest of the program goes on.
-Because every wait is a Deferred it can be *cancelled*: a client that hangs up in the queue simply leaves it.
+Twisted runs all of bioproxy in one thread, so this lock protects against something else than locks do elsewhere.  Two
+coroutines never run at the same moment, but each ``await`` lets others run, and one answer has thousands of them.  The
+lock is Twisted's `DeferredSemaphore`, which blocks nobody: ``acquire()`` returns a `Deferred`, an object that gets its
+result later, and the coroutine that awaits it sleeps until then, while the rest of the program goes on.
 
-The semaphore is strictly first come, first served, and that is right among users.  A warm-up must never
-stand before a user, so it does not queue at all: it takes the gate if it is free with nobody waiting, and is
-cancelled as soon as a user comes.  Being cancelled closes its connection, which makes llama-server stop.
+A Deferred can be *cancelled*.  Then it fails with `CancelledError`, which the coroutine sees as an exception at its
+``await``, and if it stood in the semaphore's list it is out of it.  That is all there is to a client that hangs up in
+the queue.  A time-out is the same with a clock: it cancels, and the error is `TimeoutError` instead.
 
-One thing in a warm-up is let through: saving to a file.  llama-server finishes a save that it began
-even if nobody waits for the answer, and makes everyone wait meanwhile; giving up then would gain nothing for the
-user and throw the warm-up's work away.
+Users come in first come, first served.  A warm-up never queues, because it must never stand before a user: it takes the
+gate if that is free and nobody waits, and is cancelled as soon as a user comes.
 
-Knows nothing of HTTP or of what is done inside.  Who somebody is, it keeps for others to see.
+Not known here: HTTP, what is done inside, and whether it was worth it.  `bioproxy.slot.queue_stats` has the numbers.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
@@ -32,258 +30,260 @@ from twisted.logger import Logger
 
 from bioproxy.runtime.errors import Unavailable
 from bioproxy.runtime.metrics import Metrics
-
-Work = Coroutine[Deferred[Any], Any, None]
-
-RECENT = 0.3
-"""How much the last user's time counts in the mean service time."""
-
-RETRY_AFTER = (1, 600)
-"""Seconds: the shortest and the longest time after which a client that was turned away is told to come again."""
+from bioproxy.slot.queue_stats import QueueStats, timestamp
+from bioproxy.slot.turn import Turn, Work
 
 
 class Gate:
-    """At most one is inside; users come in the order of their arrival; no warm-up is inside while a user waits."""
+    """At most one is inside; users come in the order of their arrival; no warm-up is inside while a user waits.
+
+    The last has one exception, a warm-up inside `without_preemption`.  In short:
+
+    ===================  =========================  ===================================
+    who comes            meets                      and then
+    ===================  =========================  ===================================
+    a user               nobody                     is inside at once
+    a user               a user                     waits, or is turned away at `limit`
+    a user               a warm-up                  that is cancelled; inside at once
+    a user               a warm-up that is saving   waits for the end of the save
+    a warm-up            anybody                    does nothing, tries again later
+    anybody              a closed gate              is turned away
+    ===================  =========================  ===================================
+    """
 
     log = Logger()
 
+    limit: int
+    """How many users may wait.  May be changed at any time; those who wait already stay."""
+
+    timeout: float
+    """Seconds that a user may wait.  A change is for those who come from then on."""
+
+    stats: QueueStats
+    """The numbers about the queue."""
+
     def __init__(self, clock: IReactorTime, metrics: Metrics, limit: int, timeout: float) -> None:
-        self._clock = clock
-        self._metrics = metrics
         self.limit = limit
         self.timeout = timeout
+        self._clock = clock
+        # A counter of tokens, here one, and the list `waiting` of Deferreds that have none.  `acquire` takes the token
+        # if it is there, and the Deferred has fired when it returns; otherwise the Deferred joins the list.  `release`
+        # gives the token to the first in the list, or puts it back.  The token is held while anybody is inside, user or
+        # warm-up, so "the token is free" is the only true answer to "is the gate free?".
         self._semaphore = DeferredSemaphore(1)
-        self._user_inside = False
+        # Who holds the token.  A user who has left can still hold it, for work that was left to be done.
+        self._user_inside = self._user_has_left = False
+        # The warm-up inside, to be cancelled when a user comes; whether that may be done at this moment; and whether it
+        # was done, to tell it from a warm-up that is cancelled because bioproxy stops.
         self._warmup: Deferred[Any] | None = None
-        self._may_cancel = True
-        self._preempted = False
+        self._may_preempt, self._preempted = True, False
+        # Whether bioproxy is shutting down: nobody comes in any more.
         self._closed = False
-        self._leavers = 0
-        self._staying = False
-        self._turns: list[Turn] = []
-        self._warmup_since = ""
-        self._peak = 0
-        self._entered_at = self._user_left_at = clock.seconds()
-        self._service_seconds = 0.0
-        # Gauges that look for themselves when Prometheus asks: they cannot fall behind.
-        metrics.queue_depth.set_function(lambda: self.waiting)
-        metrics.gate_busy.labels("user").set_function(lambda: self.busy == "user")
-        metrics.gate_busy.labels("warmup").set_function(lambda: self.busy == "warmup")
+        # How many users have left since the outermost `_release` began, itself included.
+        self._releases_due = 0
+        self.stats = QueueStats(clock, metrics, lambda: self.waiting, lambda: self.busy)
+
+    # What the gate looks like now.
 
     @property
     def busy(self) -> str | None:
-        """Who is inside: ``"user"``, ``"warmup"`` or nobody."""
+        """Who is inside: ``"user"``, ``"warmup"``, or `None` for nobody."""
+        # For showing, and for not beginning what would be in vain.  Not for deciding who comes in: only the token does.
         return "user" if self._user_inside else "warmup" if self._warmup is not None else None
 
     @property
     def waiting(self) -> int:
         """How many users wait."""
+        # Counted by the semaphore itself, which is never behind: whoever is cancelled is out of its list at once.
         return len(self._semaphore.waiting)
 
     def place(self, turn: Turn) -> int:
-        """Return a user's place in the queue, 1 for the next one; 0 for who does not wait."""
+        """Return a user's place in the queue, 1 for the next one; 0 for a user who does not wait."""
+        # Looked up when a waiting client is told, every few seconds, rather than kept up to date for all.
         waiting = self._semaphore.waiting
         return waiting.index(turn.acquired) + 1 if turn.acquired in waiting else 0
 
-    @property
-    def inside_since(self) -> str | None:
-        """When who is inside came in, in ISO 8601; `None`: nobody is."""
-        turn = self.inside
-        return turn.since if turn is not None else self._warmup_since if self._warmup is not None else None
-
-    @property
-    def inside(self) -> Turn | None:
-        """The turn of the user who is inside."""
-        return next((turn for turn in self._turns if turn.entered), None)
-
-    @property
-    def queue(self) -> list[Turn]:
-        """The turns of those who wait, in order."""
-        return [turn for turn in self._turns if not turn.entered]
-
-    def take_peak(self) -> int:
-        """Return how many users waited at most since this was last called."""
-        peak, self._peak = max(self._peak, self.waiting), self.waiting
-        return peak
-
-    def idle_seconds(self) -> float:
-        """Return for how long no user has been here."""
-        return 0.0 if self._user_inside or self.waiting else self._clock.seconds() - self._user_left_at
+    # Users.
 
     def user(self, who: Any = None) -> Turn:
-        """Return a turn for a user; it begins with ``async with``.  `who` that is, operators see in `Turn.who`."""
+        """Return a turn for a user; ``async with`` begins it.  `who` that is, operators see in `Turn.who`."""
+        # Nothing has happened yet: the turn is at the gate from ``async with`` on, so one that is never begun, because
+        # its request turns out to be wrong, leaves nothing to be undone.
         return Turn(self, who)
 
     async def enter(self, turn: Turn) -> float:
-        """Wait until a user may come in.  `Turn` calls this, and tells what it gives and raises."""
+        """Wait until a user may come in.  For `Turn`, which says what this fires with and fails with."""
+        # Whatever ends the waiting without success, the turn is out of the queue when the error is seen: the semaphore
+        # has removed the Deferred, and here its turn is removed.  A Deferred cannot be cancelled any more once it has
+        # fired, so there is no moment at which a user who gives up takes the token along.
         arrived, meets_warmup = self._clock.seconds(), self.busy == "warmup"
         turn.acquired = self._join_queue()
-        turn.since = now()
-        self._turns.append(turn)
+        turn.since = timestamp()
+        self.stats.turns.append(turn)
         try:
             await turn.acquired
         except TimeoutError:
-            self._turns.remove(turn)
+            self.stats.turns.remove(turn)
             raise self.unavailable(f"waited {self.timeout:g} s for llama-server to be free") from None
         except CancelledError:
-            self._turns.remove(turn)
+            # Cancelled by whom?  A client that hangs up gets no answer, so its error goes on as it is.  But `close`
+            # cancels those who wait, too, and these must be told why.
+            self.stats.turns.remove(turn)
             if self._closed:
                 raise self.unavailable("bioproxy is shutting down") from None
             raise
-        self._user_inside = turn.entered = True
-        self._entered_at = self._clock.seconds()
-        turn.since = now()
-        waited = self._entered_at - arrived
-        if meets_warmup:
-            self._metrics.preempt_seconds.observe(waited)
+        # No ``await`` from here to the return.  The token was given away inside somebody's `release`, and this
+        # coroutine runs on inside that call; nobody may look at the gate before it says who is inside.
+        self._user_inside = turn.has_entered = True
+        turn.since = timestamp()
+        waited = self._clock.seconds() - arrived
+        self.stats.user_entered(waited, meets_warmup)
         return waited
 
     def leave(self, turn: Turn, work: Callable[[], Work] | None) -> None:
-        """Let the next one in, after `work`.  Called by `Turn`."""
+        """Let the next user in, after `work`, if there is any.  For `Turn`."""
+        # Returns at once in any case: leaving must not be something that can be cancelled, or a client that hangs up in
+        # that moment would leave the gate closed for ever.
         if work is None:
-            self._turns.remove(turn)
+            self.stats.turns.remove(turn)
             self._release()
             return
-        self._staying = True
-        staying = Deferred.fromCoroutine(work())
-        staying.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
-        staying.addBoth(lambda _: self.leave(turn, None))
+        self._user_has_left = True
+        # `fromCoroutine` starts the work in a coroutine of its own.  It belongs to no client, so no client's hang-up
+        # can cancel it.  Whatever comes of it, the gate opens: a gate that stays closed would be worse than any error.
+        holding = Deferred.fromCoroutine(work())
+        holding.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
+        holding.addBoth(lambda _: self.leave(turn, None))
+
+    def unavailable(self, reason: str) -> Unavailable:
+        """Return the error for a user who is turned away, with the time after which the queue may be shorter."""
+        # Clients get it as status 503 with ``Retry-After``, which well-made ones obey.  The time is estimated at the
+        # moment of the refusal, from the queue as it is then.
+        return Unavailable(reason, self.stats.retry_after())
+
+    def _join_queue(self) -> Deferred[Any]:
+        """Join the queue; the Deferred fires when the user may come in.  Raises `Unavailable`."""
+        # A plain function and no coroutine, on purpose: nobody else can run between counting those who wait and joining
+        # them, so the limit holds exactly.
+        if self._closed:
+            raise self.unavailable("bioproxy is shutting down")
+        # A warm-up inside is no reason to turn anybody away, because it leaves.  Neither is a user who has left while
+        # the gate is still held: that is mostly a single quick question to llama-server.
+        inside = self._user_inside and not self._user_has_left
+        if (inside or self.waiting) and self.waiting >= self.limit:
+            raise self.unavailable(f"llama-server is busy, and {self.waiting} requests are waiting already")
+        # First join, then preempt: the warm-up releases its token while it is cancelled, and must find the user in the
+        # list.  The other way round, a warm-up that starts in that moment would find the gate free.
+        acquired = self._semaphore.acquire()
+        if not acquired.called:
+            # `addTimeout` cancels the Deferred, which takes it out of the list; it then fails with `TimeoutError`.
+            # Its timer ends with the Deferred, whichever way that is.
+            acquired.addTimeout(self.timeout, self._clock)
+        self._preempt()
+        self.stats.user_joined()
+        return acquired
+
+    def _release(self) -> None:
+        """Let the next user in, after a user."""
+        # Everything must be tidy before the token is given away, because the next user's coroutine runs inside that
+        # call.
+        self._user_inside = self._user_has_left = False
+        self.stats.user_left()
+        # `release` runs the next user's coroutine before it returns.  That one may be through just as fast, and call
+        # `_release` from inside this call, and so on: a queue of a thousand would need a stack of thousands of frames.
+        # So only the outermost call releases, once for each call that was made meanwhile.
+        self._releases_due += 1
+        if self._releases_due == 1:
+            while self._releases_due:
+                self._semaphore.release()
+                self._releases_due -= 1
+
+    # Warm-ups.
 
     async def warmup(self, work: Callable[[], Work]) -> bool:
-        """Do `work` inside the gate, if it is free now.
+        """Do `work` inside the gate, if the gate is free now.
 
-        Fires with whether the work was done to its end; it was not if a user was there or came.  Fails as
-        `work` fails; cancelling cancels `work`.
+        Fires with whether the work was done to its end, which it was not if a user was there or came.  Fails as `work`
+        fails; cancelling cancels `work`.
+
+        What happens when a user comes meanwhile, step by step, all within the user's call of `_join_queue`: the user's
+        Deferred joins the list; `_preempt` cancels the warm-up's; the `await` inside the work raises, the connection to
+        llama-server closes, and the work ends; the ``finally`` below releases the token, which fires the user's
+        Deferred.  llama-server itself stops at the end of its current batch, and the user's request waits there for so
+        long: that is why warm-ups are sent in small pieces.
         """
-        # `busy` would not do: a user whom a warm-up makes room for has the token some moments before being inside.
+        # The token is asked, not `busy`: a user whom a warm-up makes room for has it some moments before being inside.
         if not self._semaphore.tokens or self._closed:
             return False
-        await self._semaphore.acquire()  # it is free: this fires at once
+        await self._semaphore.acquire()  # there is a token, so this fires at once and nobody comes in between
         self._preempted = False
-        self._warmup_since = now()
-        # `fromCoroutine` starts the coroutine and makes it a Deferred: a thing that can be cancelled.
+        self.stats.warmup_entered()
+        # A coroutine alone cannot be cancelled.  `fromCoroutine` starts it and gives a Deferred that can.
         running = self._warmup = Deferred.fromCoroutine(work())
+        # Two may cancel from here on.  `_preempt` cancels `running`.  Whoever awaits this method cancels the ``await``
+        # below, which Twisted passes on to what is awaited: `running` again.  In both cases the work ends first, and
+        # its ``finally`` blocks have run when the error arrives here.
         try:
             await running
             return True
         except CancelledError:
+            # A warm-up that was preempted is nothing unusual: it is tried again.  One that was cancelled otherwise ends
+            # because the service stops, and then the error must go on, or the caller would never stop.
             if self._preempted:
                 return False
-            raise  # the service stops
+            raise
         finally:
+            # In this order: the next user's coroutine runs inside `release`, and must not find a warm-up here.
             self._warmup = None
             self._semaphore.release()
 
     @contextmanager
-    def let_finish(self, last: bool = False) -> Iterator[None]:
+    def without_preemption(self, last: bool = False) -> Iterator[None]:
         """Inside a warm-up: what is done under this ``with`` is not given up when a user comes.
 
-        At its end a user who came meanwhile is made up for: raises `CancelledError`, unless this was the `last` thing
-        that the warm-up has to do.
+        It is for saving to a file.  llama-server finishes a save that it has begun even if nobody waits for the answer,
+        and serves nobody meanwhile.  Giving up then would gain nothing for the user, and throw the warm-up's work away.
+        A plain ``with``, and no waiting of its own: it only sets a flag that `_preempt` looks at.
+
+        On leaving, raises `CancelledError` if a user came meanwhile, so that the warm-up gives way then; unless this
+        was the `last` thing that it has to do, which makes it a warm-up that was done.
         """
-        self._may_cancel = False
+        self._may_preempt = False
         try:
             yield
         finally:
-            self._may_cancel = True
+            # Also after an error: the next warm-up must be one that gives way.
+            self._may_preempt = True
+        # A user who came meanwhile could not cancel anything, so the warm-up cancels itself, by the error that it would
+        # have got.  `close` came as well, perhaps: there is no user then, but the service waits for the gate.
         if (self.waiting or self._closed) and not last:
             self._preempted = True
             raise CancelledError()
 
+    def _preempt(self) -> None:
+        """Have the warm-up inside leave, if there is one and it may be interrupted now."""
+        # If it may not, nothing is lost: `without_preemption` looks who has come when its block ends.
+        if self._warmup is not None and self._may_preempt:
+            # Set before cancelling: the warm-up's ``except`` runs inside the next line.
+            self._preempted = True
+            self._warmup.cancel()
+
+    # The end.
+
     def close(self) -> None:
-        """Turn away whoever waits, and whoever comes from now on.  A user who is inside stays, a warm-up leaves."""
+        """Turn away all who wait, and all who come from now on.  A user who is inside stays, a warm-up leaves."""
+        # For the end of the process: those who wait learn at once that they must ask elsewhere, and whoever is just
+        # being answered gets the rest of the answer. First the mark, because each coroutine that is cancelled below
+        # runs at once, and looks at it for the reason.
         self._closed = True
+        # A copy, because each cancelled Deferred takes itself out of the list.
         for turn in list(self._semaphore.waiting):
             turn.cancel()
         self._preempt()
 
     async def until_free(self) -> None:
-        """Fire when nobody is inside.  For a gate that was closed."""
+        """Fire when nobody is inside.  Only for a gate that was closed; cancelling stops waiting."""
+        # It waits in the list where users waited, which is why nobody may come any more: it would count as a user who
+        # waits, and stand before others.
         await self._semaphore.acquire()
         self._semaphore.release()
-
-    def unavailable(self, reason: str) -> Unavailable:
-        """Return the error for a user who is turned away, with the time after which the queue may be shorter."""
-        shortest, longest = RETRY_AFTER
-        seconds = math.ceil(self._service_seconds * max(1, self.waiting))
-        return Unavailable(reason, min(max(seconds, shortest), longest))
-
-    def _join_queue(self) -> Deferred[Any]:
-        """Join the queue; the Deferred fires at one's turn.  Raises `Unavailable`."""
-        if self._closed:
-            raise self.unavailable("bioproxy is shutting down")
-        # A warm-up inside is no reason to wait: it leaves.  Nor is a turn whose user has gone: mostly it ends at once.
-        inside = self._user_inside and not self._staying
-        if (inside or self.waiting) and self.waiting >= self.limit:
-            raise self.unavailable(f"llama-server is busy, and {self.waiting} requests are waiting already")
-        acquired = self._semaphore.acquire()
-        if not acquired.called:
-            # `addTimeout` cancels the Deferred, which takes it out of the queue; it then fails with TimeoutError.
-            acquired.addTimeout(self.timeout, self._clock)
-        self._preempt()
-        self._peak = max(self._peak, self.waiting)
-        return acquired
-
-    def _preempt(self) -> None:
-        """Have a warm-up leave that is inside, unless it is just being let finish something."""
-        if self._warmup is not None and self._may_cancel:
-            self._preempted = True
-            self._warmup.cancel()
-
-    def _release(self) -> None:
-        """Let the next one in, after a user."""
-        self._user_inside = self._staying = False
-        self._user_left_at = self._clock.seconds()
-        seconds, known = self._user_left_at - self._entered_at, self._service_seconds
-        self._service_seconds = seconds if not known else known + RECENT * (seconds - known)
-        # Releasing runs the next one at once, who may be through just as soon, and release from inside this call.  One
-        # after the other, or a long queue of such would not fit the stack.
-        self._leavers += 1
-        if self._leavers == 1:
-            while self._leavers:
-                self._semaphore.release()
-                self._leavers -= 1
-
-
-class Turn:
-    """One user's way through the gate: ``async with`` waits, is inside, and leaves.
-
-    Entering gives the seconds waited.  It raises `Unavailable` if too many wait already, when the time to wait is over,
-    or when the gate was closed; cancelling leaves the queue, or the gate.
-
-    For operators: `who` it is, whether it has `entered`, and `since` when it waits or is inside, in ISO 8601.  The gate
-    keeps in `acquired` what fires when it lets this one in.
-    """
-
-    def __init__(self, gate: Gate, who: Any) -> None:
-        self.who = who
-        self.entered = False
-        self.since = ""
-        self.acquired: Deferred[Any] | None = None
-        self._gate = gate
-        self._until: Callable[[], Work] | None = None
-
-    @property
-    def place(self) -> int:
-        """The place in the queue, 1 for the next one; 0 for who does not wait."""
-        return self._gate.place(self)
-
-    def stay_until(self, work: Callable[[], Work]) -> None:
-        """Keep the gate after leaving, until `work` is done, whether it succeeds or not.
-
-        For what llama-server goes on with although nobody waits for it any more.
-        """
-        self._until = work
-
-    async def __aenter__(self) -> float:
-        """Wait for one's turn."""
-        return await self._gate.enter(self)
-
-    async def __aexit__(self, *_: object) -> None:
-        """Leave."""
-        self._gate.leave(self, self._until)
-
-
-def now() -> str:
-    """Return the time, in ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

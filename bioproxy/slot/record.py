@@ -1,19 +1,23 @@
-"""The record of slot files: which one may be restored, and for what.
+"""The record of slot files: which file may be restored, and for what.
 
-llama-server writes the files and reads them, in a folder of its own that bioproxy may not even see.  It trusts them
-blindly: a file that was cut short ends its process, one of another model of the same shape gives wrong answers.
-So bioproxy keeps a record of its own, and lets a file be restored only if
+llama-server writes the files and reads them, in a folder of its own that bioproxy may not even see.
+It believes them blindly: a file that was cut short ends its process, and a file of another model of
+the same shape gives wrong answers.  So bioproxy keeps a record of its own, and lets a file be
+restored only if
 
-* llama-server said that it saved it whole,
+* llama-server said that it saved the whole file,
 * nothing was begun since then that could change it,
 * it was saved from the very model that runs now, and for the very text that is asked for.
 
-Each template has up to three files: `PREFIX` has its prefix tokens, `CHAT` its last conversation, `PART` the
-beginning of a warm-up that was interrupted.  A good file is never overwritten: the new one gets a second name, and
-once it is known whole, the record switches.  Whenever the process or the machine dies, the old record or the new one
-is there, and neither claims too much.
+Each template has up to three files: `PREFIX` has its prefix tokens, `CHAT` its last conversation,
+`PART` the beginning of a warm-up that was interrupted.  A good file is never overwritten: the new
+file gets a second name, and once it is known to be whole, the record switches.  Whenever the process
+or the machine dies, the old record or the new one is on the disk, and neither claims too much.
 
-Knows nothing of llama-server and of what is in a slot.
+Plain synchronous code: each change is written and flushed before the call returns, a few
+milliseconds in which Twisted serves nobody, and in which nothing can be cancelled.
+
+Not known here: llama-server, and what is in a slot.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.state_folder import StateFolder
 
 PREFIX, CHAT, PART = "prefix", "chat", "part"
+"""The kinds of files, as the record on the disk spells them."""
 
 NAMES = {
     PREFIX: ("{}.bin", "{}.new.bin"),
@@ -39,15 +44,18 @@ NAMES = {
 """The file names of each kind: the usual one, and the one for writing while that is in use."""
 
 RECORD = "snapshots.json"
+"""The name of the record in the state folder."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
     """A file of which the record says that it may be restored.
 
-    `key` is what it was made of, `tokens` and `size` how many tokens and bytes it has, `marks` the fingerprints of its
-    tokens (`digests.prefix_digests`; none of a conversation's), `saved_at` when, in ISO 8601.  `written_at` is when the
-    file was last written, in nanoseconds since 1970 by its file system, where that can be seen.
+    `key` is what it was made of, `tokens` and `size` how many tokens and bytes it has, `model` from
+    which model it was saved.  `marks` are the fingerprints of its tokens (`digests.prefix_digests`; none of a
+    conversation's), `saved_at` is when, in ISO 8601.  `conversation` says which one, for `CHAT`.
+    `written_at` is when the file was last written, in nanoseconds since 1970 by its file system,
+    where that can be seen: a file that is newer was written by somebody else.
     """
 
     filename: str
@@ -62,7 +70,11 @@ class Snapshot:
 
 
 class SnapshotRecord:
-    """The snapshots that may be restored, by template name and kind.  What is noted here is on disk at once."""
+    """The snapshots that may be restored, by template name and kind.
+
+    Invariant: what is in memory was written to the disk before, but for what was dropped while the
+    disk could not be written.  So after a crash the record has at most too little.
+    """
 
     log = Logger()
 
@@ -81,8 +93,9 @@ class SnapshotRecord:
                 if kind in NAMES
             }
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # Nothing is lost but time: the templates are warmed up again.
-            self.log.warn("{file} is not understood, starting without: {error!r}", file=RECORD, error=error)
+            # Nothing is lost but time: the templates are warmed up again.  Half a record is not used,
+            # because nobody could say which half is right.
+            self.log.warn("{file} cannot be read, starting without it: {error!r}", file=RECORD, error=error)
 
     def get(self, name: str, kind: str = PREFIX) -> Snapshot | None:
         """Return a snapshot of a template, if there is one that may be restored at all."""
@@ -90,6 +103,7 @@ class SnapshotRecord:
 
     def items(self) -> Iterator[tuple[str, str, Snapshot]]:
         """Yield all names and kinds with their snapshots."""
+        # Of a copy: whoever goes through them may drop some on the way.
         for (name, kind), entry in list(self._known.items()):
             yield name, kind, entry
 
@@ -100,7 +114,8 @@ class SnapshotRecord:
         return next((each for each in names if entry is None or each != entry.filename), names[0])
 
     def put(self, name: str, kind: str, entry: Snapshot) -> None:
-        """Note a file that was saved whole.  Raises `OSError` if that cannot be written down."""
+        """Record a file that was saved whole.  Raises `OSError` if that cannot be written down."""
+        # First to the disk, then into memory: what cannot be recorded must not be believed.
         self._write({**self._known, (name, kind): entry})
 
     def drop(self, name: str, kind: str = PREFIX) -> None:
@@ -109,7 +124,9 @@ class SnapshotRecord:
         Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long as the process runs.
         """
         self._known.pop((name, kind), None)
-        # Written even if nothing changed: what cannot be written now could not be recorded after a save either.
+        # First out of memory, then from the disk: the other order could go on using the file.
+        # Written even if nothing changed: this is called before a save, and what cannot be written
+        # now could not be recorded after it either.
         self._write(self._known)
 
     def _write(self, known: dict[tuple[str, str], Snapshot]) -> None:
@@ -127,6 +144,8 @@ def names_of(name: str, kind: str) -> list[str]:
 
 def snapshot(name: str, kind: str, entry: Any) -> Snapshot:
     """Make a `Snapshot` of what JSON has of it.  Raises `TypeError`, `KeyError` and the like for anything else."""
+    # The record is a file that people can edit.  Each value is made to be of its type here, so that a
+    # wrong one is found at the start, and a file name can never lead out of the slot folder.
     result = Snapshot(**entry)
     if result.filename not in names_of(name, kind):
         raise ValueError(result.filename)

@@ -1,11 +1,21 @@
-"""Does it help?  Compares what restoring promised with what llama-server really reused.
+"""Does restoring help?  Compares what a restore promised with what llama-server really reused.
 
-Some models can only go on from the end of what they hold, and some builds of llama-server reuse nothing of a restored
-file with them: a sliding window without ``--swa-full``, for example.  Which, nobody can tell beforehand.  But each
-answer says how many prompt tokens were reused (`timings.cache_n`), so what does not help is noticed, and not done again
-for the model that runs now.  The next process of llama-server, with other flags perhaps, gets a new chance.
+Some models can only go on from the end of what they hold, and some builds of llama-server reuse
+nothing of a restored file with them: a sliding window without ``--swa-full``, for example.  Nothing
+that llama-server says of itself tells which.  But each answer says how many prompt tokens were
+reused (`timings.cache_n`), so a restore that does not help is noticed, and not repeated for the
+model that runs now.  The next process of llama-server may have other flags; it is judged from the
+beginning.
 
-Knows nothing of slots and files.
+One failed restore has two possible causes, and they must be told apart.  Either this llama-server
+reuses nothing, which is true of all templates.  Or the chat template makes other tokens of the same
+text today, because it has a date in it, say; then only the file is out of date.  So a template
+whose restore did not help is *doubted* first: nothing is restored for it until a warm-up has
+compared its tokens with those in the file.  Equal tokens that were not reused count against
+llama-server, other tokens only against the file.
+
+Nothing of Twisted here: plain state, changed by plain calls.  It knows nothing of slots and files,
+and templates are only names to it.
 """
 
 from __future__ import annotations
@@ -13,41 +23,59 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 STRIKES = 2
-"""So many restores in a row that did not help are enough."""
+"""How many restores in a row must fail to help before no more are made.
+
+With 1, a single odd answer would turn slot files off for as long as llama-server runs.  With 4,
+users would pay for two more useless restores, seconds each with a large model.
+"""
 
 HELPED = 0.5
-"""The part of the tokens restored that has to be reused.  Checkpoints of builds that have them lie a little before."""
+"""The part of the tokens restored that must be reused to call the restore a help.
+
+Builds that have checkpoints go on from one a little before the end, so not all tokens are reused.
+With 0.25, restores that save next to nothing would count as a help; near 1, every restore with
+checkpoints would count as a failure.
+"""
 
 
 class ReuseCheck:
-    """What is known of the model that runs now.
+    """What answers have shown about the llama-server that runs now.
 
-    `trouble` says why nothing is restored any more, if that is so.  `goes_back`: can it go on from somewhere inside
-    what it holds, as when the slot has the template and another question behind it?  `conversations`: are those that
-    were restored of use?  They are not where a model cannot go back and its chat template changes earlier turns, as
-    those do that drop a thinking model's reasoning.
+    Everything here only ever gets worse while that process runs; `llama_restarted` makes it good
+    again.
     """
 
     log = Logger()
 
-    def __init__(self) -> None:
-        self.trouble: str | None = None
-        self.goes_back = True
-        self.conversations = True
-        self._strikes = 0
-        self._conversation_strikes = 0
+    trouble: str | None
+    """Why nothing is restored any more, in a sentence for operators; `None` while restoring helps."""
 
-    def begin_anew(self) -> None:
+    goes_back: bool
+    """Whether the model can go on from inside what it holds, as when another question stands behind the template."""
+
+    conversations: bool
+    """Whether restored conversations are reused.
+
+    They are not where a model cannot go back and its chat template changes earlier turns, as those
+    of thinking models do that drop the reasoning.
+    """
+
+    def __init__(self) -> None:
+        self._doubted: dict[str, tuple[int, int]] = {}
+        self.llama_restarted()
+
+    def llama_restarted(self) -> None:
         """Forget everything: another process of llama-server runs."""
         self.trouble, self.goes_back, self.conversations = None, True, True
         self._strikes = self._conversation_strikes = 0
+        self._doubted.clear()
 
     def helped(self) -> None:
         """Note that what was restored was reused."""
         self._strikes = 0
 
     def did_not_help(self, promised: int, reused: int) -> None:
-        """Note that of so many tokens restored only so many were reused, although they were the right ones."""
+        """Note that of the `promised` tokens, which were the right ones, only `reused` were reused."""
         self._strikes += 1
         if self._strikes < STRIKES or self.trouble is not None:
             return
@@ -58,15 +86,33 @@ class ReuseCheck:
         )
         self.log.warn("{text}; no more is restored until llama-server is started again", text=self.trouble)
 
-    def conversation(self, useful: bool) -> None:
+    def doubt(self, name: str, promised: int, reused: int) -> None:
+        """Note that a template's file did not help, for a reason still to be found."""
+        self._doubted[name] = (promised, reused)
+
+    def is_doubted(self, name: str) -> bool:
+        """Tell whether the template's tokens must be compared with its file before that is restored again."""
+        return name in self._doubted
+
+    def tokens_compared(self, name: str, same: bool) -> None:
+        """Note that the template's tokens were compared, and whether they are the `same` as in its file."""
+        numbers = self._doubted.pop(name, None)
+        if numbers is not None and same:
+            self.did_not_help(*numbers)
+
+    def conversation_restored(self, useful: bool) -> None:
         """Note whether a conversation that was restored was reused."""
+        # Counted apart from templates: a model may reuse these and not those, and conversations
+        # alone are given up.
         self._conversation_strikes = 0 if useful else self._conversation_strikes + 1
         if self._conversation_strikes >= STRIKES and self.conversations:
             self.conversations = False
             self.log.warn("restored conversations are not reused with this model: no more are kept")
 
-    def gone_back(self, promised: int, reused: int) -> None:
-        """Note how many tokens were reused where the slot held more than those."""
+    def went_back(self, promised: int, reused: int) -> None:
+        """Note how many tokens were reused where the slot held more than those `promised`."""
+        # One failure is enough here.  Nothing is lost by it: what is given up is only the attempt
+        # to reuse the template in front of another conversation, and its file is restored instead.
         if not helped(promised, reused):
             self.goes_back = False
 

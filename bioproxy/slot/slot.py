@@ -1,68 +1,47 @@
-"""How to get the right thing into slot 0.
+"""Slot 0 of llama-server: the one object through which all others use it and ask about it.
 
-The slot is llama-server's working place: the tokens that it has processed, with their KV cache.  A prompt that
-begins with the same tokens goes on from there, so before a question on a template is sent, the slot should hold as much
-of it as possible.  In this order (`Slot.prepare`):
+The slot is where llama-server processes prompts.  It holds the tokens of the last request with
+their KV cache, and a prompt that begins with the same tokens goes on from there.  bioproxy is in
+essence the art of having the right tokens there in time, and this is the door to it.  It leads to
+several parts, each in its own module:
 
-1. The slot holds the conversation that the question goes on with: *hot*.
-2. A file has that conversation: *restored*.
-3. The slot holds the template, alone or with another question behind it: *hot*.
-4. A file has the template: *restored*.
-5. Nothing of this: *cold*.
+* `bioproxy.slot.content`: what the slot holds, and whether that is still so;
+* `bioproxy.slot.files`, `bioproxy.slot.saving`: the files that it was saved to;
+* `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
+* `bioproxy.slot.reuse_check`: whether all this helps with the model that runs;
+* `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what to do before a request, and doing it;
+* `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
-Before a conversation in the slot is lost to something else, it is saved, if that is worth it
-(`bioproxy.slot.conversation_saver`).
+Nobody outside reaches through to them.  Whoever wants to change the slot uses one of the three
+blocks; whoever wants to know something asks a question here, and gets an answer at once: no
+question needs an ``await``, so what it tells is what bioproxy knows, and not what llama-server
+would say at this moment.
 
-Everything here happens inside the gate.  A fault of these calls never harms the request they are made for: it is
-sent all the same, and is merely slower.
+Deliberately unknown here: who waits at the gate, what requests look like, and which template is
+warmed up next.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import ModelIdentity
-from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.record import CHAT, PREFIX, Snapshot
-from bioproxy.slot.reuse_check import ReuseCheck, helped
-
-NOBODY = ConversationChain()
-"""The conversation of a warm-up: none."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """How the slot came to hold a template: `cache` is ``hot``, ``restored`` or ``cold``.
-
-    `miss` says why it was cold, `restore_ms` how long the restore took, in milliseconds.  `promised` is how many tokens
-    should be reused now, where that is known and worth checking; `source` is the kind of file that was restored, and
-    `CHAT` for a conversation that the slot held.
-    """
-
-    cache: str
-    miss: str | None = None
-    restore_ms: float | None = None
-    promised: int | None = None
-    source: str | None = None
+from bioproxy.slot.preparer import SlotPreparer
+from bioproxy.slot.record import PREFIX, Snapshot
+from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot.uses import SlotUses
 
 
 class Slot:
     """Slot 0.
 
-    It has four parts: what it is `content`, its `files`, the `saver` of conversations, and the `reuse_check` that all
-    this helps.
+    Invariant: what is known of the slot is true, at each point where another coroutine may run.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -74,145 +53,119 @@ class Slot:
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
-        self.content = content
-        self.files = files
-        self.saver = saver
-        self.reuse_check = reuse_check
         self._identity = identity
-        self._metrics = metrics
-        self._clock = clock
-        self._seen: dict[str, Key] = {}
-        self._last: dict[str, ConversationChain] = {}
-        self._doubted: dict[str, tuple[int, int]] = {}
+        self._content = content
+        self._files = files
+        self._saver = saver
+        self._reuse_check = reuse_check
+        self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
+        uses = SlotUses(self._preparer, content, files, saver, reuse_check, metrics, clock)
+        # Using the slot, always inside the gate.  The parts say what each of these does; they are
+        # offered here under the same names, so that there is one object to know.
+        self.use_for_template = uses.use_for_template
+        self.use_otherwise = uses.use_otherwise
+        self.use_for_warmup = uses.use_for_warmup
+        self.judge = uses.judge
+        self.prepare = self._preparer.prepare
+        self.remember = self._preparer.remember
+        self.bring_back = self._preparer.bring_back
+        self.save_conversation = saver.save_if_due
 
-    def begin_anew(self, slot_known: bool = False) -> None:
+    # What happened elsewhere.
+
+    def llama_restarted(self, slot_known: bool = False) -> None:
         """Note that another process of llama-server runs: nothing learned from the last one counts.
 
-        With `slot_known` what the slot holds was noted of this process already.
+        With `slot_known` what the slot holds was written down of this process already, by a request
+        that met it before the watch did.
         """
         if not slot_known:
-            self.content.begin_anew()
-        self.reuse_check.begin_anew()
-        self._doubted.clear()
+            self._content.llama_restarted()
+        self._reuse_check.llama_restarted()
+
+    def llama_fell_asleep(self) -> None:
+        """Note that llama-server has unloaded its model, and the slot with it.  What answers have shown stays true."""
+        self._content.llama_restarted()
 
     def model_changed(self) -> None:
         """Note that somebody changes the model that runs: its adapters."""
-        self.content.forget()
+        self._content.forget()
         self._identity.current = None
 
-    def saved(self, name: str, key: Key | None) -> Snapshot | None:
-        """Return the template's snapshot if it is for this key and the model that runs now."""
-        return self._for_key(name, key) if self.files.of_use and name not in self._doubted else None
+    def tokens_compared(self, name: str, same: bool) -> None:
+        """Note that a template's tokens were compared with its file, and whether they are the `same`."""
+        self._reuse_check.tokens_compared(name, same)
 
-    async def prepare(self, name: str, key: Key, turns: ConversationChain = NOBODY) -> Prepared:
-        """Bring as much as possible of a prompt into the slot without computing it.
+    def discard_template_file(self, name: str) -> None:
+        """Have a template saved anew, for an operator: forget its file, and end a pause after failed saves."""
+        self._files.end_pause()
+        self._files.forget(name, PREFIX)
 
-        `key` is what the prompt begins with, `turns` its conversation.  Never fails for reasons of llama-server's;
-        cancelling leaves the slot unknown.
+    # Questions about the slot.
+
+    def holds(self, key: Key | None) -> bool:
+        """Tell whether the slot was left with this key's tokens, as far as is known without asking llama-server."""
+        return self._content.has(key)
+
+    def may_compute(self, name: str, key: Key) -> bool:
+        """Tell whether computing a template in the slot makes it warm, where there are no files.
+
+        Not where nobody could tell afterwards that the slot holds it, nor where a user left
+        something on this template there, even if it is in another shape.
         """
-        try:
-            prepared = await self._prepare(name, key, turns)
-        except (LlamaCallFailed, OSError) as error:
-            # The request itself will meet the same trouble, and its line in the log tells.
-            self.log.debug("slot 0 cannot be prepared for {name}: {error}", name=name, error=error)
-            self.content.forget()
-            prepared = Prepared("cold")  # the error that the client will get says more than any reason here
-        self._seen[name] = key
-        return prepared
+        known = self._content.known
+        theirs = self._content.left_by_user and known is not None and known.name == name
+        return self._content.visible and not self.holds(key) and not theirs
 
-    async def note(self, name: str, key: Key, turns: ConversationChain = NOBODY) -> None:
-        """Remember that the slot was left holding a template, with a conversation on it."""
-        prefix, chat = self._for_key(name, key), self.saver.continued(name, turns)
-        saved = max((entry.tokens for entry in (prefix, chat) if entry is not None), default=0)
-        await self.content.note(name, key, turns.all_messages if turns.message_digests else None, saved)
-        if turns.message_digests:
-            self._last[name] = turns
+    def was_displaced(self, name: str, key: Key) -> bool:
+        """Tell whether a warm-up, and no user, took the slot from a template that a file could bring back."""
+        content = self._content
+        ours = content.visible and not content.left_by_user and not content.has(key)
+        return ours and self.saved(name, key) is not None
 
-    def judge(self, name: str, prepared: Prepared, reused: int) -> None:
-        """Compare how many tokens an answer says were `reused` with what was promised."""
-        if prepared.promised is None:
-            return
-        if prepared.source is None:
-            return self.reuse_check.gone_back(prepared.promised, reused)
-        useful = helped(prepared.promised, reused)
-        if not useful and prepared.cache == "restored":
-            self._metrics.slot_restores.labels(name, "ineffective").inc()
-        if prepared.source == CHAT:
-            self.reuse_check.conversation(useful)
-        elif useful:
-            self.reuse_check.helped()
-        else:
-            # Or does the chat template make other tokens of the same text now?  One with a date in it does, at
-            # midnight, for all templates.  Nothing is restored for this one before its tokens were looked at.
-            self._doubted[name] = (prepared.promised, reused)
+    def conversation_save_is_due(self) -> bool:
+        """Tell whether the slot holds a conversation that is worth saving now."""
+        return self._saver.due()
 
-    def doubted(self, name: str) -> bool:
-        """Tell whether the template's tokens should be looked at again."""
-        return name in self._doubted
+    # Questions about files.
 
-    def looked_at(self, name: str, same: bool) -> None:
-        """Note that the template's tokens were looked at, and whether they are the `same` as in its file."""
-        numbers = self._doubted.pop(name, None)
-        if numbers is not None and same:
-            self.reuse_check.did_not_help(*numbers)
+    def saved(self, name: str, key: Key | None) -> Snapshot | None:
+        """Return the template's file if it may be restored now: for this key, by the model that runs."""
+        usable = self.may_use_files and not self.is_doubted(name)
+        return self._preparer.file_for(name, key) if usable else None
 
-    async def bring_back(self, name: str, key: Key) -> None:
-        """Restore a template, with the last conversation on it if that was saved."""
-        await self.prepare(name, key, self._last.get(name, NOBODY))
+    def is_doubted(self, name: str) -> bool:
+        """Tell whether the template's tokens must be compared with its file before that is restored again."""
+        return self._reuse_check.is_doubted(name)
 
-    def _for_key(self, name: str, key: Key | None) -> Snapshot | None:
-        entry = self.files.usable(name, PREFIX)
-        return entry if entry is not None and entry.key == key else None
+    @property
+    def llama_keeps_files(self) -> bool | None:
+        """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
+        return self._files.enabled
 
-    async def _prepare(self, name: str, key: Key, turns: ConversationChain) -> Prepared:
-        held, chat = await self.content.look(), self.saver.continued(name, turns)
-        prefix = self._for_key(name, key)
-        template_tokens = prefix.tokens if prefix is not None else None
-        # 1. The slot holds the conversation.  Asking the same once more needs a model that can go back to the question.
-        same = held is not None and held.key == key
-        conversation = held.conversation if held is not None else None
-        if same and conversation is not None and turns.continues(conversation):
-            if turns.is_longer_than(conversation) and self.reuse_check.conversations:
-                return Prepared("hot", promised=template_tokens, source=CHAT)
-            if self.reuse_check.goes_back:
-                return Prepared("hot", promised=template_tokens)
-        if held is None and self.reuse_check.goes_back:
-            goes_on = self.content.perhaps is not None and turns.continues(self.content.perhaps.turns.all_messages)
-            perhaps = (goes_on or chat is None) and await self.content.has_perhaps(key, turns, template_tokens or 0)
-            if perhaps and await self._identity.unchanged():
-                return Prepared("hot")
-        # 2. A file has it.  Another conversation on this template is not kept then: it would be written over this one.
-        if chat is None or held is None or held.name != name:
-            await self.saver.keep()
-        # 3. The slot holds the template.
-        if same and chat is None and conversation is None:
-            return Prepared("hot")
-        if same and chat is None and self.reuse_check.goes_back:
-            return Prepared("hot", promised=template_tokens)
-        self.content.forget()
-        return await self._restore(name, key, chat)
+    @llama_keeps_files.setter
+    def llama_keeps_files(self, enabled: bool | None) -> None:
+        self._files.enabled = enabled
 
-    async def _restore(self, name: str, key: Key, chat: Snapshot | None) -> Prepared:
-        # Here the slot's content is not known to be of use, so this is the moment to learn which model runs: finding
-        # out overwrites the slot.
-        model = await self._identity.find_out()
-        if self.reuse_check.trouble is not None or name in self._doubted:
-            return Prepared("cold", "ineffective")
-        prefix = self.files.recorded(name, PREFIX)
-        began = self._clock.seconds()
-        # 2. and 4.
-        for kind, entry in ((CHAT, chat), (PREFIX, prefix)):
-            if entry is None or entry.key != key or not entry.model.matches(model):
-                continue
-            if await self.files.load(name, kind, entry):
-                took = (self._clock.seconds() - began) * 1000
-                await self.content.note(name, key, entry.conversation, entry.tokens)
-                return Prepared("restored", None, took, entry.tokens, kind)
-        # 5.
-        if prefix is None:
-            return Prepared("cold", "slot-taken" if self._seen.get(name) == key else "first")
-        if prefix.key.text != key.text:
-            return Prepared("cold", "content-changed")
-        if prefix.key != key:
-            return Prepared("cold", "shape-changed")
-        return Prepared("cold", "no-file" if prefix.model.matches(model) else "other-model")
+    @property
+    def may_use_files(self) -> bool:
+        """Whether slot files can be saved now, and restoring them helps."""
+        return self._files.of_use
+
+    @property
+    def restore_trouble(self) -> str | None:
+        """Why nothing is restored with this llama-server, in a sentence for operators; `None` if that is not so."""
+        return self._reuse_check.trouble
+
+    @property
+    def model_goes_back(self) -> bool:
+        """Whether the model can go on from inside what the slot holds, as far as is known."""
+        return self._reuse_check.goes_back
+
+    def usable_file(self, name: str, kind: str) -> Snapshot | None:
+        """Return a template's file of this kind if it is of the model that runs now, whatever text it was made of."""
+        return self._files.usable(name, kind)
+
+    async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
+        """Have llama-server read a file into the slot.  Fires and fails as `SlotFiles.load`."""
+        return await self._files.load(name, kind, entry)

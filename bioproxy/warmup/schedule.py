@@ -18,7 +18,6 @@ from twisted.internet.interfaces import IReactorTime
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.prompts.template_poller import TemplatePoller
-from bioproxy.slot.record import PREFIX
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.backoff import LONGEST_PAUSE, Backoff
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -69,7 +68,7 @@ class Schedule:
         due = [name for name in self._poller.templates if name not in tried and self._is_due(name)]
 
         def order(name: str) -> tuple[bool, bool, int]:
-            return name not in self.wanted, not self._slot.content.has(self.key(name)), self._shape_learning.turn(name)
+            return name not in self.wanted, not self._slot.holds(self.key(name)), self._shape_learning.turn(name)
 
         return min(due, default=None, key=order)
 
@@ -100,8 +99,7 @@ class Schedule:
         self._chosen = name
         self._backoff.over(name)
         self._changing.pop(name, None)
-        self._slot.files.try_again()
-        self._slot.files.forget(name, PREFIX)
+        self._slot.discard_template_file(name)
 
     def forget(self, name: str) -> None:
         """Forget all about a template: it is gone, or another one of this name has come."""
@@ -131,7 +129,7 @@ class Schedule:
 
     def _is_due(self, name: str) -> bool:
         key = self.key(name)
-        if self._slot.files.enabled is None:
+        if self._slot.llama_keeps_files is None:
             return False  # not asked yet, perhaps because llama-server sleeps
         if key is None or not self._has_prefix(name):
             return False
@@ -143,16 +141,13 @@ class Schedule:
             return False
         if self._clock.seconds() < self._changing.get(name, (0, 0.0))[1]:
             return False
-        if self._slot.files.of_use:
+        if self._slot.may_use_files:
             return self._slot.saved(name, key) is None
         # Without files only one template can be warm, in the slot itself: the one that was asked for last.  It is not
         # worth waking llama-server up for: as soon as it sleeps again, the slot is empty.
         if self._watch.process.props.asleep:
             return False
-        # What a user left there on this template stays, even if it is in another shape.
-        held, content = self._slot.content.now, self._slot.content
-        theirs = content.users and held is not None and held.name == name
-        return name == self.favourite() and content.visible and not content.has(key) and not theirs
+        return name == self.favourite() and self._slot.may_compute(name, key)
 
     def _has_prefix(self, name: str) -> bool:
         """Tell whether there is anything to warm: a template may begin with the message, or be unreadable."""

@@ -19,8 +19,8 @@ from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.prompts.template_poller import TemplatePoller, error_texts
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -90,7 +90,7 @@ class Warmer:
             return ("error" if error else "cold"), error
         if self._warmup.current == name:
             return "warming", error
-        if self._slot.content.has(key) or self._slot.saved(name, key):
+        if self._slot.holds(key) or self._slot.saved(name, key):
             return "warm", error
         return ("error" if trouble is not None else "cold"), error
 
@@ -127,7 +127,7 @@ class Warmer:
         assert key is not None and text is not None  # the agenda has no other
         began = self._clock.seconds()
         try:
-            if self._slot.doubted(name):
+            if self._slot.is_doubted(name):
                 self._prefixes.forget()
             tokens = await self._prefix_tokens(name, text.prefix, self.schedule.about(name))
             self.tokens[name] = len(tokens)
@@ -171,14 +171,13 @@ class Warmer:
 
     async def _tidy_up(self) -> None:
         """Nothing needs to be warmed up: keep what a user left in the slot, or bring back what warm-ups displaced."""
-        if self._gate.idle_seconds() >= IDLE and self._slot.saver.due():
+        if self._gate.stats.idle_seconds() >= IDLE and self._slot.conversation_save_is_due():
             await self._gate.warmup(self._keep)
         name = self.schedule.favourite()
         key = self.schedule.key(name) if name is not None else None
         if name is None or key is None or not self.schedule.ahead or not self._shape_learning.turn(name):
             return
-        content = self._slot.content
-        if content.users or not content.visible or content.has(key) or not self._slot.saved(name, key):
+        if not self._slot.was_displaced(name, key):
             return
         # Once for each occasion: what cannot be brought back, or not be seen, would be tried for ever.
         if self._brought_back != (occasion := (self._watch.process, name, key)):
@@ -186,8 +185,8 @@ class Warmer:
             await self._gate.warmup(lambda: self._slot.bring_back(name, key))
 
     async def _keep(self) -> None:
-        with self._gate.let_finish(last=True):
-            await self._slot.saver.keep()
+        with self._gate.without_preemption(last=True):
+            await self._slot.save_conversation()
 
     def _show(self) -> None:
         """Bring the gauges up to date."""

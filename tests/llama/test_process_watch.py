@@ -118,7 +118,7 @@ class WatchTest(WorldTest):
         for happens, known, model_known in events:
             self.successResultOf(self.built.start(self.built.identity.find_out))
             self.successResultOf(self.built.start(lambda: self.built.llama.evaluate([1])))
-            self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+            self.successResultOf(self.built.start(lambda: self.built.slot.remember("code", KEY)))
             happens()
             self.look()
             self.assertEqual(known, self.built.content.has(KEY))
@@ -127,10 +127,10 @@ class WatchTest(WorldTest):
     def test_met_by_a_request(self) -> None:
         """If a request met the new process before the watch did, what that request left in the slot stays known."""
         process = self.watch.process
-        self.built.reuse_check.gone_back(1000, 0)
+        self.built.reuse_check.went_back(1000, 0)
         self.server.restart()
         model = self.successResultOf(self.built.start(self.built.identity.find_out))
-        self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+        self.successResultOf(self.built.start(lambda: self.built.slot.remember("code", KEY)))
         self.assertEqual(process, self.watch.process)
         self.look()
         self.assertNotEqual(process, self.watch.process)
@@ -190,7 +190,7 @@ class WatchTest(WorldTest):
         self.assertEqual(["/health", "/props"], self.server.paths()[before:])  # whatever else is asked would wake it
         self.assertEqual((True, True), (self.watch.up, self.watch.process.props.asleep))
         self.assertFalse(self.built.content.has(KEY))
-        self.successResultOf(self.built.start(lambda: self.built.slot.note("code", KEY)))
+        self.successResultOf(self.built.start(lambda: self.built.slot.remember("code", KEY)))
         self.look()
         self.assertTrue(self.built.content.has(KEY))
         self.server.asleep = False

@@ -195,7 +195,7 @@ class ComingBack(WarmTest):
             call = world.chat("@code why?")
             self.assertEqual((502, "upstream_error"), (call.status, call.json()["error"]["type"]))
             self.look()
-        self.assertIsNone(world.content.now)
+        self.assertIsNone(world.content.known)
         self.server.down = False
         self.server.restart()
         self.look()

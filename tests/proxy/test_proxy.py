@@ -138,10 +138,10 @@ class Templates(WorldTest):
             self.assertEqual(
                 ("cold", "ineffective"), (call.headers["x-bioproxy-cache"], call.headers["x-bioproxy-miss"])
             )
-            self.assertEqual((None, None), (world.content.now, world.content.perhaps))
+            self.assertEqual((None, None), (world.content.known, world.content.probable))
         self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
         world.send("POST", "/lora-adapters", b"[]")
-        self.assertEqual((None, None), (world.content.now, world.identity.current))
+        self.assertEqual((None, None), (world.content.known, world.identity.current))
         self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
 
     def test_slot_calls_in_doubt(self) -> None:
@@ -271,7 +271,7 @@ class Conversations(WorldTest):
         self.built.llama_server.answers = {SAVE: "nonsense"}
         with capturedLogs() as events:
             self.assertEqual(200, self.built.chat("hello").status)
-        self.assertIn("a conversation is not kept", "".join(logged(events)))
+        self.assertIn("conversation not saved", "".join(logged(events)))
         self.assertEqual(("restored", len(PREFIX)), self.ask(LONG, "fine", "and then?"))
 
 

@@ -23,17 +23,17 @@ class HoldingTest(SlotTest):
 
     def note(self, saved: int = 0, conversation: Conversation | None = None) -> None:
         """Note that the slot was left with ``@code``."""
-        self.run_now(lambda: self.content.note("code", KEY, conversation, saved))
+        self.run_now(lambda: self.content.remember("code", KEY, conversation, saved))
 
     def looks(self) -> bool:
         """Look; tell whether the slot still holds what it was left with."""
-        return self.run_now(self.content.look) is not None
+        return self.run_now(self.content.confirm) is not None
 
     def test_held(self) -> None:
         """What the slot was left with is known with all that belongs to it, for this key and no other."""
         conversation = Conversation(1, "digest")
         self.note(5, conversation)
-        held = self.run_now(self.content.look)
+        held = self.run_now(self.content.confirm)
         assert held is not None
         self.assertEqual(("code", KEY, conversation, 5), (held.name, held.key, held.conversation, held.saved))
         self.assertEqual((self.server.task, len(PREFIX)), (held.witness.task, held.witness.tokens))
@@ -111,20 +111,20 @@ class HoldingTest(SlotTest):
         self.server.slots_shown = False
         self.note()
         self.assertEqual((False, False), (self.content.visible, self.content.has(KEY)))
-        self.content.begin_anew()
+        self.content.llama_restarted()
         self.assertTrue(self.content.visible)
 
     def test_trouble(self) -> None:
         """Where the witness cannot be had, noting leaves the slot unknown and is no error; looking fails."""
         self.server.answers = {"/slots": "nonsense"}
-        self.failureResultOf(self.built.start(self.content.look), UpstreamError)
+        self.failureResultOf(self.built.start(self.content.confirm), UpstreamError)
         self.note()
         self.assertFalse(self.content.has(KEY))
 
     def test_broken_off_while_noting(self) -> None:
         """What was believed before does not outlive a note that was broken off."""
         self.server.pause_at = {"/slots"}
-        noting = self.built.start(lambda: self.content.note("code", OTHER, None, 0))
+        noting = self.built.start(lambda: self.content.remember("code", OTHER, None, 0))
         self.assertFalse(self.content.has(KEY))
         self.server.break_off()
         self.built.settle()
@@ -138,39 +138,39 @@ class HoldingTest(SlotTest):
             (self.content.forget, True),
             (self.content.taken_by_warmup, False),
             (self.content.taken_by_user, True),
-            (self.content.begin_anew, False),
+            (self.content.llama_restarted, False),
         ):
             self.note()
             self.assertTrue(self.content.has(KEY))
             change()
-            self.assertEqual((None, users), (self.content.now, self.content.users))
+            self.assertEqual((None, users), (self.content.known, self.content.left_by_user))
 
     def test_unsaved(self) -> None:
         """A conversation is unsaved by what it has grown since it was saved, or else since the template was."""
-        self.assertEqual(0, self.content.unsaved())  # the template is no conversation
+        self.assertEqual(0, self.content.unsaved_tokens())  # the template is no conversation
         self.converse("q", grown=300)
-        self.assertEqual(300, self.content.unsaved())
+        self.assertEqual(300, self.content.unsaved_tokens())
         total = len(PREFIX) + 300
-        self.content.now_saved(total - 10)
-        self.assertEqual(10, self.content.unsaved())
-        self.content.now_saved(5)  # less than that is saved, too: it changes nothing
-        self.assertEqual(10, self.content.unsaved())
-        self.content.now_saved(total)
-        self.assertEqual(0, self.content.unsaved())
+        self.content.mark_saved(total - 10)
+        self.assertEqual(10, self.content.unsaved_tokens())
+        self.content.mark_saved(5)  # less than that is saved, too: it changes nothing
+        self.assertEqual(10, self.content.unsaved_tokens())
+        self.content.mark_saved(total)
+        self.assertEqual(0, self.content.unsaved_tokens())
         self.content.forget()
-        self.content.now_saved(total)
-        self.assertEqual((None, 0), (self.content.now, self.content.unsaved()))
+        self.content.mark_saved(total)
+        self.assertEqual((None, 0), (self.content.known, self.content.unsaved_tokens()))
 
     def test_template_alone(self) -> None:
         """After a warm-up there is no conversation, and the template is saved."""
-        held = self.content.now
+        held = self.content.known
         assert held is not None
-        self.assertEqual((None, 0), (held.conversation, self.content.unsaved()))
+        self.assertEqual((None, 0), (held.conversation, self.content.unsaved_tokens()))
 
     def test_conversation(self) -> None:
         """After a question it is the whole conversation, saved as far as the template is."""
         self.converse("a", "b", "c", grown=300)
-        held = self.content.now
+        held = self.content.known
         assert held is not None
         self.assertEqual(
             (ConversationChain(("a", "b", "c")).all_messages, len(PREFIX)), (held.conversation, held.saved)
@@ -180,4 +180,4 @@ class HoldingTest(SlotTest):
         """Where no file has anything of it, all of it is unsaved."""
         self.files.discard("code", "prefix")
         self.converse("q", grown=10)
-        self.assertEqual(len(PREFIX) + 10, self.content.unsaved())
+        self.assertEqual(len(PREFIX) + 10, self.content.unsaved_tokens())

@@ -27,8 +27,8 @@ class KeeperTest(SlotTest):
     def keep(self) -> list[str]:
         """Keep it; return what was logged."""
         with capturedLogs() as events:
-            self.run_now(self.saver.keep)
-        return [line for line in logged(events) if "not kept" in line]
+            self.run_now(self.saver.save_if_due)
+        return [line for line in logged(events) if "not saved" in line]
 
     def recorded(self) -> Snapshot | None:
         """Return what the record has of the conversation."""
@@ -82,7 +82,7 @@ class Due(KeeperTest):
         self.built.content.forget()
         self.assertFalse(self.saver.due())
         self.evaluate(PREFIX)
-        self.run_now(lambda: self.slot.note("code", KEY))  # the template alone
+        self.run_now(lambda: self.slot.remember("code", KEY))  # the template alone
         self.assertFalse(self.saver.due())
         self.converse("question")
         self.files.enabled = False
@@ -134,7 +134,7 @@ class Keeping(KeeperTest):
         self.keep()
         longer = self.converse("question", "answer", "more", grown=900)
         self.server.pause_at = {SAVE}
-        keeping = self.built.start(self.saver.keep)
+        keeping = self.built.start(self.saver.save_if_due)
         entry = self.recorded()
         assert entry is not None
         self.assertEqual(("code.chat.bin", len(self.held)), (entry.filename, entry.tokens))
@@ -159,7 +159,7 @@ class Keeping(KeeperTest):
         self.assertEqual((2, None, False), (self.saves(), self.recorded(), self.saver.due()))
         self.keep()
         self.converse("question", "answer", "more", grown=310)
-        self.built.content.now_saved(len(self.held))
+        self.built.content.mark_saved(len(self.held))
         self.keep()
         self.assertEqual(2, self.saves())
         self.server.answers = {}
@@ -208,7 +208,7 @@ class Keeping(KeeperTest):
         before = self.recorded()
         self.converse("question", "answer", "more", grown=900)
         self.server.pause_at = {SAVE}
-        keeping = self.built.start(self.saver.keep)
+        keeping = self.built.start(self.saver.save_if_due)
         keeping.cancel()
         self.built.settle()
         self.failureResultOf(keeping, CancelledError)
@@ -220,7 +220,7 @@ class Continuing(KeeperTest):
 
     def test_continued(self) -> None:
         """The file is for those turns that begin with all that is in it, on the same template."""
-        self.assertIsNone(self.saver.continued("code", ConversationChain(("question",))))
+        self.assertIsNone(self.saver.saved_beginning("code", ConversationChain(("question",))))
         self.keep()
         for name, chain, expected in (
             ("code", ("question", "answer", "more"), self.recorded()),
@@ -230,7 +230,7 @@ class Continuing(KeeperTest):
             ("code", (), None),
             ("story", ("question",), None),
         ):
-            self.assertEqual(expected, self.saver.continued(name, ConversationChain(chain)), (name, chain))
+            self.assertEqual(expected, self.saver.saved_beginning(name, ConversationChain(chain)), (name, chain))
 
     def test_other_model(self) -> None:
         """A conversation with another model is none; while nobody knows which one runs, it may be the same."""
@@ -243,12 +243,12 @@ class Continuing(KeeperTest):
             (replace(entry.model, facts="other"), None),
         ):
             self.built.identity.current = model
-            self.assertEqual(expected, self.saver.continued("code", turns), model)
+            self.assertEqual(expected, self.saver.saved_beginning("code", turns), model)
 
     def test_grown_since(self) -> None:
         """What is saved of a conversation does not count as grown when it goes on."""
         self.keep()
         self.converse("question", "answer", "more", grown=310)
-        self.assertEqual(10, self.built.content.unsaved())
+        self.assertEqual(10, self.built.content.unsaved_tokens())
         self.converse("another", grown=310)
-        self.assertEqual(310, self.built.content.unsaved())
+        self.assertEqual(310, self.built.content.unsaved_tokens())

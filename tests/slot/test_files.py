@@ -14,9 +14,9 @@ from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.digests import digest, prefix_digests
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import UpstreamError
-from bioproxy.slot.files import SHORTEST_REST, SaveFailed
 from bioproxy.slot.folder import RESERVE
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot.saving import SHORTEST_PAUSE, SaveFailed
 from tests.support.fakes import MAGIC, Refusal
 from tests.support.world import KEY, SlotTest, logged
 from tests.support.world import PREFIX as TOKENS
@@ -122,9 +122,9 @@ class Saving(SlotFilesTest):
     def test_somebody_else_before(self) -> None:
         """Where the slot holds another number of tokens, or is at work, nothing is written."""
         before = self.recorded()
-        self.assertEqual("saving code.new.bin: somebody else used the slot", self.fails(self.saving(tokens=5)))
+        self.assertEqual("saving code.new.bin: another request used the slot", self.fails(self.saving(tokens=5)))
         self.server.busy = True
-        self.assertIn("somebody else used the slot", self.fails(self.saving()))
+        self.assertIn("another request used the slot", self.fails(self.saving()))
         self.assertEqual((1, before), (self.server.paths().count(SAVE), self.recorded()))
         self.assertEqual(2, self.count("saves", "failed"))
 
@@ -180,7 +180,7 @@ class Saving(SlotFilesTest):
         self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
         self.fails(self.saving(name="other"))
         self.assertTrue(self.files.of_use)  # that may be for a reason of its own
-        for seconds in (SHORTEST_REST, 2 * SHORTEST_REST):
+        for seconds in (SHORTEST_PAUSE, 2 * SHORTEST_PAUSE):
             self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
             self.fails(self.saving())
             self.built.clock.advance(seconds - 1)
@@ -447,10 +447,10 @@ class SeenFolder(SlotFilesTest):
         """A file that was perhaps written stays recorded, and is used if it is as it was, else not."""
         self.later(10)
         entry = self.recorded()
-        self.files.changed(None)
+        self.files.written_by_client(None)
         self.assertEqual(entry, self.recorded())
         self.is_restored(TOKENS)
-        self.files.changed(None)
+        self.files.written_by_client(None)
         file = self.slots / "code.bin"
         file.write_bytes(file.read_bytes()[::-1])
         self.assertIsNone(self.files.usable("code", PREFIX))
@@ -462,14 +462,14 @@ class SeenFolder(SlotFilesTest):
         """Just after a file was recorded, another one of its size could look the same: it is forgotten."""
         self.later(0)
         self.save(CHAT)
-        self.files.changed(None)
+        self.files.written_by_client(None)
         self.assertEqual([], list(self.built.snapshots.items()))
 
     def test_any_file_written_at_an_unknown_time(self) -> None:
         """So is one of which nobody noted when it was written: it was recorded without a look at the folder."""
         self.later(10)
         self.built.snapshots.put("code", PREFIX, replace(self.recorded(), written_at=None))
-        self.files.changed(None)
+        self.files.written_by_client(None)
         self.assertIsNone(self.built.snapshots.get("code"))
 
     def test_another_folder(self) -> None:
@@ -575,19 +575,19 @@ class Judging(SlotFilesTest):
     def test_written_by_a_client(self) -> None:
         """A file of ours that somebody else had written is forgotten, also on a disk that knows no capital letters."""
         self.save(CHAT)
-        self.files.changed("other.bin")
+        self.files.written_by_client("other.bin")
         self.assertEqual(2, len(list(self.built.snapshots.items())))
-        self.files.changed("CODE.Chat.bin")
+        self.files.written_by_client("CODE.Chat.bin")
         self.assertIsNone(self.built.snapshots.get("code", CHAT))
-        self.files.changed("code.bin")
+        self.files.written_by_client("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))
 
     def test_any_file_written_by_a_client(self) -> None:
         """Where nobody can tell which file was written, nor look at any, all are forgotten, each with a word."""
         self.save(CHAT)
         with capturedLogs() as events:
-            self.files.changed(None)
-            self.files.changed(None)
+            self.files.written_by_client(None)
+            self.files.written_by_client(None)
         self.assertEqual([], list(self.built.snapshots.items()))
         self.assertEqual([], list(self.reread().items()))
         self.assertEqual({"code.bin", "code.chat.bin"}, {text.split(" ")[0] for text in logged(events)})
@@ -603,9 +603,9 @@ class Judging(SlotFilesTest):
         """It is forgotten also if that cannot be written down, which is logged."""
         (self.built.settings.state_dir / "snapshots.new").mkdir()
         with capturedLogs() as events:
-            self.files.changed("code.bin")
+            self.files.written_by_client("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))
-        self.assertIn("the record cannot be written", logged(events)[0])
+        self.assertIn("the record of slot files cannot be written", logged(events)[0])
 
     def test_renamed_key(self) -> None:
         """A file can turn out to be right for another key; it is the same file."""

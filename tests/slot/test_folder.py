@@ -35,7 +35,7 @@ class SlotFolderTest(FolderTest):
 
 
 class Looking(SlotFolderTest):
-    """`whole`, `written_at`, `has_room` and `complaints`."""
+    """`whole`, `written_at`, `has_room` and `warnings`."""
 
     def recorded(self) -> Snapshot:
         """Write a file and return a record of it."""
@@ -45,23 +45,23 @@ class Looking(SlotFolderTest):
     def test_whole(self) -> None:
         """A file is whole while it has its size and nobody wrote it since, to the nanosecond."""
         entry = self.recorded()
-        self.assertTrue(self.seen.whole(entry))
+        self.assertTrue(self.seen.is_intact(entry))
         assert entry.written_at is not None
         for later in (1, -1, 10**9):
             os.utime(self.folder / "code.bin", ns=(0, entry.written_at + later))
-            self.assertFalse(self.seen.whole(entry), later)
+            self.assertFalse(self.seen.is_intact(entry), later)
         os.utime(self.folder / "code.bin", ns=(0, entry.written_at))
-        self.assertTrue(self.seen.whole(entry))
+        self.assertTrue(self.seen.is_intact(entry))
 
     def test_size(self) -> None:
         """Another size is another file, and so is none, even where it is not known when it was written."""
         entry = replace(self.recorded(), written_at=None)
-        self.assertTrue(self.seen.whole(entry))
+        self.assertTrue(self.seen.is_intact(entry))
         for size in (99, 101, 0):
             self.write("code.bin", content=bytes(size))
-            self.assertFalse(self.seen.whole(entry), size)
+            self.assertFalse(self.seen.is_intact(entry), size)
         (self.folder / "code.bin").unlink()
-        self.assertFalse(self.seen.whole(entry))
+        self.assertFalse(self.seen.is_intact(entry))
         self.assertIsNone(self.seen.written_at("code.bin"))
 
     def test_would_notice(self) -> None:
@@ -71,16 +71,16 @@ class Looking(SlotFolderTest):
         changed = os.stat(self.folder / "code.bin").st_ctime_ns / 1e9
         for later, expected in ((0.0, False), (1.9, False), (2.1, True), (1000.0, True)):
             folder = SlotFolder(self.folder, now=lambda later=later: changed + later)  # type: ignore[misc]
-            self.assertEqual(expected, folder.would_notice(entry), later)
-            self.assertFalse(folder.would_notice(replace(entry, written_at=None)))
-        self.assertFalse(SlotFolder(None, now=lambda: changed + 1000).would_notice(entry))
+            self.assertEqual(expected, folder.would_notice_write(entry), later)
+            self.assertFalse(folder.would_notice_write(replace(entry, written_at=None)))
+        self.assertFalse(SlotFolder(None, now=lambda: changed + 1000).would_notice_write(entry))
 
     def test_unseen(self) -> None:
         """A folder that cannot be seen is believed to be as it should be."""
-        self.assertTrue(self.unseen.whole(CODE))
+        self.assertTrue(self.unseen.is_intact(CODE))
         self.assertIsNone(self.unseen.written_at("code.bin"))
         self.assertTrue(self.unseen.has_room(1 << 60))
-        self.assertEqual([], list(self.unseen.complaints()))
+        self.assertEqual([], list(self.unseen.warnings()))
 
     def test_room(self) -> None:
         """There is room if the disk is still usable afterwards; where nobody can tell, the save will."""
@@ -111,21 +111,21 @@ class Looking(SlotFolderTest):
 
     def test_complaints(self) -> None:
         """What is wrong with the folder is told with its path: it is missing, no folder, or open to others."""
-        self.assertEqual([], list(self.seen.complaints()))
+        self.assertEqual([], list(self.seen.warnings()))
         self.write("file")
         for path, words in (
             (self.folder / "missing", "No such file or directory"),
             (self.folder / "file", "not a folder"),
         ):
-            self.assertEqual([f"slot_save_path: {path}: {words}"], list(SlotFolder(path).complaints()))
+            self.assertEqual([f"slot_save_path: {path}: {words}"], list(SlotFolder(path).warnings()))
         for mode in (0o701, 0o710, 0o704, 0o755):
             self.folder.chmod(mode)
-            [text] = self.seen.complaints()
+            [text] = self.seen.warnings()
             self.assertIn(f"{self.folder}: others than its owner may look into it (mode {mode:o})", text)
 
 
 class Changing(SlotFolderTest):
-    """`rename`, `remove` and `sweep`."""
+    """`rename`, `remove` and `remove_leftovers`."""
 
     def test_rename(self) -> None:
         """A file gets another name, in place of what had it before."""
@@ -164,19 +164,19 @@ class Changing(SlotFolderTest):
         ours = [f"code{end}" for end in (".bin", ".new.bin", ".chat.bin", ".chat.new.bin", ".part.bin")]
         others = ["story.bin", "story.new.bin", "code2.bin", "code.old.bin", "code.part.new.bin", "code", "code.bin.gz"]
         self.write(*ours, *others)
-        removed = self.seen.sweep(["code"], ["code.new.bin", "code.chat.bin", "story.bin"])
+        removed = self.seen.remove_leftovers(["code"], ["code.new.bin", "code.chat.bin", "story.bin"])
         self.assertEqual({"code.bin", "code.chat.new.bin", "code.part.bin"}, set(removed))
         self.assertEqual(sorted(["code.new.bin", "code.chat.bin", *others]), self.names())
 
     def test_sweep_by_name_and_content(self) -> None:
         """A file with one of our names that is no slot file is somebody else's."""
         self.write("code.bin", "code.part.bin", content=b"a program")
-        self.assertEqual([], self.seen.sweep(["code"], []))
+        self.assertEqual([], self.seen.remove_leftovers(["code"], []))
         self.assertEqual(["code.bin", "code.part.bin"], self.names())
 
     def test_unseen(self) -> None:
         """In a folder that cannot be seen nothing is done."""
         self.write("code.bin")
         self.assertFalse(self.unseen.remove("code.bin"))
-        self.assertEqual([], self.unseen.sweep(["code"], []))
+        self.assertEqual([], self.unseen.remove_leftovers(["code"], []))
         self.assertEqual(["code.bin"], self.names())

@@ -316,7 +316,7 @@ class Staying(GateTest):
             following = self.user("b")
             self.assertEqual(1, self.gate.waiting)
             self.clock.advance(number)
-            self.assertEqual(0, self.gate.idle_seconds())
+            self.assertEqual(0, self.gate.stats.idle_seconds())
             self.leave("work")
             self.assertEqual(["b"], self.inside)
             self.leave("b")
@@ -354,7 +354,7 @@ class Staying(GateTest):
         async def visit() -> None:
             turn = self.gate.user()
             async with turn:
-                turn.stay_until(nothing)
+                turn.hold_gate_for(nothing)
 
         self.successResultOf(Deferred.fromCoroutine(visit()))
         self.assertIsNone(self.gate.busy)
@@ -412,7 +412,7 @@ class Warmups(GateTest):
         self.assertEqual((["a"], 0), (self.inside, self.gate.waiting))
         self.assertFalse(self.successResultOf(again[0]))
 
-    def test_let_finish(self) -> None:
+    def test_without_preemption(self) -> None:
         """What must be finished is finished before the user's turn; if it was the last thing, the warm-up was done."""
         warmup = self.saving()
         user = self.user("a")
@@ -428,7 +428,7 @@ class Warmups(GateTest):
         self.user("b")
         self.assertEqual(["b"], self.inside)
 
-    def test_let_finish_in_the_middle(self) -> None:
+    def test_without_preemption_in_the_middle(self) -> None:
         """Where it was not the last thing, a user who came meanwhile is next, and the warm-up was not done."""
         warmup = self.saving(then="more")
         self.user("a")
@@ -484,7 +484,7 @@ class Idle(GateTest):
 
         def idle_after(seconds: float) -> float:
             self.clock.advance(seconds)
-            return self.gate.idle_seconds()
+            return self.gate.stats.idle_seconds()
 
         self.assertEqual(5, idle_after(5))
         self.user("a")
@@ -499,13 +499,13 @@ class Idle(GateTest):
         """A warm-up is nobody, but a user who waits for one to leave is somebody."""
         self.warmup()
         self.clock.advance(5)
-        self.assertEqual(5, self.gate.idle_seconds())
+        self.assertEqual(5, self.gate.stats.idle_seconds())
         self.leave("warmup")
-        self.assertEqual(5, self.gate.idle_seconds())
+        self.assertEqual(5, self.gate.stats.idle_seconds())
         saving = self.saving()
         self.user("a")
         self.clock.advance(1)
-        self.assertEqual((1, 0), (self.gate.waiting, self.gate.idle_seconds()))
+        self.assertEqual((1, 0), (self.gate.waiting, self.gate.stats.idle_seconds()))
         self.leave("saving")
         self.successResultOf(saving)
 
@@ -518,7 +518,7 @@ class Idle(GateTest):
         self.leave("a", ZeroDivisionError())
         self.failureResultOf(failed, ZeroDivisionError)
         self.clock.advance(1)
-        self.assertEqual(1, self.gate.idle_seconds())
+        self.assertEqual(1, self.gate.stats.idle_seconds())
 
 
 class Seen(GateTest):
@@ -526,15 +526,15 @@ class Seen(GateTest):
 
     def seen(self) -> tuple[str | None, list[str]]:
         """Return who is inside, of the users, and who waits."""
-        inside = self.gate.inside
-        return None if inside is None else inside.who, [turn.who for turn in self.gate.queue]
+        inside = self.gate.stats.inside
+        return None if inside is None else inside.who, [turn.who for turn in self.gate.stats.queue]
 
     def test_users(self) -> None:
         """Who is inside and who waits, in order; whoever leaves, by whichever way, is seen no more."""
         self.user("a")
         second, third = self.user("b"), self.user("c")
         self.assertEqual(("a", ["b", "c"]), self.seen())
-        waits_since = self.gate.queue[0].since
+        waits_since = self.gate.stats.queue[0].since
         self.assertEqual(self.turns["b"].since, waits_since)
         second.cancel()
         self.failureResultOf(second, CancelledError)
@@ -545,12 +545,12 @@ class Seen(GateTest):
         self.user("d")
         self.leave("a")
         self.assertEqual(("d", []), self.seen())
-        self.assertEqual(self.turns["d"].since, self.gate.inside_since)
+        self.assertEqual(self.turns["d"].since, self.gate.stats.inside_since)
         self.gate.close()
         self.refusal(self.user("e"))
         self.leave("d")
         self.assertEqual((None, []), self.seen())
-        self.assertIsNone(self.gate.inside_since)
+        self.assertIsNone(self.gate.stats.inside_since)
 
     def test_failing_and_staying(self) -> None:
         """Somebody who failed has gone; somebody who left something to be done has not."""
@@ -568,23 +568,23 @@ class Seen(GateTest):
         """A warm-up is no user, but it is inside since some time."""
         self.warmup()
         self.assertEqual((None, []), self.seen())
-        since = datetime.fromisoformat(self.gate.inside_since or "")
+        since = datetime.fromisoformat(self.gate.stats.inside_since or "")
         self.assertEqual(timedelta(0), since.utcoffset())
         self.leave("warmup")
-        self.assertIsNone(self.gate.inside_since)
+        self.assertIsNone(self.gate.stats.inside_since)
 
     def test_peak(self) -> None:
         """The peak is how many waited at most since the last look, and at least how many wait now."""
         for name in "abc":
             self.user(name)
         self.leave("a")
-        self.assertEqual([2, 1], [self.gate.take_peak(), self.gate.take_peak()])
+        self.assertEqual([2, 1], [self.gate.stats.take_peak(), self.gate.stats.take_peak()])
         self.leave("b")
-        self.assertEqual([1, 0], [self.gate.take_peak(), self.gate.take_peak()])
+        self.assertEqual([1, 0], [self.gate.stats.take_peak(), self.gate.stats.take_peak()])
         self.leave("c")
         self.warmup()
         self.user("d")  # for whom a warm-up leaves at once: nobody waited
-        self.assertEqual(0, self.gate.take_peak())
+        self.assertEqual(0, self.gate.stats.take_peak())
 
 
 class Numbers(GateTest):

@@ -48,33 +48,33 @@ class Proving(SynchronousTestCase):
 
     def test_goes_back(self) -> None:
         """A model that reuses little where the slot held more cannot go back; that says nothing about files."""
-        self.reuse_check.gone_back(1000, 500)
+        self.reuse_check.went_back(1000, 500)
         self.assertTrue(self.reuse_check.goes_back)
         for _ in range(3):
-            self.reuse_check.gone_back(1000, 499)
+            self.reuse_check.went_back(1000, 499)
         self.assertEqual((False, None), (self.reuse_check.goes_back, self.reuse_check.trouble))
 
     def test_conversations(self) -> None:
         """Two restored conversations in a row that did not help are enough to stop that, and only that."""
         expected = True, True, True, False, False
         for useful, wanted in zip((False, True, False, False, True), expected, strict=True):
-            self.reuse_check.conversation(useful)
+            self.reuse_check.conversation_restored(useful)
             self.assertEqual(wanted, self.reuse_check.conversations)
         self.assertEqual((None, True), (self.reuse_check.trouble, self.reuse_check.goes_back))
-        self.reuse_check.begin_anew()
+        self.reuse_check.llama_restarted()
         self.assertTrue(self.reuse_check.conversations)
-        self.reuse_check.conversation(False)
-        self.reuse_check.begin_anew()
-        self.reuse_check.conversation(False)
+        self.reuse_check.conversation_restored(False)
+        self.reuse_check.llama_restarted()
+        self.reuse_check.conversation_restored(False)
         self.assertTrue(self.reuse_check.conversations)
 
     def test_anew(self) -> None:
         """The next process of llama-server gets a new chance: two strikes, again."""
         self.reuse_check.did_not_help(1000, 0)
-        self.reuse_check.begin_anew()
+        self.reuse_check.llama_restarted()
         self.reuse_check.did_not_help(1000, 0)
         self.assertIsNone(self.reuse_check.trouble)
         self.reuse_check.did_not_help(1000, 0)
-        self.reuse_check.gone_back(1000, 0)
-        self.reuse_check.begin_anew()
+        self.reuse_check.went_back(1000, 0)
+        self.reuse_check.llama_restarted()
         self.assertEqual((None, True), (self.reuse_check.trouble, self.reuse_check.goes_back))

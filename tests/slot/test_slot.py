@@ -10,9 +10,9 @@ from bioproxy.llama.api import FIXED_MARKER
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
-from bioproxy.slot.content import Believed
+from bioproxy.slot.content import ProbableContent
+from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PREFIX
-from bioproxy.slot.slot import Prepared
 from tests.support.world import KEY, SlotTest
 from tests.support.world import PREFIX as TOKENS
 
@@ -148,7 +148,7 @@ class Conversing(SlotTest):
     def keep(self, *chain: str, grown: int = 300) -> list[int]:
         """Have a conversation in the slot and keep it; return its tokens."""
         held = self.converse(*chain, grown=grown)
-        self.run_now(self.built.saver.keep)
+        self.run_now(self.built.saver.save_if_due)
         return held
 
     def chat_file(self) -> list[int] | None:
@@ -185,7 +185,7 @@ class Conversing(SlotTest):
         prepared = self.prepare(KEY, *FIRST, "answer", "more")
         self.assertEqual(("restored", len(kept)), (prepared.cache, prepared.promised))
         self.assertEqual(kept, self.server.tokens)
-        self.assertEqual(0, self.built.content.unsaved())
+        self.assertEqual(0, self.built.content.unsaved_tokens())
         self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
 
     def test_file_before_template_in_the_slot(self) -> None:
@@ -279,7 +279,7 @@ class Conversing(SlotTest):
         """A model that cannot go back gets the template from its file where another conversation is in the slot."""
         self.server.goes_back = False
         held = self.converse(*FIRST)
-        self.built.reuse_check.gone_back(len(TOKENS), 0)
+        self.built.reuse_check.went_back(len(TOKENS), 0)
         prepared = self.prepare(KEY, *SECOND)
         self.assertEqual(("restored", len(TOKENS)), (prepared.cache, prepared.promised))
         self.assertEqual((TOKENS, held), (self.server.tokens, self.chat_file()))
@@ -288,7 +288,7 @@ class Conversing(SlotTest):
     def test_cannot_go_back_but_go_on(self) -> None:
         """Its own conversation stays hot for it."""
         self.server.goes_back = False
-        self.built.reuse_check.gone_back(len(TOKENS), 0)
+        self.built.reuse_check.went_back(len(TOKENS), 0)
         held = self.converse(*FIRST)
         self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
         self.assertEqual(held, self.server.tokens)
@@ -338,17 +338,17 @@ class Judging(SlotTest):
         for _ in range(3):
             self.judge(self.restored(), len(TOKENS) - 1)
         self.assertEqual((0, None), (self.count("restores", "ineffective"), self.built.reuse_check.trouble))
-        self.assertFalse(self.slot.doubted("code"))
+        self.assertFalse(self.slot.is_doubted("code"))
 
     def test_did_not_help(self) -> None:
         """One that did not is counted, and nothing is restored for its template before that was looked at again."""
         self.judge(self.restored(), 0)
         self.assertEqual(1, self.count("restores", "ineffective"))
-        self.assertEqual((True, False), (self.slot.doubted("code"), self.slot.doubted("story")))
+        self.assertEqual((True, False), (self.slot.is_doubted("code"), self.slot.is_doubted("story")))
         self.assertIsNone(self.slot.saved("code", KEY))
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
-        self.slot.looked_at("code", same=True)
-        self.assertEqual((False, True), (self.slot.doubted("code"), self.slot.saved("code", KEY) is not None))
+        self.slot.tokens_compared("code", same=True)
+        self.assertEqual((False, True), (self.slot.is_doubted("code"), self.slot.saved("code", KEY) is not None))
         self.assertEqual("restored", self.restored().cache)
 
     def test_twice(self) -> None:
@@ -356,7 +356,7 @@ class Judging(SlotTest):
         for _ in range(2):
             self.assertIsNone(self.built.reuse_check.trouble)
             self.judge(self.restored(), 7)
-            self.slot.looked_at("code", same=True)
+            self.slot.tokens_compared("code", same=True)
         self.assertIn(f"of {len(TOKENS)} tokens restored llama-server reused 7", str(self.built.reuse_check.trouble))
         before = len(self.server.requests)
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
@@ -370,15 +370,15 @@ class Judging(SlotTest):
         """One that helped in between shows that they do."""
         for reused in (0, len(TOKENS), 0):
             self.judge(self.restored(), reused)
-            self.slot.looked_at("code", same=True)
+            self.slot.tokens_compared("code", same=True)
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_other_tokens(self) -> None:
         """Where the chat template makes other tokens now, at midnight perhaps, it was not the restoring that failed."""
         for _ in range(3):
             self.judge(self.restored(), 0)
-            self.slot.looked_at("code", same=False)
-        self.slot.looked_at("code", same=True)  # nothing was doubted
+            self.slot.tokens_compared("code", same=False)
+        self.slot.tokens_compared("code", same=True)  # nothing was doubted
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_doubt_from_before(self) -> None:
@@ -388,7 +388,7 @@ class Judging(SlotTest):
         self.server.restart()
         self.run_now(self.built.watch.look)
         for name in ("code", "story"):
-            self.slot.looked_at(name, same=True)
+            self.slot.tokens_compared(name, same=True)
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_conversation_did_not_help(self) -> None:
@@ -396,13 +396,13 @@ class Judging(SlotTest):
         for _ in range(2):
             self.assertTrue(self.built.reuse_check.conversations)
             self.converse(*FIRST)
-            self.run_now(self.built.saver.keep)
+            self.run_now(self.built.saver.save_if_due)
             self.evaluate([1, 2, 3])
             prepared = self.prepare(KEY, *FIRST)
             self.assertEqual(CHAT, prepared.source)
             self.judge(prepared, 0)
         self.assertEqual((False, None), (self.built.reuse_check.conversations, self.built.reuse_check.trouble))
-        self.assertFalse(self.slot.doubted("code"))
+        self.assertFalse(self.slot.is_doubted("code"))
 
     def test_conversation_is_counted(self) -> None:
         """A restored conversation that did not help is counted as any other file, and one that did is not."""
@@ -413,9 +413,9 @@ class Judging(SlotTest):
     def test_conversations_no_more(self) -> None:
         """Then a question gets the template instead, and no conversation is saved, until llama-server restarts."""
         self.converse(*FIRST)
-        self.run_now(self.built.saver.keep)
+        self.run_now(self.built.saver.save_if_due)
         for _ in range(2):
-            self.built.reuse_check.conversation(False)
+            self.built.reuse_check.conversation_restored(False)
         self.evaluate([1, 2, 3])
         prepared = self.prepare(KEY, *FIRST)
         self.assertEqual(("restored", PREFIX, TOKENS), (prepared.cache, prepared.source, self.server.tokens))
@@ -441,21 +441,21 @@ class Judging(SlotTest):
         self.assertTrue(self.built.reuse_check.goes_back)
         self.judge(prepared, 0)
         self.assertEqual((False, None), (self.built.reuse_check.goes_back, self.built.reuse_check.trouble))
-        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.doubted("code")))
+        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.is_doubted("code")))
 
     def test_conversation_still_counts(self) -> None:
         """What a doubted file has of the tokens counts as saved: a conversation has not grown by that."""
         self.judge(self.restored(), 0)
         self.converse(*FIRST, grown=100)
-        self.assertEqual(100, self.built.content.unsaved())
+        self.assertEqual(100, self.built.content.unsaved_tokens())
 
     def test_kept_counts_as_saved(self) -> None:
         """So does what the conversation's file has of it, if it is the same conversation."""
         self.converse(*FIRST)
-        self.run_now(self.built.saver.keep)
+        self.run_now(self.built.saver.save_if_due)
         for chain, unsaved in ((FIRST, 20), ((*FIRST, "answer", "more"), 20), (SECOND, 320)):
             self.converse(*chain, grown=320)
-            self.assertEqual(unsaved, self.built.content.unsaved(), chain)
+            self.assertEqual(unsaved, self.built.content.unsaved_tokens(), chain)
 
     def test_nothing_recorded(self) -> None:
         """Where the template has no file nothing is promised by what the slot holds."""
@@ -469,7 +469,7 @@ class BrokenOff(SlotTest):
 
     def broken_off(self, tokens: list[int], *chain: str, key: Key = KEY) -> None:
         """Have a question leave so many tokens in the slot, and its client hang up."""
-        self.slot.content.taken_by_user(Believed(key, ConversationChain(chain)))
+        self.built.content.taken_by_user(ProbableContent(key, ConversationChain(chain)))
         self.evaluate(tokens)
 
     def test_asked_again(self) -> None:
@@ -492,7 +492,7 @@ class BrokenOff(SlotTest):
         self.broken_off(TOKENS[:5], *FIRST)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
         self.broken_off([*TOKENS, 1000], *FIRST)
-        self.slot.content.forget()
+        self.built.content.forget()
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
 
     def test_something_else(self) -> None:
@@ -500,14 +500,14 @@ class BrokenOff(SlotTest):
         held = [*TOKENS, *range(1000, 1400)]
         self.broken_off(held, *FIRST, key=SHAPED)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
-        self.slot.reuse_check.goes_back = False
+        self.built.reuse_check.goes_back = False
         self.broken_off(held, *FIRST)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
 
     def test_saved_conversation(self) -> None:
         """A conversation that is in the file is taken from there, unless it is the one that was broken off."""
         self.converse(*FIRST)
-        self.run_now(self.built.saver.keep)
+        self.run_now(self.built.saver.save_if_due)
         self.broken_off([*TOKENS, *range(1000, 1400)], *SECOND)
         self.assertEqual(CHAT, self.prepare(KEY, *FIRST, "answer", "more").source)
         self.broken_off([*TOKENS, *range(1000, 1400)], *FIRST, "answer", "more")
@@ -517,6 +517,6 @@ class BrokenOff(SlotTest):
         """With `--no-slots` a conversation that goes on is believed to be there; anything else is restored."""
         self.server.slots_shown = False
         self.broken_off([*TOKENS, 1000], *FIRST)
-        self.run_now(lambda: self.slot.note("code", KEY, ConversationChain(FIRST)))
+        self.run_now(lambda: self.slot.remember("code", KEY, ConversationChain(FIRST)))
         self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
         self.assertEqual("restored", self.prepare(KEY, *SECOND).cache)

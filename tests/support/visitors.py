@@ -6,7 +6,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate, Turn
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.turn import Turn
 
 
 class Visitors:
@@ -51,7 +52,7 @@ class Visitors:
         async def visit() -> float:
             async with turn as waited:
                 if then:
-                    turn.stay_until(lambda: self.stay(then))
+                    turn.hold_gate_for(lambda: self.stay(then))
                 await self.stay(name)
             return waited
 
@@ -65,7 +66,7 @@ class Visitors:
         """Let a warm-up come that is not to be disturbed, but for what it does then, if anything."""
 
         async def work() -> None:
-            with self.gate.let_finish(last=not then):
+            with self.gate.without_preemption(last=not then):
                 await self.stay(name)
             if then:
                 await self.stay(then)

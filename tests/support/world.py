@@ -29,7 +29,7 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.slot import Prepared
+from bioproxy.slot.preparer import Prepared
 from tests.support.fakes import FakeLlama
 from tests.support.folders import FolderTest
 from tests.support.network import Call
@@ -318,7 +318,7 @@ class SlotTest(WorldTest):
         """Have a conversation of so many tokens behind the template's in the slot; return all tokens."""
         held = [*PREFIX, *map(ord, ("".join(chain) * grown)[:grown])]
         self.evaluate(held)
-        self.run_now(lambda: self.slot.note(name, key, ConversationChain(chain)))
+        self.run_now(lambda: self.slot.remember(name, key, ConversationChain(chain)))
         return held
 
     def count(self, what: str, result: str) -> float:

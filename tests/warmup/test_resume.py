@@ -24,7 +24,7 @@ class HeadStartTest(SlotTest):
         """Begin with nothing saved."""
         super().setUp()
         self.files.discard("code", PREFIX)
-        self.resume = Resume(self.files, self.built.llama, self.built.reuse_check)
+        self.resume = Resume(self.slot, self.built.llama)
 
     def save(self, kind: str, tokens: list[int]) -> None:
         """Save these tokens, and have others in the slot then."""
@@ -92,7 +92,7 @@ class HeadStartTest(SlotTest):
     def test_known_not_to_go_back(self) -> None:
         """Where that is known already, nothing is tried; an interrupted warm-up still helps."""
         self.save(PREFIX, text(1000))
-        self.built.reuse_check.gone_back(1000, 0)
+        self.built.reuse_check.went_back(1000, 0)
         self.assertEqual(0, self.restore([*text(800), *text(200, 5)]))
         self.assertEqual(0, self.restores())
         self.save(PART, text(100))
@@ -144,9 +144,9 @@ class HeadStartTest(SlotTest):
     def test_slot_unknown(self) -> None:
         """What the slot was believed to hold is forgotten once something else was restored."""
         self.save(PART, text(600))
-        self.run_now(lambda: self.slot.note("code", KEY))
+        self.run_now(lambda: self.slot.remember("code", KEY))
         self.assertEqual(600, self.restore(text(1000)))
-        self.assertIsNone(self.run_now(self.built.content.look))
+        self.assertIsNone(self.run_now(self.built.content.confirm))
 
     def test_cut_short(self) -> None:
         """A text that was cut at its end is warmed up from the older file: just its tokens are in the slot then."""

@@ -812,7 +812,7 @@ class WithoutFiles(WarmTest):
         self.built.chat("@code why?")
         self.built.chat("@code why?", system="s")
         self.assertEqual([], self.rounds(5))
-        self.assertEqual(("hot", True), (self.ask("@code when?", system="s")[0], self.built.content.users))
+        self.assertEqual(("hot", True), (self.ask("@code when?", system="s")[0], self.built.content.left_by_user))
 
     def test_bare_template_first(self) -> None:
         """A template with nothing to warm does not take the place of one that has something."""

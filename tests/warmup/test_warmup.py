@@ -309,7 +309,7 @@ class OlderText(LongTest):
 
     def test_known_not_to_go_back(self) -> None:
         """Once it is known that a model cannot go back, that is not tried."""
-        self.built.reuse_check.gone_back(100, 0)
+        self.built.reuse_check.went_back(100, 0)
         self.assertEqual(([], [512, 1024, 1536, 2008]), self.edited(f"{LINES[:2000]}."))
 
     def test_part_or_older(self) -> None:

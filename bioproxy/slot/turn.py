@@ -1,0 +1,79 @@
+"""One user's way through the gate: wait, be inside, leave.
+
+A `Turn` is an *asynchronous context manager*: ``async with turn as waited:`` waits at the gate on entering, and lets
+the next one in on leaving.  Python guarantees the leaving, whatever ends the block: its last line, an error, or Twisted
+cancelling the coroutine because the client has hung up.  Therefore no path through the code can leave the gate closed,
+and nobody has to think of it at each place where something may fail.
+
+Leaving has one exception.  Some work belongs to a turn but must not depend on its client: writing down what the slot
+holds, or waiting until llama-server has really stopped.  If that were awaited inside the block, a client that hangs up
+would cancel it.  `Turn.hold_gate_for` moves it out of the client's coroutine: the block ends at once, and the gate
+opens only when the work is done.
+
+Which order turns come in is decided by `bioproxy.slot.gate`; here is only what belongs to one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+
+if TYPE_CHECKING:
+    from bioproxy.slot.gate import Gate
+
+Work = Coroutine[Deferred[Any], Any, None]
+"""A coroutine that awaits Deferreds and gives nothing: what ``async def f() -> None`` makes when it is called."""
+
+
+class Turn:
+    """A user at the gate.
+
+    Invariant: between entering and leaving, no other user and no warm-up is inside.
+    """
+
+    who: Any
+    """Whom the turn belongs to.  For operators; the gate never looks at it."""
+
+    has_entered: bool
+    """Whether the user is or was inside."""
+
+    since: str
+    """When the user began to wait or, once inside, came in: ISO 8601, empty before either."""
+
+    acquired: Deferred[Any] | None
+    """What fires when the gate lets the user in; `None` before the user has come to the gate."""
+
+    def __init__(self, gate: Gate, who: Any) -> None:
+        self.who = who
+        self.has_entered = False
+        self.since = ""
+        self.acquired = None
+        self._gate = gate
+        self._work_afterwards: Callable[[], Work] | None = None
+
+    @property
+    def place(self) -> int:
+        """The place in the queue, 1 for the next one; 0 for a user who does not wait."""
+        return self._gate.place(self)
+
+    def hold_gate_for(self, work: Callable[[], Work]) -> None:
+        """Keep the gate closed after leaving, until `work` is done, whether it succeeds or fails.
+
+        For what must happen before the next user comes in but must not be cancelled with this one.  `work` is called
+        when the block is left; only the last one given counts.
+        """
+        self._work_afterwards = work
+
+    async def __aenter__(self) -> float:
+        """Wait to be let in.
+
+        Fires with the seconds waited.  Fails with `Unavailable` if too many wait already, if waiting took too long, or
+        if the gate is or gets closed.  Cancelling leaves the queue.
+        """
+        return await self._gate.enter(self)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave, and let the next one in when the work afterwards is done.  Never waits itself, never fails."""
+        self._gate.leave(self, self._work_afterwards)
