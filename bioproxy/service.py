@@ -55,6 +55,7 @@ from bioproxy.operator.options import Options
 from bioproxy.operator.page import Page
 from bioproxy.operator.reload import Hangup, Reload
 from bioproxy.operator.status import Status
+from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.template_poller import Reading, TemplatePoller
 from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_log import RequestLog
@@ -138,8 +139,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     poller = TemplatePoller(settings.templates, in_thread, metrics)
     gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout)
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
-    schedule = Schedule(poller, shape_learning, slot, watch, reactor, ahead=settings.warmup)
-    warmer = Warmer(schedule, poller, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
+    catalogue = Catalogue(poller, shape_learning.shape)
+    schedule = Schedule(catalogue, shape_learning, slot, watch, reactor, ahead=settings.warmup)
+    warmer = Warmer(schedule, catalogue, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
     request_log = RequestLog(metrics, speed, reactor)
     worker = Worker(reactor)
     reader = RequestReader(poller, worker.call, settings.max_body)

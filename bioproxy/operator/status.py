@@ -88,7 +88,8 @@ class Status:
         reading = self._poller.readings.get(name)
         includes = reading.text.includes if reading is not None and reading.text is not None else ()
         state, error = self._warmer.state(name)
-        snapshot = self._slot.saved(name, self._warmer.schedule.key(name))
+        prompt = self._warmer.catalogue.get(name)
+        snapshot = None if prompt is None else self._slot.saved(name, prompt.key)
         return {
             "name": name,
             "prefix": template.prefix,

@@ -16,8 +16,7 @@ from collections.abc import Set
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.process_watch import ProcessWatch
-from bioproxy.prompts.prompt_shape import Key
-from bioproxy.prompts.template_poller import TemplatePoller
+from bioproxy.prompts.catalogue import Catalogue, Prompt
 from bioproxy.slot.record import PREFIX
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.backoff import LONGEST_PAUSE, Backoff
@@ -36,7 +35,7 @@ class Schedule:
 
     def __init__(
         self,
-        poller: TemplatePoller,
+        catalogue: Catalogue,
         shape_learning: ShapeLearning,
         slot: Slot,
         watch: ProcessWatch,
@@ -45,7 +44,7 @@ class Schedule:
     ) -> None:
         self.ahead = ahead
         self.wanted: set[str] = set()
-        self._poller = poller
+        self._catalogue = catalogue
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
@@ -55,37 +54,39 @@ class Schedule:
         self._backoff = Backoff(clock)
         self._changing: dict[str, tuple[int, float]] = {}
 
-    def key(self, name: str) -> Key | None:
-        """Return what a template is to be warmed up for: its text, in the shape that clients use."""
-        text = self._poller.text(name)
-        return None if text is None else self._shape_learning.shape(name).key(text.prefix_digest)
+    def about(self, prompt: Prompt) -> object:
+        """Return everything that a prompt's tokens depend on."""
+        return prompt.key, self._watch.process
 
-    def about(self, name: str) -> object:
-        """Return everything that a template's prefix tokens depend on."""
-        return self.key(name), self._watch.process
+    def next(self, tried: Set[str]) -> Prompt | None:
+        """Return the prompt to warm up now, if there is any; none whose id is in `tried`."""
+        due = [prompt for prompt in self._prompts() if prompt.id not in tried and self._is_due(prompt)]
 
-    def next(self, tried: Set[str]) -> str | None:
-        """Return what to warm up now, if anything; not one of those that were `tried`."""
-        due = [name for name in self._poller.templates if name not in tried and self._is_due(name)]
-
-        def order(name: str) -> tuple[bool, bool, int]:
-            return name not in self.wanted, not self._slot.content.has(self.key(name)), self._shape_learning.turn(name)
+        def order(prompt: Prompt) -> tuple[bool, bool, int]:
+            held = self._slot.content.has(prompt.key)
+            return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
 
         return min(due, default=None, key=order)
 
-    def favourite(self) -> str | None:
-        """Return the template that will probably be asked for next: the last one, or else the first that there is.
+    def favourite(self) -> Prompt | None:
+        """Return the prompt that will probably be asked for next: the last one, or else the first that there is.
 
-        What an operator wanted since then comes before it.
+        A prompt that an operator asked for since then comes first.
         """
-        if self._chosen is not None and self._has_prefix(self._chosen):
-            return self._chosen
-        return max(filter(self._has_prefix, self._poller.templates), default=None, key=self._shape_learning.turn)
+        chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
+        if chosen is not None and not chosen.empty:
+            return chosen
+        return max(self._prompts(), default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
 
-    def trouble(self, name: str) -> str | None:
-        """Return what went wrong with a template's last warm-up, if that is still so."""
-        trouble = self._backoff.current(name, self.about(name))
+    def trouble(self, prompt: Prompt) -> str | None:
+        """Return what went wrong with a prompt's last warm-up, if that is still so."""
+        trouble = self._backoff.current(prompt.id, self.about(prompt))
         return None if trouble is None else trouble.text
+
+    def _prompts(self) -> list[Prompt]:
+        """Return all prompts that have something to process ahead."""
+        known = map(self._catalogue.get, self._catalogue)
+        return [prompt for prompt in known if prompt is not None and not prompt.empty]
 
     # What is asked for.
 
@@ -113,15 +114,18 @@ class Schedule:
     # What came of it.
 
     def succeeded(self, name: str) -> None:
-        """Note that a template is warm now."""
+        """Note that the prompt with this id is warm now."""
         self.wanted.discard(name)
         self._backoff.over(name)
         self._changing.pop(name, None)
 
-    def failed(self, name: str, text: str, took: float | None) -> bool:
-        """Note a failure, after `took` seconds, or `None` if trying again would be of no use; return if it is news."""
-        self.wanted.discard(name)
-        return self._backoff.note(name, self.about(name), text, took)
+    def failed(self, prompt: Prompt, text: str, took: float | None) -> bool:
+        """Note a failure, after `took` seconds, or `None` if trying again would be of no use; return if it is news.
+
+        The failure counts for the prompt that was tried.  If its text changed meanwhile, the new text need not wait.
+        """
+        self.wanted.discard(prompt.id)
+        return self._backoff.note(prompt.id, self.about(prompt), text, took)
 
     def changed(self, name: str) -> None:
         """Note that a text changed while it was warmed up: one that does so all the time has to wait, ever longer."""
@@ -129,17 +133,15 @@ class Schedule:
         pause = min(LONGEST_PAUSE, 2.0**times) if times >= CHANGES else 0.0
         self._changing[name] = (times + 1, self._clock.seconds() + pause)
 
-    def _is_due(self, name: str) -> bool:
-        key = self.key(name)
+    def _is_due(self, prompt: Prompt) -> bool:
+        name, key = prompt.id, prompt.key
         if self._slot.files.enabled is None:
             return False  # not asked yet, perhaps because llama-server sleeps
-        if key is None or not self._has_prefix(name):
-            return False
         if name in self.wanted:
             return True
         if not (self.ahead or name in self._asked):
             return False
-        if self._backoff.must_wait(name, self.about(name)):
+        if self._backoff.must_wait(name, self.about(prompt)):
             return False
         if self._clock.seconds() < self._changing.get(name, (0, 0.0))[1]:
             return False
@@ -152,9 +154,4 @@ class Schedule:
         # What a user left there on this template stays, even if it is in another shape.
         held, content = self._slot.content.now, self._slot.content
         theirs = content.users and held is not None and held.name == name
-        return name == self.favourite() and content.visible and not content.has(key) and not theirs
-
-    def _has_prefix(self, name: str) -> bool:
-        """Tell whether there is anything to warm: a template may begin with the message, or be unreadable."""
-        text = self._poller.text(name)
-        return text is not None and bool(text.prefix.strip())
+        return prompt == self.favourite() and content.visible and not content.has(key) and not theirs

@@ -15,8 +15,8 @@ from twisted.logger import Logger
 
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.llama.process_watch import ProcessWatch
+from bioproxy.prompts.catalogue import Catalogue, Prompt
 from bioproxy.prompts.prompt_shape import BARE
-from bioproxy.prompts.template_poller import TemplatePoller, error_texts
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.files import SaveFailed
@@ -44,7 +44,7 @@ class Warmer:
     def __init__(
         self,
         schedule: Schedule,
-        poller: TemplatePoller,
+        catalogue: Catalogue,
         shape_learning: ShapeLearning,
         prefixes: Prefixes,
         warmup: Warmup,
@@ -55,8 +55,8 @@ class Warmer:
         clock: IReactorTime,
     ) -> None:
         self.schedule = schedule
+        self.catalogue = catalogue
         self.tokens: dict[str, int] = {}
-        self._poller = poller
         self._shape_learning = shape_learning
         self._prefixes = prefixes
         self._warmup = warmup
@@ -79,10 +79,10 @@ class Warmer:
 
     def state(self, name: str) -> tuple[str, str | None]:
         """Return a template's state (``cold``, ``warming``, ``warm`` or ``error``) and what is wrong, if anything."""
-        reading = self._poller.readings.get(name)
-        problems = list(error_texts(reading)) if reading is not None else []
-        key = self.schedule.key(name)
-        trouble = self.schedule.trouble(name)
+        problems = list(self.catalogue.problems(name))
+        prompt = self.catalogue.get(name)
+        key = None if prompt is None else prompt.key
+        trouble = None if prompt is None else self.schedule.trouble(prompt)
         if trouble is not None:
             problems.append(trouble)
         error = "; ".join(problems) or None
@@ -105,40 +105,39 @@ class Warmer:
 
     def progress(self, name: str) -> float:
         """Return how far a template is, from 0 to 1."""
-        key = self.schedule.key(name)
-        if key is None or self.state(name)[0] == "warm":
-            return float(key is not None)
-        return self._warmup.progress(name, key)
+        prompt = self.catalogue.get(name)
+        if prompt is None or self.state(name)[0] == "warm":
+            return float(prompt is not None)
+        return self._warmup.progress(prompt)
 
     async def round(self) -> None:
         """Do what there is to do, one template after the other, for as long as nobody uses llama-server."""
         tried: set[str] = set()
-        while self._watch.up and not self._gate.busy and (name := self.schedule.next(tried)) is not None:
+        while self._watch.up and not self._gate.busy and (prompt := self.schedule.next(tried)) is not None:
             # Each one once: if it needs it still, or again, the next round will see.
-            tried.add(name)
-            await self._try(name)
+            tried.add(prompt.id)
+            await self._try(prompt)
         if self._watch.up and not self._watch.asleep and not self._gate.busy:
             await self._tidy_up()
         self._show()
 
-    async def _try(self, name: str) -> None:
-        """Warm one template up, unless a user comes."""
-        key, text = self.schedule.key(name), self._poller.text(name)
-        assert key is not None and text is not None  # the agenda has no other
+    async def _try(self, prompt: Prompt) -> None:
+        """Warm one prompt up, unless a user comes."""
+        name = prompt.id
         began = self._clock.seconds()
         try:
             if self._slot.doubted(name):
                 self._prefixes.forget()
-            tokens = await self._prefix_tokens(name, text.prefix, self.schedule.about(name))
+            tokens = await self._prefix_tokens(prompt)
             self.tokens[name] = len(tokens)
             if self._gate.busy:
                 return  # a user came meanwhile
             self._brought_back = None
 
             def as_before() -> bool:
-                return self.schedule.key(name) == key
+                return self.catalogue.get(name) == prompt
 
-            done = await self._gate.warmup(lambda: self._warmup.run(name, key, tokens, as_before))
+            done = await self._gate.warmup(lambda: self._warmup.run(prompt, tokens, as_before))
             if done and as_before():
                 self.schedule.succeeded(name)
             else:
@@ -147,36 +146,36 @@ class Warmer:
                     self.schedule.changed(name)
         except DoesNotFit as error:
             self.tokens[name] = error.tokens or 0
-            self._failed(name, str(error), None)
+            self._failed(prompt, str(error), None)
         except (LlamaCallFailed, SaveFailed, OSError) as error:
-            self._failed(name, str(error), self._clock.seconds() - began)
+            self._failed(prompt, str(error), self._clock.seconds() - began)
         finally:
             self._show()
 
-    async def _prefix_tokens(self, name: str, text: str, about: object) -> list[int]:
-        """Fire with a template's prefix tokens."""
-        shape = self._shape_learning.shape(name)
+    async def _prefix_tokens(self, prompt: Prompt) -> list[int]:
+        """Fire with the tokens of a prompt."""
+        about = self.schedule.about(prompt)
         try:
-            return await self._prefixes.tokens(text, shape, self._watch.context, about)
+            return await self._prefixes.tokens(prompt.text, prompt.shape, self._watch.context, about)
         except LlamaError as error:
-            if shape != BARE and error.status != 503:
-                self._shape_learning.refused(name)
+            if prompt.shape != BARE and error.status != 503:
+                self._shape_learning.refused(prompt.id)
             raise
 
-    def _failed(self, name: str, text: str, took: float | None) -> None:
+    def _failed(self, prompt: Prompt, text: str, took: float | None) -> None:
         """Note a failure; `took` seconds, or `None` if trying again would be of no use."""
-        self._metrics.warmups.labels(name, "failed").inc()
-        if self.schedule.failed(name, text, took):
-            self.log.warn("template {name} cannot be warmed up: {text}", name=name, text=text)
+        self._metrics.warmups.labels(prompt.id, "failed").inc()
+        if self.schedule.failed(prompt, text, took):
+            self.log.warn("{prompt} cannot be warmed up: {text}", prompt=prompt, text=text)
 
     async def _tidy_up(self) -> None:
         """Nothing needs to be warmed up: keep what a user left in the slot, or bring back what warm-ups displaced."""
         if self._gate.idle_seconds() >= IDLE and self._slot.saver.due():
             await self._gate.warmup(self._keep)
-        name = self.schedule.favourite()
-        key = self.schedule.key(name) if name is not None else None
-        if name is None or key is None or not self.schedule.ahead or not self._shape_learning.turn(name):
+        prompt = self.schedule.favourite()
+        if prompt is None or not self.schedule.ahead or not self._shape_learning.turn(prompt.id):
             return
+        name, key = prompt.id, prompt.key
         content = self._slot.content
         if content.users or not content.visible or content.has(key) or not self._slot.saved(name, key):
             return
@@ -191,6 +190,6 @@ class Warmer:
 
     def _show(self) -> None:
         """Bring the gauges up to date."""
-        for name in self._poller.templates:
+        for name in self.catalogue:
             self._metrics.template_warm.labels(name).set(self.state(name)[0] == "warm")
             self._metrics.template_tokens.labels(name).set(self.tokens.get(name, 0))

@@ -26,6 +26,7 @@ from twisted.logger import Logger
 
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
+from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import marks
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
@@ -81,20 +82,20 @@ class Warmup:
         self._at_risk: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
 
-    def progress(self, name: str, key: Key) -> float:
-        """Return how far the template's last warm-up for this key came, from 0 to 1."""
-        about, progress = self._progress.get(name, (key, 0.0))
-        return progress if about == key else 0.0
+    def progress(self, prompt: Prompt) -> float:
+        """Return how far the last warm-up of just this prompt came, from 0 to 1."""
+        about, progress = self._progress.get(prompt.id, (prompt.key, 0.0))
+        return progress if about == prompt.key else 0.0
 
-    async def run(self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
+    async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
         """Bring a template's prefix tokens into the slot and save them; stop between pieces if not `wanted` any more.
 
         Fails as `LlamaApi`'s calls do, or with `SaveFailed`.  Cancelling it loses at most what was computed since the
         last save.
         """
-        self.current = name
+        self.current = prompt.id
         try:
-            await self._run(name, key, tokens, wanted)
+            await self._run(prompt.id, prompt.key, tokens, wanted)
         finally:
             self.current = None
 

@@ -40,6 +40,7 @@ from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.page import Page
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
+from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.conversation import Turns
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import BARE, Key
@@ -163,12 +164,13 @@ class World:
         self.warmup = Warmup(
             self.gate, self.slot, self.llama, self.metrics, self.speed, self.clock, self.settings.warmup_chunk
         )
+        self.catalogue = Catalogue(self.poller, self.shape_learning.shape)
         self.schedule = Schedule(
-            self.poller, self.shape_learning, self.slot, self.watch, self.clock, ahead=self.settings.warmup
+            self.catalogue, self.shape_learning, self.slot, self.watch, self.clock, ahead=self.settings.warmup
         )
         self.warmer = Warmer(
             self.schedule,
-            self.poller,
+            self.catalogue,
             self.shape_learning,
             Prefixes(self.llama),
             self.warmup,

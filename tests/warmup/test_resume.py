@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import digest, marks
 from bioproxy.prompts.prompt_shape import BARE
 from bioproxy.slot.record import PART, PREFIX
 from bioproxy.warmup.resume import LEAST, TRIAL, Resume
 from tests.support.world import KEY, SlotTest
 
-CUT = BARE.key(digest("Know this"))
+CUT = Prompt("code", BARE, "Know this", digest("Know this"))
 RESTORE = "/slots/0?action=restore"
 
 
@@ -40,7 +41,7 @@ class HeadStartTest(SlotTest):
 
     def warm_up(self, tokens: list[int]) -> None:
         """Do a whole warm-up for another text, which has these tokens."""
-        self.run_now(lambda: self.built.warmup.run("code", CUT, tokens, lambda: True))
+        self.run_now(lambda: self.built.warmup.run(CUT, tokens, lambda: True))
 
     def restores(self) -> int:
         """Return how many files llama-server was asked to read."""
