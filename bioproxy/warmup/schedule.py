@@ -19,11 +19,17 @@ from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt
 from bioproxy.slot.record import PREFIX
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.backoff import LONGEST_PAUSE, Backoff
+from bioproxy.warmup.backoff import Backoff
 from bioproxy.warmup.shape_learning import ShapeLearning
 
+SHORTEST_PAUSE = 2.0
+"""Seconds of the pause after the first failure of a warm-up."""
+
 CHANGES = 2
-"""So often a text may change during its warm-up without anybody thinking anything of it."""
+"""How many times in a row a text may change during its warm-up before the next warm-up has to wait."""
+
+CHANGES_PAUSE = 4.0
+"""Seconds of the pause after the next such change."""
 
 
 class Schedule:
@@ -48,11 +54,10 @@ class Schedule:
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
-        self._clock = clock
         self._asked: set[str] = set()
         self._chosen: str | None = None
-        self._backoff = Backoff(clock)
-        self._changing: dict[str, tuple[int, float]] = {}
+        self._failures = Backoff(clock, SHORTEST_PAUSE)
+        self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
     def about(self, prompt: Prompt) -> object:
         """Return everything that a prompt's tokens depend on."""
@@ -80,7 +85,7 @@ class Schedule:
 
     def trouble(self, prompt: Prompt) -> str | None:
         """Return what went wrong with a prompt's last warm-up, if that is still so."""
-        trouble = self._backoff.current(prompt.id, self.about(prompt))
+        trouble = self._failures.current(prompt.id, self.about(prompt))
         return None if trouble is None else trouble.text
 
     def _prompts(self) -> list[Prompt]:
@@ -99,8 +104,8 @@ class Schedule:
         """Have a template warmed up next, for an operator: even if it is warm, or its warm-ups wait after failures."""
         self.wanted.add(name)
         self._chosen = name
-        self._backoff.over(name)
-        self._changing.pop(name, None)
+        self._failures.over(name)
+        self._changes.over(name)
         self._slot.files.try_again()
         self._slot.files.forget(name, PREFIX)
 
@@ -116,8 +121,8 @@ class Schedule:
     def succeeded(self, name: str) -> None:
         """Note that the prompt with this id is warm now."""
         self.wanted.discard(name)
-        self._backoff.over(name)
-        self._changing.pop(name, None)
+        self._failures.over(name)
+        self._changes.over(name)
 
     def failed(self, prompt: Prompt, text: str, took: float | None) -> bool:
         """Note a failure, after `took` seconds, or `None` if trying again would be of no use; return if it is news.
@@ -125,13 +130,11 @@ class Schedule:
         The failure counts for the prompt that was tried.  If its text changed meanwhile, the new text need not wait.
         """
         self.wanted.discard(prompt.id)
-        return self._backoff.note(prompt.id, self.about(prompt), text, took)
+        return self._failures.failed(prompt.id, self.about(prompt), text, took)
 
     def changed(self, name: str) -> None:
         """Note that a text changed while it was warmed up: one that does so all the time has to wait, ever longer."""
-        times, _ = self._changing.get(name, (0, 0.0))
-        pause = min(LONGEST_PAUSE, 2.0**times) if times >= CHANGES else 0.0
-        self._changing[name] = (times + 1, self._clock.seconds() + pause)
+        self._changes.failed(name)
 
     def _is_due(self, prompt: Prompt) -> bool:
         name, key = prompt.id, prompt.key
@@ -141,9 +144,9 @@ class Schedule:
             return True
         if not (self.ahead or name in self._asked):
             return False
-        if self._backoff.must_wait(name, self.about(prompt)):
+        if self._failures.waiting(name, self.about(prompt)) is not None:
             return False
-        if self._clock.seconds() < self._changing.get(name, (0, 0.0))[1]:
+        if self._changes.waiting(name) is not None:
             return False
         if self._slot.files.of_use:
             return self._slot.saved(name, key) is None

@@ -35,6 +35,7 @@ from bioproxy.slot.gate import Gate
 from bioproxy.slot.record import CHAT, PART, PREFIX
 from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.slot import NOBODY, Slot
+from bioproxy.warmup.progress import Progress
 from bioproxy.warmup.resume import Resume
 
 SMALLEST_PIECE = 64
@@ -42,9 +43,6 @@ SMALLEST_PIECE = 64
 
 FIRST_PIECE = 256
 """Tokens of a piece while the speed is not known."""
-
-PIECE_SECONDS = 1.0
-"""How long a piece should take."""
 
 REST = 20
 """So many times as long as saving takes, computing may go on without."""
@@ -78,14 +76,12 @@ class Warmup:
         self._clock = clock
         self.longest_piece = longest_piece
         self._resume = Resume(slot.files, llama, slot.reuse_check)
-        self._progress: dict[str, tuple[Key, float]] = {}
-        self._at_risk: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
+        self._progress: dict[str, Progress] = {}
 
     def progress(self, prompt: Prompt) -> float:
         """Return how far the last warm-up of just this prompt came, from 0 to 1."""
-        about, progress = self._progress.get(prompt.id, (prompt.key, 0.0))
-        return progress if about == prompt.key else 0.0
+        known = self._progress.get(prompt.id)
+        return 0.0 if known is None else known.of(prompt.key)
 
     async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
         """Bring a template's prefix tokens into the slot and save them; stop between pieces if not `wanted` any more.
@@ -101,6 +97,7 @@ class Warmup:
 
     async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
         began = self._clock.seconds()
+        progress = self._progress.setdefault(name, Progress(key))
         if not self._files.model_known:
             # llama-server was restarted, and a question was answered since.  What it left in the slot is right, but to
             # learn which model it belongs to costs just that: it has to be computed again.
@@ -118,9 +115,9 @@ class Warmup:
             return self._over(name)
         content = self._slot.content
         if prepared.cache == "hot" and (content.has(key) or await content.has_perhaps(key, NOBODY, len(tokens) - 1)):
-            await self._cut_down(name, tokens)
+            await self._cut_down(tokens, progress)
         else:
-            await self._in_pieces(name, key, tokens, wanted)
+            await self._in_pieces(name, key, tokens, wanted, progress)
             if not wanted():
                 return
         await self._slot.note(name, key)
@@ -131,52 +128,53 @@ class Warmup:
         self._metrics.warmups.labels(name, "done").inc()
         self._metrics.warmup_seconds.labels(name).observe(self._clock.seconds() - began)
 
-    async def _in_pieces(self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
+    async def _in_pieces(
+        self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool], progress: Progress
+    ) -> None:
         """Evaluate the tokens piece by piece, for as long as they are wanted."""
         start = done = await self._resume.restore(name, tokens)
-        self._tell(name, key, done / len(tokens))
-        piece = self._piece(name)
+        progress.reached(key, done / len(tokens))
+        piece = self._piece(progress)
         while done < len(tokens) and wanted():
             end = min(done + piece, len(tokens))
             try:
-                reused = await self._evaluate(name, tokens, end)
+                reused = await self._evaluate(tokens, end, progress)
             except CancelledError:
                 if done == start:
                     # Users come so often that not even one piece gets done.  A smaller one may.
-                    self._seconds[name] = self._seconds.get(name, PIECE_SECONDS) / 2
+                    progress.interrupted_early()
                 raise
-            self._tell(name, key, end / len(tokens))
+            progress.reached(key, end / len(tokens))
             if done == start and start:
                 self._slot.reuse_check.helped() if helped(start, reused) else self._slot.reuse_check.did_not_help(
                     start, reused
                 )
             # Some models cannot even go on from the end (a sliding window without --swa-full, in older builds).  Then
             # each piece computes all those before once more, and pieces that double keep that bearable.
-            piece = self._piece(name) if helped(done, reused) else max(self._piece(name), end)
+            piece = self._piece(progress) if helped(done, reused) else max(self._piece(progress), end)
             done = end
             if done < len(tokens):
-                await self._save_part(name, key, tokens[:done])
+                await self._save_part(name, key, tokens[:done], progress)
 
-    async def _cut_down(self, name: str, tokens: Sequence[int]) -> None:
+    async def _cut_down(self, tokens: Sequence[int], progress: Progress) -> None:
         """Have the slot, which holds the template already, hold nothing behind it."""
         had_more = self._slot.content.now is not None and self._slot.content.now.conversation is not None
-        reused = await self._evaluate(name, tokens, len(tokens))
+        reused = await self._evaluate(tokens, len(tokens), progress)
         if had_more:
             self._slot.reuse_check.gone_back(len(tokens), reused)
 
-    async def _evaluate(self, name: str, tokens: Sequence[int], end: int) -> int:
+    async def _evaluate(self, tokens: Sequence[int], end: int, progress: Progress) -> int:
         """Have llama-server evaluate the tokens up to `end`; fire with how many of them it had already."""
         self._slot.content.taken_by_warmup()
         result = await self._llama.evaluate(tokens[:end])
-        self._at_risk[name] = self._at_risk.get(name, 0.0) + result.ms / 1000
+        progress.at_risk += result.ms / 1000
         self._speed.measured(result.computed, result.ms)
         return result.reused
 
-    async def _save_part(self, name: str, key: Key, tokens: Sequence[int]) -> None:
+    async def _save_part(self, name: str, key: Key, tokens: Sequence[int], progress: Progress) -> None:
         """Save the beginning of a warm-up, if it has become worth that."""
         seconds = self._speed.save_seconds(len(tokens)) or 0.0
-        least = self._seconds.get(name, PIECE_SECONDS)
-        if not self._files.of_use or self._at_risk.get(name, 0.0) < max(least, REST * seconds):
+        if not self._files.of_use or progress.at_risk < max(progress.piece_seconds, REST * seconds):
             return
         with self._gate.let_finish():
             try:
@@ -184,7 +182,7 @@ class Warmup:
             except SaveFailed as error:
                 # It can be done without.  If it is the disk, the end of the warm-up will say so.
                 self.log.info("{error}", error=error)
-            self._at_risk[name] = 0.0
+            progress.at_risk = 0.0
 
     def _same_as_saved(self, name: str, key: Key, tokens: Sequence[int]) -> bool:
         """Tell whether there is a file with just these tokens, and have the record say so."""
@@ -198,18 +196,12 @@ class Warmup:
     def _over(self, name: str) -> None:
         """Clean up after a warm-up that was finished."""
         self._progress.pop(name, None)
-        self._at_risk.pop(name, None)
-        self._seconds.pop(name, None)
         self._files.discard(name, PART)
         chat, prefix = self._files.recorded(name, CHAT), self._files.recorded(name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:
             self._files.discard(name, CHAT)  # of an older text: nobody can go on with that
 
-    def _tell(self, name: str, key: Key, progress: float) -> None:
-        self._progress[name] = (key, progress)
-
-    def _piece(self, name: str) -> int:
-        """Return how many tokens the next piece may have: about `PIECE_SECONDS` of work, at the speed measured."""
-        seconds = self._seconds.get(name, PIECE_SECONDS)
-        tokens = self._speed.tokens_in(seconds, otherwise=int(FIRST_PIECE * seconds))
+    def _piece(self, progress: Progress) -> int:
+        """Return how many tokens the next piece may have: about `piece_seconds` of work, at the speed measured."""
+        tokens = self._speed.tokens_in(progress.piece_seconds, otherwise=int(FIRST_PIECE * progress.piece_seconds))
         return min(max(tokens, SMALLEST_PIECE), self.longest_piece)

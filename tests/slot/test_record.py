@@ -138,7 +138,8 @@ class Record(FolderTest):
             *({"code": {PREFIX: entry}} for entry in entries),
         ]
         contents += [{"format": number, "files": []} for number in (1, 0, -1)]
-        contents += [{"format": FORMAT, "files": files} for files in (None, 1, [1], [{}], [whole], {"code": whole})]
+        odds: list[Any] = [None, 1, [1], [{}], [whole], {"code": whole}]
+        contents += [{"format": FORMAT, "files": odd} for odd in odds]
         contents += [written(entry) for entry in entries if isinstance(entry, dict)]
         contents += [written(whole, **wrong) for wrong in ({"prompt": None}, {"kind": [1]}, {"prompt": ["code"]})]
         for content in contents:
