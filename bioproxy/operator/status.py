@@ -96,6 +96,7 @@ class Status:
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
+            "warmup": self._warmer.schedule.look(name).told(),
             "progress": round(self._warmer.progress(name), 3),
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
             "warmed_at": snapshot.saved_at if snapshot else None,

@@ -1,12 +1,23 @@
-"""Decides which template is warmed up next.
+"""Decides which prompt is warmed up next.
 
-The order: first what an operator asked for; then what the slot holds already and only needs saving; then as they were
-used last, the latest one at the end, so that the slot is left with what will probably be asked next.
+Whether a prompt is due at all is decided by `bioproxy.warmup.due`, from facts that are collected here.  Among those
+that are due the order is:
 
-A warm-up that *failed* waits a while, longer after each failure, so that trouble that stays does not keep llama-server
-busy; so does a text that changes during each of its warm-ups.
+1. what an operator asked for;
+2. what the slot holds already: it only has to be saved, and the next request may displace it;
+3. the others as they were used last, the latest one at the end, so that the slot is left with the prompt that will
+   probably be asked for next.
 
-Does nothing itself, and waits for nothing: `bioproxy.warmup.warmer` asks it, and tells it what came of it.
+A warm-up that failed waits before the next try, longer after each failure, so that lasting trouble does not keep
+llama-server busy.  So does a prompt whose text changes during each of its warm-ups, for example because an included
+file contains a clock.
+
+No list of jobs is kept.  The schedule is worked out anew each time that `bioproxy.warmup.warmer` asks, which is twice a
+second, from what is known then.  A queue of jobs would have to be corrected at each edit of a template, each restart of
+llama-server and each question; a schedule that is derived from the present state cannot be out of date.
+
+Starts nothing, waits for nothing, and knows nothing of pieces or tokens: the warmer does the work, and reports the
+outcome here.
 """
 
 from __future__ import annotations
@@ -20,24 +31,38 @@ from bioproxy.prompts.catalogue import Catalogue, Prompt
 from bioproxy.slot.record import PREFIX
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.backoff import Backoff
+from bioproxy.warmup.due import Due, Facts, Hold, Waiting, decide
 from bioproxy.warmup.shape_learning import ShapeLearning
 
 SHORTEST_PAUSE = 2.0
-"""Seconds of the pause after the first failure of a warm-up."""
+"""Seconds of the pause after the first failure of a warm-up; the pause doubles from there on.
+
+Halved or doubled: the seventh pause in a row is as long as before, a minute.
+"""
 
 CHANGES = 2
-"""How many times in a row a text may change during its warm-up before the next warm-up has to wait."""
+"""How many times in a row a text may change during its warm-up before the next warm-up has to wait.
+
+An editor that saves twice in a row is nothing unusual.  Halved: such an editor costs a pause of four seconds.  Doubled:
+a clock in an include costs four warm-ups in a row instead of two.
+"""
 
 CHANGES_PAUSE = 4.0
-"""Seconds of the pause after the next such change."""
+"""Seconds of the pause after the next such change; the pause doubles from there on, up to a minute."""
 
 
 class Schedule:
-    """What there is to warm up of the templates that a `TemplatePoller` knows.
+    """What there is to warm up of a catalogue's prompts.
 
-    `wanted` are those that an operator wants to be warmed up now.  `ahead`: whether templates are warmed up before
-    anybody has asked for them.
+    Invariant: nothing here is about llama-server's or the slot's present state, which is asked each time.  What is kept
+    is what people asked for, and what came of the last tries.
     """
+
+    ahead: bool
+    """Whether prompts are warmed up before any user has asked for them.  Changes when the configuration is reloaded."""
+
+    wanted: set[str]
+    """The ids of the prompts that an operator wants to be warmed up now."""
 
     def __init__(
         self,
@@ -49,29 +74,31 @@ class Schedule:
         ahead: bool,
     ) -> None:
         self.ahead = ahead
-        self.wanted: set[str] = set()
+        self.wanted = set()
         self._catalogue = catalogue
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
+        # Ids that users have asked for since the start, and the one that an operator has asked for last.
         self._asked: set[str] = set()
         self._chosen: str | None = None
         self._failures = Backoff(clock, SHORTEST_PAUSE)
         self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
     def about(self, prompt: Prompt) -> object:
-        """Return everything that a prompt's tokens depend on."""
+        """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens."""
+        # `process` is a new object for each process of llama-server, which may have another model, or another context.
         return prompt.key, self._watch.process
 
-    def next(self, tried: Set[str]) -> Prompt | None:
+    def look(self, id: str) -> Due | Waiting:
+        """Return whether the prompt with this id is due now, and why."""
+        prompt = self._catalogue.get(id)
+        return Waiting(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
+
+    def next(self, tried: Set[str]) -> Due | None:
         """Return the prompt to warm up now, if there is any; none whose id is in `tried`."""
-        due = [prompt for prompt in self._prompts() if prompt.id not in tried and self._is_due(prompt)]
-
-        def order(prompt: Prompt) -> tuple[bool, bool, int]:
-            held = self._slot.content.has(prompt.key)
-            return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
-
-        return min(due, default=None, key=order)
+        looks = (self.look(id) for id in self._catalogue if id not in tried)
+        return min((look for look in looks if isinstance(look, Due)), default=None, key=self._order)
 
     def favourite(self) -> Prompt | None:
         """Return the prompt that will probably be asked for next: the last one, or else the first that there is.
@@ -81,80 +108,93 @@ class Schedule:
         chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
         if chosen is not None and not chosen.empty:
             return chosen
-        return max(self._prompts(), default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
+        known = map(self._catalogue.get, self._catalogue)
+        usable = [prompt for prompt in known if prompt is not None and not prompt.empty]
+        return max(usable, default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
 
     def trouble(self, prompt: Prompt) -> str | None:
         """Return what went wrong with a prompt's last warm-up, if that is still so."""
         trouble = self._failures.current(prompt.id, self.about(prompt))
         return None if trouble is None else trouble.text
 
-    def _prompts(self) -> list[Prompt]:
-        """Return all prompts that have something to process ahead."""
-        known = map(self._catalogue.get, self._catalogue)
-        return [prompt for prompt in known if prompt is not None and not prompt.empty]
+    # What people ask for.
 
-    # What is asked for.
-
-    def asked(self, name: str) -> None:
-        """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
-        self._asked.add(name)
+    def asked(self, id: str) -> None:
+        """Note that a user asked for a prompt: it is worth a file, even where warm-ups ahead are switched off."""
+        self._asked.add(id)
+        # The latest wish counts, and a question is one, too.
         self._chosen = None
 
-    def want(self, name: str) -> None:
-        """Have a template warmed up next, for an operator: even if it is warm, or its warm-ups wait after failures."""
-        self.wanted.add(name)
-        self._chosen = name
-        self._failures.over(name)
-        self._changes.over(name)
+    def want(self, id: str) -> None:
+        """Have a prompt warmed up next, for an operator: even if it is warm, or its warm-ups pause after failures."""
+        self.wanted.add(id)
+        self._chosen = id
+        self._failures.over(id)
+        self._changes.over(id)
+        # Files may have been given up after failed saves.  The operator's wish is a reason to try them again, and the
+        # old file must not make the warm-up end early, with the finding that it is there already.
         self._slot.files.try_again()
-        self._slot.files.forget(name, PREFIX)
+        self._slot.files.forget(id, PREFIX)
 
-    def forget(self, name: str) -> None:
-        """Forget all about a template: it is gone, or another one of this name has come."""
-        self.succeeded(name)
-        self._asked.discard(name)
-        if self._chosen == name:
+    def forget(self, id: str) -> None:
+        """Forget all about a prompt: it is gone, or another one with this id has come."""
+        self.succeeded(id)
+        self._asked.discard(id)
+        if self._chosen == id:
             self._chosen = None
 
-    # What came of it.
+    # What came of the tries.
 
-    def succeeded(self, name: str) -> None:
-        """Note that the prompt with this id is warm now."""
-        self.wanted.discard(name)
-        self._failures.over(name)
-        self._changes.over(name)
+    def succeeded(self, id: str) -> None:
+        """Note that a prompt is warm now."""
+        self.wanted.discard(id)
+        self._failures.over(id)
+        self._changes.over(id)
 
     def failed(self, prompt: Prompt, text: str, took: float | None) -> bool:
-        """Note a failure, after `took` seconds, or `None` if trying again would be of no use; return if it is news.
+        """Note a failed warm-up; return whether the failure is news.
 
-        The failure counts for the prompt that was tried.  If its text changed meanwhile, the new text need not wait.
+        `text` says what failed.  `took` is how many seconds the try took, or `None` if trying again would be useless.
+        The failure counts for the prompt that was tried: if its text changed meanwhile, the new text need not wait.
         """
+        # An operator's wish is for one try.  Without this it would go before all pauses for ever.
         self.wanted.discard(prompt.id)
         return self._failures.failed(prompt.id, self.about(prompt), text, took)
 
-    def changed(self, name: str) -> None:
-        """Note that a text changed while it was warmed up: one that does so all the time has to wait, ever longer."""
-        self._changes.failed(name)
+    def changed(self, id: str) -> None:
+        """Note that a text changed while it was warmed up: if that goes on, the next warm-ups wait ever longer."""
+        # About nothing in particular: the next text will be another one each time.
+        self._changes.failed(id)
 
-    def _is_due(self, prompt: Prompt) -> bool:
+    def _order(self, due: Due) -> tuple[bool, bool, int]:
+        """Return what prompts that are due are sorted by; `False` comes before `True`."""
+        prompt = due.prompt
+        held = self._slot.content.has(prompt.key)
+        return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
+
+    def _facts(self, prompt: Prompt) -> Facts:
+        """Collect what is known now and matters for a prompt."""
         name, key = prompt.id, prompt.key
-        if self._slot.files.enabled is None:
-            return False  # not asked yet, perhaps because llama-server sleeps
-        if name in self.wanted:
-            return True
-        if not (self.ahead or name in self._asked):
-            return False
-        if self._failures.waiting(name, self.about(prompt)) is not None:
-            return False
-        if self._changes.waiting(name) is not None:
-            return False
-        if self._slot.files.of_use:
-            return self._slot.saved(name, key) is None
-        # Without files only one template can be warm, in the slot itself: the one that was asked for last.  It is not
-        # worth waking llama-server up for: as soon as it sleeps again, the slot is empty.
-        if self._watch.asleep:
-            return False
-        # What a user left there on this template stays, even if it is in another shape.
-        held, content = self._slot.content.now, self._slot.content
-        theirs = content.users and held is not None and held.name == name
-        return prompt == self.favourite() and content.visible and not content.has(key) and not theirs
+        files, content = self._slot.files, self._slot.content
+        recorded, usable = files.recorded(name, PREFIX), files.of_use
+        held_now = content.now
+        return Facts(
+            up=self._watch.up,
+            asleep=self._watch.asleep,
+            files_known=files.enabled is not None,
+            files_usable=usable,
+            model_known=files.model_known,
+            wanted=name in self.wanted,
+            allowed=self.ahead or name in self._asked,
+            failure=self._failures.waiting(name, self.about(prompt)),
+            change=self._changes.waiting(name),
+            recorded=recorded,
+            whole=recorded is None or files.folder.whole(recorded),
+            saved=self._slot.saved(name, key) is not None,
+            doubted=self._slot.doubted(name),
+            held=content.has(key),
+            slot_seen=content.visible,
+            # To find the favourite all prompts are compared, so it is only done where the answer matters.
+            favourite=not usable and prompt == self.favourite(),
+            users=content.users and held_now is not None and held_now.name == name,
+        )

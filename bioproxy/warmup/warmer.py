@@ -22,6 +22,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.due import Due
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmup import Warmup
@@ -66,10 +67,12 @@ class Warmer:
         self._metrics = metrics
         self._clock = clock
         self._brought_back: object = None
+        self._told: dict[str, object] = {}
 
     def forget(self, name: str) -> None:
         """Forget all about a template: it is gone, or another one of this name has come."""
         self.tokens.pop(name, None)
+        self._told.pop(name, None)
         self.schedule.forget(name)
 
     @property
@@ -113,13 +116,20 @@ class Warmer:
     async def round(self) -> None:
         """Do what there is to do, one template after the other, for as long as nobody uses llama-server."""
         tried: set[str] = set()
-        while self._watch.up and not self._gate.busy and (prompt := self.schedule.next(tried)) is not None:
+        while self._watch.up and not self._gate.busy and (due := self.schedule.next(tried)) is not None:
             # Each one once: if it needs it still, or again, the next round will see.
-            tried.add(prompt.id)
-            await self._try(prompt)
+            tried.add(due.prompt.id)
+            self._tell(due)
+            await self._try(due.prompt)
         if self._watch.up and not self._watch.asleep and not self._gate.busy:
             await self._tidy_up()
         self._show()
+
+    def _tell(self, due: Due) -> None:
+        """Log that a warm-up starts, and why; once for each reason, not for each try."""
+        if self._told.get(due.prompt.id) != (occasion := (due.prompt.key, due.reason)):
+            self._told[due.prompt.id] = occasion
+            self.log.info("{prompt}: its warm-up starts: {reason}", prompt=due.prompt, reason=due.reason.value)
 
     async def _try(self, prompt: Prompt) -> None:
         """Warm one prompt up, unless a user comes."""
@@ -140,6 +150,7 @@ class Warmer:
             done = await self._gate.warmup(lambda: self._warmup.run(prompt, tokens, as_before))
             if done and as_before():
                 self.schedule.succeeded(name)
+                self._told.pop(name, None)
             else:
                 self._metrics.warmups.labels(name, "preempted").inc()
                 if done:

@@ -1,0 +1,209 @@
+"""Decides whether a prompt is to be warmed up now, and says why.
+
+The decision is one pure function, `decide`, from facts to a value: `Due` with the reason, or `Waiting` with the reason
+why not.  The value is used three times: `bioproxy.warmup.schedule` chooses among what is due, the log names the reason
+when a warm-up starts, and `/status` shows the value for each template.  An operator who wonders why a template is cold,
+or why llama-server is busy at night, reads the very value that the program acts on.
+
+Nothing here waits or asks: the facts are collected in one go, without an ``await`` in between.  That is what makes them
+fit together.  In Twisted other code runs only while a coroutine awaits something, so between the first and the last
+fact nothing can change.  The decision holds until the next ``await``, and is made anew in the next round.
+
+Does not know where the facts come from, and neither the order of prompts nor what a warm-up does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bioproxy.prompts.catalogue import Prompt
+from bioproxy.slot.record import Snapshot
+from bioproxy.warmup.backoff import Trouble
+
+
+class Reason(Enum):
+    """Why a prompt is due.  The values are what operators read."""
+
+    ASKED_FOR = "an operator asked for it"
+    DOUBTED = "a restore did not help: its tokens have to be looked at again"
+    IN_SLOT = "the slot holds it, and no file does"
+    NO_FILE = "there is no file"
+    FILE_CHANGED = "its file is gone, or was written by somebody else"
+    NEW_TEXT = "its file has another text"
+    OTHER_SHAPE = "its file has something else before the text than clients send"
+    MODEL_UNKNOWN = "whether its file is of the model that runs now is not known"
+    OTHER_MODEL = "its file is of another model"
+    NOT_IN_SLOT = "the slot holds something else, and slot files cannot be used"
+
+
+class Hold(Enum):
+    """Why a prompt is not due.  The values are what operators read."""
+
+    WARM = "warm"
+    DOWN = "llama-server is not up"
+    FILES_UNKNOWN = "whether llama-server keeps slot files is not known yet"
+    NO_TEXT = "there is no text"
+    EMPTY = "nothing stands before the message"
+    NOT_ASKED = "warm-ups are switched off, and nobody has asked for it"
+    PAUSED = "paused after a failure"
+    USELESS = "it failed, and would fail again: another text, model or context is needed"
+    CHANGING = "the text keeps changing during its warm-ups"
+    ASLEEP = "llama-server sleeps, and slot files cannot be used"
+    OTHER_FIRST = "slot files cannot be used, and another prompt has the slot"
+    SLOT_UNSEEN = "slot files cannot be used, and llama-server does not tell what the slot holds"
+    USERS_SLOT = "slot files cannot be used, and a user's conversation on it has the slot"
+
+
+@dataclass(frozen=True)
+class Due:
+    """A prompt that is to be warmed up now."""
+
+    prompt: Prompt
+    """The prompt as it was when this was decided."""
+
+    reason: Reason
+    """Why it is due."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what `/status` has of it."""
+        return {"due": True, "reason": self.reason.value, "until": None}
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A prompt that is not to be warmed up now."""
+
+    reason: Hold
+    """Why it is not due."""
+
+    until: str | None = None
+    """When a pause ends, in ISO 8601; `None` for everything that does not end by itself.  For operators only."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what `/status` has of it."""
+        return {"due": False, "reason": self.reason.value, "until": self.until}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the decision about one prompt depends on, at one moment."""
+
+    up: bool
+    """llama-server answers, with its model loaded."""
+
+    asleep: bool
+    """llama-server has unloaded its model for the time being."""
+
+    files_known: bool
+    """llama-server was asked whether it keeps slot files."""
+
+    files_usable: bool
+    """Slot files can be saved, and restoring them helps."""
+
+    model_known: bool
+    """It is known for certain which model runs."""
+
+    wanted: bool
+    """An operator asked for a warm-up of this prompt."""
+
+    allowed: bool
+    """Warm-ups ahead of any question are on, or a user has asked for this prompt."""
+
+    failure: Trouble | None
+    """The failure after which this prompt's warm-ups pause now."""
+
+    change: Trouble | None
+    """The change of the text during a warm-up after which warm-ups pause now."""
+
+    recorded: Snapshot | None
+    """What the record says of the prompt's file, whatever text or model the file is of."""
+
+    whole: bool
+    """The recorded file is as it was when it was recorded, as far as can be seen."""
+
+    saved: bool
+    """The recorded file may be restored for just this prompt now."""
+
+    doubted: bool
+    """The file was restored and not reused, so the tokens may be other ones than when it was saved."""
+
+    held: bool
+    """The slot holds this prompt."""
+
+    slot_seen: bool
+    """llama-server tells what the slot holds."""
+
+    favourite: bool
+    """The prompt is the one that will probably be asked for next."""
+
+    users: bool
+    """A user left a conversation on this prompt in the slot, in whatever shape."""
+
+
+def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
+    """Return whether a prompt is due, and why.  `None` is a prompt without a text: its file cannot be read."""
+    # What no wish of an operator can overcome.
+    if not facts.up:
+        return Waiting(Hold.DOWN)
+    if not facts.files_known:
+        return Waiting(Hold.FILES_UNKNOWN)
+    if prompt is None:
+        return Waiting(Hold.NO_TEXT)
+    if prompt.empty:
+        return Waiting(Hold.EMPTY)
+    # An operator's wish goes before all pauses, and before the question whether the prompt is warm already.
+    if facts.wanted:
+        return Due(prompt, Reason.ASKED_FOR)
+    if not facts.allowed:
+        return Waiting(Hold.NOT_ASKED)
+    # Pauses, before anything is looked at in detail: a prompt in trouble is not due, whatever its file is like.
+    if facts.failure is not None:
+        useless = facts.failure.retry_at is None
+        return Waiting(Hold.USELESS if useless else Hold.PAUSED, facts.failure.retry_at_utc)
+    if facts.change is not None:
+        return Waiting(Hold.CHANGING, facts.change.retry_at_utc)
+    return by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
+
+
+def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
+    """Decide where slot files can be used: every prompt can be warm, each in its file."""
+    recorded = facts.recorded
+    if facts.saved:
+        return Waiting(Hold.WARM)
+    if facts.doubted:
+        return Due(prompt, Reason.DOUBTED)
+    # Saving what the slot holds is nearly free, and soon impossible: `schedule` has such prompts come first.  So this
+    # reason is named even where a file exists that is of no use.
+    if facts.held:
+        return Due(prompt, Reason.IN_SLOT)
+    if recorded is None:
+        return Due(prompt, Reason.NO_FILE)
+    if recorded.key.text != prompt.key.text:
+        return Due(prompt, Reason.NEW_TEXT)
+    if recorded.key != prompt.key:
+        return Due(prompt, Reason.OTHER_SHAPE)
+    if not facts.whole:
+        return Due(prompt, Reason.FILE_CHANGED)
+    # To find out the model costs the slot's content, so it is left to the warm-up, which then mostly finds that nothing
+    # has to be computed.
+    return Due(prompt, Reason.OTHER_MODEL if facts.model_known else Reason.MODEL_UNKNOWN)
+
+
+def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
+    """Decide where slot files cannot be used: one prompt can be warm, in the slot itself."""
+    if facts.held:
+        return Waiting(Hold.WARM)
+    # Waking llama-server up would be in vain: when it falls asleep again, the slot is empty again.
+    if facts.asleep:
+        return Waiting(Hold.ASLEEP)
+    if not facts.favourite:
+        return Waiting(Hold.OTHER_FIRST)
+    # Without seeing the slot nobody could tell that the warm-up has succeeded: it would be repeated for ever.
+    if not facts.slot_seen:
+        return Waiting(Hold.SLOT_UNSEEN)
+    # What a user left on this prompt stays, even if it is in another shape: the user may go on with it.
+    if facts.users:
+        return Waiting(Hold.USERS_SLOT)
+    return Due(prompt, Reason.NOT_IN_SLOT)
