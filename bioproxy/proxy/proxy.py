@@ -232,7 +232,7 @@ class Proxy:
     async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
         """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
         name = filled.template.name
-        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first else None)
+        self._shape_learning.asked(name, filled.shape if filled.first else None)
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
         await self._slot.note(name, filled.key, filled.turns)

@@ -48,7 +48,11 @@ a clock in an include costs four warm-ups in a row instead of two.
 """
 
 CHANGES_PAUSE = 4.0
-"""Seconds of the pause after the next such change; the pause doubles from there on, up to a minute."""
+"""Seconds of the pause after the next such change; the pause doubles from there on, up to a minute.
+
+With a text that changes every five seconds an hour has 56 warm-ups, which take 8 % of the time; without pauses, 91 %.
+Halved or doubled: one warm-up more or less.
+"""
 
 
 class Schedule:

@@ -477,7 +477,7 @@ class Shapes(WarmTest):
             self.built.chat("@code why?", system=f"It is {minute} past.")
             notes.append(self.built.warmer.note("code"))
             self.rounds()
-        self.assertEqual(3, self.ended("done"))
+        self.assertEqual(2, self.ended("done"))
         self.assertEqual([True, True, *[False] * 7], [note is None for note in notes])
         self.assertIn("does it tell the time?", notes[-1] or "")
         templates = self.built.operate("GET", "/status").json()["templates"]
@@ -491,7 +491,7 @@ class Order(WarmTest):
         """Have three templates, of which some were asked for, in this order."""
         self.use({name: f"Template {name} <{{message}}>" for name in "abc"})
         for name in asked:
-            self.built.shape_learning.asked(name, BARE.digest, BARE)
+            self.built.shape_learning.asked(name, BARE)
 
     def test_last_use(self) -> None:
         """The one that was asked for last is warmed up last, so that the slot is left with it."""
