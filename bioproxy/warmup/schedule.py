@@ -86,6 +86,8 @@ class Schedule:
         # Ids that users have asked for since the start, and the one that an operator has asked for last.
         self._asked: set[str] = set()
         self._chosen: str | None = None
+        # By id, what the last warm-up was begun for.
+        self._begun: dict[str, object] = {}
         self._failures = Backoff(clock, SHORTEST_PAUSE)
         self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
@@ -149,9 +151,21 @@ class Schedule:
 
     # What came of the tries.
 
+    def begins(self, due: Due) -> bool:
+        """Note that a warm-up begins; return whether that is news.
+
+        Under steady traffic a long warm-up needs dozens of tries.  Only the first one for a reason is worth a line in
+        the log, until the prompt is warm.
+        """
+        occasion = (due.prompt.key, due.reason)
+        news = self._begun.get(due.prompt.id) != occasion
+        self._begun[due.prompt.id] = occasion
+        return news
+
     def succeeded(self, id: str) -> None:
         """Note that a prompt is warm now."""
         self.wanted.discard(id)
+        self._begun.pop(id, None)
         self._failures.over(id)
         self._changes.over(id)
 

@@ -65,9 +65,14 @@ class ShapeLearning:
         """Return the shape of the last first question, if that is not the one to warm up in."""
         return self._habit(id).other
 
-    def restless(self, id: str) -> bool:
-        """Return whether each client, or each request, has another shape, so that no shape can be right."""
-        return self._habit(id).restless
+    def note(self, id: str) -> str | None:
+        """Return what is unwise about how clients ask for a prompt, in words for an operator, if anything is."""
+        if not self._habit(id).restless:
+            return None
+        return (
+            "what stands before the template (a system message, tools) is another with each question, so it cannot be"
+            " warmed up for the next one: does it tell the time?"
+        )
 
     def asked(self, id: str, first_shape: Shape | None) -> None:
         """Learn from a question that was answered.

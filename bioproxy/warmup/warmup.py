@@ -83,6 +83,10 @@ class Warmup:
         known = self._progress.get(prompt.id)
         return 0.0 if known is None else known.of(prompt.key)
 
+    def forget(self, id: str) -> None:
+        """Forget how far a prompt's warm-up came: the prompt is gone, or another one with this id has come."""
+        self._progress.pop(id, None)
+
     async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
         """Bring a template's prefix tokens into the slot and save them; stop between pieces if not `wanted` any more.
 
