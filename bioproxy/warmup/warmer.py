@@ -32,7 +32,6 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.files import SaveFailed
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.due import Due
 from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -83,6 +82,14 @@ class Warmer:
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
+        """Put the parts together; nothing is asked or started before the first round.
+
+        `schedule` says what is due, `catalogue` which prompts there are, and `shape_learning` which one was asked for
+        last.  `prefixes` turns a prompt into tokens, and `warmup` has these processed, inside `gate`.  `slot` is what
+        gets warm; `watch` tells whether llama-server is up, awake, and still the same process.  `metrics` gets the
+        outcome of each warm-up.  `clock` measures how long a failing one took: the reactor's in production, one that
+        is advanced by hand in tests.
+        """
         self.schedule = schedule
         self.catalogue = catalogue
         self._shape_learning = shape_learning
@@ -99,18 +106,24 @@ class Warmer:
         self._brought_back: object = None
 
     def forget(self, id: str) -> None:
-        """Forget all about a prompt: it is gone, or another one with this id has come."""
+        """Forget all about a prompt: it is gone, or another one with this id has come.
+
+        Called after a reload of the configuration.  A warm-up of this prompt that is running ends between two pieces.
+        """
         self.tokens.pop(id, None)
         self._warmup.forget(id)
         self.schedule.forget(id)
 
     @property
     def current(self) -> str | None:
-        """The id of the prompt that is being warmed up, if any."""
+        """The id of the prompt that is inside the gate for a warm-up, if any."""
         return self._warmup.current
 
     def state(self, id: str) -> tuple[str, str | None]:
-        """Return a prompt's state and what is wrong, as `Readiness.state` does."""
+        """Return a prompt's state and what is wrong, as `Readiness.state` does.
+
+        Worked out anew with each call, from the files and the slot as they are: cheap, but not free.
+        """
         return self._readiness.state(id)
 
     def progress(self, id: str) -> float:
@@ -131,7 +144,9 @@ class Warmer:
         computed since the last save is lost.
         """
         tried: set[str] = set()
-        # Everything is asked anew before each prompt: the warm-up before may have taken minutes.
+        # Everything is asked anew before each prompt: the warm-up before may have taken minutes, in which llama-server
+        # went away, a user came, or an operator asked for a prompt.  A list that was made before the loop would be out
+        # of date after the first ``await``.
         while self._watch.up and not self._gate.busy and (due := self.schedule.next(tried)) is not None:
             # Each prompt once in a round.  If it is still due, or due again, the next round will see; otherwise a
             # warm-up that ends at once without success would be repeated for ever, and Twisted would do nothing else.
@@ -139,8 +154,11 @@ class Warmer:
             if self.schedule.begins(due):
                 self.log.info("{prompt}: its warm-up starts: {reason}", prompt=due.prompt, reason=due.reason.value)
             await self._try(due.prompt)
+        # A llama-server that sleeps (``--sleep-idle-seconds``) is not woken up for this: waking up means loading the
+        # model, and when it falls asleep again, what was restored into the slot is lost.
         if self._watch.up and not self._watch.asleep and not self._gate.busy:
             await self._tidy_up()
+        # Whatever happened or not, half a second has passed: a file may have been deleted, or a text edited.
         self._readiness.show()
 
     async def _try(self, prompt: Prompt) -> None:
@@ -152,10 +170,13 @@ class Warmer:
         name = prompt.id
         began = self._clock.seconds()
         try:
-            # A file was restored and not reused: perhaps the chat template makes other tokens of the same text now.
+            # A file was restored and its tokens were not reused.  Perhaps the chat template makes other tokens of the
+            # same text now, as one with a date in it does after midnight.  The tokens that are remembered would hide
+            # that, so llama-server is asked again.
             if self._slot.doubted(name):
                 self._prefixes.forget()
-            # Outside the gate: llama-server makes tokens beside its slot, and users need not wait for that.
+            # Outside the gate: llama-server makes tokens beside its slot, and users need not wait for that.  So no
+            # user's arrival cancels this ``await`` either; it takes a second at most, for a very long text.
             tokens = await self._prefix_tokens(prompt)
             self.tokens[name] = len(tokens)
             # A user may have come meanwhile.  The gate would turn the warm-up away then, and that would be counted as
@@ -163,16 +184,19 @@ class Warmer:
             # come in between.
             if self._gate.busy:
                 return
-            # The warm-up displaces what the slot holds: from now on there is a new reason to bring a prompt back.
+            # The warm-up displaces what the slot holds, so afterwards there is a new reason to bring a prompt back.
             self._brought_back = None
 
-            # Asked between two pieces, so that a text that was edited is not computed to its end.
+            # Asked between two pieces, so that a text that was edited is not computed to its end, and once more at the
+            # end.  Two prompts are equal if id, text, shape and source are.
             def as_before() -> bool:
                 return self.catalogue.get(name) == prompt
 
             done = await self._gate.warmup(lambda: self._warmup.run(prompt, tokens, as_before))
-            # `done` is false if a user came.  Otherwise the warm-up ran to its end, but perhaps for an old text: then
-            # it stopped between two pieces, or has just saved what nobody will ask for any more.
+            # `done` is false if a user came.  That is no failure: there is no pause, and the next round that finds the
+            # gate free tries again.  Otherwise the warm-up ran to its end, but perhaps for an old text: then it stopped
+            # between two pieces, or has just saved what nobody will ask for any more.  Both count as "preempted".  Only
+            # the second leads to pauses: the text itself is the reason, and it would happen again.
             if done and as_before():
                 self.schedule.succeeded(name)
             else:
@@ -180,15 +204,17 @@ class Warmer:
                 if done:
                     self.schedule.changed(name)
         except DoesNotFit as error:
-            # No pause makes it fit.
+            # No pause makes the prompt fit.  What would are another text, another model or a larger context, and the
+            # schedule notices each of them, because the failure is noted about just these (`Schedule.about`).
             self.tokens[name] = error.tokens or 0
             self._failed(prompt, str(error), None)
         except (LlamaCallFailed, SaveFailed, OSError) as error:
-            # Anything else is a bug: `Periodic` logs it with its traceback, and starts the next round all the same.
-            # `CancelledError` gets here only if the whole round is cancelled, when bioproxy stops.
+            # llama-server is in trouble, the slot could not be saved, or our own record could not be written.  Any
+            # other exception is a bug: `Periodic` logs it with its traceback, and starts the next round all the same.
+            # A `CancelledError` gets here only if the whole round is cancelled, when bioproxy stops, and must go on.
             self._failed(prompt, str(error), self._clock.seconds() - began)
         finally:
-            # Also after a cancellation: the user who comes now may have taken the slot from a prompt that was warm.
+            # Also after an interruption: the warm-up may have displaced another prompt that was warm in the slot only.
             self._readiness.show()
 
     async def _prefix_tokens(self, prompt: Prompt) -> list[int]:
@@ -202,23 +228,30 @@ class Warmer:
         try:
             return await self._prefixes.tokens(prompt.text, prompt.shape, self._watch.context, about)
         except LlamaError as error:
-            # A chat template may refuse what a client sent (tools that it has no place for), and would refuse it again.
-            # 503 only means that llama-server is loading its model.
+            # A chat template may refuse what a client sent, for example tools that it has no place for, and would
+            # refuse it each time.  The bare shape is then the better bet.  503 is another matter: llama-server is
+            # loading its model, and has not even looked at the request.
             if prompt.shape != BARE and error.status != 503:
                 self._shape_learning.refused(prompt.id)
             raise
 
     def _failed(self, prompt: Prompt, text: str, took: float | None) -> None:
-        """Note a failure after `took` seconds, or `None` if trying again would be useless."""
+        """Note that a try failed.
+
+        `text` says what failed, in words for an operator.  `took` is how many seconds the try took; the pause is in
+        proportion to that.  `None` means that trying again would be useless.
+        """
         self._metrics.warmups.labels(prompt.id, "failed").inc()
-        # Trouble that lasts is one line in the log, not one for each try; `/status` shows it all the time.
+        # Trouble that lasts is one line in the log, not one for each try.  `/status` shows it for as long as it lasts,
+        # and the counter grows with each try, for an alert on its rate.
         if self.schedule.failed(prompt, text, took):
             self.log.warn("{prompt} cannot be warmed up: {text}", prompt=prompt, text=text)
 
     async def _tidy_up(self) -> None:
-        """Save what a user left in the slot, or restore what warm-ups displaced.  Nothing is due when this is called.
+        """Save what a user left in the slot, or restore what warm-ups displaced.  Called when nothing is due.
 
-        Fires when that is done or a user has come.  Cancelling leaves what the slot holds unknown, or lets a save end.
+        Fires when that is done, or a user has come.  Does not fail for llama-server's reasons.  Cancelling leaves what
+        the slot holds unknown, never something wrong: the next request is slower, and nothing else.
         """
         # First the conversation, because restoring a prompt would displace it.  If a user comes, the gate ends this,
         # and what follows finds either the gate taken or the user's content in the slot.
@@ -231,20 +264,26 @@ class Warmer:
             return
         name, key = prompt.id, prompt.key
         content = self._slot.content
-        # What a user left there stays: going on with it is more probable than anything else.
+        # What a user left there stays: that the user goes on with it is more probable than anything else.  Where
+        # llama-server does not tell what the slot holds, nobody could rely on what was restored.  And only a file is
+        # restored here: nothing is computed, so this is a matter of a second at most.
         if content.users or not content.visible or content.has(key) or not self._slot.saved(name, key):
             return
-        # Once for each occasion: what cannot be brought back, or not be seen, would be tried for ever.
+        # Once for each occasion: what cannot be brought back, or not be seen in the slot afterwards, would be tried
+        # twice a second for ever.  A new process of llama-server is a new occasion, and so is another text or shape; a
+        # warm-up of another prompt makes one, too, in `_try`.
         if self._brought_back != (occasion := (self._watch.process, name, key)):
             self._brought_back = occasion
             await self._gate.warmup(lambda: self._slot.bring_back(name, key))
 
     async def _keep(self) -> None:
-        """Save the conversation in the slot; inside the gate.
+        """Save the conversation in the slot; runs inside the gate.
 
-        Fires when it is saved, or could not be.  A user's arrival does not end it: llama-server would finish the save
-        anyhow and let everybody wait, so giving up would only lose the file.
+        Fires when it is saved, or could not be.  A user's arrival does not end this: llama-server would finish the save
+        anyhow, and let everybody wait meanwhile, so giving up would only lose the file.  Cancelling, when bioproxy
+        stops, gives up llama-server's answer, and with it the record of the file.
         """
-        # `last`: nothing follows that a user who has come meanwhile would have to be let in before.
+        # `last`: nothing follows here, so there is no need to end this coroutine for a user who has come meanwhile.
+        # `saver` never fails for llama-server's reasons, and says in the log if a conversation could not be saved.
         with self._gate.let_finish(last=True):
             await self._slot.saver.keep()
