@@ -30,6 +30,7 @@ class Readiness:
     """The number of tokens of each prompt, by id, where they were counted; 0 if there are too many to count."""
 
     def __init__(self, catalogue: Catalogue, schedule: Schedule, slot: Slot, warmup: Warmup, metrics: Metrics) -> None:
+        """Ask `catalogue`, `schedule`, `slot` and `warmup` for each answer, and set the gauges of `metrics`."""
         self.tokens = {}
         self._catalogue = catalogue
         self._schedule = schedule
@@ -38,7 +39,11 @@ class Readiness:
         self._metrics = metrics
 
     def state(self, id: str) -> tuple[str, str | None]:
-        """Return a prompt's state (``cold``, ``warming``, ``warm`` or ``error``) and what is wrong, if anything."""
+        """Return a prompt's state and what is wrong with it, if anything is.
+
+        The state is ``cold``, ``warming`` (its warm-up is inside the gate), ``warm``, or ``error`` (its last warm-up
+        failed, or its file cannot be read).
+        """
         prompt = self._catalogue.get(id)
         trouble = None if prompt is None else self._schedule.trouble(prompt)
         problems = [*self._catalogue.problems(id), *([] if trouble is None else [trouble])]
@@ -54,11 +59,13 @@ class Readiness:
         return ("error" if trouble is not None else "cold"), error
 
     def progress(self, id: str) -> float:
-        """Return how far a prompt is, from 0 to 1."""
+        """Return how far a prompt is: from 0, nothing is processed or there is no text, to 1, warm."""
         prompt = self._catalogue.get(id)
         if prompt is None or self.state(id)[0] == "warm":
             return float(prompt is not None)
-        return self._warmup.progress(prompt)
+        # An interrupted warm-up goes on where it was, so what it reached still counts; not for another text, though.
+        known = self._warmup.progress.get(id)
+        return 0.0 if known is None else known.of(prompt.key)
 
     def show(self) -> None:
         """Bring the gauges up to date.

@@ -77,14 +77,22 @@ class Schedule:
         clock: IReactorTime,
         ahead: bool,
     ) -> None:
+        """Keep what is asked when something is to be decided; nothing is asked yet.
+
+        `catalogue` has the prompts, and `shape_learning` the order in which they were used.  `slot`, with its files and
+        its content, tells what is warm, and `watch` in what state llama-server is.  `clock` is what pauses are measured
+        by.  `ahead` is the first value of the attribute.
+        """
         self.ahead = ahead
         self.wanted = set()
         self._catalogue = catalogue
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
-        # Ids that users have asked for since the start, and the one that an operator has asked for last.
+        # Ids that users have asked for since the start.  Not kept over a restart: whoever switched warm-ups off wants
+        # none before the first question.
         self._asked: set[str] = set()
+        # The id that an operator has asked for last, as long as no user has asked for any prompt since.
         self._chosen: str | None = None
         # By id, what the last warm-up was begun for.
         self._begun: dict[str, object] = {}
@@ -97,12 +105,19 @@ class Schedule:
         return prompt.key, self._watch.process
 
     def look(self, id: str) -> Due | Waiting:
-        """Return whether the prompt with this id is due now, and why."""
+        """Return whether the prompt with this id is due now, and why.
+
+        Asks nobody and changes nothing, so `/status` may call this at any time.  Looks at one file.
+        """
         prompt = self._catalogue.get(id)
         return Waiting(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
 
     def next(self, tried: Set[str]) -> Due | None:
-        """Return the prompt to warm up now, if there is any; none whose id is in `tried`."""
+        """Return the prompt to warm up now, if there is any; none whose id is in `tried`.
+
+        `tried` are the ids that the present round has tried already: what came of it may be that they are still due.
+        """
+        # `min` takes the first of equals, so prompts that nobody has asked for come as they are configured.
         looks = (self.look(id) for id in self._catalogue if id not in tried)
         return min((look for look in looks if isinstance(look, Due)), default=None, key=self._order)
 
@@ -111,6 +126,7 @@ class Schedule:
 
         A prompt that an operator asked for since then comes first.
         """
+        # A prompt that cannot be read, or has nothing to process, is not worth the slot, whoever asked for it.
         chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
         if chosen is not None and not chosen.empty:
             return chosen
@@ -119,20 +135,29 @@ class Schedule:
         return max(usable, default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
 
     def trouble(self, prompt: Prompt) -> str | None:
-        """Return what went wrong with a prompt's last warm-up, if that is still so."""
+        """Return what went wrong with a prompt's last warm-up, if that is still so.
+
+        Also after the pause, until a try succeeds: the next try may fail for the same reason.
+        """
         trouble = self._failures.current(prompt.id, self.about(prompt))
         return None if trouble is None else trouble.text
 
     # What people ask for.
 
     def asked(self, id: str) -> None:
-        """Note that a user asked for a prompt: it is worth a file, even where warm-ups ahead are switched off."""
+        """Note that a user asked for a prompt: it is worth a file, even where warm-ups ahead are switched off.
+
+        Called by the proxy for each request that names a prompt, when the request is inside the gate.
+        """
         self._asked.add(id)
         # The latest wish counts, and a question is one, too.
         self._chosen = None
 
     def want(self, id: str) -> None:
-        """Have a prompt warmed up next, for an operator: even if it is warm, or its warm-ups pause after failures."""
+        """Have a prompt warmed up next, for an operator: even if it is warm, or its warm-ups pause after failures.
+
+        Only a note: the warm-up begins in the next round, when no user is at the gate.
+        """
         self.wanted.add(id)
         self._chosen = id
         self._failures.over(id)
@@ -143,7 +168,10 @@ class Schedule:
         self._slot.files.forget(id, PREFIX)
 
     def forget(self, id: str) -> None:
-        """Forget all about a prompt: it is gone, or another one with this id has come."""
+        """Forget all about a prompt: it is gone, or another one with this id has come.
+
+        Without this a template that gets another file under its old name would inherit the old one's failures.
+        """
         self.succeeded(id)
         self._asked.discard(id)
         if self._chosen == id:
@@ -163,7 +191,7 @@ class Schedule:
         return news
 
     def succeeded(self, id: str) -> None:
-        """Note that a prompt is warm now."""
+        """Note that a prompt is warm now, whether something had to be computed for that or not."""
         self.wanted.discard(id)
         self._begun.pop(id, None)
         self._failures.over(id)
@@ -181,17 +209,25 @@ class Schedule:
 
     def changed(self, id: str) -> None:
         """Note that a text changed while it was warmed up: if that goes on, the next warm-ups wait ever longer."""
-        # About nothing in particular: the next text will be another one each time.
+        # About nothing in particular: a change that is noted about its text would be forgotten with the next text, and
+        # the next text is just what does not stay.
         self._changes.failed(id)
 
     def _order(self, due: Due) -> tuple[bool, bool, int]:
-        """Return what prompts that are due are sorted by; `False` comes before `True`."""
+        """Return what prompts that are due are sorted by: three values, of which the first that differs decides."""
+        # False comes before True, so each question is asked the wrong way round.  The last value is small for what was
+        # used long ago, or never: the prompt that was used last is warmed up last, and stays in the slot.
         prompt = due.prompt
         held = self._slot.content.has(prompt.key)
         return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
 
     def _facts(self, prompt: Prompt) -> Facts:
-        """Collect what is known now and matters for a prompt."""
+        """Collect what is known now and matters for a prompt.
+
+        Everything is collected before anything is decided, although mostly the first fact decides.  That costs a `stat`
+        or two for each prompt and round, some microseconds.  In return the decision is a table that can be tested line
+        by line, without a slot, files or a clock.
+        """
         name, key = prompt.id, prompt.key
         files, content = self._slot.files, self._slot.content
         recorded, usable = files.recorded(name, PREFIX), files.of_use
@@ -207,6 +243,7 @@ class Schedule:
             failure=self._failures.waiting(name, self.about(prompt)),
             change=self._changes.waiting(name),
             recorded=recorded,
+            # Looked up on disk, where the folder can be seen: somebody may have deleted the file.
             whole=recorded is None or files.folder.whole(recorded),
             saved=self._slot.saved(name, key) is not None,
             doubted=self._slot.doubted(name),

@@ -101,6 +101,7 @@ class Warmer:
         self._metrics = metrics
         self._clock = clock
         self._readiness = Readiness(catalogue, schedule, slot, warmup, metrics)
+        # One table for both: the warmer counts the tokens, and the gauges and `/status` show them.
         self.tokens = self._readiness.tokens
         # The last occasion on which a prompt was restored by `_tidy_up`.
         self._brought_back: object = None
@@ -111,7 +112,7 @@ class Warmer:
         Called after a reload of the configuration.  A warm-up of this prompt that is running ends between two pieces.
         """
         self.tokens.pop(id, None)
-        self._warmup.forget(id)
+        self._warmup.progress.pop(id, None)
         self.schedule.forget(id)
 
     @property
@@ -127,11 +128,15 @@ class Warmer:
         return self._readiness.state(id)
 
     def progress(self, id: str) -> float:
-        """Return how far a prompt is, from 0 to 1."""
+        """Return how far a prompt is, from 0 to 1, as `Readiness.progress` does."""
         return self._readiness.progress(id)
 
     def note(self, id: str) -> str | None:
-        """Return what is unwise about how clients ask for a prompt, if anything is."""
+        """Return what is unwise about how clients ask for a prompt, if anything is.
+
+        For an operator: a client whose system message tells the time makes every warm-up useless, and only the client
+        can be changed.
+        """
         return self._shape_learning.note(id)
 
     # The work.
@@ -151,6 +156,7 @@ class Warmer:
             # Each prompt once in a round.  If it is still due, or due again, the next round will see; otherwise a
             # warm-up that ends at once without success would be repeated for ever, and Twisted would do nothing else.
             tried.add(due.prompt.id)
+            # Logged here and not in the gate, so that the line also comes before a warm-up that fails at its tokens.
             if self.schedule.begins(due):
                 self.log.info("{prompt}: its warm-up starts: {reason}", prompt=due.prompt, reason=due.reason.value)
             await self._try(due.prompt)
@@ -196,7 +202,8 @@ class Warmer:
             # `done` is false if a user came.  That is no failure: there is no pause, and the next round that finds the
             # gate free tries again.  Otherwise the warm-up ran to its end, but perhaps for an old text: then it stopped
             # between two pieces, or has just saved what nobody will ask for any more.  Both count as "preempted".  Only
-            # the second leads to pauses: the text itself is the reason, and it would happen again.
+            # the second leads to pauses, after some such changes in a row: the text itself is the reason, and it would
+            # happen again.
             if done and as_before():
                 self.schedule.succeeded(name)
             else:
@@ -263,6 +270,7 @@ class Warmer:
         if prompt is None or not self.schedule.ahead or not self._shape_learning.turn(prompt.id):
             return
         name, key = prompt.id, prompt.key
+        # All of this is about one moment: there is no ``await`` between here and the gate.
         content = self._slot.content
         # What a user left there stays: that the user goes on with it is more probable than anything else.  Where
         # llama-server does not tell what the slot holds, nobody could rely on what was restored.  And only a file is

@@ -48,6 +48,10 @@ Halved: twice as much time goes into saves.  Doubled: under steady traffic twice
 """
 
 
+Wanted = Callable[[], bool]
+"""Tells whether a warm-up is still wanted: false as soon as the prompt is another, because its text was edited."""
+
+
 class Warmup:
     """Warms prompts up, one at a time.
 
@@ -60,20 +64,21 @@ class Warmup:
     current: str | None
     """The id of the prompt that is being warmed up, if any."""
 
+    progress: dict[str, Progress]
+    """How far the last warm-up of each prompt came, by id; only of those that were not finished."""
+
     longest_piece: int
     """Tokens of a piece at most (``warmup_chunk``).  Changes when the configuration is reloaded."""
 
     def __init__(
-        self,
-        gate: Gate,
-        slot: Slot,
-        llama: LlamaApi,
-        metrics: Metrics,
-        speed: Speed,
-        clock: IReactorTime,
-        longest_piece: int,
+        self, gate: Gate, slot: Slot, llama: LlamaApi, metrics: Metrics, speed: Speed, clock: IReactorTime, piece: int
     ) -> None:
-        """Put the parts together; `speed` learns from each piece, and `clock` measures how long a warm-up takes."""
+        """Put the parts together; nothing is asked or started before the first `run`.
+
+        `gate` is asked to let saves finish.  `slot` is what gets warm, and `llama` processes the tokens.  `metrics`
+        gets the duration of each warm-up, measured by `clock`.  `speed` learns from each piece how fast llama-server
+        is, and says how many tokens make a second's work.  `piece` is the first value of `longest_piece`.
+        """
         self.current = None
         self._gate = gate
         self._slot = slot
@@ -82,45 +87,47 @@ class Warmup:
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
-        self.longest_piece = longest_piece
+        self.longest_piece = piece
+        # What a warm-up need not compute again, because a file has its beginning.
         self._resume = Resume(slot.files, llama, slot.reuse_check)
-        # By id, of the prompts whose last warm-up was not finished.
-        self._progress: dict[str, Progress] = {}
+        self.progress = {}
 
-    def progress(self, prompt: Prompt) -> float:
-        """Return how far the last warm-up of just this prompt came, from 0 to 1."""
-        known = self._progress.get(prompt.id)
-        return 0.0 if known is None else known.of(prompt.key)
-
-    def forget(self, id: str) -> None:
-        """Forget how far a prompt's warm-up came: the prompt is gone, or another one with this id has come."""
-        self._progress.pop(id, None)
-
-    async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
+    async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Wanted) -> None:
         """Bring a prompt's `tokens` into the slot and save them.
 
         `wanted` is asked between two pieces; when it returns false, the rest is left undone.  Fires with nothing when
         the prompt is warm, or is not wanted any more.  Fails as `LlamaApi`'s calls do, with `SaveFailed`, or with
         `OSError` if the record cannot be written.  Cancelling loses what was computed since the last save.
         """
+        # `finally`, because this coroutine mostly ends by cancellation: otherwise the prompt would be shown as
+        # "warming" for as long as the user who interrupted it is answered, and longer.
         self.current = prompt.id
         try:
             await self._run(prompt.id, prompt.key, tokens, wanted)
         finally:
             self.current = None
 
-    async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
-        """Do the same, with the prompt's id and key, as the slot and its files know it."""
+    async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted) -> None:
+        """Do the same, with the prompt's id and key, as the slot and its files know it.
+
+        The steps: save what users left in the slot; look what is there already; have the rest processed; note what the
+        slot holds; save it.  Each step may be the last one, if a user comes or there is nothing left to do.
+        """
         began = self._clock.seconds()
-        progress = self._progress.setdefault(name, Progress(key))
+        # Made anew only after a success or a reload: the same object over all tries, so that what an interruption
+        # wasted and how long users let a piece take is known in the next one.
+        progress = self.progress.setdefault(name, Progress(key))
         if not self._files.model_known:
-            # llama-server was restarted, and a question was answered since.  What it left in the slot is right, but to
-            # learn which model it belongs to costs just that: it has to be computed again.
+            # llama-server was restarted, and a question was answered since.  What the question left in the slot is
+            # right, but a file must say which model it is of, and to find that out a few tokens are evaluated in the
+            # slot.  So what is there cannot be saved, and has to be computed again.
             self._slot.content.forget()
         # A conversation that users left in the slot would be lost, also where it is on this very prompt: so that is
         # saved first, if it is worth it.  The prompt's own tokens do not count for that question, as they are about to
         # be saved anyhow.  llama-server finishes a save that it began, even if nobody waits; so a user's arrival does
         # not cancel it (`let_finish`), but ends the warm-up right after it.
+        #
+        # All of this comes before the first request that changes the slot, because afterwards there is nothing to save.
         if self._slot.content.has(key):
             self._slot.content.now_saved(len(tokens))
         with self._gate.let_finish():
@@ -128,6 +135,9 @@ class Warmup:
         # This finds out which model runs, restores the prompt's file if there is one for this very key, and says
         # whether the slot holds the prompt now.  A restored file mostly means that the warm-up is over: see below.
         prepared = await self._slot.prepare(name, key)
+        # Does the file have just these tokens?  Only now can that be said, because only now the model is known.  If so,
+        # there is nothing to compute and nothing to save.  If restoring had not helped last time, this tells whether
+        # the tokens have changed since (`looked_at`): then the file is old; otherwise restoring is of no use here.
         same = self._same_as_saved(name, key, tokens)
         self._slot.looked_at(name, same)
         if same:
@@ -140,20 +150,25 @@ class Warmup:
             await self._cut_down(tokens, progress)
         else:
             await self._in_pieces(name, key, tokens, wanted, progress)
+            # The text has changed meanwhile.  What the slot holds now is of no use to anybody, and noting or saving it
+            # would replace the file of the old text, whose beginning may still be of use for the new one.
             if not wanted():
                 return
         # First what the slot holds, then the file: a save that fails leaves the prompt warm in the slot at least.
         await self._slot.note(name, key)
         if self._files.of_use:
+            # `last`: when the save is through, the warm-up has reached its end, even if a user waits by then.
             with self._gate.let_finish(last=True):
                 await self._files.save(name, PREFIX, key, len(tokens), marks(tokens))
+        # Only a warm-up that computed something is counted as done: finding the file in place is no work, and would
+        # make the mean duration of warm-ups look shorter than users have to expect.
         self._over(name)
         self._metrics.warmups.labels(name, "done").inc()
         self._metrics.warmup_seconds.labels(name).observe(self._clock.seconds() - began)
 
-    async def _in_pieces(
-        self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool], progress: Progress
-    ) -> None:
+    # The pieces.
+
+    async def _in_pieces(self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted, progress: Progress) -> None:
         """Have the tokens evaluated piece by piece, for as long as they are wanted.
 
         Fires when all are evaluated, or `wanted` has returned false; fails as `LlamaApi`'s calls do.  Cancelling closes
@@ -165,7 +180,10 @@ class Warmup:
         progress.reached(key, done / len(tokens))
         piece = progress.piece(self._speed, self.longest_piece)
         while done < len(tokens) and wanted():
+            # A user who comes now cancels the ``await`` below, and waits until llama-server has noticed that: one
+            # batch.
             end = min(done + piece, len(tokens))
+            # A piece that fails ends the warm-up; what was saved on the way stays, and the next try goes on from there.
             try:
                 reused = await self._evaluate(tokens, end, progress)
             except CancelledError:
@@ -184,8 +202,11 @@ class Warmup:
             # Some models cannot even go on from the end (a sliding window without --swa-full, in older builds).  Then
             # each piece computes all those before once more.  With equal pieces the work would grow with the square of
             # the length; with pieces that double, everything is computed twice.
-            usual = progress.piece(self._speed, self.longest_piece)
-            piece = usual if helped(done, reused) else max(usual, end)
+            piece = max(progress.piece(self._speed, self.longest_piece), 0 if helped(done, reused) else end)
+            # Between two pieces the connection is closed and llama-server is free.  A user who came during the piece
+            # has cancelled it, so whoever gets here found no user.
+            #
+            # After the last piece the whole is saved by the caller, under its own name.
             done = end
             if done < len(tokens):
                 await self._save_part(name, key, tokens[:done], progress)
@@ -196,6 +217,7 @@ class Warmup:
         Fires when it does; fails as `LlamaApi`'s calls do.  There is next to nothing to compute, so this is one
         request, and cancelling it saves nobody any time.
         """
+        # Asked before the request, which has what the slot holds forgotten.
         had_more = self._slot.content.now is not None and self._slot.content.now.conversation is not None
         reused = await self._evaluate(tokens, len(tokens), progress)
         # Going back from a conversation to its beginning is what some models cannot do.  This is an occasion to learn
@@ -211,20 +233,27 @@ class Warmup:
         # Before the request, not after: from here on the slot's content changes, whatever becomes of the answer.
         self._slot.content.taken_by_warmup()
         result = await self._llama.evaluate(tokens[:end])
+        # llama-server's own measurement, in milliseconds: ours would count the time that the answer waited for its turn
+        # in the reactor as llama-server's work.
         progress.at_risk += result.ms / 1000
+        # Only what was computed says something about the speed: reused tokens cost nothing.
         self._speed.measured(result.computed, result.ms)
         return result.reused
 
     async def _save_part(self, name: str, key: Key, tokens: Sequence[int], progress: Progress) -> None:
         """Save the beginning of a warm-up, if an interruption would lose enough to be worth a save.
 
-        Fires when that is done, or not worth it; does not fail if the save does.  A user's arrival ends the warm-up
+        `tokens` are just those that the slot holds now.  Fires when they are saved, or a save is not worth it; does not
+        fail if the save does.  A user's arrival ends the warm-up
         only after the save: raises `CancelledError` then.
         """
         # The speed of saves is measured with each one; before the first one it is not known, and the save is risked.
+        # At least one piece must have been computed since the last save, or a user who comes in every second would meet
+        # a save each time instead of a piece.
         seconds = self._speed.save_seconds(len(tokens)) or 0.0
         if not self._files.of_use or progress.at_risk < max(progress.piece_seconds, REST * seconds):
             return
+        # Saving cannot be undone halfway: llama-server would write the file to its end, and nobody would record it.
         with self._gate.let_finish():
             try:
                 await self._files.save(name, PART, key, len(tokens), marks(tokens))
@@ -240,6 +269,8 @@ class Warmup:
 
         Raises `OSError` if the record cannot be written.
         """
+        # `usable` means: of the model that runs now, and unchanged on disk, as far as can be seen.  The tokens are
+        # compared by fingerprints of every 256 tokens and of all: the tokens themselves are not kept anywhere.
         entry = self._files.usable(name, PREFIX)
         if entry is None or entry.marks != marks(tokens) or not self._files.of_use:
             return False
@@ -250,7 +281,8 @@ class Warmup:
 
     def _over(self, name: str) -> None:
         """Clean up after a warm-up that was finished.  Raises `OSError` if the record cannot be written."""
-        self._progress.pop(name, None)
+        self.progress.pop(name, None)
+        # The beginning that was saved on the way is part of the whole now, so its file only takes space.
         self._files.discard(name, PART)
         chat, prefix = self._files.recorded(name, CHAT), self._files.recorded(name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:
