@@ -92,12 +92,18 @@ class Backoff:
         self._known: dict[str, Trouble] = {}
 
     def current(self, name: str, about: object = None) -> Trouble | None:
-        """Return the last failure of this name, unless it was about something else."""
+        """Return the last failure of this name, unless it was about something else.
+
+        Also after its pause: the failure is over only with a success (`over`).
+        """
         trouble = self._known.get(name)
         return trouble if trouble is not None and trouble.about == about else None
 
     def waiting(self, name: str, about: object = None) -> Trouble | None:
-        """Return the last failure if it is too early for another try, else `None`."""
+        """Return the last failure if it is too early for another try, else `None`.
+
+        The failure and not just a yes, so that whoever has to wait can say why and until when.
+        """
         trouble = self.current(name, about)
         if trouble is None or (trouble.retry_at is not None and self._clock.seconds() >= trouble.retry_at):
             return None

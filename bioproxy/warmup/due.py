@@ -24,7 +24,11 @@ from bioproxy.warmup.backoff import Trouble
 
 
 class Reason(Enum):
-    """Why a prompt is due.  The values are what operators read."""
+    """Why a prompt is due.
+
+    The values are what operators read, after "its warm-up starts:" in the log and as `reason` in `/status`.  "It" is
+    the prompt.
+    """
 
     ASKED_FOR = "an operator asked for it"
     DOUBTED = "a restore did not help: its tokens have to be looked at again"
@@ -39,7 +43,11 @@ class Reason(Enum):
 
 
 class Hold(Enum):
-    """Why a prompt is not due.  The values are what operators read."""
+    """Why a prompt is not due.
+
+    The values are what operators read.  Only `WARM` is the aim; `EMPTY` and `NOT_ASKED` are as configured; the others
+    say what is in the way.
+    """
 
     WARM = "warm"
     DOWN = "llama-server is not up"
@@ -58,7 +66,10 @@ class Hold(Enum):
 
 @dataclass(frozen=True)
 class Due:
-    """A prompt that is to be warmed up now."""
+    """A prompt that is to be warmed up now.
+
+    "Now" is as soon as no user is at the gate: whether one is there, is not part of the decision.
+    """
 
     prompt: Prompt
     """The prompt as it was when this was decided."""
@@ -67,13 +78,16 @@ class Due:
     """Why it is due."""
 
     def told(self) -> dict[str, Any]:
-        """Return what `/status` has of it."""
+        """Return what `/status` has of this, with the same fields as `Waiting.told`."""
         return {"due": True, "reason": self.reason.value, "until": None}
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A prompt that is not to be warmed up now."""
+    """A prompt that is not to be warmed up now.
+
+    Nobody sleeps until `until`: the decision is made anew twice a second, and will be another one then.
+    """
 
     reason: Hold
     """Why it is not due."""
@@ -82,13 +96,17 @@ class Waiting:
     """When a pause ends, in ISO 8601; `None` for everything that does not end by itself.  For operators only."""
 
     def told(self) -> dict[str, Any]:
-        """Return what `/status` has of it."""
+        """Return what `/status` has of this, with the same fields as `Due.told`."""
         return {"due": False, "reason": self.reason.value, "until": self.until}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the decision about one prompt depends on, at one moment."""
+    """All that the decision about one prompt depends on, at one moment.
+
+    Each fact is a plain value, so that a test can write down any combination of them, also such as are hard to bring
+    about: a file of another model for a prompt that an operator wants while llama-server sleeps.
+    """
 
     up: bool
     """llama-server answers, with its model loaded."""
@@ -97,13 +115,19 @@ class Facts:
     """llama-server has unloaded its model for the time being."""
 
     files_known: bool
-    """llama-server was asked whether it keeps slot files."""
+    """llama-server was asked whether it keeps slot files.  While it sleeps it is not asked: that would wake it up."""
 
     files_usable: bool
-    """Slot files can be saved, and restoring them helps."""
+    """Slot files can be saved, and restoring them helps.
+
+    False without ``--slot-save-path``, after saves of two prompts failed, and where restored tokens are not reused.
+    """
 
     model_known: bool
-    """It is known for certain which model runs."""
+    """It is known for certain which model runs.
+
+    False after each restart of llama-server, and after it was asleep: a file may have been exchanged meanwhile.
+    """
 
     wanted: bool
     """An operator asked for a warm-up of this prompt."""
@@ -127,10 +151,13 @@ class Facts:
     """The recorded file may be restored for just this prompt now."""
 
     doubted: bool
-    """The file was restored and not reused, so the tokens may be other ones than when it was saved."""
+    """The file was restored and not reused, so the tokens may be other ones than when it was saved.
+
+    A chat template with a date in it does that, once a day.
+    """
 
     held: bool
-    """The slot holds this prompt."""
+    """The slot holds this prompt, as far as is believed."""
 
     slot_seen: bool
     """llama-server tells what the slot holds."""
@@ -143,8 +170,13 @@ class Facts:
 
 
 def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
-    """Return whether a prompt is due, and why.  `None` is a prompt without a text: its file cannot be read."""
-    # What no wish of an operator can overcome.
+    """Return whether a prompt is due, and why.  `None` is a prompt without a text: its file cannot be read.
+
+    The branches come in the order of their weight, and the first that applies is the reason.  So one reason is given
+    where there may be several, and it is the one to do something about first.
+    """
+    # What no wish of an operator can overcome.  Whether there are slot files is asked when llama-server is first seen
+    # awake, and not before: the question would wake it up.
     if not facts.up:
         return Waiting(Hold.DOWN)
     if not facts.files_known:
@@ -158,7 +190,8 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
         return Due(prompt, Reason.ASKED_FOR)
     if not facts.allowed:
         return Waiting(Hold.NOT_ASKED)
-    # Pauses, before anything is looked at in detail: a prompt in trouble is not due, whatever its file is like.
+    # Pauses, before anything is looked at in detail: a prompt in trouble is not due, whatever its file is like.  A
+    # failure that no pause can mend has no end (`retry_at` is `None`).
     if facts.failure is not None:
         useless = facts.failure.retry_at is None
         return Waiting(Hold.USELESS if useless else Hold.PAUSED, facts.failure.retry_at_utc)
@@ -168,8 +201,12 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
 
 
 def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
-    """Decide where slot files can be used: every prompt can be warm, each in its file."""
+    """Decide where slot files can be used: every prompt can be warm, each in its file.
+
+    llama-server may be asleep here.  It is woken up for a warm-up, because the file stays when it falls asleep again.
+    """
     recorded = facts.recorded
+    # `saved` is the slot's own judgement, which requests rely on, too.  The rest only finds the words for a "no".
     if facts.saved:
         return Waiting(Hold.WARM)
     if facts.doubted:
@@ -192,7 +229,12 @@ def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
 
 
 def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
-    """Decide where slot files cannot be used: one prompt can be warm, in the slot itself."""
+    """Decide where slot files cannot be used: one prompt can be warm, in the slot itself.
+
+    That is so without ``--slot-save-path``, where restoring does not help on this model, and for some minutes after
+    saves have failed.
+    """
+    # A prompt that the slot holds is warm, whether it is the favourite or not.
     if facts.held:
         return Waiting(Hold.WARM)
     # Waking llama-server up would be in vain: when it falls asleep again, the slot is empty again.

@@ -21,15 +21,15 @@ PIECE_SECONDS = 1.0
 """How many seconds of llama-server's work a piece should be.
 
 A user who arrives during a warm-up waits for the piece in progress.  Halved: users wait half as long, and the fixed
-cost of a piece (some 20 ms) weighs twice as much.  Doubled: a user may have to wait for two seconds.
+cost of a piece weighs twice as much.  Doubled: a user may have to wait for two seconds.
 """
 
 SMALLEST_PIECE = 64
 """Tokens of a piece at least.
 
 Each piece is a request of its own, with all tokens before it.  Below this size the fixed cost of a request outweighs
-what a user gains by waiting for less.  Halved: a slow machine spends up to half of a warm-up on fixed costs.  Doubled:
-a user of a slow machine (20 tokens a second) waits for six seconds instead of three.
+what a user gains by waiting for less.  Halved: more of a warm-up's time goes into fixed costs on a slow machine.
+Doubled: a user of a slow machine (20 tokens a second) waits for six seconds instead of three.
 """
 
 FIRST_PIECE = 256

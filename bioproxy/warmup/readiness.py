@@ -48,12 +48,16 @@ class Readiness:
         trouble = None if prompt is None else self._schedule.trouble(prompt)
         problems = [*self._catalogue.problems(id), *([] if trouble is None else [trouble])]
         error = "; ".join(problems) or None
-        # Not read yet, at the start, is no error.
+        # Without a problem and without a text: the file was not read yet, just after the start.  That is no error.
         if prompt is None:
             return ("error" if error else "cold"), error
+        # Before the question whether it is warm: a warm-up that an operator asked for shows as one, also of a prompt
+        # that the slot or an older file has.
         if self._warmup.current == id:
             return "warming", error
-        # Warm although something is wrong: an include that cannot be read leaves a text that can be warmed up.
+        # A prompt can be warm although something is wrong: an include that cannot be read leaves a text with a remark
+        # in its place, and that text can be warmed up.  And a prompt whose last warm-up failed can be warm in the slot,
+        # after a user's question on it.
         if self._slot.content.has(prompt.key) or self._slot.saved(id, prompt.key):
             return "warm", error
         return ("error" if trouble is not None else "cold"), error

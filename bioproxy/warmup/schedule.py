@@ -56,7 +56,7 @@ Halved or doubled: one warm-up more or less.
 
 
 class Schedule:
-    """What there is to warm up of a catalogue's prompts.
+    """Which of a catalogue's prompts is warmed up next.
 
     Invariant: nothing here is about llama-server's or the slot's present state, which is asked each time.  What is kept
     is what people asked for, and what came of the last tries.
@@ -66,7 +66,10 @@ class Schedule:
     """Whether prompts are warmed up before any user has asked for them.  Changes when the configuration is reloaded."""
 
     wanted: set[str]
-    """The ids of the prompts that an operator wants to be warmed up now."""
+    """The ids of the prompts that an operator wants to be warmed up now.
+
+    An id stays until its warm-up has succeeded or failed, over all interruptions by users.
+    """
 
     def __init__(
         self,
@@ -94,13 +97,16 @@ class Schedule:
         self._asked: set[str] = set()
         # The id that an operator has asked for last, as long as no user has asked for any prompt since.
         self._chosen: str | None = None
-        # By id, what the last warm-up was begun for.
+        # By id, what the last warm-up was begun for, until the prompt is warm.
         self._begun: dict[str, object] = {}
+        # Two kinds of trouble with different pauses: a failure is about a prompt and a process of llama-server, a
+        # change is about the id alone.
         self._failures = Backoff(clock, SHORTEST_PAUSE)
         self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
     def about(self, prompt: Prompt) -> object:
         """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens."""
+        # Equal prompts are equal tokens only for one chat template and tokenizer, and these are llama-server's.
         # `process` is a new object for each process of llama-server, which may have another model, or another context.
         return prompt.key, self._watch.process
 
@@ -109,6 +115,7 @@ class Schedule:
 
         Asks nobody and changes nothing, so `/status` may call this at any time.  Looks at one file.
         """
+        # Without a prompt there is no key, and hardly a fact that could be collected.
         prompt = self._catalogue.get(id)
         return Waiting(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
 
@@ -130,6 +137,7 @@ class Schedule:
         chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
         if chosen is not None and not chosen.empty:
             return chosen
+        # Of those that nobody has asked for the first one wins: `max`, like `min`, takes the first of equals.
         known = map(self._catalogue.get, self._catalogue)
         usable = [prompt for prompt in known if prompt is not None and not prompt.empty]
         return max(usable, default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
@@ -150,7 +158,8 @@ class Schedule:
         Called by the proxy for each request that names a prompt, when the request is inside the gate.
         """
         self._asked.add(id)
-        # The latest wish counts, and a question is one, too.
+        # The latest wish counts, and a question is one, too: where only the slot can be warm, it goes to this prompt
+        # now.
         self._chosen = None
 
     def want(self, id: str) -> None:
@@ -162,6 +171,8 @@ class Schedule:
         self._chosen = id
         self._failures.over(id)
         self._changes.over(id)
+        # Until that round nothing else is done about the prompt: `wanted` is looked at before all pauses.
+        #
         # Files may have been given up after failed saves.  The operator's wish is a reason to try them again, and the
         # old file must not make the warm-up end early, with the finding that it is there already.
         self._slot.files.try_again()
@@ -172,6 +183,7 @@ class Schedule:
 
         Without this a template that gets another file under its old name would inherit the old one's failures.
         """
+        # What a success forgets has to be forgotten here, too.
         self.succeeded(id)
         self._asked.discard(id)
         if self._chosen == id:
@@ -187,6 +199,7 @@ class Schedule:
         """
         occasion = (due.prompt.key, due.reason)
         news = self._begun.get(due.prompt.id) != occasion
+        # The prompt itself would keep an old text of many megabytes in memory; its key is enough to tell texts apart.
         self._begun[due.prompt.id] = occasion
         return news
 
@@ -203,12 +216,16 @@ class Schedule:
         `text` says what failed.  `took` is how many seconds the try took, or `None` if trying again would be useless.
         The failure counts for the prompt that was tried: if its text changed meanwhile, the new text need not wait.
         """
-        # An operator's wish is for one try.  Without this it would go before all pauses for ever.
+        # An operator's wish is for one try that users do not interrupt; an interrupted one leaves the wish in place.
+        # Without this it would go before all pauses for ever.
         self.wanted.discard(prompt.id)
         return self._failures.failed(prompt.id, self.about(prompt), text, took)
 
     def changed(self, id: str) -> None:
-        """Note that a text changed while it was warmed up: if that goes on, the next warm-ups wait ever longer."""
+        """Note that a text changed while it was warmed up: if that goes on, the next warm-ups wait ever longer.
+
+        How long the try took does not matter here, unlike after a failure: the next text may stay for good.
+        """
         # About nothing in particular: a change that is noted about its text would be forgotten with the next text, and
         # the next text is just what does not stay.
         self._changes.failed(id)
@@ -218,6 +235,8 @@ class Schedule:
         # False comes before True, so each question is asked the wrong way round.  The last value is small for what was
         # used long ago, or never: the prompt that was used last is warmed up last, and stays in the slot.
         prompt = due.prompt
+        # Held prompts come early for a second reason: a piece of another warm-up would displace what only has to be
+        # saved, and then it would have to be computed.
         held = self._slot.content.has(prompt.key)
         return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
 
@@ -240,16 +259,20 @@ class Schedule:
             model_known=files.model_known,
             wanted=name in self.wanted,
             allowed=self.ahead or name in self._asked,
+            # Only while the pause lasts: afterwards a failure is history, and no fact that speaks against a try.
             failure=self._failures.waiting(name, self.about(prompt)),
             change=self._changes.waiting(name),
             recorded=recorded,
             # Looked up on disk, where the folder can be seen: somebody may have deleted the file.
             whole=recorded is None or files.folder.whole(recorded),
             saved=self._slot.saved(name, key) is not None,
+            # `saved` is false for a prompt in doubt; the doubt itself is only needed as the reason.
             doubted=self._slot.doubted(name),
+            # Believed, not looked up: asking llama-server would be an ``await``, and the warm-up will look anyhow.
             held=content.has(key),
             slot_seen=content.visible,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.
             favourite=not usable and prompt == self.favourite(),
+            # By name, not by key: a conversation in another shape is the user's all the same.
             users=content.users and held_now is not None and held_now.name == name,
         )

@@ -40,13 +40,19 @@ class ShapeLearning:
     log = Logger()
 
     def __init__(self, state: StateFolder) -> None:
+        """Keep the folder; nothing is read before `load`, because the folder is locked only when the services start."""
         self._state = state
         self._known: dict[str, Habit] = {}
-        # The largest `Habit.turn` given so far.
+        # The largest `Habit.turn` given so far.  Counted over all prompts, so that any two of them can be compared.
         self._turn = 0
 
     def load(self) -> None:
-        """Read what was learned before the restart."""
+        """Read what was learned before the restart.
+
+        Called once, when the folder is open.  A file that is not understood is no reason not to start: it is told in
+        the log, and replaced when something is learned.  Each exception here is one that garbage in JSON was seen to
+        raise.
+        """
         try:
             self._known = {id: habit(entry) for id, entry in self._state.read(FILE).items()}
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -54,19 +60,29 @@ class ShapeLearning:
         self._turn = max((each.turn for each in self._known.values()), default=0)
 
     def shape(self, id: str) -> Shape:
-        """Return the shape to warm a prompt up in."""
+        """Return the shape to warm a prompt up in: the bare one as long as nothing is known."""
         return self._habit(id).shape
 
     def turn(self, id: str) -> int:
-        """Return a number that is larger the later a prompt was asked for, 0 if it never was."""
+        """Return a number that is larger the later a prompt was asked for, 0 if it never was.
+
+        A number and not a time: it only has to order the prompts, and clocks can be set.
+        """
         return self._habit(id).turn
 
     def other(self, id: str) -> Shape | None:
-        """Return the shape of the last first question, if that is not the one to warm up in."""
+        """Return the shape of the last first question, if that is not the one to warm up in.
+
+        With this a cold answer is explained: by how it differs from the question before.
+        """
         return self._habit(id).other
 
     def note(self, id: str) -> str | None:
-        """Return what is unwise about how clients ask for a prompt, in words for an operator, if anything is."""
+        """Return what is unwise about how clients ask for a prompt, in words for an operator, if anything is.
+
+        Learning cannot help such a prompt.  Only whoever runs the client can, by moving the clock to the user's
+        message.
+        """
         if not self._habit(id).restless:
             return None
         return (
@@ -78,8 +94,10 @@ class ShapeLearning:
         """Learn from a question that was answered.
 
         `first_shape` is the question's shape if it was the first one of a conversation.  A later question counts for
-        the order of use only.
+        the order of use only.  Called after the answer, inside the gate, so that the warm-up that may follow finds the
+        question's own tokens in the slot, and only has to save them.
         """
+        # Habits are values: comparing the one before with the one after tells what there is to log and to write.
         before = self._habit(id)
         after = before if first_shape is None else learned(before, first_shape)
         # The number stays while the same prompt is asked for again and again: then nothing has to be written.
@@ -87,6 +105,7 @@ class ShapeLearning:
             self._turn += 1
             after = replace(after, turn=self._turn)
         self._known[id] = after
+        # Each such line is followed by a warm-up, and explains it.
         if before.shape != after.shape:
             self.log.info("prompt {id}: clients send another shape now, warm-ups use that", id=id)
         # Only what the file has: counting a row of strangers is not worth a write for each of them.
@@ -108,6 +127,7 @@ class ShapeLearning:
         return self._known.get(id) or Habit()
 
     def _save(self) -> None:
+        """Write the file.  What cannot be written is known all the same, for as long as the process runs."""
         content = {id: stored(each) for id, each in self._known.items()}
         try:
             self._state.write(FILE, content, durable=False)

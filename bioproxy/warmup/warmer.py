@@ -104,6 +104,7 @@ class Warmer:
         # One table for both: the warmer counts the tokens, and the gauges and `/status` show them.
         self.tokens = self._readiness.tokens
         # The last occasion on which a prompt was restored by `_tidy_up`.
+        # Anything that can be compared; `None` before the first restore, and after each warm-up.
         self._brought_back: object = None
 
     def forget(self, id: str) -> None:
@@ -164,7 +165,8 @@ class Warmer:
         # model, and when it falls asleep again, what was restored into the slot is lost.
         if self._watch.up and not self._watch.asleep and not self._gate.busy:
             await self._tidy_up()
-        # Whatever happened or not, half a second has passed: a file may have been deleted, or a text edited.
+        # Whatever happened or not, half a second has passed: a file may have been deleted, or a text edited.  So the
+        # gauges are set in every round, also while users are at the gate.
         self._readiness.show()
 
     async def _try(self, prompt: Prompt) -> None:

@@ -14,8 +14,8 @@ A user's arrival cancels the warm-up.  In Twisted this is an exception like any 
 that it may stop.  The user's own prompt takes the slot then.  So that not everything has to be computed again, the
 beginning is saved from time to time (`NAME.part.bin`), and the next try goes on from there.
 
-Runs inside the gate, so nobody else uses the slot meanwhile.  Does not know which prompt is due or why, nor what comes
-of a failure: that is up to `bioproxy.warmup.warmer`.
+Runs inside the gate, so nobody else uses the slot meanwhile; at most one warm-up is there at a time.  Does not know
+which prompt is due or why, nor what comes of a failure: that is up to `bioproxy.warmup.warmer`.
 """
 
 from __future__ import annotations
@@ -218,6 +218,7 @@ class Warmup:
         request, and cancelling it saves nobody any time.
         """
         # Asked before the request, which has what the slot holds forgotten.
+        # (A slot whose content is only believed, not known, teaches nothing.)
         had_more = self._slot.content.now is not None and self._slot.content.now.conversation is not None
         reused = await self._evaluate(tokens, len(tokens), progress)
         # Going back from a conversation to its beginning is what some models cannot do.  This is an occasion to learn
