@@ -10,7 +10,9 @@ already, and `COMPUTING` more if not; a question that comes meanwhile ends it.  
 * the useful ones: a first question had their shape before the next warm-up was through,
 * the first questions that found their prompt warm, in the slot or in the file.
 
-A second table replays the pauses of `Backoff`: how many warm-ups are tried in an hour of trouble.
+Each column is `bioproxy.warmup.shape_rules` with one rule undone, by its number there; "3: three" asks for three in a
+row, "4: double" counts each takeover double, "4 not eased" lets no confirmation soften rule 4.  The columns with a "+"
+are rules that are gone: a second takeover at once, and later questions as confirmations.
 
 The rules themselves have no switches.  A rule is undone from outside, by changing the `Habit` before or after
 `learned`.
@@ -22,11 +24,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from twisted.internet.task import Clock
-
 from bioproxy.prompts.prompt_shape import Shape
-from bioproxy.warmup.backoff import LONGEST_PAUSE, Backoff
-from bioproxy.warmup.schedule import CHANGES, CHANGES_PAUSE, SHORTEST_PAUSE
 from bioproxy.warmup.shape_rules import Habit, learned
 from bioproxy.warmup.warmer import INTERVAL as ROUND
 
@@ -248,41 +246,8 @@ def outcome(client: Client, rules: str, turns: float) -> Outcome:
     return sum(results, Outcome())
 
 
-# The pauses.
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """Warm-ups that come to nothing, each after `takes` seconds, and the pauses after them."""
-
-    takes: float
-    shortest: float
-    free: int = 0
-    by_cost: bool = True
-
-
-TROUBLES = {
-    "fails at once": Trouble(0.05, SHORTEST_PAUSE),
-    "fails after 30 s": Trouble(30.0, SHORTEST_PAUSE),
-    "its text changes": Trouble(5.0, CHANGES_PAUSE, CHANGES, by_cost=False),
-}
-
-
-def tries(trouble: Trouble, shortest: float, longest: float, by_cost: bool) -> tuple[int, float]:
-    """Return how many tries an hour of trouble has, and the part of the time that they take."""
-    timer, count = Clock(), 0
-    backoff = Backoff(timer, shortest, longest, trouble.free)
-    while timer.seconds() < 3600:
-        if backoff.waiting("code") is None:
-            timer.advance(trouble.takes)
-            backoff.failed("code", took=trouble.takes if by_cost and trouble.by_cost else 0.0)
-            count += 1
-        timer.advance(ROUND)
-    return count, count * trouble.takes / timer.seconds()
-
-
 def main() -> None:
-    """Print the tables."""
+    """Print the table, once for conversations with later questions and once without."""
     for turns in (1.0, 0.0):
         print(f"\nstarted/useful/found warm of {QUESTIONS} first questions, {turns:g} later ones in each")
         print(f"{'':26}" + "".join(f"{rules:>14}" for rules in RULES))
@@ -292,13 +257,6 @@ def main() -> None:
             sums = {rules: sums[rules] + row[rules] for rules in RULES}
             print(f"{name:26}" + "".join(f"{row[rules]!s:>14}" for rules in RULES))
         print(f"{'in all':26}" + "".join(f"{sums[rules]!s:>14}" for rules in RULES))
-    print("\ntries in an hour of trouble, and the part of the time that they take")
-    print(f"{'':26}" + "".join(f"{what:>16}" for what in ("as it is", "not by cost", "not doubled", "no pauses")))
-    for name, trouble in TROUBLES.items():
-        first = trouble.shortest
-        ways = ((first, LONGEST_PAUSE, True), (first, LONGEST_PAUSE, False), (first, first, False), (0.0, 0.0, False))
-        found = (tries(trouble, *way) for way in ways)
-        print(f"{name:26}" + "".join(f"{f'{count}, {part:.0%}':>16}" for count, part in found))
 
 
 if __name__ == "__main__":

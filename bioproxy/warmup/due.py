@@ -19,8 +19,8 @@ from enum import Enum
 from typing import Any
 
 from bioproxy.prompts.catalogue import Prompt
+from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot.record import Snapshot
-from bioproxy.warmup.backoff import Trouble
 
 
 class Reason(Enum):
@@ -130,7 +130,7 @@ class Facts:
     """
 
     wanted: bool
-    """An operator asked for a warm-up of this prompt."""
+    """An operator asked for a warm-up of this prompt, and it has neither succeeded nor failed since."""
 
     allowed: bool
     """Warm-ups ahead of any question are on, or a user has asked for this prompt."""
@@ -142,13 +142,16 @@ class Facts:
     """The change of the text during a warm-up after which warm-ups pause now."""
 
     recorded: Snapshot | None
-    """What the record says of the prompt's file, whatever text or model the file is of."""
+    """What the record says of the prompt's file, whatever text or model the file is of.  `None`: there is no file."""
 
     whole: bool
     """The recorded file is as it was when it was recorded, as far as can be seen."""
 
     saved: bool
-    """The recorded file may be restored for just this prompt now."""
+    """The recorded file may be restored for just this prompt now: text, shape and model are right, and it is whole.
+
+    The slot's own judgement; `recorded`, `whole` and `model_known` only find the words where it is "no".
+    """
 
     doubted: bool
     """The file was restored and not reused, so the tokens may be other ones than when it was saved.
@@ -160,13 +163,19 @@ class Facts:
     """The slot holds this prompt, as far as is believed."""
 
     slot_seen: bool
-    """llama-server tells what the slot holds."""
+    """llama-server tells what the slot holds.  With ``--no-slots`` it does not."""
 
     favourite: bool
-    """The prompt is the one that will probably be asked for next."""
+    """The prompt is the one that will probably be asked for next.
+
+    Only filled in where slot files cannot be used, because it matters only there.
+    """
 
     users: bool
-    """A user left a conversation on this prompt in the slot, in whatever shape."""
+    """A user left a conversation on this prompt in the slot, in whatever shape.
+
+    In the present shape that would be `held`.
+    """
 
 
 def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
@@ -206,7 +215,7 @@ def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
     llama-server may be asleep here.  It is woken up for a warm-up, because the file stays when it falls asleep again.
     """
     recorded = facts.recorded
-    # `saved` is the slot's own judgement, which requests rely on, too.  The rest only finds the words for a "no".
+    # Requests rely on the same judgement, so what is called warm here is found warm by the next question.
     if facts.saved:
         return Waiting(Hold.WARM)
     if facts.doubted:
@@ -223,6 +232,8 @@ def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
         return Due(prompt, Reason.OTHER_SHAPE)
     if not facts.whole:
         return Due(prompt, Reason.FILE_CHANGED)
+    # So the file has the right text in the right shape, and only the model is left as a reason.
+    #
     # To find out the model costs the slot's content, so it is left to the warm-up, which then mostly finds that nothing
     # has to be computed.
     return Due(prompt, Reason.OTHER_MODEL if facts.model_known else Reason.MODEL_UNKNOWN)

@@ -28,9 +28,9 @@ from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt
+from bioproxy.runtime.backoff import Backoff
 from bioproxy.slot.record import PREFIX
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.backoff import Backoff
 from bioproxy.warmup.due import Due, Facts, Hold, Waiting, decide
 from bioproxy.warmup.shape_learning import ShapeLearning
 
@@ -97,7 +97,8 @@ class Schedule:
         self._asked: set[str] = set()
         # The id that an operator has asked for last, as long as no user has asked for any prompt since.
         self._chosen: str | None = None
-        # By id, what the last warm-up was begun for, until the prompt is warm.
+        # By id, what the last warm-up was begun for, until the prompt is warm.  Only for the log: it decides nothing.
+        # (What was begun is not what is going on: a user may have interrupted it.)
         self._begun: dict[str, object] = {}
         # Two kinds of trouble with different pauses: a failure is about a prompt and a process of llama-server, a
         # change is about the id alone.
@@ -105,7 +106,10 @@ class Schedule:
         self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
     def about(self, prompt: Prompt) -> object:
-        """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens."""
+        """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens.
+
+        Two such values are only good for comparing them.
+        """
         # Equal prompts are equal tokens only for one chat template and tokenizer, and these are llama-server's.
         # `process` is a new object for each process of llama-server, which may have another model, or another context.
         return prompt.key, self._watch.process
@@ -133,7 +137,8 @@ class Schedule:
 
         A prompt that an operator asked for since then comes first.
         """
-        # A prompt that cannot be read, or has nothing to process, is not worth the slot, whoever asked for it.
+        # Asked again from the catalogue, because the prompt may have got another text since the operator chose it.  A
+        # prompt that cannot be read, or has nothing to process, is not worth the slot, whoever asked for it.
         chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
         if chosen is not None and not chosen.empty:
             return chosen
@@ -158,8 +163,9 @@ class Schedule:
         Called by the proxy for each request that names a prompt, when the request is inside the gate.
         """
         self._asked.add(id)
-        # The latest wish counts, and a question is one, too: where only the slot can be warm, it goes to this prompt
-        # now.
+        # `shape_learning` notes the order of use, but only after the answer, and only of requests that were answered.
+        # The latest wish counts, whoever had it, and a question is one, too: where only the slot can be warm, it goes
+        # to this prompt now.
         self._chosen = None
 
     def want(self, id: str) -> None:
@@ -249,6 +255,7 @@ class Schedule:
         """
         name, key = prompt.id, prompt.key
         files, content = self._slot.files, self._slot.content
+        # Asked once each, because each answer is used twice and must be the same both times.
         recorded, usable = files.recorded(name, PREFIX), files.of_use
         held_now = content.now
         return Facts(

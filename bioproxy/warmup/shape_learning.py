@@ -108,7 +108,8 @@ class ShapeLearning:
         # Each such line is followed by a warm-up, and explains it.
         if before.shape != after.shape:
             self.log.info("prompt {id}: clients send another shape now, warm-ups use that", id=id)
-        # Only what the file has: counting a row of strangers is not worth a write for each of them.
+        # Without waiting for the disk, see the top of this module.  Only what the file has: counting a row of strangers
+        # is not worth a write for each of them.
         if stored(before) != stored(after):
             self._save()
 
@@ -136,7 +137,11 @@ class ShapeLearning:
 
 
 def stored(habit: Habit) -> dict[str, Any]:
-    """Return what the file has of a habit.  Rows and their cost begin anew after a restart."""
+    """Return what the file has of a habit.
+
+    Rows, and what takeovers have cost, begin anew after a restart: they change with every other question, and each
+    change would be a write.
+    """
     return {"shape": habit.shape.source, "settled": habit.settled, "turn": habit.turn}
 
 

@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.prompt_shape import BARE, PLAIN
+from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot.record import Snapshot
-from bioproxy.warmup.backoff import Trouble
 from bioproxy.warmup.due import Due, Facts, Hold, Reason, Waiting, decide
 from tests.support.world import CODE, WarmTest, logged
 

@@ -1,11 +1,12 @@
-"""The replay that judges the rules of shape learning, on a few of its clients."""
+"""The replays that judge the rules of shape learning and the pauses, on a few of their cases."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks.replay_shapes import CLIENTS, RULES, TROUBLES, Question, outcome, replay, told, tries
-from bioproxy.warmup.backoff import LONGEST_PAUSE
+from benchmarks.replay_pauses import TROUBLES, tries
+from benchmarks.replay_shapes import CLIENTS, RULES, Question, outcome, replay, told
+from bioproxy.runtime.backoff import LONGEST_PAUSE
 from bioproxy.warmup.shape_rules import learned
 
 A, B = told("A"), told("B")

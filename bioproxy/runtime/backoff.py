@@ -11,6 +11,9 @@ No timer runs here.  In Twisted a timer is an object that must be cancelled when
 a clock that is advanced.  A pause as a value needs neither: whoever comes by regularly, as `bioproxy.warmup.warmer`
 does twice a second, asks whether the pause is over.
 
+What each part is good for is replayed by ``python -m benchmarks.replay_pauses``; the figures stand beside the
+constants.
+
 Does not know prompts or llama-server: any string can be a name, and anything that can be compared an `about`.
 """
 
@@ -25,7 +28,8 @@ from twisted.internet.interfaces import IReactorTime
 LONGEST_PAUSE = 60.0
 """Seconds that a pause doubles up to.
 
-With doubling there are 59 tries in an hour of failures at once; with pauses of 2 seconds, 1,412; without any, 6,546.
+With doubling there are 59 tries in an hour of failures at once; with pauses of
+2 seconds, 1,412; without any, 6,546.
 
 Halved: a llama-server in trouble gets twice as many tries.  Doubled: after a repair, warm-ups resume up to two minutes
 later.

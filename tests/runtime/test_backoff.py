@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.warmup.backoff import JITTER, REST, Backoff
+from bioproxy.runtime.backoff import JITTER, REST, Backoff
 
 
 class Pauses(SynchronousTestCase):
