@@ -303,6 +303,22 @@ class Trouble(WarmTest):
         self.rounds()
         self.assertEqual(("warm", ""), (self.state(), self.error()))
 
+    def test_edited_while_it_does_not_fit(self) -> None:
+        """A text that turns out to be too long while it is edited says nothing about the new text, which is tried."""
+        self.use({"code": "x" * 400 + "<{message}>"})
+        self.server.context = 40
+        self.look()
+        self.server.pause_at = {"/tokenize", "/v1/messages/count_tokens"}
+        warming = self.begin()
+        self.assertEqual(1, self.server.paused)
+        self.edit("Short. <{message}>")
+        self.server.pause_at = set()
+        self.server.go_on()
+        self.built.settle()
+        self.successResultOf(warming)
+        self.rounds(2)
+        self.assertEqual(("warm", ""), (self.state(), self.error()))
+
     def test_long_text_is_counted(self) -> None:
         """A text that hardly fits is only counted, not turned into tokens."""
         self.use({"code": "x" * 400 + "<{message}>"})
