@@ -4,12 +4,12 @@ Trouble that lasts must neither keep llama-server busy nor fill the log.  So the
 row, and the caller is told whether a failure is news that deserves a line in the log.
 
 A failure is always *about* something, for example about a text and a process of llama-server.  When the text is edited
-or llama-server restarted, the caller asks with another `about`, and the old failure does not count any more.  So nobody
-has to reset anything, and no reset can be forgotten.
+or llama-server restarted, the caller asks with another `about`, and the old failure does not count any more.  So
+nothing has to be reset, and no reset can be forgotten.
 
 No timer runs here.  In Twisted a timer is an object that must be cancelled when it is no longer wanted, and tested with
-a clock that is advanced.  A pause as a value needs neither: whoever comes by regularly, as `bioproxy.warmup.warmer`
-does twice a second, asks whether the pause is over.
+a clock that is advanced.  A pause as a value needs neither: the caller, which runs regularly anyway
+(`bioproxy.warmup.warmer` twice a second), asks whether the pause is over.
 
 What each part is good for is replayed by ``python -m benchmarks.replay_pauses``; the figures stand beside the
 constants.
@@ -106,7 +106,7 @@ class Backoff:
     def waiting(self, name: str, about: object = None) -> Trouble | None:
         """Return the last failure if it is too early for another try, else `None`.
 
-        The failure and not just a yes, so that whoever has to wait can say why and until when.
+        The failure and not just a yes, so that the caller can report why there is a pause and until when.
         """
         trouble = self.current(name, about)
         if trouble is None or (trouble.retry_at is not None and self._clock.seconds() >= trouble.retry_at):

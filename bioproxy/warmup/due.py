@@ -86,7 +86,7 @@ class Due:
 class Waiting:
     """A prompt that is not to be warmed up now.
 
-    Nobody sleeps until `until`: the decision is made anew twice a second, and will be another one then.
+    No timer is set for `until`: the decision is made anew twice a second, and will be another one then.
     """
 
     reason: Hold
@@ -248,12 +248,12 @@ def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
     # A prompt that the slot holds is warm, whether it is the favourite or not.
     if facts.held:
         return Waiting(Hold.WARM)
-    # Waking llama-server up would be in vain: when it falls asleep again, the slot is empty again.
+    # Waking llama-server up would be useless: when it falls asleep again, the slot is empty again.
     if facts.asleep:
         return Waiting(Hold.ASLEEP)
     if not facts.favourite:
         return Waiting(Hold.OTHER_FIRST)
-    # Without seeing the slot nobody could tell that the warm-up has succeeded: it would be repeated for ever.
+    # If the slot cannot be seen, a warm-up that has succeeded cannot be told from none: it would be repeated endlessly.
     if not facts.slot_seen:
         return Waiting(Hold.SLOT_UNSEEN)
     # What a user left on this prompt stays, even if it is in another shape: the user may go on with it.

@@ -7,8 +7,8 @@ The second needs a model that can go back inside what the slot holds, to where t
 sliding window or recurrent layers cannot, and llama-server does not say so: it would silently compute everything in one
 go, and a user who comes would have to wait for all of that.  So it is tried out first, on a few tokens.
 
-For Twisted this is one coroutine with several requests in a row.  Wherever it is cancelled, the slot holds something
-that nobody relies on: `bioproxy.warmup.warmup` notes what is in the slot only at its own end.
+For Twisted this is one coroutine with several requests in a row.  Wherever it is cancelled, no later request relies on
+what the slot holds then: `bioproxy.warmup.warmup` notes what is in the slot only at its own end.
 
 Runs inside the gate.  Does not know texts, only tokens and their fingerprints, and computes nothing but the trial.
 """

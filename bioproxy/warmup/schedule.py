@@ -92,8 +92,8 @@ class Schedule:
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
-        # Ids that users have asked for since the start.  Not kept over a restart: whoever switched warm-ups off wants
-        # none before the first question.
+        # Ids that users have asked for since the start.  Not kept over a restart: with warm-ups ahead switched off,
+        # none is wanted before the first question.
         self._asked: set[str] = set()
         # The id that an operator has asked for last, as long as no user has asked for any prompt since.
         self._chosen: str | None = None
@@ -117,7 +117,7 @@ class Schedule:
     def look(self, id: str) -> Due | Waiting:
         """Return whether the prompt with this id is due now, and why.
 
-        Asks nobody and changes nothing, so `/status` may call this at any time.  Looks at one file.
+        Sends nothing and changes nothing, so `/status` may call this at any time.  Looks at one file.
         """
         # Without a prompt there is no key, and hardly a fact that could be collected.
         prompt = self._catalogue.get(id)
@@ -128,7 +128,8 @@ class Schedule:
 
         `tried` are the ids that the present round has tried already: what came of it may be that they are still due.
         """
-        # `min` takes the first of equals, so prompts that nobody has asked for come as they are configured.
+        # `min` takes the first of equals, so prompts without any question so far come in the order of the
+        # configuration.
         looks = (self.look(id) for id in self._catalogue if id not in tried)
         return min((look for look in looks if isinstance(look, Due)), default=None, key=self._order)
 
@@ -138,11 +139,12 @@ class Schedule:
         A prompt that an operator asked for since then comes first.
         """
         # Asked again from the catalogue, because the prompt may have got another text since the operator chose it.  A
-        # prompt that cannot be read, or has nothing to process, is not worth the slot, whoever asked for it.
+        # prompt that cannot be read, or has nothing to process, is not worth the slot, even if an operator asked for
+        # it.
         chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
         if chosen is not None and not chosen.empty:
             return chosen
-        # Of those that nobody has asked for the first one wins: `max`, like `min`, takes the first of equals.
+        # Among prompts without any question so far the first one wins: `max`, like `min`, takes the first of equals.
         known = map(self._catalogue.get, self._catalogue)
         usable = [prompt for prompt in known if prompt is not None and not prompt.empty]
         return max(usable, default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
@@ -164,8 +166,8 @@ class Schedule:
         """
         self._asked.add(id)
         # `shape_learning` notes the order of use, but only after the answer, and only of requests that were answered.
-        # The latest wish counts, whoever had it, and a question is one, too: where only the slot can be warm, it goes
-        # to this prompt now.
+        # The latest wish counts, a user's as much as an operator's: where only the slot can be warm, this prompt gets
+        # the slot now.
         self._chosen = None
 
     def want(self, id: str) -> None:
@@ -223,7 +225,7 @@ class Schedule:
         The failure counts for the prompt that was tried: if its text changed meanwhile, the new text need not wait.
         """
         # An operator's wish is for one try that users do not interrupt; an interrupted one leaves the wish in place.
-        # Without this it would go before all pauses for ever.
+        # If the wish stayed, the prompt would never pause after failures.
         self.wanted.discard(prompt.id)
         return self._failures.failed(prompt.id, self.about(prompt), text, took)
 
@@ -275,7 +277,8 @@ class Schedule:
             saved=self._slot.saved(name, key) is not None,
             # `saved` is false for a prompt in doubt; the doubt itself is only needed as the reason.
             doubted=self._slot.doubted(name),
-            # Believed, not looked up: asking llama-server would be an ``await``, and the warm-up will look anyhow.
+            # Believed, not looked up: asking llama-server would be an ``await``, and the warm-up itself verifies this
+            # later.
             held=content.has(key),
             slot_seen=content.visible,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.

@@ -80,8 +80,8 @@ class ShapeLearning:
     def note(self, id: str) -> str | None:
         """Return what is unwise about how clients ask for a prompt, in words for an operator, if anything is.
 
-        Learning cannot help such a prompt.  Only whoever runs the client can, by moving the clock to the user's
-        message.
+        Learning cannot help such a prompt.  The client has to be changed, for example so that the time stands in the
+        user's message.
         """
         if not self._habit(id).restless:
             return None

@@ -98,8 +98,8 @@ def learned(habit: Habit, shape: Shape) -> Habit:
     in_a_row = habit.in_a_row + 1 if again else 1
     others = 1 if again else habit.others + 1
     habit = replace(habit, other=shape, in_a_row=in_a_row, others=others)
-    # Rule 2.  Without: 201 warm-ups and 65 %.  Of two clients that take turns from the start nobody would ever find
-    # anything warm, where one of them does with this rule.
+    # Rule 2.  Without: 201 warm-ups and 65 %.  Of two clients that take turns from the start, none would ever find the
+    # prompt warm; with this rule one of them does.
     if not habit.settled:
         return replace(habit, shape=shape, settled=True)
     # Rules 3 and 4.  `other` stays: further questions in the new shape go through rule 1, which forgets it.

@@ -8,7 +8,7 @@ conversation that a user left in the slot is saved, or the prompt that will prob
 Twisted's part in this is cancellation.  A round is a coroutine, and what it awaits are Deferreds.  When a user arrives,
 `bioproxy.slot.gate` cancels the Deferred of the warm-up inside the gate.  The ``await`` at the very bottom (mostly an
 answer of llama-server) then raises `CancelledError`, every ``finally`` and ``with`` on the way up does its part, and
-the connection to llama-server is closed, by which llama-server learns that nobody waits any more.  The gate turns that
+the connection to llama-server is closed, by which llama-server learns that it may stop.  The gate turns that
 into a plain ``False``, so the round goes on, finds the gate taken, and ends.  A later round tries again.
 
 A round is started by `bioproxy.runtime.periodic.Periodic`, never while the last one still runs.  So two warm-ups never
@@ -47,7 +47,7 @@ user who comes right after an edit is more likely to find the old text's file.
 IDLE = 3.0
 """Seconds without any user at the gate after which the conversation in the slot is saved.
 
-A save makes whoever comes meanwhile wait for it.  Halved: users who read an answer quickly meet the save more often.
+A user who arrives during a save waits for its end.  Halved: users who read an answer quickly meet the save more often.
 Doubled: a conversation is more often lost to the next request, or saved while that request waits.
 """
 
@@ -155,7 +155,7 @@ class Warmer:
         # of date after the first ``await``.
         while self._watch.up and not self._gate.busy and (due := self.schedule.next(tried)) is not None:
             # Each prompt once in a round.  If it is still due, or due again, the next round will see; otherwise a
-            # warm-up that ends at once without success would be repeated for ever, and Twisted would do nothing else.
+            # warm-up that ends at once without success would be repeated endlessly, and Twisted would do nothing else.
             tried.add(due.prompt.id)
             # Logged here and not in the gate, so that the line also comes before a warm-up that fails at its tokens.
             if self.schedule.begins(due):
@@ -188,7 +188,7 @@ class Warmer:
             tokens = await self._prefix_tokens(prompt)
             self.tokens[name] = len(tokens)
             # A user may have come meanwhile.  The gate would turn the warm-up away then, and that would be counted as
-            # an interruption, although nothing was begun.  From here to the gate there is no ``await``, so nobody can
+            # an interruption, although nothing was begun.  From here to the gate there is no ``await``, so no user can
             # come in between.
             if self._gate.busy:
                 return
@@ -203,7 +203,7 @@ class Warmer:
             done = await self._gate.warmup(lambda: self._warmup.run(prompt, tokens, as_before))
             # `done` is false if a user came.  That is no failure: there is no pause, and the next round that finds the
             # gate free tries again.  Otherwise the warm-up ran to its end, but perhaps for an old text: then it stopped
-            # between two pieces, or has just saved what nobody will ask for any more.  Both count as "preempted".  Only
+            # between two pieces, or has just saved an old text.  Both count as "preempted".  Only
             # the second leads to pauses, after some such changes in a row: the text itself is the reason, and it would
             # happen again.
             if done and as_before():
@@ -275,13 +275,13 @@ class Warmer:
         # All of this is about one moment: there is no ``await`` between here and the gate.
         content = self._slot.content
         # What a user left there stays: that the user goes on with it is more probable than anything else.  Where
-        # llama-server does not tell what the slot holds, nobody could rely on what was restored.  And only a file is
-        # restored here: nothing is computed, so this is a matter of a second at most.
+        # llama-server does not tell what the slot holds, a request could not rely on what was restored.  And only a
+        # file is restored here: nothing is computed, so this is a matter of a second at most.
         if content.users or not content.visible or content.has(key) or not self._slot.saved(name, key):
             return
         # Once for each occasion: what cannot be brought back, or not be seen in the slot afterwards, would be tried
-        # twice a second for ever.  A new process of llama-server is a new occasion, and so is another text or shape; a
-        # warm-up of another prompt makes one, too, in `_try`.
+        # twice a second, endlessly.  A new process of llama-server is a new occasion, and so is another text or shape;
+        # a warm-up of another prompt makes one, too, in `_try`.
         if self._brought_back != (occasion := (self._watch.process, name, key)):
             self._brought_back = occasion
             await self._gate.warmup(lambda: self._slot.bring_back(name, key))
@@ -289,9 +289,9 @@ class Warmer:
     async def _keep(self) -> None:
         """Save the conversation in the slot; runs inside the gate.
 
-        Fires when it is saved, or could not be.  A user's arrival does not end this: llama-server would finish the save
-        anyhow, and let everybody wait meanwhile, so giving up would only lose the file.  Cancelling, when bioproxy
-        stops, gives up llama-server's answer, and with it the record of the file.
+        Fires when it is saved, or could not be.  A user's arrival does not end this: llama-server finishes a save that
+        it has begun, and lets all requests wait meanwhile, so giving up would only lose the file.  Cancelling, when
+        bioproxy stops, gives up llama-server's answer, and with it the record of the file.
         """
         # `last`: nothing follows here, so there is no need to end this coroutine for a user who has come meanwhile.
         # `saver` never fails for llama-server's reasons, and says in the log if a conversation could not be saved.

@@ -1,6 +1,6 @@
 """One warm-up: has llama-server process a prompt's tokens, and saves the result.
 
-Why in pieces: llama-server notices that nobody waits any more only between two batches, which may be seconds apart.  A
+Why in pieces: llama-server notices a closed connection only between two batches, which may be seconds apart.  A
 user who arrives during a warm-up waits for the piece in progress, so a piece has about as many tokens as llama-server
 processes in one second.  Each piece is a request with all tokens up to its end.  The tokens of the pieces before are in
 the slot already, so sending them again costs nothing.
@@ -14,7 +14,7 @@ A user's arrival cancels the warm-up.  In Twisted this is an exception like any 
 that it may stop.  The user's own prompt takes the slot then.  So that not everything has to be computed again, the
 beginning is saved from time to time (`NAME.part.bin`), and the next try goes on from there.
 
-Runs inside the gate, so nobody else uses the slot meanwhile; at most one warm-up is there at a time.  Does not know
+Runs inside the gate, so nothing else uses the slot meanwhile; at most one warm-up is there at a time.  Does not know
 which prompt is due or why, nor what comes of a failure: that is up to `bioproxy.warmup.warmer`.
 """
 
@@ -124,8 +124,8 @@ class Warmup:
             self._slot.content.forget()
         # A conversation that users left in the slot would be lost, also where it is on this very prompt: so that is
         # saved first, if it is worth it.  The prompt's own tokens do not count for that question, as they are about to
-        # be saved anyhow.  llama-server finishes a save that it began, even if nobody waits; so a user's arrival does
-        # not cancel it (`let_finish`), but ends the warm-up right after it.
+        # be saved in their own file.  llama-server finishes a save that it began, even if the connection is closed; so
+        # a user's arrival does not cancel it (`let_finish`), but ends the warm-up right after it.
         #
         # All of this comes before the first request that changes the slot, because afterwards there is nothing to save.
         if self._slot.content.has(key):
@@ -189,7 +189,7 @@ class Warmup:
             except CancelledError:
                 if done == start:
                     # Users come so often that not even one piece gets done.  A smaller one may.  Without this, a prompt
-                    # could stay cold for ever on a machine where users come every half second.
+                    # could stay cold on a machine where users come every half second.
                     progress.interrupted_early()
                 raise
             progress.reached(key, end / len(tokens))
@@ -204,7 +204,7 @@ class Warmup:
             # the length; with pieces that double, everything is computed twice.
             piece = max(progress.piece(self._speed, self.longest_piece), 0 if helped(done, reused) else end)
             # Between two pieces the connection is closed and llama-server is free.  A user who came during the piece
-            # has cancelled it, so whoever gets here found no user.
+            # has cancelled it, so no user waits when this line is reached.
             #
             # After the last piece the whole is saved by the caller, under its own name.
             done = end
@@ -215,7 +215,7 @@ class Warmup:
         """Have the slot, which holds the prompt already, hold nothing behind it.
 
         Fires when it does; fails as `LlamaApi`'s calls do.  There is next to nothing to compute, so this is one
-        request, and cancelling it saves nobody any time.
+        request, and cancelling it saves no time.
         """
         # Asked before the request, which has what the slot holds forgotten.
         # (A slot whose content is only believed, not known, teaches nothing.)
@@ -254,7 +254,8 @@ class Warmup:
         seconds = self._speed.save_seconds(len(tokens)) or 0.0
         if not self._files.of_use or progress.at_risk < max(progress.piece_seconds, REST * seconds):
             return
-        # Saving cannot be undone halfway: llama-server would write the file to its end, and nobody would record it.
+        # Saving cannot be undone halfway: llama-server would write the file to its end, and the record would not have
+        # it.
         with self._gate.let_finish():
             try:
                 await self._files.save(name, PART, key, len(tokens), marks(tokens))
