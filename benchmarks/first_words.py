@@ -31,7 +31,7 @@ from typing import Any
 from benchmarks.servers import Child, Children, free_ports
 from bioproxy.demo.tiny_model import COMMON_WORDS
 from bioproxy.settings.configuration import xdg_folder
-from bioproxy.warmup.warmup import PIECE_SECONDS
+from bioproxy.warmup.progress import PIECE_SECONDS
 
 TEMPLATE_TOKENS = 3000
 LONG_TOKENS = 6000

@@ -45,6 +45,7 @@ from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.page import Page
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
+from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.template_poller import InThread, TemplatePoller
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.proxy.proxy import Proxy
@@ -134,6 +135,7 @@ class Parts:
     poller: TemplatePoller
     polling: Periodic
     shape_learning: ShapeLearning
+    catalogue: Catalogue
     schedule: Schedule
     warmup: Warmup
     warmer: Warmer
@@ -206,9 +208,10 @@ def assemble(
     poller = TemplatePoller(settings.templates, outside.in_thread, metrics)
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
     shape_learning = ShapeLearning(state)
-    schedule = Schedule(poller, shape_learning, slot, watch, reactor, ahead=settings.warmup)
+    catalogue = Catalogue(poller, shape_learning.shape)
+    schedule = Schedule(catalogue, shape_learning, slot, watch, reactor, ahead=settings.warmup)
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
-    warmer = Warmer(schedule, poller, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
+    warmer = Warmer(schedule, catalogue, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
 
     request_log = RequestLog(metrics, speed, reactor)
     reader = RequestReader(poller, outside.elsewhere, settings.max_body)
@@ -279,6 +282,7 @@ def assemble(
         poller=poller,
         polling=polling,
         shape_learning=shape_learning,
+        catalogue=catalogue,
         schedule=schedule,
         warmup=warmup,
         warmer=warmer,

@@ -160,9 +160,10 @@ class Status:
         reading = self._poller.readings.get(name)
         includes = reading.text.includes if reading is not None and reading.text is not None else ()
         state, error = self._warmer.state(name)
-        # The key stands for the present text and shape: an older file of this template has another key, and is not
-        # taken for it.
-        snapshot = self._slot.saved(name, self._warmer.schedule.key(name))
+        # The prompt's key stands for the present text and shape: an older file of this template has another key, and is
+        # not taken for it.
+        prompt = self._warmer.catalogue.get(name)
+        snapshot = None if prompt is None else self._slot.saved(name, prompt.key)
         return {
             # What headers, metrics and slot files call the template, and what a message has to begin with.
             "name": name,
@@ -171,6 +172,8 @@ class Status:
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
+            # Whether a warm-up is due, and why it is or is not.
+            "warmup": self._warmer.schedule.look(name).told(),
             # Rounded to what a progress bar can show, so that it is not news for every page with each token.
             "progress": round(self._warmer.progress(name), 3),
             # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.

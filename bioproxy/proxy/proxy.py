@@ -236,6 +236,5 @@ class Proxy:
         if reused is not None and record.miss is None:
             record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
             record.miss = "ineffective" if record.miss_detail else None
-        first = filled.shape if filled.first_question else None
-        self._shape_learning.asked(filled.template.name, filled.key.shape, first)
+        self._shape_learning.asked(filled.template.name, filled.shape if filled.first_question else None)
         return None if reused is None else int(reused)

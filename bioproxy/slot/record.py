@@ -46,6 +46,12 @@ NAMES = {
 RECORD = "snapshots.json"
 """The name of the record in the state folder."""
 
+FORMAT = 2
+"""The form in which the record is written: ``{"format": 2, "files": [{"prompt": ID, "kind": KIND, ...}, ...]}``.
+
+Format 1 had no number: ``{ID: {KIND: {...}}}``.  Add 1 when older versions of bioproxy would misread what is written.
+"""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -81,15 +87,26 @@ class SnapshotRecord:
     def __init__(self, state: StateFolder) -> None:
         self._state = state
         self._known: dict[tuple[str, str], Snapshot] = {}
+        self._newer = False
 
     def load(self) -> None:
-        """Read the record."""
+        """Read the record, in this format or in the one before.
+
+        The record of a newer bioproxy is left alone, so that going back and forth between versions costs no warm-ups.
+        """
         content = self._state.read(RECORD)
         try:
+            # In format 1 "format" can only be a template's name, and then it is no number.
+            number = content.get("format")
+            if isinstance(number, int) and number > FORMAT:
+                self._newer = True
+                self.log.warn(
+                    "{file} is of a newer bioproxy (format {number}), starting without", file=RECORD, number=number
+                )
+                return
             self._known = {
                 (name, kind): snapshot(name, kind, entry)
-                for name, kinds in content.items()
-                for kind, entry in kinds.items()
+                for name, kind, entry in (entries if number == FORMAT else entries_before)(content)
                 if kind in NAMES
             }
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
@@ -130,11 +147,25 @@ class SnapshotRecord:
         self._write(self._known)
 
     def _write(self, known: dict[tuple[str, str], Snapshot]) -> None:
-        content: dict[str, dict[str, Any]] = {}
-        for (name, kind), entry in known.items():
-            content.setdefault(name, {})[kind] = asdict(entry)
-        self._state.write(RECORD, content)
+        # A newer bioproxy's record stays until there is something to put in its place.
+        if known or not self._newer:
+            files = [{"prompt": name, "kind": kind, **asdict(entry)} for (name, kind), entry in known.items()]
+            self._state.write(RECORD, {"format": FORMAT, "files": files})
+            self._newer = False
         self._known = known
+
+
+def entries(content: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield id, kind and fields of all files in a record of the present format; raises as `snapshot` does."""
+    for each in content["files"]:
+        yield each["prompt"], each["kind"], {name: each[name] for name in each if name not in ("prompt", "kind")}
+
+
+def entries_before(content: Any) -> Iterator[tuple[str, str, Any]]:
+    """Yield the same from a record in format 1; raises likewise."""
+    for name, kinds in content.items():
+        for kind, entry in kinds.items():
+            yield name, kind, entry
 
 
 def names_of(name: str, kind: str) -> list[str]:

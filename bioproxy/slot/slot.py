@@ -113,9 +113,17 @@ class Slot:
         Not where nobody could tell afterwards that the slot holds it, nor where a user left
         something on this template there, even if it is in another shape.
         """
+        return self.tells_content and not self.holds(key) and not self.is_used_by_user(name)
+
+    @property
+    def tells_content(self) -> bool:
+        """Whether llama-server tells what its slot holds; not with ``--no-slots``."""
+        return self._content.visible
+
+    def is_used_by_user(self, name: str) -> bool:
+        """Tell whether a user left something on this template in the slot, in whatever shape."""
         known = self._content.known
-        theirs = self._content.left_by_user and known is not None and known.name == name
-        return self._content.visible and not self.holds(key) and not theirs
+        return self._content.left_by_user and known is not None and known.name == name
 
     def was_displaced(self, name: str, key: Key) -> bool:
         """Tell whether a warm-up, and no user, took the slot from a template that a file could bring back."""
@@ -161,6 +169,19 @@ class Slot:
     def model_goes_back(self) -> bool:
         """Whether the model can go on from inside what the slot holds, as far as is known."""
         return self._reuse_check.goes_back
+
+    @property
+    def model_is_known(self) -> bool:
+        """Whether it is known which model runs; without that nothing can be saved."""
+        return self._files.model_known
+
+    def recorded_file(self, name: str) -> Snapshot | None:
+        """Return the record of a template's file, of whatever model and text."""
+        return self._files.recorded(name, PREFIX)
+
+    def is_intact(self, entry: Snapshot) -> bool:
+        """Tell whether a file is as it was recorded, as far as this host can see it."""
+        return self._files.folder.is_intact(entry)
 
     def usable_file(self, name: str, kind: str) -> Snapshot | None:
         """Return a template's file of this kind if it is of the model that runs now, whatever text it was made of."""

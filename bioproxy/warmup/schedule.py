@@ -1,12 +1,23 @@
-"""Decides which template is warmed up next.
+"""Decides which prompt is warmed up next.
 
-The order: first what an operator asked for; then what the slot holds already and only needs saving; then as they were
-used last, the latest one at the end, so that the slot is left with what will probably be asked next.
+Whether a prompt is due at all is decided by `bioproxy.warmup.due`, from facts that are collected here.  Among those
+that are due the order is:
 
-A warm-up that *failed* waits a while, longer after each failure, so that trouble that stays does not keep llama-server
-busy; so does a text that changes during each of its warm-ups.
+1. what an operator asked for;
+2. what the slot holds already: it only has to be saved, and the next request may displace it;
+3. the others as they were used last, the latest one at the end, so that the slot is left with the prompt that will
+   probably be asked for next.
 
-Does nothing itself, and waits for nothing: `bioproxy.warmup.warmer` asks it, and tells it what came of it.
+A warm-up that failed waits before the next try, longer after each failure, so that lasting trouble does not keep
+llama-server busy.  So does a prompt whose text changes during each of its warm-ups, for example because an included
+file contains a clock.
+
+No list of jobs is kept.  The schedule is worked out anew each time that `bioproxy.warmup.warmer` asks, which is twice a
+second, from what is known then.  A queue of jobs would have to be corrected at each edit of a template, each restart of
+llama-server and each question; a schedule that is derived from the present state cannot be out of date.
+
+Starts nothing, waits for nothing, and knows nothing of pieces or tokens: the warmer does the work, and reports the
+outcome here.
 """
 
 from __future__ import annotations
@@ -16,140 +27,259 @@ from collections.abc import Set
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.process_watch import ProcessWatch
-from bioproxy.prompts.prompt_shape import Key
-from bioproxy.prompts.template_poller import TemplatePoller
+from bioproxy.prompts.catalogue import Catalogue, Prompt
+from bioproxy.runtime.backoff import Backoff
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.backoff import LONGEST_PAUSE, Backoff
+from bioproxy.warmup.due import Due, Facts, Hold, Waiting, decide
 from bioproxy.warmup.shape_learning import ShapeLearning
 
+SHORTEST_PAUSE = 2.0
+"""Seconds of the pause after the first failure of a warm-up; the pause doubles from there on.
+
+Halved or doubled: the seventh pause in a row is as long as before, a minute.
+"""
+
 CHANGES = 2
-"""So often a text may change during its warm-up without anybody thinking anything of it."""
+"""How many times in a row a text may change during its warm-up before the next warm-up has to wait.
+
+An editor that saves twice in a row is nothing unusual.  Halved: such an editor costs a pause of four seconds.  Doubled:
+a clock in an include costs four warm-ups in a row instead of two.
+"""
+
+CHANGES_PAUSE = 4.0
+"""Seconds of the pause after the next such change; the pause doubles from there on, up to a minute.
+
+With a text that changes every five seconds an hour has 56 warm-ups, which take 8 % of the time; without pauses, 91 %.
+Halved or doubled: one warm-up more or less.
+"""
 
 
 class Schedule:
-    """What there is to warm up of the templates that a `TemplatePoller` knows.
+    """Which of a catalogue's prompts is warmed up next.
 
-    `wanted` are those that an operator wants to be warmed up now.  `ahead`: whether templates are warmed up before
-    anybody has asked for them.
+    Invariant: nothing here is about llama-server's or the slot's present state, which is asked each time.  What is kept
+    is what people asked for, and what came of the last tries.
+    """
+
+    ahead: bool
+    """Whether prompts are warmed up before any user has asked for them.  Changes when the configuration is reloaded."""
+
+    wanted: set[str]
+    """The ids of the prompts that an operator wants to be warmed up now.
+
+    An id stays until its warm-up has succeeded or failed, over all interruptions by users.
     """
 
     def __init__(
         self,
-        poller: TemplatePoller,
+        catalogue: Catalogue,
         shape_learning: ShapeLearning,
         slot: Slot,
         watch: ProcessWatch,
         clock: IReactorTime,
         ahead: bool,
     ) -> None:
+        """Keep what is asked when something is to be decided; nothing is asked yet.
+
+        `catalogue` has the prompts, and `shape_learning` the order in which they were used.  `slot`, with its files and
+        its content, tells what is warm, and `watch` in what state llama-server is.  `clock` is what pauses are measured
+        by.  `ahead` is the first value of the attribute.
+        """
         self.ahead = ahead
-        self.wanted: set[str] = set()
-        self._poller = poller
+        self.wanted = set()
+        self._catalogue = catalogue
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
-        self._clock = clock
+        # Ids that users have asked for since the start.  Not kept over a restart: with warm-ups ahead switched off,
+        # none is wanted before the first question.
         self._asked: set[str] = set()
+        # The id that an operator has asked for last, as long as no user has asked for any prompt since.
         self._chosen: str | None = None
-        self._backoff = Backoff(clock)
-        self._changing: dict[str, tuple[int, float]] = {}
+        # By id, what the last warm-up was begun for, until the prompt is warm.  Only for the log: it decides nothing.
+        # (What was begun is not what is going on: a user may have interrupted it.)
+        self._begun: dict[str, object] = {}
+        # Two kinds of trouble with different pauses: a failure is about a prompt and a process of llama-server, a
+        # change is about the id alone.
+        self._failures = Backoff(clock, SHORTEST_PAUSE)
+        self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
-    def key(self, name: str) -> Key | None:
-        """Return what a template is to be warmed up for: its text, in the shape that clients use."""
-        text = self._poller.text(name)
-        return None if text is None else self._shape_learning.shape(name).key(text.prefix_digest)
+    def about(self, prompt: Prompt) -> object:
+        """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens.
 
-    def about(self, name: str) -> object:
-        """Return everything that a template's prefix tokens depend on."""
-        return self.key(name), self._watch.process
-
-    def next(self, tried: Set[str]) -> str | None:
-        """Return what to warm up now, if anything; not one of those that were `tried`."""
-        due = [name for name in self._poller.templates if name not in tried and self._is_due(name)]
-
-        def order(name: str) -> tuple[bool, bool, int]:
-            return name not in self.wanted, not self._slot.holds(self.key(name)), self._shape_learning.turn(name)
-
-        return min(due, default=None, key=order)
-
-    def favourite(self) -> str | None:
-        """Return the template that will probably be asked for next: the last one, or else the first that there is.
-
-        What an operator wanted since then comes before it.
+        Two such values are only good for comparing them.
         """
-        if self._chosen is not None and self._has_prefix(self._chosen):
-            return self._chosen
-        return max(filter(self._has_prefix, self._poller.templates), default=None, key=self._shape_learning.turn)
+        # Equal prompts are equal tokens only for one chat template and tokenizer, and these are llama-server's.
+        # `process` is a new object for each process of llama-server, which may have another model, or another context.
+        return prompt.key, self._watch.process
 
-    def trouble(self, name: str) -> str | None:
-        """Return what went wrong with a template's last warm-up, if that is still so."""
-        trouble = self._backoff.current(name, self.about(name))
+    def look(self, id: str) -> Due | Waiting:
+        """Return whether the prompt with this id is due now, and why.
+
+        Sends nothing and changes nothing, so `/status` may call this at any time.  Looks at one file.
+        """
+        # Without a prompt there is no key, and hardly a fact that could be collected.
+        prompt = self._catalogue.get(id)
+        return Waiting(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
+
+    def next(self, tried: Set[str]) -> Due | None:
+        """Return the prompt to warm up now, if there is any; none whose id is in `tried`.
+
+        `tried` are the ids that the present round has tried already: what came of it may be that they are still due.
+        """
+        # `min` takes the first of equals, so prompts without any question so far come in the order of the
+        # configuration.
+        looks = (self.look(id) for id in self._catalogue if id not in tried)
+        return min((look for look in looks if isinstance(look, Due)), default=None, key=self._order)
+
+    def favourite(self) -> Prompt | None:
+        """Return the prompt that will probably be asked for next: the last one, or else the first that there is.
+
+        A prompt that an operator asked for since then comes first.
+        """
+        # Asked again from the catalogue, because the prompt may have got another text since the operator chose it.  A
+        # prompt that cannot be read, or has nothing to process, is not worth the slot, even if an operator asked for
+        # it.
+        chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
+        if chosen is not None and not chosen.empty:
+            return chosen
+        # Among prompts without any question so far the first one wins: `max`, like `min`, takes the first of equals.
+        known = map(self._catalogue.get, self._catalogue)
+        usable = [prompt for prompt in known if prompt is not None and not prompt.empty]
+        return max(usable, default=None, key=lambda prompt: self._shape_learning.turn(prompt.id))
+
+    def trouble(self, prompt: Prompt) -> str | None:
+        """Return what went wrong with a prompt's last warm-up, if that is still so.
+
+        Also after the pause, until a try succeeds: the next try may fail for the same reason.
+        """
+        trouble = self._failures.current(prompt.id, self.about(prompt))
         return None if trouble is None else trouble.text
 
-    # What is asked for.
+    # What people ask for.
 
-    def asked(self, name: str) -> None:
-        """Note that a user asked for a template: it is worth a snapshot, even where warm-ups are switched off."""
-        self._asked.add(name)
+    def asked(self, id: str) -> None:
+        """Note that a user asked for a prompt: it is worth a file, even where warm-ups ahead are switched off.
+
+        Called by the proxy for each request that names a prompt, when the request is inside the gate.
+        """
+        self._asked.add(id)
+        # `shape_learning` notes the order of use, but only after the answer, and only of requests that were answered.
+        # The latest wish counts, a user's as much as an operator's: where only the slot can be warm, this prompt gets
+        # the slot now.
         self._chosen = None
 
-    def want(self, name: str) -> None:
-        """Have a template warmed up next, for an operator: even if it is warm, or its warm-ups wait after failures."""
-        self.wanted.add(name)
-        self._chosen = name
-        self._backoff.over(name)
-        self._changing.pop(name, None)
-        self._slot.discard_template_file(name)
+    def want(self, id: str) -> None:
+        """Have a prompt warmed up next, for an operator: even if it is warm, or its warm-ups pause after failures.
 
-    def forget(self, name: str) -> None:
-        """Forget all about a template: it is gone, or another one of this name has come."""
-        self.succeeded(name)
-        self._asked.discard(name)
-        if self._chosen == name:
+        Only a note: the warm-up begins in the next round, when no user is at the gate.
+        """
+        self.wanted.add(id)
+        self._chosen = id
+        self._failures.over(id)
+        self._changes.over(id)
+        # Until that round nothing else is done about the prompt: `wanted` is looked at before all pauses.
+        #
+        # Files may have been given up after failed saves.  The operator's wish is a reason to try them again, and the
+        # old file must not make the warm-up end early, with the finding that it is there already.
+        self._slot.discard_template_file(id)
+
+    def forget(self, id: str) -> None:
+        """Forget all about a prompt: it is gone, or another one with this id has come.
+
+        Without this a template that gets another file under its old name would inherit the old one's failures.
+        """
+        # What a success forgets has to be forgotten here, too.
+        self.succeeded(id)
+        self._asked.discard(id)
+        if self._chosen == id:
             self._chosen = None
 
-    # What came of it.
+    # What came of the tries.
 
-    def succeeded(self, name: str) -> None:
-        """Note that a template is warm now."""
-        self.wanted.discard(name)
-        self._backoff.over(name)
-        self._changing.pop(name, None)
+    def begins(self, due: Due) -> bool:
+        """Note that a warm-up begins; return whether that is news.
 
-    def failed(self, name: str, text: str, took: float | None) -> bool:
-        """Note a failure, after `took` seconds, or `None` if trying again would be of no use; return if it is news."""
-        self.wanted.discard(name)
-        return self._backoff.note(name, self.about(name), text, took)
+        Under steady traffic a long warm-up needs dozens of tries.  Only the first one for a reason is worth a line in
+        the log, until the prompt is warm.
+        """
+        occasion = (due.prompt.key, due.reason)
+        news = self._begun.get(due.prompt.id) != occasion
+        # The prompt itself would keep an old text of many megabytes in memory; its key is enough to tell texts apart.
+        self._begun[due.prompt.id] = occasion
+        return news
 
-    def changed(self, name: str) -> None:
-        """Note that a text changed while it was warmed up: one that does so all the time has to wait, ever longer."""
-        times, _ = self._changing.get(name, (0, 0.0))
-        pause = min(LONGEST_PAUSE, 2.0**times) if times >= CHANGES else 0.0
-        self._changing[name] = (times + 1, self._clock.seconds() + pause)
+    def succeeded(self, id: str) -> None:
+        """Note that a prompt is warm now, whether something had to be computed for that or not."""
+        self.wanted.discard(id)
+        self._begun.pop(id, None)
+        self._failures.over(id)
+        self._changes.over(id)
 
-    def _is_due(self, name: str) -> bool:
-        key = self.key(name)
-        if self._slot.llama_keeps_files is None:
-            return False  # not asked yet, perhaps because llama-server sleeps
-        if key is None or not self._has_prefix(name):
-            return False
-        if name in self.wanted:
-            return True
-        if not (self.ahead or name in self._asked):
-            return False
-        if self._backoff.must_wait(name, self.about(name)):
-            return False
-        if self._clock.seconds() < self._changing.get(name, (0, 0.0))[1]:
-            return False
-        if self._slot.may_use_files:
-            return self._slot.saved(name, key) is None
-        # Without files only one template can be warm, in the slot itself: the one that was asked for last.  It is not
-        # worth waking llama-server up for: as soon as it sleeps again, the slot is empty.
-        if self._watch.process.props.asleep:
-            return False
-        return name == self.favourite() and self._slot.may_compute(name, key)
+    def failed(self, prompt: Prompt, text: str, took: float | None) -> bool:
+        """Note a failed warm-up; return whether the failure is news.
 
-    def _has_prefix(self, name: str) -> bool:
-        """Tell whether there is anything to warm: a template may begin with the message, or be unreadable."""
-        text = self._poller.text(name)
-        return text is not None and bool(text.prefix.strip())
+        `text` says what failed.  `took` is how many seconds the try took, or `None` if trying again would be useless.
+        The failure counts for the prompt that was tried: if its text changed meanwhile, the new text need not wait.
+        """
+        # An operator's wish is for one try that users do not interrupt; an interrupted one leaves the wish in place.
+        # If the wish stayed, the prompt would never pause after failures.
+        self.wanted.discard(prompt.id)
+        return self._failures.failed(prompt.id, self.about(prompt), text, took)
+
+    def changed(self, id: str) -> None:
+        """Note that a text changed while it was warmed up: if that goes on, the next warm-ups wait ever longer.
+
+        How long the try took does not matter here, unlike after a failure: the next text may stay for good.
+        """
+        # About nothing in particular: a change that is noted about its text would be forgotten with the next text, and
+        # the next text is just what does not stay.
+        self._changes.failed(id)
+
+    def _order(self, due: Due) -> tuple[bool, bool, int]:
+        """Return what prompts that are due are sorted by: three values, of which the first that differs decides."""
+        # False comes before True, so each question is asked the wrong way round.  The last value is small for what was
+        # used long ago, or never: the prompt that was used last is warmed up last, and stays in the slot.
+        prompt = due.prompt
+        # Held prompts come early for a second reason: a piece of another warm-up would displace what only has to be
+        # saved, and then it would have to be computed.
+        held = self._slot.holds(prompt.key)
+        return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
+
+    def _facts(self, prompt: Prompt) -> Facts:
+        """Collect what is known now and matters for a prompt.
+
+        Everything is collected before anything is decided, although mostly the first fact decides.  That costs a `stat`
+        or two for each prompt and round, some microseconds.  In return the decision is a table that can be tested line
+        by line, without a slot, files or a clock.
+        """
+        name, key = prompt.id, prompt.key
+        slot = self._slot
+        # Asked once each, because each answer is used twice and must be the same both times.
+        recorded, usable = slot.recorded_file(name), slot.may_use_files
+        return Facts(
+            up=self._watch.up,
+            asleep=self._watch.process.props.asleep,
+            files_known=slot.llama_keeps_files is not None,
+            files_usable=usable,
+            model_known=slot.model_is_known,
+            wanted=name in self.wanted,
+            allowed=self.ahead or name in self._asked,
+            # Only while the pause lasts: afterwards a failure is history, and no fact that speaks against a try.
+            failure=self._failures.waiting(name, self.about(prompt)),
+            change=self._changes.waiting(name),
+            recorded=recorded,
+            # Looked up on disk, where the folder can be seen: somebody may have deleted the file.
+            whole=recorded is None or slot.is_intact(recorded),
+            saved=slot.saved(name, key) is not None,
+            # `saved` is false for a prompt in doubt; the doubt itself is only needed as the reason.
+            doubted=slot.is_doubted(name),
+            # Believed, not looked up: asking llama-server would be an ``await``, and the warm-up itself verifies this
+            # later.
+            held=slot.holds(key),
+            slot_seen=slot.tells_content,
+            # To find the favourite all prompts are compared, so it is only done where the answer matters.
+            favourite=not usable and prompt == self.favourite(),
+            # By name, not by key: a conversation in another shape is the user's all the same.
+            users=slot.is_used_by_user(name),
+        )

@@ -1,19 +1,21 @@
-"""One warm-up: has llama-server process a template's prefix tokens, and saves the result.
+"""One warm-up: has llama-server process a prompt's tokens, and saves the result.
 
-Why in pieces: llama-server notices that nobody waits any more only between batches, which may take seconds.  A user
-who arrives during a warm-up waits for the piece in progress, so a piece is as long as llama-server needs about one
-second for.  Each piece is a request with all tokens up to its end; those of the pieces before are in the slot
-already, so it costs nothing to send them again.
+Why in pieces: llama-server notices a closed connection only between two batches, which may be seconds apart.  A
+user who arrives during a warm-up waits for the piece in progress, so a piece has about as many tokens as llama-server
+processes in one second.  Each piece is a request with all tokens up to its end.  The tokens of the pieces before are in
+the slot already, so sending them again costs nothing.
 
-Pieces must not be sent where the slot holds the template already, with a conversation behind it perhaps: a prompt that
-is shorter than what the slot holds cuts the slot down to it.  Then all tokens are sent at once, and llama-server only
-drops what is too much.
+Pieces must not be sent where the slot holds the whole prompt already, perhaps with a conversation behind it: a request
+that is shorter than what the slot holds cuts the slot down to it.  Then all tokens are sent at once, and llama-server
+only drops what is too much.
 
-A user's arrival cancels a warm-up, and the user's own prompt takes the slot.  So that not everything has to be computed
-again, the beginning is saved from time to time (`NAME.part.bin`), and the next try goes on from there.  Not after every
-piece: only when what would be lost has taken `REST` times as long as saving it will.
+A user's arrival cancels the warm-up.  In Twisted this is an exception like any other: the ``await`` in progress raises
+`CancelledError`, ``with`` and ``finally`` do their part, and the connection is closed, by which llama-server learns
+that it may stop.  The user's own prompt takes the slot then.  So that not everything has to be computed again, the
+beginning is saved from time to time (`NAME.part.bin`), and the next try goes on from there.
 
-Runs inside the gate.
+Runs inside the gate, so nothing else uses the slot meanwhile; at most one warm-up is there at a time.  Does not know
+which prompt is due or why, nor what comes of a failure: that is up to `bioproxy.warmup.warmer`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from twisted.logger import Logger
 
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
+from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
@@ -33,150 +36,207 @@ from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
+from bioproxy.warmup.progress import Progress
 from bioproxy.warmup.resume import Resume
 
-SMALLEST_PIECE = 64
-"""Tokens.  Below that a piece's fixed costs outweigh what a user gains."""
-
-FIRST_PIECE = 256
-"""Tokens of a piece while the speed is not known."""
-
-PIECE_SECONDS = 1.0
-"""How long a piece should take."""
-
 REST = 20
-"""So many times as long as saving takes, computing may go on without."""
+"""How many times as long as a save takes is computed before the beginning of a warm-up is saved.
+
+So saves take at most a twentieth of a warm-up's time, and an interruption loses at most 20 times what a save takes.
+Halved: twice as much time goes into saves.  Doubled: under steady traffic twice as much work is done again and again.
+"""
+
+
+Wanted = Callable[[], bool]
+"""Tells whether a warm-up is still wanted: false as soon as the prompt is another, because its text was edited."""
 
 
 class Warmup:
-    """Warms templates up, one at a time.
+    """Warms prompts up, one at a time.
 
-    `current` is the template that is being warmed up, if any.
+    Invariant: what the slot holds is forgotten before anything changes it, and noted again only after success.  So a
+    warm-up may end at each ``await``, and leaves "unknown" at worst, never a wrong belief.
     """
 
     log = Logger()
 
+    current: str | None
+    """The id of the prompt that is being warmed up, if any."""
+
+    progress: dict[str, Progress]
+    """How far the last warm-up of each prompt came, by id; only of those that were not finished."""
+
+    longest_piece: int
+    """Tokens of a piece at most (``warmup_chunk``).  Changes when the configuration is reloaded."""
+
     def __init__(
-        self,
-        gate: Gate,
-        slot: Slot,
-        llama: LlamaApi,
-        metrics: Metrics,
-        speed: Speed,
-        clock: IReactorTime,
-        longest_piece: int,
+        self, gate: Gate, slot: Slot, llama: LlamaApi, metrics: Metrics, speed: Speed, clock: IReactorTime, piece: int
     ) -> None:
-        self.current: str | None = None
+        """Put the parts together; nothing is asked or started before the first `run`.
+
+        `gate` is asked to let saves finish.  `slot` is what gets warm, and `llama` processes the tokens.  `metrics`
+        gets the duration of each warm-up, measured by `clock`.  `speed` learns from each piece how fast llama-server
+        is, and says how many tokens make a second's work.  `piece` is the first value of `longest_piece`.
+        """
+        self.current = None
         self._gate = gate
         self._slot = slot
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
-        self.longest_piece = longest_piece
+        self.longest_piece = piece
+        # What a warm-up need not compute again, because a file has its beginning.
         self._resume = Resume(slot, llama)
-        self._progress: dict[str, tuple[Key, float]] = {}
-        self._at_risk: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
+        self.progress = {}
 
-    def progress(self, name: str, key: Key) -> float:
-        """Return how far the template's last warm-up for this key came, from 0 to 1."""
-        about, progress = self._progress.get(name, (key, 0.0))
-        return progress if about == key else 0.0
+    async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Wanted) -> None:
+        """Bring a prompt's `tokens` into the slot and save them.
 
-    async def run(self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
-        """Bring a template's prefix tokens into the slot and save them; stop between pieces if not `wanted` any more.
-
-        Fails as `LlamaApi`'s calls do, or with `SaveFailed`.  Cancelling it loses at most what was computed since the
-        last save.
+        `wanted` is asked between two pieces; when it returns false, the rest is left undone.  Fires with nothing when
+        the prompt is warm, or is not wanted any more.  Fails as `LlamaApi`'s calls do, with `SaveFailed`, or with
+        `OSError` if the record cannot be written.  Cancelling loses what was computed since the last save.
         """
-        self.current = name
+        # `finally`, because this coroutine mostly ends by cancellation: otherwise the prompt would be shown as
+        # "warming" for as long as the user who interrupted it is answered, and longer.
+        self.current = prompt.id
         try:
-            await self._run(name, key, tokens, wanted)
+            await self._run(prompt.id, prompt.key, tokens, wanted)
         finally:
             self.current = None
 
-    async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Callable[[], bool]) -> None:
+    async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted) -> None:
+        """Do the same, with the prompt's id and key, as the slot and its files know it.
+
+        The steps: save what users left in the slot; look what is there already; have the rest processed; note what the
+        slot holds; save it.  Each step may be the last one, if a user comes or there is nothing left to do.
+        """
         began = self._clock.seconds()
+        # Made anew only after a success or a reload: the same object over all tries, so that what an interruption
+        # wasted and how long users let a piece take is known in the next one.
+        progress = self.progress.setdefault(name, Progress(key))
+        # Entering saves a conversation of users if it is worth that, finds out which model runs, restores the prompt's
+        # file if there is one, and compares what is there with the tokens.  A user who comes while something is saved
+        # is made room for right after the save, because llama-server finishes a save that it began in any case.
         async with self._slot.use_for_warmup(self._gate, name, key, tokens) as use:
+            # Nothing to compute and nothing to save: mostly because the file is that of the model's last start.
             if use.already_saved:
                 return self._over(name, use)
             if use.in_slot:
-                await self._cut_down(name, tokens, use)
+                await self._cut_down(tokens, use, progress)
             else:
-                await self._in_pieces(name, key, tokens, use, wanted)
+                await self._in_pieces(name, key, tokens, wanted, use, progress)
+                # The text has changed meanwhile.  What the slot holds now is of no use to anybody, and noting or saving
+                # it would replace the file of the old text, whose beginning may still be of use for the new one.
                 if not wanted():
                     return
-            use.completed()  # leaving saves it
+            # On leaving, what the slot holds is noted first and then saved: a save that fails leaves the prompt warm in
+            # the slot at least.
+            use.completed()
+        # Only a warm-up that computed something is counted as done: finding the file in place is no work, and would
+        # make the mean duration of warm-ups look shorter than users have to expect.
         self._over(name, use)
         self._metrics.warmups.labels(name, "done").inc()
         self._metrics.warmup_seconds.labels(name).observe(self._clock.seconds() - began)
 
+    # The pieces.
+
     async def _in_pieces(
-        self, name: str, key: Key, tokens: Sequence[int], use: WarmupUse, wanted: Callable[[], bool]
+        self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted, use: WarmupUse, progress: Progress
     ) -> None:
-        """Evaluate the tokens piece by piece, for as long as they are wanted."""
+        """Have the tokens evaluated piece by piece, for as long as they are wanted.
+
+        Fires when all are evaluated, or `wanted` has returned false; fails as `LlamaApi`'s calls do.  Cancelling closes
+        the connection of the piece in progress; what `progress` says then is still right.
+        """
+        # What a file has already: the beginning of an interrupted warm-up, or an older text that begins in the same
+        # way.
         start = done = await self._resume.restore(name, tokens)
-        self._tell(name, key, done / len(tokens))
-        piece = self._piece(name)
+        progress.reached(key, done / len(tokens))
+        piece = progress.piece(self._speed, self.longest_piece)
         while done < len(tokens) and wanted():
+            # A user who comes now cancels the ``await`` below, and waits until llama-server has noticed that: one
+            # batch.
             end = min(done + piece, len(tokens))
+            # A piece that fails ends the warm-up; what was saved on the way stays, and the next try goes on from there.
             try:
-                reused = await self._evaluate(name, use, end)
+                reused = await self._evaluate(use, end, progress)
             except CancelledError:
                 if done == start:
-                    # Users come so often that not even one piece gets done.  A smaller one may.
-                    self._seconds[name] = self._seconds.get(name, PIECE_SECONDS) / 2
+                    # Users come so often that not even one piece gets done.  A smaller one may.  Without this, a prompt
+                    # could stay cold on a machine where users come every half second.
+                    progress.interrupted_early()
                 raise
-            self._tell(name, key, end / len(tokens))
+            progress.reached(key, end / len(tokens))
+            # The first piece after a restore shows whether the restored tokens were reused: on some models and settings
+            # llama-server computes them again, and then restoring is of no use at all.
             if done == start and start:
                 use.judge_beginning(start, reused)
             # Some models cannot even go on from the end (a sliding window without --swa-full, in older builds).  Then
-            # each piece computes all those before once more, and pieces that double keep that bearable.
-            piece = self._piece(name) if helped(done, reused) else max(self._piece(name), end)
+            # each piece computes all those before once more.  With equal pieces the work would grow with the square of
+            # the length; with pieces that double, everything is computed twice.
+            piece = max(progress.piece(self._speed, self.longest_piece), 0 if helped(done, reused) else end)
+            # Between two pieces the connection is closed and llama-server is free.  A user who came during the piece
+            # has cancelled it, so no user waits when this line is reached.
+            #
+            # After the last piece the whole is saved by the caller, under its own name.
             done = end
             if done < len(tokens):
-                await self._save_part(name, use, done)
+                await self._save_part(use, done, progress)
 
-    async def _cut_down(self, name: str, tokens: Sequence[int], use: WarmupUse) -> None:
-        """Have the slot, which holds the template already, hold nothing behind it."""
+    async def _cut_down(self, tokens: Sequence[int], use: WarmupUse, progress: Progress) -> None:
+        """Have the slot, which holds the prompt already, hold nothing behind it.
+
+        Fires when it does; fails as `LlamaApi`'s calls do.  There is next to nothing to compute, so this is one
+        request, and cancelling it saves no time.
+        """
+        # Asked before the request, which has what the slot holds forgotten.
+        # (A slot whose content is only believed, not known, teaches nothing.)
         had_more = use.conversation_behind
-        reused = await self._evaluate(name, use, len(tokens))
+        reused = await self._evaluate(use, len(tokens), progress)
+        # Going back from a conversation to its beginning is what some models cannot do.  This is an occasion to learn
+        # whether the present one can, for free.
         if had_more:
             use.judge_cut(reused)
 
-    async def _evaluate(self, name: str, use: WarmupUse, end: int) -> int:
-        """Have llama-server evaluate the tokens up to `end`; fire with how many of them it had already."""
+    async def _evaluate(self, use: WarmupUse, end: int, progress: Progress) -> int:
+        """Have llama-server evaluate the tokens up to `end`.
+
+        Fires with how many of them llama-server had already; fails as its calls do.  Cancelling closes the connection.
+        """
         result = await use.evaluate(end)
-        self._at_risk[name] = self._at_risk.get(name, 0.0) + result.ms / 1000
+        # llama-server's own measurement, in milliseconds: ours would count the time that the answer waited for its turn
+        # in the reactor as llama-server's work.
+        progress.at_risk += result.ms / 1000
+        # Only what was computed says something about the speed: reused tokens cost nothing.
         self._speed.measured(result.computed, result.ms)
         return result.reused
 
-    async def _save_part(self, name: str, use: WarmupUse, done: int) -> None:
-        """Save the beginning of a warm-up, if it has become worth that."""
+    async def _save_part(self, use: WarmupUse, done: int, progress: Progress) -> None:
+        """Save the beginning of a warm-up, if an interruption would lose enough to be worth a save.
+
+        `done` is how many tokens the slot holds now.  Fires when they are saved, or a save is not worth it; does not
+        fail if the save does.  A user's arrival ends the warm-up only after the save: raises `CancelledError` then.
+        """
+        # The speed of saves is measured with each one; before the first one it is not known, and the save is risked.
+        # At least one piece must have been computed since the last save, or a user who comes in every second would meet
+        # a save each time instead of a piece.
         seconds = self._speed.save_seconds(done) or 0.0
-        least = self._seconds.get(name, PIECE_SECONDS)
-        if not self._slot.may_use_files or self._at_risk.get(name, 0.0) < max(least, REST * seconds):
+        if not self._slot.may_use_files or progress.at_risk < max(progress.piece_seconds, REST * seconds):
             return
+        # Saving cannot be undone halfway: llama-server would write the file to its end, and the record would not have
+        # it.
         with self._gate.without_preemption():
             try:
                 await use.save_beginning(done)
             except SaveFailed as error:
-                # It can be done without.  If it is the disk, the end of the warm-up will say so.
+                # The warm-up can go on without.  If the disk is the reason, the save at the end will fail, too, and
+                # that is logged as a failure.
                 self.log.info("{error}", error=error)
-            self._at_risk[name] = 0.0
+            # Also after a failure, so that the next try to save comes as late as this one, not after the next piece.
+            progress.at_risk = 0.0
 
     def _over(self, name: str, use: WarmupUse) -> None:
-        """Clean up after a warm-up that was finished."""
-        self._progress.pop(name, None)
-        self._at_risk.pop(name, None)
-        self._seconds.pop(name, None)
+        """Clean up after a warm-up that was finished.  Raises `OSError` if the record cannot be written."""
+        self.progress.pop(name, None)
+        # The beginning that was saved on the way is part of the whole now, so its file only takes space.
         use.discard_leftovers()
-
-    def _tell(self, name: str, key: Key, progress: float) -> None:
-        self._progress[name] = (key, progress)
-
-    def _piece(self, name: str) -> int:
-        """Return how many tokens the next piece may have: about `PIECE_SECONDS` of work, at the speed measured."""
-        seconds = self._seconds.get(name, PIECE_SECONDS)
-        tokens = self._speed.tokens_in(seconds, otherwise=int(FIRST_PIECE * seconds))
-        return min(max(tokens, SMALLEST_PIECE), self.longest_piece)

@@ -160,6 +160,7 @@ class Status(WorldTest):
                         "path": str(self.folder / "code.txt"),
                         "includes": [str(part)],
                         "state": "warm",
+                        "warmup": {"due": False, "reason": "warm", "until": None},
                         "progress": 1.0,
                         "tokens": len(PREFIX),
                         "warmed_at": snapshot.saved_at,

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+from twisted.logger import capturedLogs
+
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.slot.record import CHAT, PART, PREFIX, RECORD, Snapshot, SnapshotRecord
+from bioproxy.slot.record import CHAT, FORMAT, PART, PREFIX, RECORD, Snapshot, SnapshotRecord
 from tests.support.folders import FolderTest
+from tests.support.world import logged
 
 MODEL = Model("facts", ((7, -0.5), (8, -1.5)), "model.gguf", "b1")
 CODE = Snapshot("code.bin", Key("text", "shape"), 10, 100, MODEL, "2026-01-01T00:00:00+00:00", ("ab", "cd"))
@@ -24,6 +27,17 @@ TALK = replace(
     written_at=1_700_000_000_123_456_789,
 )
 STORY = replace(CODE, filename="story.bin", key=Key("other", "shape"))
+FORMAT_CODE = replace(CODE, filename="format.bin")
+
+
+def written(entry: Any, **other: Any) -> dict[str, Any]:
+    """Return a record of the present format with one file of ``@code``."""
+    return {"format": FORMAT, "files": [{"prompt": "code", "kind": PREFIX, **entry, **other}]}
+
+
+def written_before(entry: Any) -> dict[str, Any]:
+    """Return the same in the format before."""
+    return {"code": {PREFIX: entry}}
 
 
 class Record(FolderTest):
@@ -51,7 +65,7 @@ class Record(FolderTest):
         snapshots = self.load()
         snapshots.drop("code")
         self.assertEqual((None, []), (snapshots.get("code"), list(snapshots.items())))
-        self.assertEqual({}, self.state.read(RECORD))
+        self.assertEqual({"format": FORMAT, "files": []}, self.state.read(RECORD))
 
     def test_persists(self) -> None:
         """What was noted or dropped is so after a restart, each kind for itself, with all that it has."""
@@ -115,7 +129,19 @@ class Record(FolderTest):
             ("more", 1),
         ):
             entries.append({**whole, name: value})
-        contents = [None, [1], "code", {"code": None}, {"code": [1]}, *({"code": {PREFIX: entry}} for entry in entries)]
+        contents: list[Any] = [
+            None,
+            [1],
+            "code",
+            {"code": None},
+            {"code": [1]},
+            *({"code": {PREFIX: entry}} for entry in entries),
+        ]
+        contents += [{"format": number, "files": []} for number in (1, 0, -1)]
+        odds: list[Any] = [None, 1, [1], [{}], [whole], {"code": whole}]
+        contents += [{"format": FORMAT, "files": odd} for odd in odds]
+        contents += [written(entry) for entry in entries if isinstance(entry, dict)]
+        contents += [written(whole, **wrong) for wrong in ({"prompt": None}, {"kind": [1]}, {"prompt": ["code"]})]
         for content in contents:
             self.state.write(RECORD, content)
             snapshots = self.load()
@@ -126,18 +152,56 @@ class Record(FolderTest):
     def test_strange_file_name(self) -> None:
         """A file name that cannot be the template's is garbage too: whatever it is, it is not ours."""
         for filename in (None, 5, ["code.bin"], "", "../code.bin", "story.bin", "code.chat.bin"):
-            self.state.write(RECORD, {"code": {PREFIX: {**asdict(CODE), "filename": filename}}})
-            self.assertEqual([], list(self.load().items()), filename)
+            for form in (written, written_before):
+                self.state.write(RECORD, form({**asdict(CODE), "filename": filename}))
+                self.assertEqual([], list(self.load().items()), filename)
 
     def test_half_garbage(self) -> None:
         """One entry that is not understood spoils the record: what wrote it may have spoilt the others too."""
-        self.state.write(RECORD, {"code": {PREFIX: asdict(CODE)}, "story": {PREFIX: 1}})
-        self.assertEqual([], list(self.load().items()))
+        for content in (
+            {"code": {PREFIX: asdict(CODE)}, "story": {PREFIX: 1}},
+            {"format": FORMAT, "files": [*written(asdict(CODE))["files"], 1]},
+        ):
+            self.state.write(RECORD, content)
+            self.assertEqual([], list(self.load().items()))
 
     def test_unknown_kind(self) -> None:
         """Kinds of files that a later version may have do not disturb."""
-        self.state.write(RECORD, {"code": {"image": {"new": 1}, PREFIX: asdict(CODE)}})
+        image = {"prompt": "code", "kind": "image", "new": 1}
+        for content in (
+            {"code": {"image": {"new": 1}, PREFIX: asdict(CODE)}},
+            {"format": FORMAT, "files": [image, *written(asdict(CODE))["files"]]},
+        ):
+            self.state.write(RECORD, content)
+            self.assertEqual([("code", PREFIX, CODE)], list(self.load().items()))
+
+    def test_before(self) -> None:
+        """A record without a format, as earlier versions wrote it, is read, and written anew with the next change."""
+        content = {"code": {PREFIX: asdict(CODE), CHAT: asdict(TALK)}, "format": {PREFIX: asdict(FORMAT_CODE)}}
+        entries = [("code", PREFIX, CODE), ("code", CHAT, TALK), ("format", PREFIX, FORMAT_CODE)]
+        self.state.write(RECORD, content)
+        snapshots = self.load()
+        self.assertEqual(entries, list(snapshots.items()))
+        self.assertNotIn("files", self.state.read(RECORD))
+        snapshots.put("story", PREFIX, STORY)
+        written = self.state.read(RECORD)
+        self.assertEqual((FORMAT, 4), (written["format"], len(written["files"])))
+        self.assertEqual([*entries, ("story", PREFIX, STORY)], list(self.load().items()))
+
+    def test_newer(self) -> None:
+        """The record of a newer version is not used, which is logged; it stays until a file is saved."""
+        content = {"format": FORMAT + 1, "anything": [1]}
+        self.state.write(RECORD, content)
+        with capturedLogs() as events:
+            snapshots = self.load()
+        self.assertIn(f"of a newer bioproxy (format {FORMAT + 1})", "".join(logged(events)))
+        self.assertEqual([], list(snapshots.items()))
+        snapshots.drop("code")
+        self.assertEqual(content, self.state.read(RECORD))
+        snapshots.put("code", PREFIX, CODE)
         self.assertEqual([("code", PREFIX, CODE)], list(self.load().items()))
+        snapshots.drop("code")
+        self.assertEqual([], list(self.load().items()))
 
     def test_cannot_be_written(self) -> None:
         """A change that cannot be written fails; a drop holds in this process all the same, a put does not."""
@@ -165,7 +229,8 @@ class Record(FolderTest):
     def test_for_a_person(self) -> None:
         """Whoever looks into the record sees which model and which text each file is of, by template and kind."""
         self.load().put("code", CHAT, TALK)
-        entry = json.loads((self.folder / RECORD).read_text())["code"][CHAT]
+        entry = json.loads((self.folder / RECORD).read_text())["files"][0]
+        self.assertEqual(("code", CHAT), (entry["prompt"], entry["kind"]))
         self.assertEqual(
             ("code.chat.bin", "model.gguf", 10), (entry["filename"], entry["model"]["file"], entry["tokens"])
         )

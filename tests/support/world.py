@@ -108,7 +108,7 @@ class World:
         self.gate, self.slot, self.content, self.files = parts.gate, parts.slot, parts.content, parts.files
         self.snapshots, self.slot_folder, self.saver = parts.snapshots, parts.folder, parts.saver
         self.reuse_check, self.watch, self.poller = parts.reuse_check, parts.watch, parts.poller
-        self.shape_learning, self.schedule = parts.shape_learning, parts.schedule
+        self.shape_learning, self.catalogue, self.schedule = parts.shape_learning, parts.catalogue, parts.schedule
         self.warmup, self.warmer = parts.warmup, parts.warmer
         self.request_log, self.proxy, self.limits = parts.request_log, parts.proxy, parts.limits
         self.history, self.status, self.events = parts.history, parts.status, parts.events

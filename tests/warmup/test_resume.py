@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import digest, prefix_digests
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.slot.record import PART, PREFIX
 from bioproxy.warmup.resume import LEAST, TRIAL, Resume
 from tests.support.world import KEY, SlotTest
 
-CUT = USER_MESSAGE_ONLY.key(digest("Know this"))
+CUT = Prompt("code", USER_MESSAGE_ONLY, "Know this", digest("Know this"))
 RESTORE = "/slots/0?action=restore"
 
 
@@ -40,7 +41,7 @@ class HeadStartTest(SlotTest):
 
     def warm_up(self, tokens: list[int]) -> None:
         """Do a whole warm-up for another text, which has these tokens."""
-        self.run_now(lambda: self.built.warmup.run("code", CUT, tokens, lambda: True))
+        self.run_now(lambda: self.built.warmup.run(CUT, tokens, lambda: True))
 
     def restores(self) -> int:
         """Return how many files llama-server was asked to read."""

@@ -1,0 +1,262 @@
+"""Decides whether a prompt is to be warmed up now, and says why.
+
+The decision is one pure function, `decide`, from facts to a value: `Due` with the reason, or `Waiting` with the reason
+why not.  The value is used three times: `bioproxy.warmup.schedule` chooses among what is due, the log names the reason
+when a warm-up starts, and `/status` shows the value for each template.  An operator who wonders why a template is cold,
+or why llama-server is busy at night, reads the very value that the program acts on.
+
+Nothing here waits or asks: the facts are collected in one go, without an ``await`` in between.  That is what makes them
+fit together.  In Twisted other code runs only while a coroutine awaits something, so between the first and the last
+fact nothing can change.  The decision holds until the next ``await``, and is made anew in the next round.
+
+Does not know where the facts come from, and neither the order of prompts nor what a warm-up does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from bioproxy.prompts.catalogue import Prompt
+from bioproxy.runtime.backoff import Trouble
+from bioproxy.slot.record import Snapshot
+
+
+class Reason(Enum):
+    """Why a prompt is due.
+
+    The values are what operators read, after "its warm-up starts:" in the log and as `reason` in `/status`.  "It" is
+    the prompt.
+    """
+
+    ASKED_FOR = "an operator asked for it"
+    DOUBTED = "a restore did not help: its tokens have to be looked at again"
+    IN_SLOT = "the slot holds it, and no file does"
+    NO_FILE = "there is no file"
+    FILE_CHANGED = "its file is gone, or was written by somebody else"
+    NEW_TEXT = "its file has another text"
+    OTHER_SHAPE = "its file has something else before the text than clients send"
+    MODEL_UNKNOWN = "whether its file is of the model that runs now is not known"
+    OTHER_MODEL = "its file is of another model"
+    NOT_IN_SLOT = "the slot holds something else, and slot files cannot be used"
+
+
+class Hold(Enum):
+    """Why a prompt is not due.
+
+    The values are what operators read.  Only `WARM` is the aim; `EMPTY` and `NOT_ASKED` are as configured; the others
+    say what is in the way.
+    """
+
+    WARM = "warm"
+    DOWN = "llama-server is not up"
+    FILES_UNKNOWN = "whether llama-server keeps slot files is not known yet"
+    NO_TEXT = "there is no text"
+    EMPTY = "nothing stands before the message"
+    NOT_ASKED = "warm-ups are switched off, and nobody has asked for it"
+    PAUSED = "paused after a failure"
+    USELESS = "it failed, and would fail again: another text, model or context is needed"
+    CHANGING = "the text keeps changing during its warm-ups"
+    ASLEEP = "llama-server sleeps, and slot files cannot be used"
+    OTHER_FIRST = "slot files cannot be used, and another prompt has the slot"
+    SLOT_UNSEEN = "slot files cannot be used, and llama-server does not tell what the slot holds"
+    USERS_SLOT = "slot files cannot be used, and a user's conversation on it has the slot"
+
+
+@dataclass(frozen=True)
+class Due:
+    """A prompt that is to be warmed up now.
+
+    "Now" is as soon as no user is at the gate: whether one is there, is not part of the decision.
+    """
+
+    prompt: Prompt
+    """The prompt as it was when this was decided."""
+
+    reason: Reason
+    """Why it is due."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what `/status` has of this, with the same fields as `Waiting.told`."""
+        return {"due": True, "reason": self.reason.value, "until": None}
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A prompt that is not to be warmed up now.
+
+    No timer is set for `until`: the decision is made anew twice a second, and will be another one then.
+    """
+
+    reason: Hold
+    """Why it is not due."""
+
+    until: str | None = None
+    """When a pause ends, in ISO 8601; `None` for everything that does not end by itself.  For operators only."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what `/status` has of this, with the same fields as `Due.told`."""
+        return {"due": False, "reason": self.reason.value, "until": self.until}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the decision about one prompt depends on, at one moment.
+
+    Each fact is a plain value, so that a test can write down any combination of them, also such as are hard to bring
+    about: a file of another model for a prompt that an operator wants while llama-server sleeps.
+    """
+
+    up: bool
+    """llama-server answers, with its model loaded."""
+
+    asleep: bool
+    """llama-server has unloaded its model for the time being."""
+
+    files_known: bool
+    """llama-server was asked whether it keeps slot files.  While it sleeps it is not asked: that would wake it up."""
+
+    files_usable: bool
+    """Slot files can be saved, and restoring them helps.
+
+    False without ``--slot-save-path``, after saves of two prompts failed, and where restored tokens are not reused.
+    """
+
+    model_known: bool
+    """It is known for certain which model runs.
+
+    False after each restart of llama-server, and after it was asleep: a file may have been exchanged meanwhile.
+    """
+
+    wanted: bool
+    """An operator asked for a warm-up of this prompt, and it has neither succeeded nor failed since."""
+
+    allowed: bool
+    """Warm-ups ahead of any question are on, or a user has asked for this prompt."""
+
+    failure: Trouble | None
+    """The failure after which this prompt's warm-ups pause now."""
+
+    change: Trouble | None
+    """The change of the text during a warm-up after which warm-ups pause now."""
+
+    recorded: Snapshot | None
+    """What the record says of the prompt's file, whatever text or model the file is of.  `None`: there is no file."""
+
+    whole: bool
+    """The recorded file is as it was when it was recorded, as far as can be seen."""
+
+    saved: bool
+    """The recorded file may be restored for just this prompt now: text, shape and model are right, and it is whole.
+
+    The slot's own judgement; `recorded`, `whole` and `model_known` only find the words where it is "no".
+    """
+
+    doubted: bool
+    """The file was restored and not reused, so the tokens may be other ones than when it was saved.
+
+    A chat template with a date in it does that, once a day.
+    """
+
+    held: bool
+    """The slot holds this prompt, as far as is believed."""
+
+    slot_seen: bool
+    """llama-server tells what the slot holds.  With ``--no-slots`` it does not."""
+
+    favourite: bool
+    """The prompt is the one that will probably be asked for next.
+
+    Only filled in where slot files cannot be used, because it matters only there.
+    """
+
+    users: bool
+    """A user left a conversation on this prompt in the slot, in whatever shape.
+
+    In the present shape that would be `held`.
+    """
+
+
+def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
+    """Return whether a prompt is due, and why.  `None` is a prompt without a text: its file cannot be read.
+
+    The branches come in the order of their weight, and the first that applies is the reason.  So one reason is given
+    where there may be several, and it is the one to do something about first.
+    """
+    # What no wish of an operator can overcome.  Whether there are slot files is asked when llama-server is first seen
+    # awake, and not before: the question would wake it up.
+    if not facts.up:
+        return Waiting(Hold.DOWN)
+    if not facts.files_known:
+        return Waiting(Hold.FILES_UNKNOWN)
+    if prompt is None:
+        return Waiting(Hold.NO_TEXT)
+    if prompt.empty:
+        return Waiting(Hold.EMPTY)
+    # An operator's wish goes before all pauses, and before the question whether the prompt is warm already.
+    if facts.wanted:
+        return Due(prompt, Reason.ASKED_FOR)
+    if not facts.allowed:
+        return Waiting(Hold.NOT_ASKED)
+    # Pauses, before anything is looked at in detail: a prompt in trouble is not due, whatever its file is like.  A
+    # failure that no pause can mend has no end (`retry_at` is `None`).
+    if facts.failure is not None:
+        useless = facts.failure.retry_at is None
+        return Waiting(Hold.USELESS if useless else Hold.PAUSED, facts.failure.retry_at_utc)
+    if facts.change is not None:
+        return Waiting(Hold.CHANGING, facts.change.retry_at_utc)
+    return by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
+
+
+def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
+    """Decide where slot files can be used: every prompt can be warm, each in its file.
+
+    llama-server may be asleep here.  It is woken up for a warm-up, because the file stays when it falls asleep again.
+    """
+    recorded = facts.recorded
+    # Requests rely on the same judgement, so what is called warm here is found warm by the next question.
+    if facts.saved:
+        return Waiting(Hold.WARM)
+    if facts.doubted:
+        return Due(prompt, Reason.DOUBTED)
+    # Saving what the slot holds is nearly free, and soon impossible: `schedule` has such prompts come first.  So this
+    # reason is named even where a file exists that is of no use.
+    if facts.held:
+        return Due(prompt, Reason.IN_SLOT)
+    if recorded is None:
+        return Due(prompt, Reason.NO_FILE)
+    if recorded.key.text != prompt.key.text:
+        return Due(prompt, Reason.NEW_TEXT)
+    if recorded.key != prompt.key:
+        return Due(prompt, Reason.OTHER_SHAPE)
+    if not facts.whole:
+        return Due(prompt, Reason.FILE_CHANGED)
+    # So the file has the right text in the right shape, and only the model is left as a reason.
+    #
+    # To find out the model costs the slot's content, so it is left to the warm-up, which then mostly finds that nothing
+    # has to be computed.
+    return Due(prompt, Reason.OTHER_MODEL if facts.model_known else Reason.MODEL_UNKNOWN)
+
+
+def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
+    """Decide where slot files cannot be used: one prompt can be warm, in the slot itself.
+
+    That is so without ``--slot-save-path``, where restoring does not help on this model, and for some minutes after
+    saves have failed.
+    """
+    # A prompt that the slot holds is warm, whether it is the favourite or not.
+    if facts.held:
+        return Waiting(Hold.WARM)
+    # Waking llama-server up would be useless: when it falls asleep again, the slot is empty again.
+    if facts.asleep:
+        return Waiting(Hold.ASLEEP)
+    if not facts.favourite:
+        return Waiting(Hold.OTHER_FIRST)
+    # If the slot cannot be seen, a warm-up that has succeeded cannot be told from none: it would be repeated endlessly.
+    if not facts.slot_seen:
+        return Waiting(Hold.SLOT_UNSEEN)
+    # What a user left on this prompt stays, even if it is in another shape: the user may go on with it.
+    if facts.users:
+        return Waiting(Hold.USERS_SLOT)
+    return Due(prompt, Reason.NOT_IN_SLOT)
