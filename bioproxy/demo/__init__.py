@@ -1,1 +1,1 @@
-"""A real llama.cpp with a model made up on the spot: for ``--demo`` and for the tests."""
+"""A real llama.cpp with a generated model, for ``--demo`` and for the tests."""

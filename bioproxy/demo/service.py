@@ -105,6 +105,7 @@ class Demo(Service):
         self._started_at = 0.0
         self._announcement: LoopingCall | None = None
         self._folder = folder
+        # The user's settings go in, for ports, limits and templates of the user's own.
         self.settings = self.adapted(settings)
 
     def adapted(self, settings: Settings) -> Settings:
@@ -130,6 +131,7 @@ class Demo(Service):
         def look() -> None:
             """Ask once more.  Called by the loop."""
             assert self._announcement is not None
+            # Once is enough, also if a template becomes cold again later.
             if ready():
                 self._announcement.stop()
                 self._say(self._banner())
@@ -149,6 +151,7 @@ class Demo(Service):
 
     def startService(self) -> None:
         """Start llama.cpp.  Called by the parent service, before it starts the services that ask llama.cpp."""
+        # Files are written here and not in the constructor, because a service that is made may never be started.
         super().startService()
         # Copies, so that they can be edited; those that were edited before stay.
         self._templates.mkdir(parents=True, exist_ok=True)
@@ -179,6 +182,7 @@ class Demo(Service):
             [sys.executable, "-m", "bioproxy.demo.llama_child", *map(str, arguments)],
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
         )
+        # The first look comes at once.
         if self._announcement is not None:
             self._announcement.start(LOOK)
 
@@ -214,6 +218,7 @@ class Demo(Service):
             body = f'{{"messages": [{{"role": "user", "content": "{message}"}}]}}'
             return f"curl -si {url} -d '{body}' | grep -iE 'x-bioproxy|cache_n'"
 
+        # The same question twice: the first answer shows "restored", the second one "hot".
         return BANNER.format(
             ask_code=ask("@code where is the line in front of the server?"),
             ask_story=ask("@story a chair that nobody needs"),

@@ -157,6 +157,7 @@ def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     writer = gguf.GGUFWriter(str(draft), size.architecture)
     describe(writer, size)
+    # "llama" is the name for SentencePiece, after the first model that had it here.
     tokens, scores, types = vocabulary()
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
@@ -184,12 +185,14 @@ def describe(writer: gguf.GGUFWriter, size: Size) -> None:
     """Write the keys that describe the shape of a model.  Each architecture requires a few of its own."""
     # Numbers that one attention head works with.
     head = size.width // size.heads
+    # Shown by llama-server, so that nobody takes the model for a real one.
     writer.add_name(f"bioproxy-demo-{size.width}x{size.blocks}")
     writer.add_context_length(size.context)
     writer.add_embedding_length(size.width)
     writer.add_feed_forward_length(size.feed_forward)
     writer.add_block_count(size.blocks)
     writer.add_head_count(size.heads)
+    # A norm divides by a root mean square; this small number keeps it from dividing by zero.
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(head)
     if size.architecture == "lfm2":
@@ -234,6 +237,7 @@ def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Valu
     yield ("token_embd_norm" if size.architecture == "lfm2" else "output_norm"), ones(size.width)
     # Tokens that are no ordinary text get a row of zeros, so their score is always 0, and some word always has a higher
     # one.  Otherwise the nonsense would be full of broken UTF-8, and answers would end at random.
+    # The factor 4 makes some words much more likely than others; without it all would be about equally likely.
     output = some(len(types), size.width) * numpy.float32(4)
     output[[kind != NORMAL for kind in types]] = 0
     yield "output", output

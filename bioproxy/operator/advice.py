@@ -68,6 +68,9 @@ class Seen:
     """Tokens of its model's sliding window; `None` if the model has none or its file cannot be read."""
 
 
+# Two situations: llama-server does not answer (`of_trouble`), or it answers and could be set up better (`advice`).
+
+
 def of_trouble(error: Exception) -> Advice:
     """Return the advice on a call of llama-server that failed with this error."""
     # Only a `LlamaError` has a status: it is an answer.  The other errors mean that no HTTP server answered.
@@ -80,6 +83,7 @@ def of_trouble(error: Exception) -> Advice:
     # Any other error of `/health` or `/props`, such as 404: llama-server has both.
     if status is not None:
         return Advice(f"the server there seems to be no llama-server: {error}", "correct llama_url")
+    # Nobody listens, the name does not resolve, or the connection breaks off: the error says which.
     return Advice(str(error), "start llama-server there, or correct llama_url")
 
 
@@ -95,6 +99,7 @@ def advice(seen: Seen) -> Iterator[Advice]:
     if seen.files is False:
         yield Advice(
             "it keeps no slot files: only one template can be kept warm, and a restart makes it cold",
+            # Of its own, because slot files hold what users said, and nobody else should be able to read them.
             "start it with --slot-save-path and a folder of its own",
         )
     # Several slots share the context: with two of them, each has half of what -c gave.

@@ -51,6 +51,7 @@ def report(settings: Settings) -> Report:
     """Check the files that the settings name, and read every template.  Never fails for reasons of the settings."""
     # All settings, also those with their defaults: a user sees at once whether the file that was read is the right one.
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
+    # Key files and the CA file: the settings' own checks only see paths.
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     # Each is read in the way in which the proxy reads it at its start, and by the same code.
@@ -62,6 +63,7 @@ def report(settings: Settings) -> Report:
     folder = settings.slot_save_path
     # A folder that is there but open to others still works.  Without the folder, bioproxy would not start.
     for complaint in SlotFolder(folder).warnings():
+        # Otherwise the setting names no folder.
         if folder is not None and folder.is_dir():
             lines.append(f"warning: {complaint}")
         else:
@@ -75,6 +77,7 @@ def report(settings: Settings) -> Report:
         try:
             text = templates.read(template)
         except TemplateError as error:
+            # There is nothing more to say about a template without a text.
             problems.append(str(error))
             continue
         lines.append(f"    {len(text.prefix)} characters before the message, {len(text.includes)} files included")
@@ -86,6 +89,7 @@ def report(settings: Settings) -> Report:
         if text.prefix.strip():
             texts.append((template.name, text.prefix))
         else:
+            # It works, but bioproxy can do nothing for it.
             lines.append("    warning: begins with <{message}>, so there is nothing to warm up")
     return Report(lines, problems, texts)
 

@@ -91,7 +91,7 @@ class Reload:
         for key, value in taken.items():
             self._takers[key](value)
         # What was not taken stays as it was in here, and so it differs again at the next reload.
-        # A new object: whoever was given the old settings keeps them as they were.
+        # A new object: parts that hold the old settings keep them unchanged.
         self._settings = replace(self._settings, **taken)
         result = Reloaded(tuple(taken), tuple(key for key in differs if key not in taken))
         self.log.info("the configuration was reloaded; changed: {changed}", changed=", ".join(taken) or "nothing")

@@ -33,8 +33,8 @@ With half of it more requests depend on the disk; with twice as much a thousand 
 RETRY_AFTER = 30
 """Seconds after which a client may try again when a temporary file cannot be written.
 
-A full disk is seldom emptied sooner.  With half of it clients repeat large requests in vain more often; with twice as
-much they stay away longer than needed.
+A full disk is seldom emptied sooner.  With half of it clients repeat large requests more often without success; with
+twice as much they stay away longer than needed.
 """
 
 SAY_AGAIN = 600.0

@@ -46,6 +46,7 @@ class StateFolder:
         Raises `ConfigError` if the folder cannot be used, or another bioproxy uses it.
         """
         try:
+            # The mode applies to a new folder only: one that is there may be shared on purpose.
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
             # The lock belongs to the open file, so the file stays open until `close` or the end of the process.
             # `LOCK_NB`: fail at once instead of waiting for the other process to end.
@@ -60,6 +61,7 @@ class StateFolder:
     def close(self) -> None:
         """Release the lock.  The file stays: removing it would let a second process lock a new file of that name."""
         if self._lock is not None:
+            # Closing the file releases the lock.
             self._lock.close()
             self._lock = None
 
@@ -87,6 +89,7 @@ class StateFolder:
         draft = file.with_suffix(".new")
         # A draft that an earlier process left behind is simply overwritten.
         with open_private(draft) as stream:
+            # Indented, so that an operator can read the file.
             json.dump(content, stream, indent=1)
             stream.flush()
             # Before the rename: otherwise the new name could reach the disk before the content does.
@@ -111,6 +114,10 @@ def open_private(path: Path) -> TextIO:
     file = open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600), encoding="utf-8")  # noqa: SIM115
     os.fchmod(file.fileno(), 0o600)
     return file
+
+
+# A `Protocol` of `typing` describes what an object must have, without a base class.  (Twisted's protocols are something
+# else.)
 
 
 class Folder(Protocol):

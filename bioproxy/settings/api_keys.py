@@ -69,6 +69,7 @@ class ApiKeys:
         clients_keys = read_keys("api_key_file", clients)
         llama_keys = read_keys("llama_api_key_file", llama)
         self._clients_file, self._llama_file = clients, llama
+        # Digests instead of keys: the keys themselves are not needed any more.
         self.required = clients is not None
         self._clients = tuple(map(fingerprint, clients_keys))
         # The file may have several keys, like llama-server's own `--api-key-file`, and the first is as good as any.
@@ -82,6 +83,7 @@ class ApiKeys:
         """Return the error that a request is to be refused with, or `None` if it is allowed."""
         # These requests have no body.  One that has is refused, so that nobody without a key can send data.
         is_open = (method == b"OPTIONS" or path in OPEN_PATHS) and not has_body(headers)
+        # The cheap questions come first: comparing takes a digest for each key that is sent.
         if not self.required or is_open or self._shown(headers):
             return None
         return NotAuthenticated("a valid key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`")
@@ -147,6 +149,8 @@ def read_keys(setting: str, file: Path | None) -> list[bytes]:
     # An empty file would lock out all clients, which is hardly meant, and a file that is just being written is empty.
     if not keys:
         raise ConfigError(f"{setting}: {file}: no key in it")
+    # Anything else could not have been sent in a header in the first place; a line end in the middle would even forge
+    # another header.
     if any(not 0x21 <= byte <= 0x7E for key in keys for byte in key):
         raise ConfigError(f"{setting}: {file}: a key may have visible ASCII characters only")
     return keys

@@ -88,8 +88,8 @@ class Settings:
     prefixes: Mapping[str, Path] = setting(dict, prefixes, "prefix=file of a template; may be repeated")
     poll_interval: float = setting(2.0, seconds(0.05, 86400), "seconds between looks at the template files")
     warmup: bool = setting(True, flag, "process templates before anyone asks")
-    # A user who comes during a warm-up waits for the end of its present piece.  Half of 512 tokens lets users in sooner
-    # and makes a warm-up slower; twice as much the other way round.
+    # A user who arrives during a warm-up waits for the end of its present piece.  Half of 512 tokens lets users in
+    # sooner and makes a warm-up slower; twice as much the other way round.
     warmup_chunk: int = setting(512, whole(1, 1_000_000), "tokens of a warm-up sent at a time, at most")
     save_conversations: bool = setting(True, flag, "keep conversations in files too")
     # Folders.
@@ -120,7 +120,7 @@ def templates_of(prefixes: Mapping[str, Path]) -> tuple[Template, ...]:
 
 
 FIELDS = {entry.name: entry for entry in dataclasses.fields(Settings)}
-"""The fields of `Settings` by their names, in order: the list of all settings for whoever needs one."""
+"""The fields of `Settings` by their names, in order: the list of all settings."""
 
 
 def default_file() -> Path:

@@ -37,6 +37,7 @@ def text(value: Any, _folder: Path) -> str:
 
 def flag(value: Any, _folder: Path) -> bool:
     """Accept true and false, and nothing that merely counts as such in Python, like 0 or an empty text."""
+    # Configuration files written by hand often have ``"yes"`` or ``1``; guessing what is meant would hide mistakes.
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {json.dumps(value)}")
     return value
@@ -56,7 +57,10 @@ def one_of(*names: str) -> Check:
 
 
 def whole(low: int, high: int) -> Check:
-    """Return a check that accepts whole numbers from `low` to `high`."""
+    """Return a check that accepts whole numbers from `low` to `high`, both included.
+
+    ``8081.0`` is refused: in JSON it is a number with a fraction.
+    """
 
     def check(value: Any, _folder: Path) -> int:
         """Accept a whole number in the range."""
@@ -69,7 +73,10 @@ def whole(low: int, high: int) -> Check:
 
 
 def seconds(low: float, high: float) -> Check:
-    """Return a check that accepts numbers from `low` to `high`, with or without a fraction."""
+    """Return a check that accepts numbers of seconds from `low` to `high`, with or without a fraction.
+
+    The result is always a `float`, so that no part has to expect both.
+    """
 
     def check(value: Any, _folder: Path) -> float:
         """Accept a number of seconds in the range."""
@@ -118,6 +125,7 @@ def names(value: Any, folder: Path) -> tuple[str, ...]:
     found = value.split(",") if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise ValueError(f'must be a list like ["bioproxy"], not {json.dumps(value)}')
+    # White space around a comma is allowed, and so is a comma at the end.
     found = [each.strip() for each in found if each.strip()]
     for name in found:
         # No port, because the port of a request to these names does not matter.
@@ -131,6 +139,7 @@ def prefixes(value: Any, folder: Path) -> Mapping[str, Path]:
     # The paths are checked one by one, so that the error quotes the one that is wrong.
     if not isinstance(value, dict):
         raise ValueError(f'must be an object like {{"@code": "code.txt"}}, not {json.dumps(value)}')
+    # The names are checked last, because a wrong path says more about the mistake.
     return with_names({prefix: path(file, folder) for prefix, file in value.items()})
 
 
