@@ -26,7 +26,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from bioproxy.http.connection_limits import ConnectionLimits, allowed_connections
-from bioproxy.http.ports import Exposure, QuietSite
+from bioproxy.http.ports import OpenPortWarning
+from bioproxy.http.site import CheckedSite
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.model_identity import ModelIdentity
@@ -141,7 +142,7 @@ class Parts:
     reader: RequestReader
     proxy: Proxy
     limits: ConnectionLimits
-    exposure: Exposure
+    open_port_warning: OpenPortWarning
     # What an operator sees.
     history: History
     status: Status
@@ -154,14 +155,14 @@ class Parts:
     warming: Periodic
     history_taking: Periodic
 
-    def clients_site(self, reactor: Any) -> QuietSite:
+    def clients_site(self, reactor: Any) -> CheckedSite:
         """Return what serves connections to the clients' port, with the reactor for their time-outs."""
-        return QuietSite("clients' port", self.proxy.resource(), reactor, self.proxy.judge, self.limits)
+        return CheckedSite("clients' port", self.proxy.resource(), reactor, self.proxy.judge, self.limits)
 
-    def operators_site(self, reactor: Any) -> QuietSite:
+    def operators_site(self, reactor: Any) -> CheckedSite:
         """Return what serves connections to the operator's port, likewise."""
         limits = ConnectionLimits(LARGEST_ACTION, OPERATORS)
-        return QuietSite("operator's port", self.admin.resource(), reactor, self.host_check.judge, limits)
+        return CheckedSite("operator's port", self.admin.resource(), reactor, self.host_check.judge, limits)
 
     def shutdown(self, clients_port: IService, reactor: Any) -> Shutdown:
         """Return how requests end when bioproxy stops."""
@@ -225,7 +226,7 @@ def assemble(
         settings.ping_interval,
     )
     limits = ConnectionLimits(settings.max_body, allowed_connections())
-    exposure = Exposure("the clients' port", lambda: keys.required)
+    open_port_warning = OpenPortWarning("the clients' port", lambda: keys.required)
 
     history = History(metrics, gate, reactor)
     status = Status(poller, gate, slot, warmer, watch, upstream, request_log, reactor)
@@ -233,7 +234,7 @@ def assemble(
     host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
-        for name in poller.use(templates_of(prefixes)):
+        for name in poller.set_templates(templates_of(prefixes)):
             warmer.forget(name)
 
     def limit_bodies(size: int) -> None:
@@ -242,7 +243,7 @@ def assemble(
     # Who takes a new value of a setting while everything goes on.  What is not here only a restart can change.
     takers: dict[str, Callable[[Any], None]] = {
         "admin_hosts": lambda hosts: host_check.know((settings.admin_host, *hosts)),
-        "api_key_file": lambda _: exposure.look(),  # `keys` have it already
+        "api_key_file": lambda _: open_port_warning.check(),  # `keys` have it already
         "llama_api_key_file": lambda _: None,
         "max_body": limit_bodies,
         "ping_interval": partial(setattr, proxy, "ping_interval"),
@@ -285,7 +286,7 @@ def assemble(
         reader=reader,
         proxy=proxy,
         limits=limits,
-        exposure=exposure,
+        open_port_warning=open_port_warning,
         history=history,
         status=status,
         events=events,

@@ -33,13 +33,13 @@ from twisted.application.service import IService, MultiService
 
 from bioproxy.assembly import Outside, Parts, assemble
 from bioproxy.http.connection_limits import allowed_connections
-from bioproxy.http.ports import Exposure, port, tcp
+from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
 from bioproxy.llama.connections import check_ca_file
+from bioproxy.operator.hangup import Hangup
 from bioproxy.operator.options import Options
-from bioproxy.operator.reload import Hangup
-from bioproxy.root import Root
 from bioproxy.runtime.clock import Heartbeat, install
-from bioproxy.runtime.json_log import json_observer, leaves_it_to_us
+from bioproxy.runtime.log_output import leaves_it_to_us, log_observer
+from bioproxy.runtime.root_service import Root
 from bioproxy.runtime.state_folder import State
 
 __all__ = ["Options", "makeService"]
@@ -60,8 +60,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     root = Root()
     settings, read_settings = options.settings, options.read
     twistd = options.parent
-    if settings.log_format == "json" and twistd is not None and leaves_it_to_us(twistd):
-        root.log_observer = lambda: json_observer(twistd, reactor)
+    if twistd is not None and leaves_it_to_us(twistd):
+        root.log_observer = lambda: log_observer(options.settings.log_format, twistd, reactor)
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
@@ -77,6 +77,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     if usable is not None:
         Heartbeat(reactor, usable, parts.metrics.reactor_stall_seconds).setServiceParent(root)
     if demo is not None:
+        parts.watch.starting = demo.starting
         demo.announce(lambda: all(parts.warmer.state(name)[0] == "warm" for name in parts.poller.templates))
     return root
 
@@ -97,17 +98,17 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
             lambda: parts.files.tidy_folder(parts.poller.templates),
         ),
     )
-    operators_port = port(
-        settings.admin_listen or tcp(settings.admin_host, settings.admin_port),
+    operators_port = port_service(
+        settings.admin_listen or tcp_endpoint(settings.admin_host, settings.admin_port),
         parts.operators_site(reactor),
         reactor,
-        Exposure("the operator's port", lambda: False).listening,
+        OpenPortWarning("the operator's port", lambda: False).port_opened,
     )
-    clients_port = port(
-        settings.listen or tcp(settings.host, settings.port),
+    clients_port = port_service(
+        settings.listen or tcp_endpoint(settings.host, settings.port),
         parts.clients_site(reactor),
         reactor,
-        parts.exposure.listening,
+        parts.open_port_warning.port_opened,
     )
     root.shutdown = parts.shutdown(clients_port, reactor).say
     return [

@@ -12,13 +12,13 @@ from typing import Any
 import twisted.internet
 from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.logger import capturedLogs
+from twisted.internet.error import ConnectionRefusedError, ProcessDone, ProcessTerminated
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.demo.service import Demo
-from bioproxy.http.ports import Exposure
+from bioproxy.demo.service import START_LIMIT, Demo
+from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.model_identity import Model
 from bioproxy.operator.options import Options
 from bioproxy.proxy.shutdown import FLUSHING
@@ -79,7 +79,7 @@ class ServiceTest(WorldTest):
 
 
 class Exposed(SynchronousTestCase):
-    """`Exposure`."""
+    """`OpenPortWarning`."""
 
     def test_warning(self) -> None:
         """It warns of a port that others reach and nothing protects, at each look; of nothing before it listens."""
@@ -90,14 +90,14 @@ class Exposed(SynchronousTestCase):
             (UNIXAddress("/run/socket"), False),
         ):
             protected = True
-            exposure = Exposure("the port", lambda: protected)  # noqa: B023
+            warning = OpenPortWarning("the port", lambda: protected)  # noqa: B023
             with capturedLogs() as logs:
-                exposure.listening(address)
+                warning.port_opened(address)
                 self.assertEqual(0, len(logs))
                 protected = False
-                exposure.look()
-                exposure.look()
-                Exposure("another port", lambda: False).look()
+                warning.check()
+                warning.check()
+                OpenPortWarning("another port", lambda: False).check()
             self.assertEqual(2 * reachable, len(logs), address)
 
 
@@ -293,6 +293,51 @@ class Demonstration(ServiceTest):
         with capturedLogs() as events:
             protocol.processEnded(Failure(ProcessDone(0)))
         self.assertEqual([], logged(events))
+
+    def test_starting(self) -> None:
+        """It starts until it says that it listens, ends, or takes too long."""
+        self.assertFalse(self.demo.starting())
+        protocol, _ = self.run_it()
+        protocol.outReceived(b"some library\nlisten")
+        self.assertTrue(self.demo.starting())
+        protocol.outReceived(b"ing on http://127.0.0.1:1\n")
+        self.assertFalse(self.demo.starting())
+        protocol, _ = self.run_it()
+        self.assertTrue(self.demo.starting())
+        protocol.processEnded(Failure(ProcessDone(0)))
+        self.assertFalse(self.demo.starting())
+        self.run_it()
+        self.reactor.advance(START_LIMIT - 0.1)
+        self.assertTrue(self.demo.starting())
+        self.reactor.advance(0.1)
+        self.assertFalse(self.demo.starting())
+
+    def test_start_in_the_log(self) -> None:
+        """While llama.cpp starts that is said, once and as information; when it ended instead, the log warns."""
+        with capturedLogs() as events:
+            root = self.start("--demo")
+            self.addCleanup(lambda: self.stop(root))
+            for _ in range(3):  # looks at llama.cpp, which refuses each
+                self.refuse()
+        about = [event for event in events if "llama-server at" in formatEvent(event)]
+        self.assertEqual([LogLevel.info], [event["log_level"] for event in about])
+        self.assertTrue(formatEvent(about[0]).endswith(" is starting"))
+        protocol = self.reactor.processes[-1][0]
+        with capturedLogs() as events:
+            protocol.processEnded(Failure(ProcessTerminated(1)))
+            self.refuse()
+            self.refuse()
+        warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
+        self.assertEqual(1, len(warnings), warnings)
+        self.assertIn("refuses connections", warnings[0])
+
+    def refuse(self) -> None:
+        """Refuse the connections that are asked for, and let the next look come."""
+        for factory, connector in zip(self.reactor.tcpClients, self.reactor.connectors, strict=True):
+            factory[2].clientConnectionFailed(connector, Failure(ConnectionRefusedError()))
+        self.reactor.tcpClients.clear()
+        self.reactor.connectors.clear()
+        self.reactor.pump([1, 1])
 
     def test_announcement(self) -> None:
         """What to try is printed once, when all is ready, with the addresses to use."""

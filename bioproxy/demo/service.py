@@ -1,11 +1,16 @@
-"""``--demo``: a real llama.cpp, two templates, and a word on what to try.
+"""``--demo``: runs a real llama.cpp beside the proxy, with two templates, and prints what to try.
 
-A `Service` that owns a child process.  Twisted starts processes with `reactor.spawnProcess` and tells a
-`ProcessProtocol` what happens to them: `outReceived` for what they print, `processEnded` when they are gone.  Nothing
-waits: the rest of the program runs on while the child loads its model.
+`Demo` is a `Service` that owns a child process.  Twisted starts a process with `reactor.spawnProcess` and reports to a
+`ProcessProtocol` (`bioproxy.demo.llama_process`).  Nothing waits for the child: the reactor goes on with everything
+else while llama.cpp loads its model.
 
-Everything that the demonstration writes is in one cache folder: the model (made once), the templates (to be edited),
-the slot files and the records.  A user's own configuration and records are left alone.
+Everything that the demonstration writes is in one cache folder: the model (made once), the templates (copies, to be
+edited), the slot files and the records.  A user's own configuration and records are not touched.
+
+The child needs no supervisor: it ends when its standard input is closed, and the operating system closes that when
+bioproxy ends, also after ``kill -9`` (`bioproxy.demo.llama_child`).  A child that fails is not started again.
+
+Does not know how the proxy works.  It changes some settings, and asks `ready` whether all templates are warm.
 """
 
 from __future__ import annotations
@@ -22,19 +27,31 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone
-from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import LoopingCall
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from bioproxy.demo.llama_process import LlamaProcess
 from bioproxy.prompts.templates import Template
 from bioproxy.settings.configuration import Settings, xdg_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
+"""The example templates in the package."""
 
 ANSWER_TOKENS = 48
-"""How long an answer is that names no limit: the model knows no end by itself."""
+"""Tokens of an answer to a request that names no limit.
+
+A random model never decides to stop, so without a limit an answer would fill the whole context.  Half as many would
+show too little of a stream; twice as many only let a user wait longer.
+"""
+
+START_LIMIT = 120.0
+"""Seconds that llama.cpp may take to start before the log warns that it does not answer.
+
+Making the model takes some seconds, once, and loading it takes one or two.  With half of it a slow disk could bring
+a warning without a reason; with twice as much the warning of a llama.cpp that hangs comes later.
+"""
+
+LOOK = 0.2
+"""Seconds between two questions whether all is ready: the most that the banner may come late."""
 
 BANNER = """
 bioproxy is ready, with a real llama.cpp behind it.  Its model is random and talks nonsense; all else is real.
@@ -54,31 +71,46 @@ What is warm, and all numbers:
   curl -s {admin}/status
   curl -s {admin}/metrics
 """
+"""What is printed when all templates are warm.  The commands are run as they stand by an integration test."""
 
 
 class Demo(Service):
-    """A llama.cpp in a child process.  `settings` are those to run with."""
+    """A llama.cpp in a child process.
 
-    log = Logger()
+    `settings` are those to run with: the user's, with those that point to the child and its folders in their place.
+    There is at most one child, from `startService` until `stopService`.
+    """
+
+    settings: Settings
+    """The settings that the proxy is to use."""
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
+        """Choose folders and a port; `reactor` starts the child.  Raises `SystemExit` if a package is missing.
+
+        Nothing is started or written yet: with a port in use, for example, bioproxy ends before it starts anything.
+        """
         self.setName("demo")
+        # The packages come with the extra `demo`, which not every installation has.
         missing = [name for name in ("xllamacpp", "gguf") if importlib.util.find_spec(name) is None]
         if missing:
             raise SystemExit(f"bioproxy: --demo needs {' and '.join(missing)}: pip install 'bioproxy[demo]'")
+        # A cache, because all of it can be made again: a user who removes it loses only edits of the templates.
         folder = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo"
         self._model = folder / "model.gguf"
         self._templates = folder / "templates"
         self._port = free_port()
         self._reactor = reactor
-        self._child: Any = None
         self._protocol: LlamaProcess | None = None
+        self._started_at = 0.0
         self._announcement: LoopingCall | None = None
         self._folder = folder
         self.settings = self.adapted(settings)
 
     def adapted(self, settings: Settings) -> Settings:
-        """Return settings with those of the demonstration above them."""
+        """Return settings with the demonstration's own in their place; called again for each reload.
+
+        A template of the user's replaces the example of the same name.
+        """
         own = {Template.of(prefix, file).name for prefix, file in settings.prefixes.items()}
         examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story") if name not in own}
         return dataclasses.replace(
@@ -90,7 +122,7 @@ class Demo(Service):
         )
 
     def announce(self, ready: Callable[[], bool]) -> None:
-        """Print what to try, once `ready` says so."""
+        """Print the banner as soon as `ready` returns true.  To be called before the service starts."""
 
         def look() -> None:
             assert self._announcement is not None
@@ -98,18 +130,29 @@ class Demo(Service):
                 self._announcement.stop()
                 self._say(self._banner())
 
+        # A `LoopingCall` calls a function every so many seconds, by the clock that it is given.
         self._announcement = LoopingCall(look)
         self._announcement.clock = self._reactor
 
+    def starting(self) -> bool:
+        """Tell whether llama.cpp is still starting, so that it is no trouble that it does not answer.
+
+        It starts until it says that it listens, ends, or has taken `START_LIMIT` seconds.
+        """
+        # The watch over llama-server asks this before each of its looks, every two seconds.
+        within_limit = bool(self._reactor.seconds() - self._started_at < START_LIMIT)
+        return self._protocol is not None and self._protocol.starting and within_limit
+
     def startService(self) -> None:
-        """Start llama.cpp."""
+        """Start llama.cpp.  Called by the parent service, before it starts the services that ask llama.cpp."""
         super().startService()
         # Copies, so that they can be edited; those that were edited before stay.
         self._templates.mkdir(parents=True, exist_ok=True)
         for source in TEMPLATES.iterdir():
             if not (self._templates / source.name).exists():
                 shutil.copyfile(source, self._templates / source.name)
-        # A demonstration begins cold: it is the warm-up that there is to see.
+        # A demonstration begins cold, because the warm-up is what there is to see.  Without records, no slot file of
+        # an earlier demonstration is used.
         shutil.rmtree(self.settings.state_dir, ignore_errors=True)
         if not self._model.exists():
             self._say(f"making a model, once: {self._model} (112 MB)")
@@ -117,19 +160,25 @@ class Demo(Service):
         self.settings.slot_save_path.mkdir(mode=0o700, exist_ok=True)
         self._say("starting llama.cpp, and warming the templates up: some seconds")
         self._protocol = LlamaProcess()
+        self._started_at = self._reactor.seconds()
         arguments = ["--model", self._model, "--generate", "small", "--port", self._port]
         arguments += ["--slot-save-path", self.settings.slot_save_path, "--predict", ANSWER_TOKENS]
-        self._child = self._reactor.spawnProcess(
+        # Returns at once: the protocol is told what becomes of the process.  `sys.path` goes along so that the child
+        # finds bioproxy in a checkout that is not installed, too.
+        self._reactor.spawnProcess(
             self._protocol,
             sys.executable,
             [sys.executable, "-m", "bioproxy.demo.llama_child", *map(str, arguments)],
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path))),
         )
         if self._announcement is not None:
-            self._announcement.start(0.2)
+            self._announcement.start(LOOK)
 
     def stopService(self) -> Deferred[None] | None:
-        """End llama.cpp; fires when it has gone."""
+        """End llama.cpp.  Called by the parent service, after everything that asks llama.cpp has stopped.
+
+        Fires when the child is gone, so that no process outlives bioproxy.
+        """
         super().stopService()
         if self._announcement is not None and self._announcement.running:
             self._announcement.stop()
@@ -138,14 +187,20 @@ class Demo(Service):
         return self._protocol.end()
 
     def _say(self, text: str) -> None:
-        """Print for the person at the terminal.  `sys.stdout` is the log's by now, which puts times before lines."""
+        """Print a text as it is.
+
+        twistd has put the log in the place of `sys.stdout`, so `print` alone would make log lines of it.
+        """
         if sys.__stdout__ is not None:
             print(text, file=sys.__stdout__, flush=True)
 
     def _banner(self) -> str:
+        """Return the banner, with commands that work for this demonstration's ports and folders."""
+        # The address of `host` and `port`: with `listen` the commands have to be adapted by the user.
         url = f"http://{self.settings.host}:{self.settings.port}/v1/chat/completions"
 
         def ask(message: str) -> str:
+            """Return a command that asks this, and shows only what bioproxy adds to the answer."""
             body = f'{{"messages": [{{"role": "user", "content": "{message}"}}]}}'
             return f"curl -si {url} -d '{body}' | grep -iE 'x-bioproxy|cache_n'"
 
@@ -157,44 +212,11 @@ class Demo(Service):
         )
 
 
-class LlamaProcess(ProcessProtocol):
-    """The child, as Twisted tells of it.  Its log is kept back unless it fails: it is long."""
-
-    log = Logger()
-
-    def __init__(self) -> None:
-        self._errors = b""
-        self._gone: Deferred[None] | None = None
-        self._ended = False
-
-    def errReceived(self, data: bytes) -> None:
-        """Keep the latest of what llama.cpp logs.  Called by Twisted."""
-        self._errors = (self._errors + data)[-4000:]
-
-    def end(self) -> Deferred[None] | None:
-        """Ask the child to go; fires when it has.  Its standard input is what it holds on to."""
-        if self._ended:
-            return None
-        assert self.transport is not None
-        self._gone = Deferred()
-        self.transport.closeStdin()
-        return self._gone
-
-    def processEnded(self, reason: Failure) -> None:
-        """Say why, if nobody asked for it.  Called by Twisted."""
-        self._ended = True
-        if self._gone is not None:
-            self._gone.callback(None)
-        elif not reason.check(ProcessDone):
-            self.log.error(
-                "llama.cpp ended: {reason}\n{errors}",
-                reason=reason.getErrorMessage(),
-                errors=self._errors.decode("utf-8", "replace"),
-            )
-
-
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on now."""
+    """Return a TCP port of this machine that nobody listens on now.
+
+    Another program could take it before llama.cpp does; for a demonstration that is good enough.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

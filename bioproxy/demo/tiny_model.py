@@ -1,23 +1,22 @@
-"""Writes a small language model with random weights, so that nothing needs to be downloaded.
+"""Writes a small language model with random weights, so that nothing has to be downloaded.
 
-llama.cpp reads one file format, GGUF: a list of keys (how many layers, how wide, the vocabulary, the chat
-template) followed by the weights.  All of that can be made up.  Such a model talks nonsense, but everything
-that bioproxy is about is real with it: tokens, slots, the KV cache, its files, and the time that a prompt
-takes.  Two sizes are useful:
+llama.cpp reads one file format, GGUF: a list of keys (number and width of the layers, vocabulary, chat template)
+followed by the weights.  All of that can be generated.  Such a model writes nonsense, but everything that bioproxy
+deals with is real: tokens, slots, the KV cache and its files, and the time that a prompt takes.  Two sizes are useful:
 
-* `TINY` (0.7 MB) evaluates thousands of tokens a second: for tests;
-* `SMALL` (112 MB) needs about 1.5 s for 1,000 tokens on two CPU cores: slow enough that a person feels the
-  difference between a prompt that is computed and one that is restored.
+* `TINY` (0.7 MB) evaluates thousands of tokens a second, for tests.
+* `SMALL` (112 MB) needs about 1.5 s for 1,000 tokens on two CPU cores, so that a user can feel the difference between a
+  prompt that is computed and one that is restored.
 
-The vocabulary follows SentencePiece, as Llama's does: the tokenizer starts from single characters and merges
-neighbours for as long as the merged text is a token too.  Therefore every *prefix* of a common word is a
-token: without the steps ``t``, ``te``, ``tem`` a merge could never reach ``template``.
+The vocabulary is of the kind that SentencePiece makes and Llama has.  The tokenizer starts from single characters and
+merges two neighbours whenever the merged text is a token as well.  So every *prefix* of a common word has to be a
+token: without the steps ``t``, ``te``, ``tem`` no merge could ever reach ``template``.
 
-What llama.cpp can do with a saved KV cache depends on how a model remembers, so there are three kinds: *dense*, where
-each token looks at all before it; *sliding window*, where most layers see only the last 512; *hybrid*, where some
-layers keep one state that is changed with each token and cannot be taken back.
+What llama.cpp can do with a saved KV cache depends on the model's layers, so there are three kinds of models: *dense*,
+where each token attends to all tokens before it; *sliding window*, where most layers see only the last 512 tokens; and
+*hybrid*, where some layers keep one state, which changes with each token and cannot be changed back.
 
-Knows nothing of Twisted or of the rest of bioproxy.
+Plain Python and numpy.  Does not know Twisted or the rest of bioproxy.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     Values: TypeAlias = numpy.typing.NDArray[numpy.float32]
 
 WORD_MARK = "\u2581"
-"""SentencePiece writes the space before a word as this character."""
+"""The character that stands for the space before a word in SentencePiece's tokens."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -44,10 +43,17 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""ChatML, the plainest of the common chat formats."""
+"""The Jinja text that turns messages into a prompt: ChatML, the simplest of the common formats."""
 
-# The kinds of token that GGUF knows (`tokenizer.ggml.token_type` in GGUF's specification).
+# The types of tokens in GGUF (`tokenizer.ggml.token_type` in its specification).
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+
+WINDOW = 512
+"""Tokens that a sliding window has.
+
+Tests use prompts that are a few times as long.  With half of it they would still work; with twice as much, their
+prompts would have to be longer.
+"""
 
 COMMON_WORDS = (
     "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but"
@@ -62,46 +68,65 @@ COMMON_WORDS = (
     " class method value list test error return import module template prompt token cache slot model server proxy"
     " request response message user system assistant question context warm restore save state process memory"
 ).split()
+"""Words that are one token each.  All other text is tokenized into letters and common beginnings of words."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """The shape of a model.
-
-    `blocks` layers of width `width` (numbers in an embedding), `heads` attention heads, a feed-forward part of
-    `feed_forward` numbers, and at most `context` tokens.  `architecture` is one that llama.cpp knows: ``llama``
-    (dense), ``gemma3`` (sliding window) or ``lfm2`` (hybrid).
-    """
+    """The shape of a model."""
 
     blocks: int
+    """Layers, one after the other."""
+
     width: int
+    """Numbers in the embedding of a token; a multiple of `heads`."""
+
     heads: int
+    """Attention heads of each layer, which share the width."""
+
     feed_forward: int
+    """Width of the feed-forward part of each layer."""
+
     context: int = 16384
+    """Tokens that a prompt and its answer may have together."""
+
     architecture: str = "llama"
+    """One that llama.cpp implements: ``llama`` (dense), ``gemma3`` (sliding window) or ``lfm2`` (hybrid)."""
 
     def is_recurrent(self, block: int) -> bool:
-        """Tell whether a layer of the hybrid kind keeps a state instead of looking at all tokens: every other does."""
+        """Tell whether a layer keeps a state instead of attending to all tokens: every other one of a hybrid model."""
         return self.architecture == "lfm2" and block % 2 == 0
 
 
 CONVOLUTION = 3
-"""How many tokens a recurrent layer of the hybrid kind mixes."""
+"""Tokens that a recurrent layer of a hybrid model combines at a time."""
 
 TINY = Size(blocks=2, width=64, heads=4, feed_forward=128)
+"""For tests: dense, and fast enough that most tests need not wait for it."""
+
 SMALL = Size(blocks=8, width=512, heads=8, feed_forward=1536)
+"""For the demonstration: dense, and slow enough that computing a template can be felt."""
+
 SLIDING = Size(blocks=6, width=64, heads=4, feed_forward=128, architecture="gemma3")
+"""For tests of models with a sliding window.  In this architecture each sixth layer sees all tokens."""
+
 HYBRID = Size(blocks=4, width=64, heads=4, feed_forward=128, architecture="lfm2")
+"""For tests of models with recurrent layers."""
 
 
 def vocabulary() -> tuple[list[str], list[float], list[int]]:
-    """Return the tokens, their scores (higher merges first) and their types, three lists of equal length."""
+    """Return the tokens, their scores and their types: three lists of equal length.
+
+    The tokenizer merges the pair with the highest score first.
+    """
+    # Special tokens first, by convention, and one for each byte, so that any text at all can be tokenized.
     tokens = ["<unk>", "<s>", "</s>"]
     types = [UNKNOWN, CONTROL, CONTROL]
     tokens += [f"<0x{byte:02X}>" for byte in range(256)]
     types += [BYTE] * 256
     tokens += ["<|im_start|>", "<|im_end|>"]
     types += [CONTROL] * 2
+    # A dict and not a set, because it keeps the order: the file is the same each time.
     pieces = dict.fromkeys([WORD_MARK, "\n"])
     for character in string.digits + string.ascii_letters + string.punctuation:
         pieces.update(dict.fromkeys([character, WORD_MARK + character]))
@@ -110,21 +135,23 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
             pieces.update(dict.fromkeys([word[:length], WORD_MARK + word[:length]]))
     tokens += list(pieces)
     types += [NORMAL] * len(pieces)
-    # Longer pieces score higher, so a word that can be completed is completed.
+    # Longer tokens score higher, so that merging goes on until a word is complete.
     scores = [float(len(token)) if kind == NORMAL else 0.0 for token, kind in zip(tokens, types, strict=True)]
     return tokens, scores, types
 
 
 def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT_TEMPLATE) -> None:
-    """Write a GGUF file with random weights, whole or not at all.
+    """Write a GGUF file with random weights to `path`, whole or not at all.
 
-    `seed` chooses the weights: two seeds give two models of the same shape with different answers.  `chat_template` is
-    the Jinja text that makes prompts of messages.  Raises `OSError` where the file cannot be written.
+    `seed` selects the weights: the same seed gives the same bytes, and two seeds give two models of the same shape with
+    different answers.  `chat_template` is the Jinja text that turns messages into a prompt.  Blocks for some seconds if
+    `size` is large.  Raises `OSError` if the file cannot be written.
     """
-    # Imported here: `gguf` and `numpy` come with the extra `demo`, and only who generates a model needs them.
+    # Imported here, because `gguf` and `numpy` come with the extra `demo`, and only generating a model needs them.
     import gguf
 
-    # Written beside its place and then renamed: a start that was killed leaves no half model behind.
+    # The file is written beside its place and then renamed, so that a process that is killed meanwhile leaves no
+    # incomplete model, which llama.cpp would refuse at each later start.
     draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
     writer = gguf.GGUFWriter(str(draft), size.architecture)
     describe(writer, size)
@@ -150,7 +177,7 @@ def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT
 
 
 def describe(writer: gguf.GGUFWriter, size: Size) -> None:
-    """Write the keys that say what shape the model has."""
+    """Write the keys that describe the shape of a model.  Each architecture requires a few of its own."""
     head = size.width // size.heads
     writer.add_name(f"bioproxy-demo-{size.width}x{size.blocks}")
     writer.add_context_length(size.context)
@@ -161,6 +188,7 @@ def describe(writer: gguf.GGUFWriter, size: Size) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(head)
     if size.architecture == "lfm2":
+        # A layer without attention heads is how this architecture says that the layer is recurrent.
         writer.add_head_count_kv([0 if size.is_recurrent(block) else size.heads for block in range(size.blocks)])
         writer.add_shortconv_l_cache(CONVOLUTION)
     else:
@@ -168,30 +196,34 @@ def describe(writer: gguf.GGUFWriter, size: Size) -> None:
     if size.architecture == "gemma3":
         writer.add_key_length(head)
         writer.add_value_length(head)
-        writer.add_sliding_window(512)
+        writer.add_sliding_window(WINDOW)
 
 
 def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Values]]:
-    """Yield the names of all tensors with random values; `types` are those of the tokens."""
+    """Yield the names of all tensors with random values, one at a time; `types` are those of the tokens.
+
+    The names are those that llama.cpp looks for in a model of the architecture.
+    """
     import numpy
 
     random = numpy.random.default_rng(seed)
 
     def some(*shape: int) -> Values:
-        """Normally distributed numbers that keep activations at about the same magnitude from layer to layer."""
+        """Return normally distributed numbers, small enough that activations do not grow from layer to layer."""
         values = random.standard_normal(shape, dtype=numpy.float32)
         return values / numpy.float32(numpy.sqrt(shape[-1]))
 
     def ones(length: int) -> Values:
-        """The weights of a norm that changes nothing."""
+        """Return the weights of a norm that changes nothing but the magnitude."""
         return numpy.ones(length, dtype=numpy.float32)
 
-    # Gemma multiplies the embeddings itself.
+    # `some` returns numbers of about the magnitude 1 / sqrt(width), as weights need them; embeddings need about 1.
+    # Gemma multiplies them itself.
     scale = 1 if size.architecture == "gemma3" else size.width**0.5
     yield "token_embd", some(len(types), size.width) * numpy.float32(scale)
     yield ("token_embd_norm" if size.architecture == "lfm2" else "output_norm"), ones(size.width)
-    # Only ordinary text gets a chance: a row of zeros gives a token the score 0, which some word always beats.
-    # Otherwise the nonsense would be full of broken UTF-8 and would end at random.
+    # Tokens that are no ordinary text get a row of zeros, so their score is always 0, and some word always has a higher
+    # one.  Otherwise the nonsense would be full of broken UTF-8, and answers would end at random.
     output = some(len(types), size.width) * numpy.float32(4)
     output[[kind != NORMAL for kind in types]] = 0
     yield "output", output

@@ -1,192 +1,267 @@
-"""The edge: where bytes from the network become requests, and what they meet first.
+"""A client's connection: bytes from the network become requests, or are refused.
 
-Twisted's `HTTPChannel` reads HTTP from one connection: lines, headers, a body, and then a `Request` that somebody
-answers.  It is careful, but made for servers in general, and leaves three things to whoever uses it:
+Twisted's `HTTPChannel` parses HTTP/1.1 on one connection.  It is a *protocol*: an object whose methods the reactor
+calls when something happens on a connection.  It calls further methods of itself for each step, and a subclass changes
+a step by overriding its method.  For one request the order is:
 
-* **What is odd** (`bioproxy.http.request_checks`).  A request that two programs may read in two ways is how attackers
-  get one past a
-  proxy ("request smuggling", RFC 9112, section 11.2).  What is not plainly right is refused: no host or two, a control
-  character in a header, a header over several lines, a way of transfer other than chunks.
-* **What is slow.**  A connection costs memory and an open file for as long as it lasts.  A head has `HEAD_SECONDS` to
-  arrive, and a body must bring `BODY_BYTES` in each `BODY_SECONDS`; connections on which nothing happens Twisted ends.
-* **What is too much** (`bioproxy.http.connection_limits`).  Bodies are counted while they arrive; nobody has to send 70
-  MB to be told
-  that 64 are allowed.
+1. `connectionMade`, once for the connection, then `dataReceived` for each piece of bytes, however TCP has cut it;
+2. `lineReceived` for each line of the head, which calls `headerReceived` for each header;
+3. `allHeadersReceived` at the empty line.  It calls `checkPersistence` and `IncomingRequest.gotLength`;
+4. `IncomingRequest.handleContentChunk` for each piece of the body, then `_finishRequestBody`;
+5. `allContentReceived`, which calls `IncomingRequest.process`: only now does bioproxy's own code see the request;
+6. `requestDone` when the answer is complete.  Bytes of the next request, which were kept meanwhile, are read now;
+7. `connectionLost`, once, whichever side has closed the connection and in whatever state it was.
 
-A request that is refused is answered all the same, by whoever answers requests here: it finds the reason in
-`IncomingRequest.refusal`.  But its connection ends then, and what still comes in on it is thrown away for a moment,
-because a connection that is closed with bytes unread takes the answer with it (RFC 9112, section 9.6).
-
-`HTTPChannel` has a method for each thing that may happen on a connection.  A subclass that does something more in some
-of them is the way to change what it does.
+Twisted leaves three things to its user, and they are added here: ambiguous requests are refused
+(`bioproxy.http.request_checks`), slow ones too (`bioproxy.http.deadlines`), and so are too many or too large ones
+(`bioproxy.http.connection_limits`).  The channel does not know paths, keys or llama-server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-from bioproxy.http.client_output import PATIENCE
 from bioproxy.http.connection_limits import ConnectionLimits
+from bioproxy.http.deadlines import CLIENT_STALL_SECONDS, REFUSAL_SECONDS, ArrivalDeadline, Deadline
 from bioproxy.http.error_formats import error_body
-from bioproxy.http.headers import named_in
+from bioproxy.http.headers import connection_options
 from bioproxy.http.incoming_request import IncomingRequest
-from bioproxy.http.request_checks import head_fault, header_is_odd, trailer_is_odd
+from bioproxy.http.request_checks import head_error, is_ambiguous_header, is_ambiguous_trailer
 from bioproxy.runtime.errors import BadRequest, ProxyError, TooSlow
 
-HEAD_SECONDS = 10.0
-"""Seconds for a request's head to arrive, from its first byte on."""
 
-BODY_SECONDS = 10.0
-BODY_BYTES = 10_000
-"""Bytes of a body that must arrive in each so many seconds: one kilobyte a second."""
-
-LINGER = 2.0
-"""Seconds for a refused client to read the answer before its connection is closed."""
-
-
-class Port(Protocol):
-    """What a connection needs of the port that it came in by (`bioproxy.http.ports.QuietSite`)."""
+class Site(Protocol):
+    """What a channel needs of the HTTP server that it belongs to (`bioproxy.http.site.CheckedSite`)."""
 
     limits: ConnectionLimits
-    judge: Callable[[bytes, bytes, Headers], ProxyError | None]
+    """Counts the connections of this port and the bytes of their bodies."""
+
+    check_head: Callable[[bytes, bytes, Headers], ProxyError | None]
+    """Gets method, target and headers of a request; returns why it is refused, or `None`."""
 
 
 class Channel(HTTPChannel):
-    """A client's connection.  Its methods are called by Twisted, but for `cut_short`."""
+    """A client's connection.  All public methods but `end_request_early` are called by Twisted.
 
-    site: Port
+    Invariant: after a refusal (`_refused`) nothing that arrives on the connection is read as a request any more.  A
+    refused request is one whose end is uncertain, so what follows it may be its body as well as the next request, and
+    reading a body as a request is what attackers want ("request smuggling").
+
+    A request is refused in one of two ways.  A request whose head could be parsed is answered by the code that answers
+    all requests, which finds the reason in `IncomingRequest.refusal`: so it is logged, counted, and told in the words
+    of its API.  Bytes that are not a request have no such way, and `_send_refusal` writes the answer itself.
+    """
+
+    site: Site
+    """The factory that made this channel, and with it all settings of the port.  Set by Twisted."""
+
     transport: Any
+    """The connection, over TCP, TLS or a Unix socket.  Set by Twisted before `connectionMade`.
+
+    It can be closed in two ways.  `loseConnection` first sends all that was written, which takes as long as the client
+    likes.  `abortConnection`, called by Twisted's `forceAbortClient`, drops it and resets the connection at once.
+    """
+
     requests: list[IncomingRequest]
-    _timer: IDelayedCall | None = None  # of the head or the body that arrives
-    _lingering: IDelayedCall | None = None
-    _closing: IDelayedCall | None = None
+    """Twisted's list of the requests that are not answered yet.
+
+    The last request in it is arriving, the first is being answered.  Mostly these are the same request: Twisted does
+    not parse a second request while it answers a first one, but keeps up to 16 KiB of its bytes and then stops
+    reading.  The methods below that take `requests[-1]` are called while it arrives.
+    """
+
     _refused = False
 
     def connectionMade(self) -> None:
-        """Begin."""
+        """Begin with a new connection."""
         super().connectionMade()
-        self.site.limits.idle(self)
+        # `callLater` is the one of Twisted's `TimeoutMixin`, from which `HTTPChannel` has its idle timeout.  Not in
+        # `__init__`: the factory sets `callLater`, the clock to use, after it has made the channel.
+        self._arrival_deadline = ArrivalDeadline(self.callLater)
+        self._refusal_deadline = Deadline(self.callLater)
+        self._closing_deadline = Deadline(self.callLater)
+        # From the first moment: a connection on which nothing was ever sent is the first to make room for others.
+        self.site.limits.mark_idle(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Let go of everything."""
-        self._stop_timer()
-        for call in (self._lingering, self._closing):
-            if call is not None and call.active():
-                call.cancel()
-        self.site.limits.left(self, sum(request.size for request in self.requests))
+        """Release everything that the connection holds.  Called by Twisted exactly once, however it ended."""
+        for deadline in (self._arrival_deadline, self._refusal_deadline, self._closing_deadline):
+            deadline.stop()
+        # The bytes of all its requests, also of one that was still arriving: no `requestDone` is called for these.
+        self.site.limits.remove(self, sum(request.size for request in self.requests))
         super().connectionLost(reason)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take what arrives, unless nobody cares any more."""
+        """Parse what has arrived, unless a refusal was sent already.
+
+        A refused connection stays open for a moment (see `loseConnection`), and Twisted would parse what arrives on it.
+        """
         if self._refused:
             return
-        # Some clients send an empty line more behind a body (RFC 9112, section 2.2): no head begins with that.
-        if self._timer is None and not self._handlingRequest and data.strip(b"\r\n"):
-            self._timer = self.callLater(HEAD_SECONDS, self._head_is_slow)
+        # The first byte of a head starts its deadline.  While a request is answered (`_handlingRequest`), Twisted only
+        # keeps what arrives, so no head begins.  Some clients send an extra empty line after a body (RFC 9112, section
+        # 2.2): no head begins with that either, and a deadline would end an idle connection for no reason.
+        if not self._arrival_deadline.is_running and not self._handlingRequest and data.strip(b"\r\n"):
+            self._arrival_deadline.expect_head(self._send_refusal)
         super().dataReceived(data)
 
     def lineReceived(self, line: bytes) -> None:
-        """Take a line of the head."""
+        """Parse one line of the head.  Called by Twisted without the line's end.
+
+        The first line of a head makes Twisted create the `IncomingRequest`, so there is none before that.
+        """
+        # One piece of data may hold many lines, and one before this line may have been refused.  Twisted's parser stops
+        # between two lines only if the connection is closing, and a refused connection is closed a moment later.
         if self._refused:
             return
         if line[:1] in (b" ", b"\t"):
-            # A header over several lines is obsolete, and read in as many ways as there are programs.
+            # A header continued on a second line ("obs-fold") is obsolete (RFC 9112, section 5.2).  Twisted joins the
+            # lines, other servers refuse them or read two headers.
             return self._respondToBadRequestAndDisconnect()
         super().lineReceived(line)
 
     def headerReceived(self, line: bytes) -> bool:
-        """Take a header, and tell whether it may be one."""
-        if header_is_odd(line):
+        """Parse one header.  False means that it was refused, and Twisted then does not finish this head.
+
+        Called by Twisted when the *next* line is there, since only that tells whether the header goes on.
+        """
+        # Before Twisted's own check, which accepts most control characters and the transfer encoding "identity", and
+        # has Python convert a length of any number of digits.
+        if is_ambiguous_header(line):
             self._respondToBadRequestAndDisconnect()
             return False
         return bool(super().headerReceived(line))
 
     def allHeadersReceived(self) -> None:
-        """Judge a request when its head is complete."""
-        self._stop_timer()
-        self.site.limits.busy(self)
+        """Decide whether the request may come in.  Called by Twisted at the end of the head, before any of the body.
+
+        This is the earliest moment at which a request can be refused for what its head says, and the cheapest one: a
+        client with a wrong key, or with 70 MB where 64 are allowed, is told so before it has sent them.
+        """
+        self._arrival_deadline.stop()
+        # From now on the connection is not closed to make room for a new one: its client has asked for something.
+        self.site.limits.mark_active(self)
         request = self.requests[-1]
+        # In this order: a target or a key in a head that has two meanings must not be looked at, and a client without a
+        # key must not learn how much room there is.  `check_head` also replaces the client's key by llama-server's.
         request.refusal = (
-            head_fault(self._version, request.requestHeaders)
-            or self.site.judge(self._command, self._path, request.requestHeaders)
-            or self.site.limits.take(self.length or 0, 0)
+            head_error(self._version, request.requestHeaders)
+            or self.site.check_head(self._command, self._path, request.requestHeaders)
+            # `length` is that of `Content-Length`, or `None` for chunks.  Nothing is reserved yet, only compared.
+            or self.site.limits.reserve_body_bytes(self.length or 0, 0)
         )
         if request.refusal is None:
+            # This also answers `Expect: 100-continue` with "100 Continue".  A refused request must not get that: it
+            # invites the client to send the body.
             super().allHeadersReceived()
             if self.length != 0:
-                self._watch_body(request)
+                expired = partial(self._body_is_slow, request)
+                self._arrival_deadline.expect_body(lambda: request.size, expired)
         else:
-            # As if it had no body: Twisted goes on to have it answered.
+            # As if the request had no body: Twisted looks at `length` next, and calls `allContentReceived` at once.
+            # `gotLength` is skipped with the rest of Twisted's method, and makes `content`, which is needed later.
             request.gotLength(0)
             self.length = 0
 
     def checkPersistence(self, request: Request, version: bytes) -> bool:
-        """Tell whether the connection goes on after this request.  Twisted overlooks some ways to say no."""
-        if b"close" in named_in(request.requestHeaders.getRawHeaders(b"connection", [])):
+        """Return whether the connection stays open after this request.  Called by Twisted's `allHeadersReceived`.
+
+        Twisted looks only at the first `Connection` header and splits it at spaces, so it overlooks
+        ``keep-alive,close`` and a second header.  The client would then wait for the end of a connection that stays
+        open.
+        """
+        if b"close" in connection_options(request.requestHeaders.getRawHeaders(b"connection", [])):
             request.responseHeaders.setRawHeaders(b"connection", [b"close"])
             return False
         return bool(super().checkPersistence(request, version))
 
-    def allContentReceived(self) -> None:
-        """Have a request answered that is complete, or refused."""
-        self._stop_timer()
-        if self.requests[-1].refusal is not None:
-            self._end_after_this()
-        super().allContentReceived()
-
     def _finishRequestBody(self, data: bytes) -> None:
-        """Look at what follows the last chunk: headers, which nobody here needs, but others could misread."""
+        """Check the trailers, which are headers after the last chunk.  Called by Twisted at the end of a body.
+
+        Twisted reads trailers and discards them.  Refusing ambiguous ones costs nothing, and a place for ambiguous
+        lines is a place to hide a request.  `data` is what follows the body: the beginning of the next request.
+        """
+        # Only the decoder of chunks has trailers; the one of `Content-Length` has not.
         trailers = getattr(self._transferDecoder, "_trailerHeaders", [])
-        if any(trailer_is_odd(bytes(line)) for line in trailers):
+        if any(is_ambiguous_trailer(bytes(line)) for line in trailers):
             return self._respondToBadRequestAndDisconnect()
         super()._finishRequestBody(data)
 
+    def allContentReceived(self) -> None:
+        """Have the request answered.  Called by Twisted when its body is complete, and here when it is refused."""
+        # Also stops the call of `end_request_early`, whose request has been completed in the same piece of data: a
+        # second `allContentReceived` would have it answered twice.
+        self._arrival_deadline.stop()
+        if self.requests[-1].refusal is not None:
+            self._close_after_answer()
+        super().allContentReceived()
+
     def requestDone(self, request: IncomingRequest) -> None:
-        """Go on with the next request, when one is answered."""
-        self.site.limits.idle(self, request.size)
+        """Free what an answered request held and read the next one.  Called by Twisted when an answer is complete."""
+        # Before Twisted's part: the bytes of the next request may be here already, and then Twisted parses them in this
+        # very call and `allHeadersReceived` marks the connection active.  Afterwards, that would be undone here.
+        self.site.limits.mark_idle(self, request.size)
         super().requestDone(request)
 
-    def cut_short(self) -> None:
-        """Have a request answered before its body is complete: it has a `refusal`.
+    def end_request_early(self) -> None:
+        """Have a request answered before its body is complete.  Its `refusal` must be set.
 
-        Not at once, because this is called in the middle of reading.
+        The request calls this from the middle of Twisted's parser.  Answering there would change the parser's state
+        while it is in use, so the answer waits for the reactor's next turn, which is what a delay of 0 s means.
         """
-        self._stop_timer()
-        self._timer = self.callLater(0, self._cut)
+        self._arrival_deadline.start(0, self.allContentReceived)
 
     def loseConnection(self) -> Any:
-        """Close the connection, but let a client that was refused read why.
+        """Close the connection.  Called by Twisted after the last answer, on an idle timeout, and here for a refusal.
 
-        Twisted closes it when all that was written has been read, however long that takes.
+        Twisted's `loseConnection` first sends what was written, and waits for the client to read it, without a limit.
+        The closing deadline sets one.
+
+        A refused client may still be sending.  If a socket is closed while bytes that nobody has read lie in it, the
+        kernel sends a reset, and a reset makes the client's kernel drop the answer that was on its way (RFC 9112,
+        section 9.6).  So the connection of a refused client is read on for a moment, `dataReceived` drops the bytes,
+        and only then it is closed.  Twisted may have paused reading while the request was answered, hence
+        `resumeProducing`.
         """
-        if self._closing is None:
-            self._closing = self.callLater(PATIENCE, self.forceAbortClient)
-        if not self._refused or self._lingering is not None:
+        # Each deadline is started once: Twisted may call this again, and must not get more time by that.
+        if not self._closing_deadline.was_started:
+            self._closing_deadline.start(CLIENT_STALL_SECONDS, self.forceAbortClient)
+        if not self._refused or self._refusal_deadline.was_started:
             return super().loseConnection()
-        self._lingering = self.callLater(LINGER, super().loseConnection)
+        self._refusal_deadline.start(REFUSAL_SECONDS, super().loseConnection)
         return self._networkProducer.resumeProducing()
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """Refuse a line that is too long."""
+        """Refuse a line that is too long.  Called by Twisted, which would close the connection without an answer."""
         self._respondToBadRequestAndDisconnect()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
-        """Refuse what is no request.  Twisted would say 400 too, but with neither a reason nor a length."""
-        self._turn_away(BadRequest("this is not HTTP as it should be"))
+        """Refuse bytes that are not a valid request.  Called by Twisted's parser, too.
 
-    def _turn_away(self, error: ProxyError) -> None:
-        """Refuse what is no request, or not yet, and so cannot be answered like one."""
+        Twisted's own method sends a 400 with neither a reason nor a length and closes the connection at once, so that
+        a client which is still sending often gets a reset instead of the answer.
+        """
+        self._send_refusal(BadRequest("the request is not valid HTTP/1.1"))
+
+    def _send_refusal(self, error: ProxyError) -> None:
+        """Answer what is not a request, or not yet, and therefore cannot be answered as one."""
+        # Twisted's parser may report several faults of one piece of data.  A second answer would be read as the answer
+        # to a request that the client has not sent yet.
         if self._refused:
             return
-        self._stop_timer()
+        self._arrival_deadline.stop()
         self._refused = True
+        # Written by hand, without a `Request`: there may be none, or one without method and path.  The path is unknown
+        # for the same reason, so the error has OpenAI's shape, which llama-server uses for its own endpoints as well.
+        # It cannot get into the middle of another answer: while there is one, Twisted parses nothing, and the deadline
+        # of a head is not started.
         body = error_body("", error)
         self.transport.write(
             b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
@@ -194,33 +269,18 @@ class Channel(HTTPChannel):
         )
         self.loseConnection()
 
-    def _end_after_this(self) -> None:
-        """Answer this request, listen to nothing else, then close."""
+    def _close_after_answer(self) -> None:
+        """Answer the request that has arrived last, read no other one, then close the connection."""
         self._refused = True
+        # `persistent` makes Twisted call `loseConnection` after the answer.  The header tells the client, which would
+        # otherwise send its next request on this connection, see it closed, and not know whether to send it again.
         self.persistent = False
         self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
 
-    def _cut(self) -> None:
-        self._timer = None
+    def _body_is_slow(self, request: IncomingRequest, error: TooSlow) -> None:
+        """Have a request answered whose body does not arrive.  This is a call of the reactor's, no parser is active."""
+        # Twisted's method does not care how much of the body has arrived: it hands over the request, and its `refusal`
+        # is seen before its body.  What arrives of that later is dropped, because the connection is refused from now
+        # on.
+        request.refusal = error
         self.allContentReceived()
-
-    def _head_is_slow(self) -> None:
-        self._turn_away(TooSlow(f"the request's head took longer than {HEAD_SECONDS:g} s"))
-
-    def _watch_body(self, request: IncomingRequest) -> None:
-        """See to it that a body goes on arriving."""
-        before = request.size
-
-        def look() -> None:
-            self._timer = None
-            if request.size - before >= BODY_BYTES:
-                return self._watch_body(request)
-            request.refusal = TooSlow(f"less than {BODY_BYTES} bytes of the body came in {BODY_SECONDS:g} s")
-            self._cut()
-
-        self._timer = self.callLater(BODY_SECONDS, look)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None

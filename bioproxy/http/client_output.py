@@ -1,14 +1,19 @@
-"""Where an answer leaves for its client, who may read slowly.
+"""The way out: an answer's body on its way to a client that may read slowly.
 
-A fast sender and a slow reader make a proxy's memory grow with everything in between.  Twisted's answer is called
-*producers and consumers*: who produces data registers with the connection that consumes it, and is told to pause when
-that connection's buffer is full (64 KiB), and to resume when it is empty again.
+A fast sender and a slow reader let a proxy's memory grow by everything in between.  Twisted's solution is *producers
+and consumers*.  A producer is whatever makes data, a consumer whatever takes it, here the client's connection.  The
+producer registers with the consumer (`registerProducer`), and from then on the consumer calls it: `pauseProducing` when
+its send buffer has more than 64 KiB, `resumeProducing` when the buffer is empty again, `stopProducing` when the
+connection is lost.  Nothing forces a producer to obey: what is written to a full connection is kept in memory.
 
-Simply passing that on to llama-server, all the way, would be wrong here: while llama-server waits for a slow client,
-its slot is taken, and everybody else waits too.  Answers are small, so an `ClientOutput` stands in between.  It holds
-up to `HELD` bytes of an answer that uses the slot, and only then lets llama-server wait; and once llama-server is
-through, the slot is free, while the client reads what is left.  A client that does not even take a buffer's worth in
-`PATIENCE` seconds, about a kilobyte a second, is not coming back: its connection is ended.
+`ClientOutput` is the producer of the client's connection.  Its own data comes from a source, the connection from
+llama-server, which is a producer, too, and stops reading its socket while it is paused.  In a picture, bytes go to the
+right, and the calls that slow their sender down to the left::
+
+    llama-server -> source -> write -> [kept bytes] -> request.write -> [send buffer of 64 KiB] -> client
+                    source.pauseProducing <- ClientOutput.pauseProducing <- Twisted
+
+This module knows neither llama-server nor the gate, only a source that can be paused.
 """
 
 from __future__ import annotations
@@ -20,160 +25,256 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.web.server import Request
 from zope.interface import implementer
 
-HELD = 4 * 1024 * 1024
-"""Bytes held at most, and a piece more, for one client who uses the slot."""
+from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
 
-HELD_OTHERWISE = 64 * 1024
-"""Bytes held at most, and a piece more, for a client who keeps nobody waiting."""
+SLOT_BUFFER_BYTES = 4 * 1024 * 1024
+"""Bytes kept for one client whose answer uses the slot; one piece more may be added before the source pauses.
 
-HELD_IN_ALL = 64 * 1024 * 1024
-"""Bytes held at most for all clients together, and a piece more for each."""
+It is an upper bound of usual answers: 8000 tokens as a stream of events, of some 250 bytes each, are 2 MB.  Halved, a
+slow client with a very long answer may hold the slot until it reads; doubled, eight slow clients instead of sixteen use
+up `TOTAL_BUFFER_BYTES`.
+"""
 
-PATIENCE = 60.0
-"""Seconds in which a client must take what is in its connection's buffer, 64 KiB and a piece more."""
+OTHER_BUFFER_BYTES = 64 * 1024
+"""Bytes kept for a client whose answer does not use the slot, and one piece more.
+
+Nobody waits for these answers, so their source may wait for them.  Halved, the source is paused and resumed more often;
+doubled, many slow downloads need more memory.
+"""
+
+TOTAL_BUFFER_BYTES = 64 * 1024 * 1024
+"""Bytes kept for all clients together, and one piece more for each.
+
+Halved, 8 instead of 16 stalled clients with full buffers make the slot wait for clients again; doubled, an attacker can
+make the process use twice the memory.
+"""
 
 
-class Store:
-    """How much is held for all clients together."""
+class BufferBudget:
+    """The bytes that are kept for all clients together.  Each `ClientOutput` adds what it keeps and takes it off again.
 
-    size = 0
+    A common limit is needed because the limit of one client, times the number of connections, is more than there is
+    memory.
+    """
+
+    used = 0
+    """Bytes kept at the moment."""
 
     @property
-    def full(self) -> bool:
-        """Whether no more should be taken in."""
-        return self.size > HELD_IN_ALL
+    def is_exhausted(self) -> bool:
+        """Whether every source should pause that is still sending to a full connection."""
+        return self.used > TOTAL_BUFFER_BYTES
 
 
 @implementer(IPushProducer)
 class ClientOutput:
-    """The end of an answer's way.
+    """The body of one answer, between its source and the client's connection.
 
-    From `begin` to the end it is the producer of `request`; `over` fires at the end: everything was given to the
-    connection, which had room for it, or the answer was broken off.  At most `limit` bytes are held for this client, in
-    a common `store`.
+    A proxy could simply pass each `pauseProducing` on to its source, and TCP would slow llama-server down to the
+    client's speed.  Here that would be wrong: while llama-server waits for one slow client, its only slot is taken, and
+    all other users wait, too.  Answers are small, so up to `buffer_limit` bytes are kept here, and the source is paused
+    only beyond that.  Once llama-server is through, the slot is free while the client reads the rest.  A client that
+    reads too little for `CLIENT_STALL_SECONDS` is treated as gone.
+
+    Invariant: bytes leave in the order in which they were written, and nothing is kept while the connection has room.
+    From `begin` until `done` has fired this object is the registered producer of `request`.
+
+    The code that relays an answer calls `write` and `end`, or `withdraw` or `fail` if there is an error.  Twisted calls
+    the three methods of `IPushProducer`, whose names are in camelCase for that reason.  All of them run in the
+    reactor's thread, one after another, so there are no locks.  But one may run *inside* another: a write may call
+    `pauseProducing` before it returns.  Therefore each method first brings its own state in order, and only then calls
+    others.
     """
 
-    def __init__(self, request: Request, clock: IReactorTime, store: Store) -> None:
-        self.limit = HELD_OTHERWISE
-        self.over: Deferred[None] = Deferred()
-        self.begun = False
+    def __init__(self, request: Request, clock: IReactorTime, buffers: BufferBudget) -> None:
         self.request = request
+        """The request that is answered.  It is also the consumer: what is written to it goes to its connection."""
+
+        self.buffer_limit = OTHER_BUFFER_BYTES
+        """Bytes to keep for this client before its source is paused.  May be changed at any time."""
+
+        self.done: Deferred[None] = Deferred()
+        """Fires when the answer has ended: the connection has taken all of it and had room, or it was broken off.
+
+        Never fails.  It does not fire when the client has gone: then the request is cancelled as a whole.  Cancelling
+        it only ends the waiting; the bytes that are kept are still sent.
+        """
+
+        self.begun = False
+        """Whether `begin` was called: the connection belongs to this object."""
+
         self._clock = clock
-        self._store = store
+        self._buffers = buffers
+        # `None` if there is nothing to pause: the answer has ended, or llama-server's had arrived as a whole with its
+        # head, or the data is the proxy's own.
         self._source: IPushProducer | None = None
-        self._held: deque[bytes] = deque()
-        self._size = 0
+        # What was written while the connection was full, oldest piece first, and its size in bytes.
+        self._kept: deque[bytes] = deque()
+        self._kept_size = 0
+        # Three facts, each set by one event: the connection is full; `end` was called; the connection is lost.
         self._paused = False
         self._ended = False
-        self._gone = False
-        self._timer: IDelayedCall | None = None
+        self._client_gone = False
+        # The call that resets the connection of a client that reads nothing.  Pending exactly while it is full.
+        self._stall_call: IDelayedCall | None = None
 
     def begin(self) -> None:
-        """Take over the client's connection, if that was not done before.  The first write sends the head."""
+        """Become the producer of the client's connection.  Further calls do nothing.  The first write sends the head.
+
+        Twisted allows one producer at a time, so it is registered only when there is something to send: an error that
+        is written before that needs none.  `True` means that this is a push producer, one that sends by itself until
+        it is paused; a pull producer would be asked for each piece.
+        """
         if not self.begun:
             self.begun = True
             self.request.registerProducer(self, True)
 
     def connect(self, source: IPushProducer) -> None:
-        """Say where the data comes from, so that it can be made to wait."""
+        """Name the producer of the data that `write` gets, so that it can be paused.
+
+        A source is not registered as Twisted's consumers do it (`registerProducer`): llama-server's connection delivers
+        to a protocol (`bioproxy.http.response_body`), which passes each piece to `write`.
+        """
         self._source = source
 
     def write(self, data: bytes) -> None:
-        """Give the client a piece of the body, now or when it has room for it."""
-        if self._gone:
+        """Send a piece of the body to the client, or keep it until the connection has room."""
+        # llama-server's connection may still deliver what it had read before the client's was lost.  Keeping that would
+        # use up the common budget, since nothing would ever write it or drop it again.
+        if self._client_gone:
             return
         if not self._paused:
+            # Nothing is kept at this point, otherwise these bytes would overtake older ones: only a full connection
+            # makes us keep any, and `resumeProducing` writes them all, unless it is paused again.
             self.request.write(data)
             return
-        self._held.append(data)
+        self._kept.append(data)
         self._count(len(data))
-        if (self._size > self.limit or self._store.full) and self._source is not None:
+        # Calling this for each further piece does no harm: pausing a paused producer is allowed.
+        if (self._kept_size > self.buffer_limit or self._buffers.is_exhausted) and self._source is not None:
             self._source.pauseProducing()
 
     def end(self) -> None:
-        """Say that the body is complete: nothing comes from the source any more."""
+        """Declare the body complete: nothing is written after this.
+
+        The caller need not wait for the client: what is kept is written as the client reads, without the
+        source, and `done` tells when that is over.
+        """
         self._source = None
         self._ended = True
-        # Not while the client's buffer is full: the next answer on this connection would only make it fuller.
-        if not self._held and not self._paused:
+        # A full connection is waited for even if nothing is kept here.  Finishing would let Twisted parse the client's
+        # next request, whose answer would be written into the same full buffer, and so on without a limit.
+        if not self._kept and not self._paused:
             self._finish()
 
     def withdraw(self) -> None:
-        """Let go of the connection before anything was written: there will be another answer."""
+        """Release the connection before anything was written, so that another answer can be sent on it."""
         if self.begun:
-            self._let_go()
-            self.over.callback(None)
+            self._release()
+            self.done.callback(None)
 
     def fail(self, event: bytes) -> None:
-        """End an answer that has begun and cannot be completed, so that it does not look complete.
+        """End an answer that has begun and cannot be completed, in a way that never looks complete.
 
-        `event` tells what happened, where the answer is a stream of events.
+        The status has gone out already.  In a stream of events, `event` is sent as the last one and says what happened.
+        Any other body has no place for an error, so its connection is reset: the client then misses bytes of the
+        announced length, or the last chunk.
         """
         headers = self.request.responseHeaders
         content_type = headers.getRawHeaders(b"content-type", [b""])[0]
         if content_type.startswith(b"text/event-stream") and not headers.hasHeader(b"content-length"):
-            # The empty line first: the last event may have been cut in the middle.
+            # An empty line ends an event.  The last event may have been cut in the middle, and without the empty line
+            # this one would be read as a part of it.
             self.write(b"\n\n" + event)
             self.end()
         else:
-            self._let_go()
-            # Whatever is still written, by Klein's `finish` for example, goes nowhere: the mark of a whole answer too.
+            self._release()
+            # Abort before firing `done`: Klein then calls `finish`, which writes the last chunk, and only on an aborted
+            # connection does that go nowhere.
             self.request.channel.forceAbortClient()
-            self.over.callback(None)
+            self.done.callback(None)
 
     def pauseProducing(self) -> None:
-        """Hold what comes.  Called by Twisted when the client's buffer is full."""
+        """Keep what is written from now on.  Called by Twisted when the client's send buffer is full.
+
+        It may be called in the middle of `request.write`, for that write is what fills the buffer.  The time of a
+        client that reads nothing starts here, anew for each full buffer.
+        """
         self._paused = True
-        self._stop_timer()
-        self._timer = self._clock.callLater(PATIENCE, self._give_up)
+        self._stop_stall_call()
+        self._stall_call = self._clock.callLater(CLIENT_STALL_SECONDS, self._abort_stalled_client)
 
     def resumeProducing(self) -> None:
-        """Write what was held, as far as there is room.  Called by Twisted when the client's buffer is empty."""
+        """Write what was kept, as far as there is room.  Called by Twisted when the client's send buffer is empty."""
         self._paused = False
-        self._stop_timer()
-        while self._held and not self._paused:  # writing may fill the buffer, and pause us, in the middle
-            piece = self._held.popleft()
+        self._stop_stall_call()
+        # The send buffer is Twisted's, in this process.  The kernel has another one behind it, so the client need not
+        # have read all of that yet.
+        #
+        # Each write may fill the buffer, and then Twisted calls `pauseProducing` before the write returns.  Without
+        # looking at `_paused` each time, all that is kept would be poured into the connection at once.
+        while self._kept and not self._paused:
+            piece = self._kept.popleft()
             self._count(-len(piece))
             self.request.write(piece)
-        if self._ended and not self._held and not self._paused:
+        if self._ended and not self._kept and not self._paused:
             self._finish()
-        elif self._source is not None and (not self._held or (self._size <= self.limit and not self._store.full)):
+        # The source may go on as soon as there is room for one more piece, not only when all is written: llama-server
+        # then computes while the client reads.  Where nothing is kept for this client it may go on in any case, or one
+        # exhausted budget, used by others, could stop it for ever.
+        elif self._source is not None and (
+            not self._kept or (self._kept_size <= self.buffer_limit and not self._buffers.is_exhausted)
+        ):
             self._source.resumeProducing()
 
     def stopProducing(self) -> None:
-        """Drop everything.  Called by Twisted when the client is gone; Klein then cancels what waits for `over`."""
-        self._gone = True
-        self._stop_timer()
-        self._drop()
+        """Drop everything and stop the source.  Called by Twisted when the client's connection is lost.
+
+        `done` does not fire.  Twisted tells Klein of the lost connection as well, and Klein cancels the coroutine that
+        answers the request, wherever it is waiting.
+        """
+        self._client_gone = True
+        self._stop_stall_call()
+        self._drop_kept()
         if self._source is not None:
             self._source.stopProducing()
 
     def _finish(self) -> None:
-        self._let_go()
+        """Complete the answer: Twisted writes the last chunk, and goes on with the client's next request."""
+        self._release()
         self.request.finish()
-        self.over.callback(None)  # last: it sets off Klein, which finishes what is not finished
+        # Last, because it resumes the coroutine that waits for it, and with it Klein, which finishes each request that
+        # is not finished yet.
+        self.done.callback(None)
 
-    def _let_go(self) -> None:
-        self._stop_timer()
+    def _release(self) -> None:
+        """Stop being the producer of the client's connection, as before every end.
+
+        Twisted logs an error if a request is finished that still has a producer, and the next request on the connection
+        could not register its own.
+        """
+        self._stop_stall_call()
         self._source = None
-        self._drop()
+        self._drop_kept()
         self.request.unregisterProducer()
 
     def _count(self, size: int) -> None:
-        self._size += size
-        self._store.size += size
+        """Add so many bytes, or take them off, here and in the common budget."""
+        self._kept_size += size
+        self._buffers.used += size
 
-    def _drop(self) -> None:
-        """Hold nothing any more."""
-        self._held.clear()
-        self._count(-self._size)
+    def _drop_kept(self) -> None:
+        """Keep nothing any more, and give the budget back what that used."""
+        self._kept.clear()
+        self._count(-self._kept_size)
 
-    def _give_up(self) -> None:
-        """End the connection of a client that takes nothing."""
-        self._timer = None
+    def _abort_stalled_client(self) -> None:
+        """Reset the connection of a client that reads nothing.  A polite close would wait for the client to read."""
+        self._stall_call = None
         self.request.channel.forceAbortClient()
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _stop_stall_call(self) -> None:
+        """Do not abort the client: it reads, or it is gone."""
+        if self._stall_call is not None:
+            self._stall_call.cancel()
+            self._stall_call = None

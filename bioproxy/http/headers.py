@@ -1,14 +1,15 @@
-"""Which headers may cross the proxy.
+"""Which headers cross the proxy, in both directions.
 
-Most headers speak between the two ends, client and llama-server, and pass as they are: unknown ones,
-repeated ones, in their order.  A few speak about *one connection* ("keep this one open", "this body comes in
-chunks"), and a proxy has two of those.  HTTP calls them hop-by-hop (RFC 9110, section 7.6.1); each side of
-the proxy makes its own.
+Most headers are meant for the other end, client or llama-server, and pass unchanged: unknown ones, repeated ones, in
+their order.  Some are about *one connection* ("close it after this answer", "this body comes in chunks").  A proxy has
+two connections, one on each side, which may be closed or chunked independently of each other.  So HTTP calls these
+headers hop-by-hop and forbids a proxy to forward them (RFC 9110, section 7.6.1); Twisted writes new ones on each side.
+Forwarding them all the same is a classic way to let two servers disagree about where a request ends.
 
-`Content-Length` is a special case: it describes the body, but Twisted writes it itself where it sends a body
-whose length it knows, so it must not be copied as well.
+`Content-Length` is about the message, not about the connection.  It is left out as well, because Twisted writes it
+where it knows the length of a body, and two of them make a request that servers refuse.
 
-Pure functions over lists of pairs; knows nothing of Twisted.
+Everything here is pure: functions over pairs of name and value.  This module knows nothing of Twisted.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import re
 from collections.abc import Iterable, Iterator
 
 Pair = tuple[bytes, bytes]
+"""Name and value of a header, as they were received.  Names mean the same in capital and in small letters."""
 
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""What a header's name may be (RFC 9110, section 5.6.2)."""
+"""What the name of a header may consist of (RFC 9110, section 5.6.2)."""
 
 HOP_BY_HOP = frozenset(
     {
@@ -34,21 +36,27 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+"""Names, in small letters, of the headers that are about one connection."""
 
 
 def end_to_end(headers: Iterable[Pair]) -> Iterator[Pair]:
-    """Yield the headers that may cross, in order.
+    """Yield the headers that cross the proxy, in order.
 
-    Left out are the hop-by-hop ones, those that `Connection` names (a sender may declare any header as
-    meant for the next hop only), and `Content-Length`.
+    Left out are the hop-by-hop ones, `Content-Length`, and those whose names are in `Connection`: a sender may declare
+    any header as hop-by-hop by naming it there.
     """
+    # A list, because the headers are read twice: `Connection` may stand behind what it names.
     pairs = list(headers)
-    named = named_in(value for name, value in pairs if name.lower() == b"connection")
+    named = connection_options(value for name, value in pairs if name.lower() == b"connection")
     dropped = HOP_BY_HOP | named | {b"content-length"}
     return ((name, value) for name, value in pairs if name.lower() not in dropped)
 
 
-def named_in(values: Iterable[bytes]) -> set[bytes]:
-    """Return the headers that `Connection`, with these values, names, in lower case; nothing that could not be one."""
+def connection_options(values: Iterable[bytes]) -> set[bytes]:
+    """Return the options in the values of all `Connection` headers of a message, in small letters.
+
+    An option is ``close``, ``keep-alive`` or the name of a header.  The header may occur several times, each with a
+    list.  What cannot be a name is ignored, as it cannot name a header.
+    """
     tokens = {token.strip().lower() for value in values for token in value.split(b",")}
     return {token for token in tokens if TOKEN.fullmatch(token)}

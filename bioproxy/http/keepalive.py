@@ -1,13 +1,18 @@
-"""Keeps clients from giving up while they wait for a stream.
+"""Comments in a stream of events, sent while its client waits for the answer to begin.
 
-A client that hears nothing gives up after a while (official ones after 600 s) and then asks again, which makes the
-queue longer; so do other proxies on the way, much sooner.  A stream of events may carry comments, lines that begin with
-a colon and that every client skips.  So to who waits for long, a comment is sent from time to time.
+A request may wait for minutes, in the queue or while a long prompt is computed.  Other proxies on the way close a
+silent connection much sooner, often after 60 s, and clients after their own timeout, 600 s in the official libraries.
+Most clients then send the request again, which makes the queue longer for everybody.  A stream of *server-sent events*
+may have comments, lines that begin with a colon and that every client has to skip.  So a comment in each interval keeps
+such a connection alive.
 
-The first one takes the head of the answer along, with the status 200, although nobody knows yet how it will end.  So it
-is not sent a moment before: who waits less gets the status that llama-server gives.
+HTTP has no room for a comment before an answer, which begins with its status and headers, the *head*.  So the first
+comment takes the head along, with the status 200, although nobody knows yet how the request will end (see `Keepalive`).
 
-Twisted's `LoopingCall` calls a function again and again; it is how anything periodic is done there.
+Twisted's `LoopingCall` calls a function again and again.  If the function returns a Deferred or is a coroutine, the
+next call waits for its end, so two calls never overlap.  An exception ends the loop for good.
+
+This module does not know what the client waits for.
 """
 
 from __future__ import annotations
@@ -24,52 +29,85 @@ from bioproxy.http.client_output import ClientOutput
 from bioproxy.http.own_answers import send_stream_head
 from bioproxy.runtime.errors import ProxyError
 
-Streams = Callable[[], Coroutine[Deferred[Any], Any, bool]]
+AsksForStream = Callable[[], Coroutine[Deferred[Any], Any, bool]]
+"""Finds out whether a request asks for its answer as a stream of events.  May fail with `ProxyError`."""
 
 
 class Keepalive:
-    """Comments to one client, every `interval` seconds (0: none) from `begin` to `end`.  `sent` tells how many."""
+    """The comments to one client, which must have asked for a stream: in any other body they would be wrong bytes.
+
+    The head that goes out with the first comment has a price.  An error can no longer be told by the status, only by
+    an event in the stream, and headers that become known later are missing: how long the request waited, whether a file
+    was restored.  Therefore nothing is sent before the first interval has passed.  A client that waits for less gets
+    the status and all headers of a normal answer.
+
+    Invariant: they are sent only between `begin` and `end`, so never into an answer that has begun to arrive.
+    `interval` is the time between two of them in seconds; with 0 none is sent.  Halved, more clients get the head
+    before the answer is known; doubled, fewer do, but a proxy on the way may close the connection before the first
+    comment.
+    """
 
     log = Logger()
 
     def __init__(self, output: ClientOutput, clock: IReactorTime, interval: float) -> None:
         self.sent = 0
+        """How many comments were sent.  If it is not 0, the head was sent, too."""
+
         self._output = output
         self._interval = interval
-        self._streams: Streams | None = None
-        self._place: Callable[[], int] = int
-        self._call = LoopingCall(self._ping)
-        self._call.clock = clock
+        self._asks_for_stream: AsksForStream | None = None
+        self._queue_place: Callable[[], int] = int  # `int()` is 0
+        self._loop = LoopingCall(self._send_comment)
+        # Twisted reads this attribute for the time; without it, the loop would go by the global reactor.
+        self._loop.clock = clock
 
-    def begin(self, streams: Streams, place: Callable[[], int]) -> None:
+    def begin(self, asks_for_stream: AsksForStream, queue_place: Callable[[], int]) -> None:
         """Begin to wait for an answer.
 
-        `streams` fires with whether it will be a stream, and is called only when a comment is due: in a large request
-        that takes a while to find out.  `place` tells the place in the queue, 0 for none.
+        `asks_for_stream` is called only when the first comment is due, because a large request has to be parsed for it
+        by the worker process; most requests are answered before that.  `queue_place` returns the place in the queue,
+        from 1, or 0 for a request that is no longer in it.
         """
+        # The setting 0 means no comments.  A `LoopingCall` with an interval of 0 would call in every turn of the
+        # reactor.
         if self._interval:
-            self._streams = streams
-            self._place = place
-            self._call.start(self._interval, now=False).addErrback(lambda failure: self.log.failure("ping", failure))
+            self._asks_for_stream = asks_for_stream
+            self._queue_place = queue_place
+            # `now=False`: wait for one interval first.  `start` returns a Deferred that fires when the loop is stopped
+            # and fails if it ended with an exception.  Without a handler for that, Twisted would log the exception only
+            # when the Deferred is garbage-collected.
+            ended = self._loop.start(self._interval, now=False)
+            ended.addErrback(lambda failure: self.log.failure("sending a keep-alive comment failed", failure))
 
     def end(self) -> None:
-        """Send no more."""
-        if self._call.running:
-            self._call.stop()
-        # What was here holds on to the request, which may be large.
-        self._streams, self._place = None, int
+        """Send no more comments.  May be called at any time, also twice or without `begin`."""
+        # `stop` does not interrupt a comment that is waiting for `asks_for_stream`; `_send_comment` sees it afterwards.
+        if self._loop.running:
+            self._loop.stop()
+        # The two functions refer to the request, which may be large.  The answer may take minutes from here on, and the
+        # loop would keep the request in memory for so long.
+        self._asks_for_stream, self._queue_place = None, int
 
-    async def _ping(self) -> None:
-        if not self.sent and self._streams is not None:
+    async def _send_comment(self) -> None:
+        """Send a comment, the first one with the head of the answer.  Called by the loop once in each interval."""
+        if not self.sent and self._asks_for_stream is not None:
             try:
-                streams = await self._streams()
-            except ProxyError:  # it cannot be found out; whoever answers the request says so
-                streams = False
-            if not self._call.running:
-                return  # the answer came meanwhile
-            if not streams:
+                is_stream = await self._asks_for_stream()
+            except ProxyError:
+                # The body cannot be parsed, or not now: it is nested too deeply, say, or there is no room for its file.
+                # Whoever answers the request meets the same error and tells the client; a comment sent now would turn
+                # its status into 200.
+                is_stream = False
+            # An `await` gives others a turn: the answer may have begun meanwhile and have sent its own head.
+            if not self._loop.running:
+                return
+            if not is_stream:
                 return self.end()
             send_stream_head(self._output)
+        # A comment also finds out that a client is gone without having closed its connection, such as a laptop without
+        # network: the kernel sends these bytes again and again, and reports the connection as lost after some minutes.
+        # Without them nothing would be sent, and the request would keep its place in the queue.
         self.sent += 1
-        place = self._place()
+        place = self._queue_place()
+        # The empty line ends the comment; some clients hand on nothing before they have seen one.
         self._output.write(b": waiting, place %d in the queue\n\n" % place if place else b": being prepared\n\n")

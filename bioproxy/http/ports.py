@@ -1,11 +1,17 @@
-"""The ports: Twisted's HTTP server, set up for a proxy.
+"""Where a port listens, and the service that opens and closes it.
 
-A `Site` is what Twisted calls an HTTP server: it makes a `Channel` of each connection (`bioproxy.http.channel`), which
-makes a `Request` of what arrives there, and gives it to a *resource*, here those that Klein makes.  Some of its habits
-suit web sites better than proxies; they are changed here.
+An *endpoint* is Twisted's word for an object that knows how to listen (or connect).  It is made from a text, such as
+``tcp:8081``, ``unix:/run/bioproxy.sock`` or ``ssl:8443:privateKey=key.pem:certKey=cert.pem``, so the operator can
+choose among all kinds that Twisted has, systemd's sockets included, and no code here changes.
 
-Where a port is, an *endpoint* says: an object that knows how to listen, made from a text such as ``tcp:8081`` or
-``unix:/run/bioproxy.sock``.
+A *service* is an object that twistd starts and stops with the process.  `strports.service` makes one from an endpoint's
+text.  It opens the port before twistd gives up root's rights, so a port below 1024 works.  It also raises an error if
+the port is taken; Twisted's plainer `StreamServerEndpointService` would log that and keep running without a listener.
+
+A port that other machines can reach, on which no key is asked for, deserves a warning.  Only an open port knows its
+address, so the endpoint is wrapped to report it.
+
+This module does not know HTTP: what speaks on a connection is the factory that is handed in.
 """
 
 from __future__ import annotations
@@ -20,131 +26,85 @@ from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument
-from twisted.internet.interfaces import IAddress, ILoggingContext, IProtocolFactory, IStreamServerEndpoint
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
-from twisted.web import http
-from twisted.web.http_headers import Headers
-from twisted.web.resource import IResource, Resource
-from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
-from bioproxy.http.channel import Channel
-from bioproxy.http.connection_limits import ConnectionLimits
-from bioproxy.http.incoming_request import IncomingRequest
-from bioproxy.http.own_answers import refuse
-from bioproxy.runtime.errors import CannotStart, ProxyError
+from bioproxy.http.site import CheckedSite
+from bioproxy.runtime.errors import CannotStart
 
 BACKLOG = 511
-"""Connections that the operating system keeps until they are accepted; more would wait a second and try again."""
+"""Connections that the operating system keeps until they are accepted.
 
-Judge = Callable[[bytes, bytes, Headers], ProxyError | None]
-"""Gets method, target and headers of a request, before its body comes; returns why it is refused, or `None`."""
+Further ones are dropped, and the client's kernel tries again after a second.  Twisted's default is 50, which a burst of
+clients after a restart exceeds.  Linux itself limits it to `net.core.somaxconn`.  Halved, bursts of some hundred
+connections see that second; doubled, nothing changes but some memory of the kernel.
+"""
 
 
-class AnyPath(Resource):
-    """Sends every path to Klein's route for ``/``, refused requests too.
+def port_service(endpoint: str, site: CheckedSite, reactor: Any, opened: Callable[[IAddress], None]) -> Service:
+    """Return a service that listens at an endpoint, given as text, and calls `opened` with its address once it does.
 
-    Klein would look at the path itself: answer one that is not UTF-8 with an error of its own, and redirect some with
-    two slashes.  Which path llama-server has is none of its business; the route reads `request.uri`.
+    `site` makes the protocol for each connection.  Stopping the service closes the port only: connections that are open
+    stay, so that running answers can be completed (`bioproxy.proxy.shutdown`).
+
+    Raises `CannotStart` if there is no such endpoint.  A port that is taken raises only when the service starts.
     """
-
-    isLeaf = True
-
-    def __init__(self, klein: Any) -> None:
-        super().__init__()
-        self._klein = klein
-
-    def render(self, request: IncomingRequest) -> Any:
-        """Called by Twisted for each request."""
-        request.postpath = [b""]
-        return self._klein.render(request)
-
-
-class OwnPaths(Resource):
-    """Sends the paths that Klein has routes for to these, and answers refused requests itself."""
-
-    isLeaf = True
-
-    def __init__(self, klein: Any) -> None:
-        super().__init__()
-        self._klein = klein
-
-    def render(self, request: IncomingRequest) -> Any:
-        """Called by Twisted for each request."""
-        if request.refusal is not None:
-            refuse(request, "", request.refusal, for_pages=False)
-            return NOT_DONE_YET
-        # Klein wants paths in UTF-8 and has an error page of its own for others; this way they are merely not found.
-        request.postpath = [part.decode("utf-8", "replace").encode() for part in request.postpath or ()]
-        return self._klein.render(request)
+    try:
+        service = strports.service(endpoint, site, reactor=reactor)
+    except Exception as error:  # each kind of endpoint has its own
+        # Twisted parses the text here and loads certificates.  Some of its errors have a text that explains nothing, so
+        # these get one; the operator sees a single line.
+        # systemd passes open sockets by number or name, which Twisted looks up.  OpenSSL's errors are lists of codes.
+        if isinstance(error, LookupError):
+            reason = "systemd has passed no such socket"
+        elif isinstance(error, SSL.Error):
+            reason = "its files have no usable key and certificate"
+        else:
+            reason = str(error) or type(error).__name__
+        raise CannotStart(f"bioproxy: cannot listen on {endpoint}: {reason}") from None
+    # `strports.service` wants a text and makes the endpoint itself, so it can be wrapped only afterwards.
+    service.endpoint = ReportingEndpoint(service.endpoint, opened)
+    # The name is what tests and `twistd`'s tree of services call it.
+    service.setName(site.logPrefix())
+    return service
 
 
-@implementer(ILoggingContext)
-class QuietSite(Site):
-    """Twisted's HTTP server without its access log: `bioproxy.proxy.request_log` writes a better one."""
-
-    noisy = False
-    protocol: Any = Channel
-    requestFactory = IncomingRequest
-
-    def __init__(self, name: str, resource: IResource, reactor: Any, judge: Judge, limits: ConnectionLimits) -> None:
-        # Forms are llama-server's to parse: a body that Twisted cannot read as a form is not wrong for that.
-        super().__init__(resource, reactor=reactor, parsePOSTFormSubmission=False)
-        # An error page with a traceback is for developers.
-        self.displayTracebacks = False
-        self.judge = judge
-        self.limits = limits
-        self._name = name
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Make what reads from a new connection.  Called by Twisted."""
-        return super().buildProtocol(addr) if self.limits.has_room() else OneTooMany()
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """Speak HTTP/1.1, as llama-server does.  Called by Twisted for each TLS connection."""
-        return [b"http/1.1"]
-
-    def logPrefix(self) -> str:
-        """Return what the log calls this port.  Called by Twisted when it starts and stops listening."""
-        return self._name
-
-    def log(self, request: http.Request) -> None:
-        """Write nothing.  Called by Twisted after each request."""
-
-
-class OneTooMany(Protocol):
-    """A connection for which there is no room."""
-
-    def connectionMade(self) -> None:
-        """End it.  Called by Twisted."""
-        transport: Any = self.transport
-        transport.abortConnection()
+def tcp_endpoint(host: str, number: int) -> str:
+    """Return the endpoint of a TCP port, as text.  An IPv6 address has colons, which must be quoted there."""
+    return f"tcp:{number}:interface={quoteStringArgument(host)}:backlog={BACKLOG}"
 
 
 @implementer(IStreamServerEndpoint)
-class Noticed:
-    """An endpoint that tells where it listens."""
+class ReportingEndpoint:
+    """An endpoint that calls `opened` with the address at which it listens, and else does what `endpoint` does."""
 
-    def __init__(self, endpoint: IStreamServerEndpoint, tell: Callable[[IAddress], None]) -> None:
+    def __init__(self, endpoint: IStreamServerEndpoint, opened: Callable[[IAddress], None]) -> None:
         self._endpoint = endpoint
-        self._tell = tell
+        self._opened = opened
 
     def listen(self, factory: IProtocolFactory) -> Deferred[Any]:
-        """Listen.  Called by the service."""
+        """Listen.  Called by the service when it starts.
+
+        Returns a Deferred that fires with the open port, fails with what the endpoint fails with, such as
+        `CannotListenError`, and whose cancelling is the endpoint's.
+        """
 
         def listening(port: Any) -> Any:
-            self._tell(port.getHost())
-            return port
+            # The address is asked of the port, not of the settings: port 0 means "any free one", and a socket that
+            # systemd has opened is only a number in the settings.
+            self._opened(port.getHost())
+            return port  # a callback's result is what the next callback gets; the service needs the port to close it
 
         listens: Deferred[Any] = self._endpoint.listen(factory)
         return listens.addCallback(listening)
 
 
-class Exposure:
-    """Warns where everybody may use a port who can reach it, and others can: when it listens, and when asked to look.
+class OpenPortWarning:
+    """Logs a warning while a port can be reached by other machines and nothing keeps strangers out.
 
-    `is_protected` tells whether something else, such as a key, keeps strangers out now.
+    `name` is what the log calls the port.  `is_protected` tells whether something, such as a key, keeps strangers out
+    now; it is asked each time, because a reload may change it.
     """
 
     log = Logger()
@@ -152,49 +112,33 @@ class Exposure:
     def __init__(self, name: str, is_protected: Callable[[], bool]) -> None:
         self._name = name
         self._is_protected = is_protected
-        self._address: IAddress | None = None
+        self._address: IAddress | None = None  # until the port is open
 
-    def listening(self, address: IAddress) -> None:
-        """Note where the port listens."""
+    def port_opened(self, address: IAddress) -> None:
+        """Remember where the port listens, and check it."""
         self._address = address
-        self.look()
+        self.check()
 
-    def look(self) -> None:
-        """Warn if there is reason to."""
+    def check(self) -> None:
+        """Log a warning if there is reason to.  Before the port is open there is none.
+
+        Called when the port opens, and again after a reload has changed the keys: it warns each time, because a log is
+        read from its end.
+        """
         if self._address is not None and is_reachable(self._address) and not self._is_protected():
             self.log.warn(
-                "{name} can be used by everybody who reaches {address}", name=self._name, address=self._address
+                "{name} is open to everyone who can reach {address}: no key is required",
+                name=self._name,
+                address=self._address,
             )
 
 
-def port(where: str, site: QuietSite, reactor: Any, tell: Callable[[IAddress], None]) -> Service:
-    """Return a service that listens at an endpoint, and tells its address once it does.
-
-    `strports.service` raises where a port is taken; the endpoint service below it would only log that and go on deaf.
-    Raises `CannotStart` if there is no such endpoint.
-    """
-    try:
-        service = strports.service(where, site, reactor=reactor)
-    except Exception as error:  # each kind of endpoint has its own
-        if isinstance(error, LookupError):
-            reason = "systemd has passed no such socket"
-        elif isinstance(error, SSL.Error):
-            reason = "its files have no key and certificate that can be used"
-        else:
-            reason = str(error) or type(error).__name__
-        raise CannotStart(f"bioproxy: cannot listen on {where}: {reason}") from None
-    service.endpoint = Noticed(service.endpoint, tell)
-    service.setName(site.logPrefix())
-    return service
-
-
-def tcp(host: str, number: int) -> str:
-    """Return the endpoint of a TCP port."""
-    return f"tcp:{number}:interface={quoteStringArgument(host)}:backlog={BACKLOG}"
-
-
 def is_reachable(address: IAddress) -> bool:
-    """Tell whether others than this machine's own programs can reach an address."""
+    """Return whether programs on other machines can reach an address.
+
+    The loopback addresses cannot be reached from outside.  Neither can a Unix socket, which has the permissions of its
+    file instead.  An IPv6 address may have a zone (``fe80::1%eth0``), which `ip_address` of old Pythons refuses.
+    """
     if isinstance(address, IPv4Address | IPv6Address):
         return not ip_address(address.host.partition("%")[0]).is_loopback
     return False

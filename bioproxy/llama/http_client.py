@@ -25,7 +25,7 @@ from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import NOT_MODIFIED
 from twisted.web.iweb import IResponse
 
-from bioproxy.http.headers import named_in
+from bioproxy.http.headers import connection_options
 from bioproxy.runtime.errors import UpstreamError
 
 LONGEST_HEAD = 256 * 1024
@@ -66,7 +66,7 @@ class Client(HTTP11ClientProtocol):
                 transport.abortConnection()
                 raise UpstreamError(f"llama-server answered with {response.code}, which is not an HTTP status")
             # `connHeaders` are the headers that Twisted regards as the connection's own, and does not show.
-            for name in named_in(parser.connHeaders.getRawHeaders(b"connection", [])):
+            for name in connection_options(parser.connHeaders.getRawHeaders(b"connection", [])):
                 response.headers.removeHeader(name)
             length = parser.connHeaders.getRawHeaders(b"content-length")
             if response.code == NOT_MODIFIED and length:

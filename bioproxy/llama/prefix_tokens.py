@@ -98,7 +98,7 @@ async def prefix_tokens(llama: LlamaApi, text: str, shape: Shape, context: int) 
     for number, message in enumerate(STAND_INS):
         # A plain prompt has no chat template around it.
         whole = text + message
-        prompt = whole if shape.plain else await llama.apply_template(shape.request(whole))
+        prompt = whole if shape.is_plain_prompt else await llama.apply_template(shape.request(whole))
         tokens = await llama.tokenize(prompt)
         if len(tokens) >= context:
             return tokens

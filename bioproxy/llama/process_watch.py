@@ -49,6 +49,14 @@ because llama-server is given up only at the end of a look.
 """
 
 
+STARTING = "llama-server is starting"
+"""The `trouble` of a failed look while bioproxy itself has just started llama-server.
+
+Loading a model takes seconds to minutes, and nothing else would be known of it meanwhile.  One line at level info tells
+it, instead of one warning for each kind of failure on the way (refused, then 503).
+"""
+
+
 @dataclass(frozen=True)
 class Listeners:
     """What the layers above do when something about llama-server's process changes.
@@ -104,6 +112,11 @@ class ProcessWatch:
         """Why the last look failed, human-readable; `None` if it did not."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
+        self.starting: Callable[[], bool] = lambda: False
+        """Tells whether bioproxy has just started llama-server itself, so that no answer is to be expected yet.
+
+        Whoever starts it puts another function here; where an operator starts it, the answer is always no.
+        """
         self._llama = llama
         self._upstream = upstream
         self._identity = identity
@@ -126,6 +139,8 @@ class ProcessWatch:
         Fires with `None` after at most `PATIENCE` seconds, and never fails because of llama-server.  Cancelling closes
         the connection of the request in progress; what the look has found out until then stays.
         """
+        # Asked first: a connection that is refused during the start may be told only after the end of the start.
+        starting = self.starting()
         trouble, fix, complete = None, "", False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
@@ -145,7 +160,11 @@ class ProcessWatch:
             self._upstream.give_up()
         # Changes are logged, states are not: a server that is down for an hour is one line.  `self.trouble` still is
         # the state before this look.
-        if trouble is not None and trouble != self.trouble:
+        if trouble is not None and starting:
+            trouble = STARTING
+            if trouble != self.trouble:
+                self.log.info("llama-server at {url} is starting", url=self._upstream.url)
+        elif trouble is not None and trouble != self.trouble:
             self.log.warn(
                 "llama-server at {url}: {trouble} (what helps: {fix})", url=self._upstream.url, trouble=trouble, fix=fix
             )

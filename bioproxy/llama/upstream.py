@@ -37,9 +37,9 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from bioproxy.http.headers import Pair
-from bioproxy.http.request_body import Bytes, RequestBody
+from bioproxy.http.request_body import BytesProducer, RequestBody
 from bioproxy.http.response_body import collect
-from bioproxy.http.targets import climbs
+from bioproxy.http.targets import has_dot_segments
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.failures import translated
 from bioproxy.runtime.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
@@ -98,10 +98,11 @@ class Upstream:
         self.last_heard = clock.seconds()
         """When llama-server last answered anything: seconds, on the given clock."""
         self._agents = agents
-        self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=Bytes)
+        self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=BytesProducer)
         # Two clients of treq, because a client keeps its Agent, and the Agent decides about the connection.
-        # `Bytes` writes a body at once; treq's own producer would copy it in pieces, over several turns of the reactor.
-        self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=Bytes)
+        # `BytesProducer` writes a body at once; treq's own producer would copy it in pieces, over several turns of the
+        # reactor.
+        self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=BytesProducer)
         self._clock = clock
         self._keys = keys
         parts = urlsplit(url)
@@ -124,7 +125,7 @@ class Upstream:
         """
         # Where llama-server is below a path, ".." could lead to a neighbour on the same host that clients may not
         # reach.  Elsewhere such a target goes on unchanged: what it means is llama-server's business.
-        if self._path and climbs(target):
+        if self._path and has_dot_segments(target):
             raise BadTarget("a path with . or .. in it is refused, because it could lead out of llama_url")
         # A request over a shared connection may be repeated by Twisted, so only those share one that change nothing and
         # have no body.  Everything that uses the slot is a POST: a fresh connection, and never repeated.

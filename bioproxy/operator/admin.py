@@ -1,7 +1,18 @@
-"""The operator's port: the live page, is it alive, is it ready, what is warm, and all the numbers.
+"""The operator's port: the live page, status, metrics, health checks, and a few actions.
 
-A Klein app like the proxy's, with ordinary routes: each function answers one path.  What a route returns is sent: bytes
-or text as the body.  Only a POST changes anything.
+This is a Klein app.  Klein is to Twisted what Flask is to WSGI: `app.route` connects a path with a method, and what the
+method returns is sent as the body.  A method may be a coroutine; Klein then waits for it without blocking other
+requests, and cancels it when the client hangs up.
+
+Only a POST changes anything.  That is what `bioproxy.operator.host_check` relies on, which lets pages of other sites
+send a GET (they cannot read the answer) but no POST.  It is applied before a request comes here
+(`bioproxy.http.ports`), as are the limits for bodies and connections.
+
+The routes fall into three groups: what the live page needs (``/``, ``/page/...``, ``/events``), what programs read
+(``/healthz``, ``/readyz``, ``/metrics``, ``/status``), and what an operator does with a template or the configuration.
+Paths and formats are part of the interface, since scripts and dashboards use them.
+
+Does not know how anything works: each route asks another part and puts the result into HTTP.
 """
 
 from __future__ import annotations
@@ -15,10 +26,10 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from bioproxy.http.ports import OwnPaths
+from bioproxy.http.resources import RoutedResource
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.operator.live_events import LiveEvents
-from bioproxy.operator.page import FIRST, Page, protect
+from bioproxy.operator.page import FIRST, Page, secure
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
@@ -28,9 +39,10 @@ from bioproxy.warmup.warmer import Warmer
 
 
 class Admin:
-    """The admin port."""
+    """The routes of the operator's port.  Keeps no state of its own."""
 
     app = Klein()
+    """The routes.  Made once for the class; Klein passes the object that `resource` was called on as `self`."""
 
     def __init__(
         self,
@@ -43,6 +55,7 @@ class Admin:
         reload: Reload,
         metrics: Metrics,
     ) -> None:
+        """Make the routes to these parts.  Nothing is served before `resource` is put into a `Site`."""
         self._status = status
         self._events = events
         self._page = page
@@ -53,12 +66,18 @@ class Admin:
         self._metrics = metrics
 
     def resource(self) -> IResource:
-        """Return what a `Site` serves."""
-        return OwnPaths(self.app.resource())
+        """Return what a `Site`, Twisted's web server, serves."""
+        # Klein would answer a path that is not UTF-8 by itself, with a traceback in the log; this class does it first.
+        return RoutedResource(self.app.resource())
 
     @app.handle_errors(NotFound, MethodNotAllowed)
     def no_route(self, request: Any, failure: Failure) -> bytes:
-        """Say in plain text that there is no such path, or that it wants another method.  Called by Klein."""
+        """Answer in plain text that there is no such path, or that it needs another method.
+
+        Called by Klein when no route matches.  Its own answer would be a page of HTML.
+        """
+        # A `Failure` is an exception as Twisted hands it on; `value` is the exception, here one of werkzeug's, which
+        # matches the paths for Klein.  Its headers say, for 405, which methods are allowed.
         error: Any = failure.value
         request.setResponseCode(error.code)
         for name, value in error.get_headers():
@@ -70,30 +89,40 @@ class Admin:
         """Answer with the live page."""
         return self._page.serve(request, FIRST)
 
+    # `path` as a converter matches slashes, too, because some of the files are in folders.
     @app.route("/page/<path:path>", methods=["GET", "HEAD"])
     def page(self, request: Request, path: str) -> bytes:
-        """Answer with one of the live page's files."""
+        """Answer with one of the live page's files; 404 for any other path."""
         return self._page.serve(request, path)
 
     @app.route("/events", methods=["GET"])
     async def events(self, request: Request) -> bytes | None:
-        """Answer with an endless stream of what happens, for the live page."""
-        if request.method == b"HEAD":  # comes along with GET
+        """Answer with a stream of events that does not end, for the live page; 503 if too many pages are open.
+
+        Fires when bioproxy stops.  Cancelling means that the page is gone.
+        """
+        # A route for GET also gets HEAD requests, and a HEAD request must not be kept waiting for a body.
+        if request.method == b"HEAD":
             return plain(request, "")
         if self._events.full:
             request.setResponseCode(503)
             return plain(request, "too many pages are open\n")
         await self._events.attend(request)
+        # All was written already; `None` tells Klein to end the answer.
         return None
 
     @app.route("/healthz", methods=["GET", "HEAD"])
     def healthz(self, request: Request) -> bytes:
-        """Answer 200 as long as the process runs."""
+        """Answer 200.  An answer at all means that the process runs and its reactor is not blocked."""
         return plain(request, "ok\n")
 
     @app.route("/readyz", methods=["GET", "HEAD"])
     async def readyz(self, request: Request) -> bytes:
-        """Answer 200 when llama-server is up with its model loaded, else 503 and why.  It is asked now."""
+        """Answer 200 if llama-server is up with its model loaded, else 503 and the reason.
+
+        llama-server is asked now, since what the last look found may be two seconds old.  Takes at most five seconds.
+        """
+        # The same look as the one of every two seconds, so what it finds is known to all other parts as well.
         await self._watch.look()
         if self._watch.up:
             return plain(request, "ready\n")
@@ -102,26 +131,36 @@ class Admin:
 
     @app.route("/metrics", methods=["GET", "HEAD"])
     def metrics(self, request: Request) -> bytes:
-        """Answer with all numbers, for Prometheus."""
+        """Answer with all metrics in Prometheus' text format."""
         request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         return self._metrics.text()
 
     @app.route("/status", methods=["GET", "HEAD"])
     def status(self, request: Request) -> bytes:
-        """Answer with everything that an operator may want to know, as JSON."""
+        """Answer with the state of everything, as JSON; `bioproxy.operator.status` says what is in it.
+
+        With line ends and spaces, for people who read it in a terminal.
+        """
         request.setHeader(b"content-type", b"application/json; charset=utf-8")
         return json.dumps(self._status.whole(), indent=1).encode()
 
     @app.route("/templates/<name>/render", methods=["GET", "HEAD"])
     async def render(self, request: Request, name: str) -> bytes:
-        """Answer with a template filled with ``?message=``, as llama-server would get it; 500 where it is broken."""
-        protect(request)
+        """Answer with a template filled with the message in ``?message=``, as llama-server would get it.
+
+        The files are read again first.  404 for an unknown name, 500 if the template cannot be used.  Fires with the
+        text; cancelling leaves the thread that reads to itself.
+        """
+        # The text may contain anything, HTML with scripts too.  These headers keep a browser from running it.
+        secure(request)
         template = self._poller.templates.get(name)
         if template is None:
             return unknown(request, name)
+        # Twisted keeps the query as bytes, with a list for each name, because a name may occur several times.
         message = (request.args or {}).get(b"message", [b""])[0].decode("utf-8", "replace")
+        # The files are read in a thread, as for a request of a user; the `await` waits for it without blocking.
         try:
-            text = await self._poller.look(template)
+            text = await self._poller.read_current(template)
         except TemplateError as error:
             request.setResponseCode(500)
             return plain(request, f"{error}\n")
@@ -129,17 +168,19 @@ class Admin:
 
     @app.route("/templates/<name>/warm", methods=["POST"])
     def warm(self, request: Request, name: str) -> bytes:
-        """Have a template warmed up next, as far as users leave time for it."""
+        """Have a template warmed up next.  Answers 202 at once: the warm-up waits until no user needs the slot."""
         if name not in self._poller.templates:
             return unknown(request, name)
+        # Only noted here.  The warmer looks twice a second for what there is to do.
         self._warmer.schedule.want(name)
         request.setResponseCode(202)
         return plain(request, f"template {name} is warmed up next\n")
 
     @app.route("/reload", methods=["POST"])
     def reload(self, request: Request) -> bytes:
-        """Read the configuration again; answer with what changed, or with 400 and what is wrong."""
+        """Reload the configuration; answer with the settings that changed, or with 400 and the mistake."""
         request.setHeader(b"content-type", b"application/json; charset=utf-8")
+        # The same as SIGHUP does, but with the result as an answer instead of only in the log.
         try:
             reloaded = self._reload.run()
         except ConfigError as error:
@@ -149,12 +190,13 @@ class Admin:
 
 
 def plain(request: Request, text: str) -> bytes:
-    """Return text as a plain text answer."""
+    """Return text as the body of a plain text answer, after setting the header for that."""
+    # Half of a surrogate pair, from a file name that is not UTF-8, has no place in UTF-8 and becomes a question mark.
     request.setHeader(b"content-type", b"text/plain; charset=utf-8")
     return text.encode("utf-8", "replace")
 
 
 def unknown(request: Request, name: str) -> bytes:
-    """Answer that there is no such template."""
+    """Answer with 404 that there is no such template."""
     request.setResponseCode(404)
     return plain(request, f"there is no template {name}\n")

@@ -1,11 +1,15 @@
-"""What is missing or unwise about llama-server, and what to do about it.
+"""What is wrong or not ideal with the setup of llama-server, and how to correct it.
 
-``--check`` prints this, and the log's first lines say the same.  Only what is known is said.  llama-server tells some
-of it over HTTP (`/props`); its other flags are known where its command line can be seen
-(`bioproxy.operator.llama_flags`), and nothing is said of them where it cannot.  What nobody can see beforehand, whether
-restored files are of use for example, is noticed while it happens (`bioproxy.slot.reuse_check`).
+``--check`` prints this advice, and the running proxy logs it when it first sees a llama-server.  Advice is given only
+on what is known.  llama-server reports some of its setup over HTTP (`/props`).  The rest is known only where its
+command line can be read (`bioproxy.operator.llama_flags`); where it cannot, there is no advice on it.  What cannot be
+known beforehand, for example whether restored files are of any use with a model, is found out while requests run
+(`bioproxy.slot.reuse_check`).
 
-Pure: asks nobody.  That is done in `bioproxy.operator.inspection`.
+Each advice has two parts, what was found and what to do, because a finding alone does not help an operator who does not
+know llama-server's flags.
+
+Pure functions over values, without Twisted.  `bioproxy.operator.inspection` collects the values.
 """
 
 from __future__ import annotations
@@ -20,115 +24,148 @@ from bioproxy.operator.llama_flags import value
 from bioproxy.runtime.errors import LlamaError
 
 USUAL_BATCH = 2048
-"""Tokens that llama-server computes without looking up, unless ``-b`` says otherwise."""
+"""Tokens of llama-server's logical batch unless ``-b`` sets another number.
+
+llama-server notices that a connection was closed only between two batches.  A larger batch makes a user wait longer for
+a warm-up to stop; the default is accepted, because bioproxy's own pieces are smaller.
+"""
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What was found, and how to mend it.  `serious`: something works badly or not at all, else it is good to know."""
+    """A finding about llama-server."""
 
     what: str
+    """What was found, as a sentence whose subject "it" is llama-server."""
+
     fix: str
+    """What to do about it, as an imperative."""
+
     serious: bool = True
+    """Whether something works badly or not at all: a warning.  Otherwise the finding is a note."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is known of llama-server.
-
-    `props` is what it tells; `files`: does it keep slot files (`None`: not asked)?  `folder` is our `slot_save_path`.
-    `near`: it runs on this machine.  `arguments` is its command line and `window` its model's sliding window in tokens,
-    both `None` where they cannot be seen.
-    """
+    """What is known of a llama-server at one moment."""
 
     props: Props
+    """What it reports of itself at `/props`."""
+
     files: bool | None
+    """Whether it saves slot files; `None` if it was not asked."""
+
     folder: Path | None
+    """The setting `slot_save_path`."""
+
     near: bool
+    """Whether it runs on this machine."""
+
     arguments: tuple[str, ...] | None = None
+    """Its command line without the program's name; `None` where that cannot be read."""
+
     window: int | None = None
+    """Tokens of its model's sliding window; `None` if the model has none or its file cannot be read."""
 
 
 def of_trouble(error: Exception) -> Advice:
-    """Return the advice for a llama-server that does not answer as it should."""
+    """Return the advice on a call of llama-server that failed with this error."""
+    # Only a `LlamaError` has a status: it is an answer.  The other errors mean that no HTTP server answered.
     status = error.status if isinstance(error, LlamaError) else None
-    if status == 503:
-        return Advice(str(error), "to wait until it is ready", serious=False)
+    if status == 503:  # llama-server loads its model
+        return Advice(str(error), "wait until it is ready", serious=False)
     if status in (401, 403):
-        return Advice(str(error), "give bioproxy its key, with llama_api_key_file")
+        return Advice(str(error), "set llama_api_key_file to a file with its key")
     if status is not None:
-        return Advice(f"what answers there seems to be no llama-server: {error}", "correct llama_url")
+        return Advice(f"the server there seems to be no llama-server: {error}", "correct llama_url")
     return Advice(str(error), "start llama-server there, or correct llama_url")
 
 
 def advice(seen: Seen) -> Iterator[Advice]:
-    """Yield what there is to say of a llama-server that answers, what matters most first."""
+    """Yield the advice on a llama-server that answers, what matters most first."""
     props = seen.props
+    # Many servers answer any path with some JSON.  If this is none of ours, all other advice would be nonsense.
     if props.model is None and props.build is None:
-        yield Advice("what answers there seems to be no llama-server: it names no model", "correct llama_url")
+        yield Advice("the server there seems to be no llama-server: it reports no model", "correct llama_url")
         return
+    # `None` means that it was not asked, and then nothing is said.  Without slot files the only place for a warm
+    # template is the slot itself, which the next prompt overwrites.
     if seen.files is False:
         yield Advice(
             "it keeps no slot files: only one template can be kept warm, and a restart makes it cold",
             "start it with --slot-save-path and a folder of its own",
         )
+    # Several slots share the context: with two of them, each has half of what -c gave.
     if props.slots > 1:
         yield Advice(
             f"it has {props.slots} slots with {props.context} tokens of context each, and bioproxy uses one of them",
             "start it with -np 1",
         )
+    # `GET /slots` is how bioproxy sees that nobody else has used the slot, so that its content is still what it was.
     if not props.tells_slots:
         yield Advice(
-            "it does not tell what its slot holds: bioproxy has to restore more often",
+            "it does not report what its slot holds, so bioproxy has to restore files more often",
             "start it without --no-slots",
         )
+    # Newer builds report a marker that each process makes up at random; a restart is recognised by it.
     if props.marker == FIXED_MARKER:
         yield Advice(
-            "this build does not tell one of its processes from the next: bioproxy asks more often which model runs",
+            "this build does not report when it was restarted, so bioproxy checks more often which model runs",
             "use a newer build",
             serious=False,
         )
+    # Layers with a sliding window drop the keys and values of tokens outside it.  With --swa-full they keep all, at the
+    # price of memory.  Newer builds save states to go back to, so this is a note and no warning.
     if seen.window and "--swa-full" not in (seen.arguments or ()):
         yield Advice(
-            f"its model has a sliding window of {seen.window} tokens: older builds of llama-server reuse nothing of"
-            " such a model's slot files",
-            "if bioproxy says that restoring does not help, start it with --swa-full",
+            f"its model has a sliding window of {seen.window} tokens: older builds of llama-server cannot reuse the"
+            " slot files of such a model",
+            "if bioproxy reports that restoring does not help, start it with --swa-full",
             serious=False,
         )
+    # Warnings come before the last note, which only offers a bit more safety.
     yield from _of_arguments(seen)
+    # On another machine the folder is usually out of reach, so the setting is missing for a reason.
     if seen.files and seen.folder is None and seen.near:
         theirs = value(seen.arguments or (), "--slot-save-path")
         yield Advice(
-            "slot_save_path is not set, though llama-server runs on this machine: bioproxy cannot check its files",
-            f"set slot_save_path to {theirs or 'the folder that llama-server got'}",
+            "slot_save_path is not set, although llama-server runs on this machine: bioproxy cannot check slot files"
+            " before they are used",
+            f"set slot_save_path to {theirs or 'the folder of its --slot-save-path'}",
             serious=False,
         )
 
 
 def _of_arguments(seen: Seen) -> Iterator[Advice]:
-    """Yield what there is to say of the command line, where that is known."""
+    """Yield the advice on the command line, where that is known."""
     if seen.arguments is None:
         return
+    # What is no number would have kept llama-server from starting, so it belongs to another option and is ignored.
     batch = value(seen.arguments, "-b", "--batch-size")
     if batch is not None and batch.isdecimal() and int(batch) > USUAL_BATCH:
         yield Advice(
-            f"it runs with batches of {batch} tokens: only between two of them does it notice that somebody hung up",
-            f"start it without -b ({USUAL_BATCH}), or with less",
+            f"it runs with batches of {batch} tokens, and notices only between two batches that a client has hung up",
+            f"start it without -b (the default is {USUAL_BATCH}), or with a smaller number",
         )
+    # A request may ask for the cache by itself (`cache_prompt`), but clients do not do that.
     if "--no-cache-prompt" in seen.arguments:
-        yield Advice("it runs with --no-cache-prompt: nothing of what is warm is reused", "start it without that")
+        yield Advice(
+            "it runs with --no-cache-prompt, so it computes each prompt from the start", "start it without that flag"
+        )
     theirs = value(seen.arguments, "--slot-save-path")
-    # A relative one starts at llama-server's own working folder.
+    # A relative path starts at llama-server's working folder, which is not known here.
     if theirs and os.path.isabs(theirs) and seen.folder is not None and not _same(Path(theirs), seen.folder):
         yield Advice(
-            f"slot_save_path is {seen.folder}, but llama-server got {theirs}",
-            f"set slot_save_path to {theirs}, or start llama-server with the other",
+            f"slot_save_path is {seen.folder}, but llama-server runs with --slot-save-path {theirs}",
+            f"set slot_save_path to {theirs}, or start llama-server with --slot-save-path {seen.folder}",
         )
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Tell whether both are the same folder, or may be."""
+    """Tell whether two paths lead to the same folder, as far as that can be found out."""
+    # Two names may lead to one folder, through links for example.  Where bioproxy may not look at one of them, only
+    # the names can be compared.
     try:
         return one.samefile(other)
-    except OSError:  # one of them cannot be seen: then names are all there is
+    except OSError:
         return os.path.normpath(one) == os.path.normpath(other)

@@ -1,9 +1,14 @@
-"""``--check``: says what the configuration amounts to, what is wrong with it, and what to advise on llama-server.
+"""``--check``: prints the settings, what is wrong with them, and advice on llama-server.
 
-What is wrong here (a setting, a template) ends the check with exit code 1.  What is missing or unwise over there is a
-warning and no more: llama-server may not be started yet, and the configuration can be right all the same.
+Mistakes on bioproxy's side (a setting, a template, a key file) end the check with exit code 1, so that a script can
+rely on it.  Findings about llama-server are warnings and leave the exit code 0: llama-server may not be started yet,
+and the configuration can be right all the same.
 
-Each finding begins with a word, ``ok``, ``note`` or ``warning``, which is coloured on a terminal.
+All mistakes are collected and printed together; a user who corrects one should not have to run the check again to see
+the next.  Each finding begins with a word, ``ok``, ``note`` or ``warning``, which is coloured on a terminal.
+
+`report` reads files and prints nothing; `run` prints.  Neither knows Twisted or the network: the function that asks
+llama-server is passed in (`bioproxy.operator.inspection.now`).
 """
 
 from __future__ import annotations
@@ -23,38 +28,47 @@ from bioproxy.settings.configuration import Settings
 from bioproxy.slot.folder import SlotFolder
 
 COLOURS = {"ok": 32, "note": 36, "warning": 33}
-"""What the words look like: green, cyan, yellow, by their numbers in a terminal's language (ECMA-48)."""
+"""The colours of the words, as numbers of terminals' escape sequences (ECMA-48): green, cyan, yellow."""
 
 Survey = Callable[[Settings, Iterable[tuple[str, str]], Callable[[str | Advice], None]], None]
-"""Asks llama-server; `bioproxy.operator.inspection.now`."""
+"""Asks llama-server about the templates' texts, and passes each finding to a function; `inspection.now`."""
 
 
 class Report(NamedTuple):
-    """What was found, line by line; the problems, one a line; names and prefix texts of templates that can be warm."""
+    """The result of reading the configuration and the templates."""
 
     lines: list[str]
+    """What was found, in the order in which it is printed."""
+
     problems: list[str]
+    """What has to be corrected; empty if all is well."""
+
     texts: list[tuple[str, str]]
+    """Names of the templates that can be warmed up, with the text before the message of each."""
 
 
 def report(settings: Settings) -> Report:
-    """Read every template.  No problems means that all is well."""
+    """Check the files that the settings name, and read every template.  Never fails for reasons of the settings."""
+    # All settings, also those with their defaults: a user sees at once whether the file that was read is the right one.
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
+    # Each is read in the way in which the proxy reads it at its start, and by the same code.
     for read in (keys.read, lambda: check_ca_file(settings.llama_ca_file)):
         try:
             read()
         except ConfigError as error:
             problems.append(str(error))
     folder = settings.slot_save_path
+    # A folder that is there but open to others still works.  Without the folder, bioproxy would not start.
     for complaint in SlotFolder(folder).complaints():
         if folder is not None and folder.is_dir():
             lines.append(f"warning: {complaint}")
         else:
             problems.append(complaint)
     if not settings.templates:
-        lines.append("no templates: every request passes through as it is")
+        lines.append("no templates: every request passes through unchanged")
+    # One broken template must not hide what is wrong with the others.
     for template in settings.templates:
         lines.append(f"{template.prefix} -> {template.path}")
         try:
@@ -64,48 +78,59 @@ def report(settings: Settings) -> Report:
             continue
         lines.append(f"    {len(text.prefix)} characters before the message, {len(text.includes)} files included")
         lines.extend(f"    includes {include}" for include in text.includes)
+        # An include that cannot be read is an error in the text for users, but a mistake that the operator can correct.
         problems.extend(f"template {template.name}: {error}" for error in text.errors)
+        # Tokens of white space alone are not worth a warm-up.
         if text.prefix.strip():
             texts.append((template.name, text.prefix))
         else:
-            lines.append("    warning: begins with <{message}>, so there is nothing to warm")
+            lines.append("    warning: begins with <{message}>, so there is nothing to warm up")
     return Report(lines, problems, texts)
 
 
 def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping[str, str] = os.environ) -> Any:
-    """Check everything, print it to `out`, and return what `SystemExit` is to be raised with.
+    """Check everything, print the findings to `out`, and return the value to raise `SystemExit` with.
 
-    Without `survey` llama-server is not asked.
+    That value is 0, or the problems as a text, which Python prints to standard error with the exit code 1.  Without
+    `survey`, llama-server is not asked.  `environ` may switch colours off.
     """
+    # The usual conventions: https://no-color.org, and a terminal that has no escape sequences.
     colour = out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
     def say(what: str | Advice) -> None:
+        """Print a finding."""
         text = what if isinstance(what, str) else in_words(what)
-        # A file name may have bytes that are no UTF-8; they are shown as escapes.
+        # A file name may have bytes that are no UTF-8, which `print` would fail on; they are shown as escapes.
         text = text.encode(errors="backslashreplace").decode()
+        # Flushed at once, because the survey below may take a minute, and each line is news.
         print(coloured(text) if colour else text, file=out, flush=True)
 
     found = report(settings)
     for line in found.lines:
         say(line)
+    # llama-server is asked even if there are problems here: the user gets all findings at once.
     if survey is not None:
         say(f"llama-server at {settings.llama_url}")
         survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))
+    # Last, so that problems are at the end of a long output, where a user looks first.
     return "\n".join(f"bioproxy: {problem}" for problem in found.problems) or 0
 
 
 def in_words(advice: Advice) -> str:
-    """Return an advice as two lines."""
+    """Return an advice as two lines: what was found, and what helps."""
     return f"{'warning' if advice.serious else 'note'}: {advice.what}\n    what helps: {advice.fix}"
 
 
 def indented(text: str) -> str:
-    """Return text a little to the right."""
+    """Return text with four spaces in front of each line."""
     return re.sub("^", "    ", text, flags=re.MULTILINE)
 
 
 def coloured(text: str) -> str:
-    """Return text with its first word in colour, if it is one of those."""
+    """Return text with its first word in colour, if that is one of `COLOURS` with a colon behind it.
+
+    White space before it is allowed.  The sequence after the word restores the terminal's own colour.
+    """
     return re.sub(
         rf"^( *)({'|'.join(COLOURS)}):", lambda found: f"{found[1]}\x1b[{COLOURS[found[2]]}m{found[2]}:\x1b[0m", text
     )

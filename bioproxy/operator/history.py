@@ -1,10 +1,13 @@
-"""The last hour, for the plots of the live page.
+"""The numbers of the last hour, for the plots of the live page.
 
-Every few seconds it looks at the counters that `bioproxy.runtime.metrics` keeps anyway, and notes by how much they
-grew.  Two points of a quiet time tell as much as a thousand, so only its first and its last are noted: an idle proxy
-adds nothing, and has nothing to send.
+Every five seconds `History.take` reads the counters that `bioproxy.runtime.metrics` keeps anyway, and stores a point:
+by how much each counter has grown since the last time.  No other module has to report anything to it.
 
-It is for a look at the page, not for archives: Prometheus keeps those.
+While nothing happens, all points are the same, and two of them draw the same line as a thousand.  So only the first and
+the last point of a quiet time are stored.  An idle proxy stores nothing, and the live page has nothing to be sent.
+
+Twisted is not in here: `take` is a coroutine only because `bioproxy.runtime.periodic` calls coroutines, and it never
+waits.  The history is lost at a restart; Prometheus keeps the numbers for longer.  Does not know how they are drawn.
 """
 
 from __future__ import annotations
@@ -20,45 +23,71 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
 
 INTERVAL = 5.0
-"""Seconds between points."""
+"""Seconds between points.
+
+Half of it would double what a page loads at first; with twice as much, a short queue disappears in the average.
+"""
 
 POINTS = 720
-"""How many are kept: an hour of them, where something happens all the time."""
+"""Points that are kept: an hour, if something happens all the time, and more with quiet times in between.
+
+Half of it shows half an hour; twice as much doubles what a page loads when it opens.
+"""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What happened between two looks.
-
-    `time` is its end, in the clock's seconds: the wall clock may be set, and a plot goes one way only.  `queue` is
-    how many users waited at most; `ttft` the mean time to the first token, in seconds, of the requests that ended,
-    `None` if there were none; `cached` and `computed` are the prompt tokens; `saved` the seconds saved since the
-    process started.
-    """
+    """What happened in one interval.  The page knows the fields by their order."""
 
     time: float
+    """The end of the interval, in seconds of the reactor's clock.
+
+    A wall clock may be set back, and then a plot's line would run backwards.
+    """
+
     queue: int
+    """How many users waited at the gate at the same time, at most."""
+
     ttft: float | None
+    """The mean time to the first token of the requests that ended, in seconds; `None` if none ended."""
+
     cached: int
+    """Prompt tokens that were reused."""
+
     computed: int
+    """Prompt tokens that were computed."""
+
     saved: float
+    """Seconds of computing that reuse has saved since the process started."""
 
 
 class History:
-    """The latest `points`, oldest first.  `taken` counts all that there ever were."""
+    """The latest points, oldest first, at most as many as `points`.
+
+    Of points that follow each other and are quiet, only the first is stored, and the last when the quiet time is over.
+    """
+
+    taken: int
+    """How many points were ever stored.  A reader that knows an earlier count knows which points are new to it."""
 
     def __init__(self, metrics: Metrics, gate: Gate, clock: IReactorTime, points: int = POINTS) -> None:
+        """Begin without points.  `metrics` has the counters, `gate` the queue; `clock` gives the points' times."""
         self.taken = 0
         self._metrics = metrics
         self._gate = gate
         self._clock = clock
         self._points: deque[Point] = deque(maxlen=points)
+        # The counters at the last point, in the order of `totals` below.
         self._last = (0.0,) * 5
         self._saved = 0.0
+        # The latest quiet point, which is stored only if something happens after it.
         self._skipped: Point | None = None
 
     async def take(self) -> None:
-        """Note a point, unless it says the same as the one before: nothing."""
+        """Take the point of the interval that ends now.  Called every `INTERVAL` seconds; never waits and never fails.
+
+        The point is stored unless it is quiet and follows a quiet one.
+        """
         metrics, gate = self._metrics, self._gate
         totals = (
             total(metrics.ttft_seconds, "_sum"),
@@ -67,38 +96,44 @@ class History:
             total(metrics.prompt_tokens, "_total", source="computed"),
             total(metrics.prefill_seconds_saved, "_total"),
         )
-        # A template that was removed takes its numbers along: totals may fall.
+        # The metrics of a template that a reload removed are gone, so a total may fall.  That is no negative growth.
         grown = (max(0.0, new - old) for new, old in zip(totals, self._last, strict=True))
         seconds, count, cached, computed, saved = grown
         self._last = totals
         self._saved += saved
+        # The most at any moment of the interval; what waits right now may be none although many have waited.
         queue = gate.take_peak()
         ttft = round(seconds / count, 4) if count else None
         point = Point(round(self._clock.seconds(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
         if self._points and quiet(point) and quiet(self._points[-1]):
             self._skipped = point
             return
+        # The end of the quiet time comes first: without it, the plot would draw a slope from its beginning to here.
         if self._skipped is not None:
             self._add(self._skipped)
             self._skipped = None
         self._add(point)
 
     def latest(self, count: int = POINTS) -> list[tuple[Any, ...]]:
-        """Return the latest points, at most so many, each as its values in `Point`'s order."""
+        """Return the latest `count` points, or all if there are fewer, each as a tuple in the order of `Point`."""
         return [astuple(point) for point in self._points][max(0, len(self._points) - count) :]
 
     def _add(self, point: Point) -> None:
+        """Store a point; the oldest one is dropped if there are too many."""
         self._points.append(point)
         self.taken += 1
 
 
 def quiet(point: Point) -> bool:
-    """Tell whether nothing happened."""
+    """Tell whether nothing happened in a point's interval."""
     return not (point.queue or point.ttft is not None or point.cached or point.computed)
 
 
 def total(metric: Counter | Histogram, suffix: str, **labels: str) -> float:
-    """Return the sum of a metric's values over all templates."""
+    """Return the sum of a metric's values over all templates.
+
+    `suffix` is how the name of the sample ends, since a metric has several; `labels` are those that it must have.
+    """
     return sum(
         sample.value
         for family in metric.collect()

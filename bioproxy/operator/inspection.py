@@ -1,11 +1,16 @@
-"""Finds out what there is to advise on llama-server.
+"""Asks llama-server how it is set up, and reports what could be better.
 
-`Advisor` serves the running proxy: once for each process of llama-server it puts together what is known anyway, and
-logs it.  `survey` is the part of ``--check`` that goes out and asks.  It uses the same calls as the proxy does, so that
-one cannot reach llama-server where the other can.
+Two callers need that.  The running proxy has an `Advisor`: once for each process of llama-server it judges what the
+proxy knows anyway, and logs it.  ``--check`` has `survey`, which sends requests of its own.  It sends them through the
+same classes as the proxy (`Upstream`, `LlamaApi`), so that keys, certificates and errors are the same in both: a check
+that succeeds proves that the proxy can reach llama-server, too.
 
-Twisted's calls need its event loop, the reactor, and while twistd reads its options that does not run yet.  `now` runs
-it for the survey alone.  A reactor runs once in a process; that is enough, because after a check the process ends.
+The idea of Twisted in here: requests need the event loop, the *reactor*, and ``--check`` happens while twistd still
+reads its options, when the reactor does not run yet.  So `now` runs the reactor for the survey, and stops it.  A
+reactor can run only once in a process; that is enough, because the process ends after a check.
+
+Nothing here changes what the slot holds or wakes a sleeping llama-server.  The judgement itself is a pure function in
+`bioproxy.operator.advice`, and how a finding is printed is decided in `bioproxy.operator.check`.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.clock import install
 from bioproxy.runtime.errors import ConfigError, LlamaCallFailed, LlamaError
 from bioproxy.settings.api_keys import ApiKeys
@@ -34,45 +39,75 @@ from bioproxy.settings.configuration import Settings
 from bioproxy.slot.folder import SlotFolder
 
 FIRST = 5.0
-"""Seconds that llama-server may take for its first sign of life: it answers at once, however busy it is."""
+"""Seconds that llama-server may take to answer `/health`.
+
+It answers within milliseconds, however busy its slot is.  Half of it may be too short for a slow network; twice as much
+makes an operator wait for a check of a server that is not there.
+"""
 
 PATIENCE = 60.0
-"""Seconds that all of a survey may take: counting the tokens of many long templates takes some."""
+"""Seconds that a whole survey may take.
+
+Most of it goes into counting the tokens of the templates.  Half of it may end the check of many long templates; twice
+as much makes an operator wait for a llama-server that is stuck.
+"""
 
 TRIAL = "bioproxy-check.bin"
-"""The slot file that `survey` has llama-server write, and removes again."""
+"""The slot file that `survey` has llama-server write, and removes again.  No template can have a file of this name."""
 
 HERE = {"localhost", "127.0.0.1", "::1"}
+"""Hosts in `llama_url` that mean this machine."""
 
 Say = Callable[[str | Advice], None]
-"""Takes a line for a person, or an advice."""
+"""Takes a finding: a line of text, which begins with ``ok:`` or ``note:``, or an advice."""
 
 
 class Advisor:
-    """Logs what there is to advise, once, and again when it is something else."""
+    """Logs the advice on llama-server.
+
+    The same list of advice is logged once, also if llama-server is restarted in between.  A list that differs from the
+    one before is logged as a whole.
+    """
 
     log = Logger()
+    """Named in the text log as ``llama``, since that is what the advice is about."""
 
     def __init__(self, url: str, folder: Path | None, proc: Path = Path("/proc")) -> None:
+        """Make an advisor on the llama-server at `url`.
+
+        `folder` is the setting `slot_save_path`; `proc` is where Linux shows the processes, another folder in tests.
+        """
         self._url = url
         self._folder = folder
         self._proc = proc
+        # What was logged last.  `Advice` is a frozen dataclass, so lists of it can be compared.
         self._told: list[Advice] = []
 
     def look(self, props: Props, files: bool | None) -> list[Advice]:
-        """Return the advice for a llama-server with these properties; `files`: does it keep slot files?"""
+        """Return the advice for a llama-server with these properties.
+
+        `files` tells whether it keeps slot files; `None` if it was not asked.  Reads files under ``/proc`` and the
+        beginning of the model's file, which takes a few milliseconds; that blocks the reactor, but only once for each
+        process of llama-server.
+        """
         parts = urlsplit(self._url)
         near = parts.hostname in HERE
+        # What only a llama-server on this machine shows, and stays unknown for all others.
         arguments = window = None
         if near:
+            # A URL without a port has the default port of its scheme, and llama-server's flags always say the number.
             port = parts.port or (443 if parts.scheme == "https" else 80)
             arguments = flags.command_line(port, props.model, self._proc)
             window = flags.sliding_window(props.model)
         return list(advice(Seen(props, files, self._folder, near, arguments, window)))
 
     def tell(self, props: Props, files: bool | None) -> None:
-        """Log the advice, unless it is the same as the last time."""
+        """Log the advice, unless it is the same as the last time.
+
+        Called by the watch over llama-server when it has found another process of llama-server.
+        """
         found = self.look(props, files)
+        # llama-server may be restarted every few minutes, by a supervisor for example, with the same flags each time.
         if found != self._told:
             for each in found:
                 say = self.log.warn if each.serious else self.log.info
@@ -92,107 +127,150 @@ async def survey(
     say: Say,
     clock: IReactorTime,
 ) -> None:
-    """Ask llama-server, and `say` what it tells and what to advise.
+    """Ask llama-server, and `say` what it answers and what to advise.
 
-    `texts` are the templates' names and prefix texts.  Nothing here uses the slot or changes what it holds.  Fails with
-    `TimeoutError` only.
+    `texts` are the templates' names and the texts before the message.  `clock` times the first answer.  Fires with
+    `None` when all is said.  Fails with `TimeoutError` if `/health` is not answered in time; other failures of
+    llama-server are said.  Cancelling closes the connection in use.
     """
     try:
+        # A coroutine has no time limit of its own; a Deferred has `addTimeout`, which cancels it.
         await Deferred.fromCoroutine(llama.health()).addTimeout(FIRST, clock)
+        # From here on llama-server is up, and the limit of the whole survey is enough.
         props = await llama.props()
         say(f"ok: it is up: {props.model}, build {props.build}, {props.context} tokens of context")
-        # A sleeping one would load its model to answer anything else.
+        # A llama-server that sleeps (--sleep-idle-seconds) loads its model to answer anything but the calls above.
         files = None if props.asleep else await llama.slot_files_enabled()
         for each in advisor.look(props, files):
             say(each)
         if props.asleep:
-            return say("note: it is asleep, and is not asked more, which would wake it")
+            return say("note: it is asleep; the rest is not checked, because that would wake it")
+        # Whether the file arrives can be seen only if the setting names the folder.
         if files and folder.path is not None:
             await _try_saving(llama, folder, folder.path, say)
         prefixes = Prefixes(llama)
+        # One by one: llama-server tokenizes in the thread that also answers its other requests.
         for name, text in texts:
             await _count(prefixes, name, text, props, say)
+    # Whatever fails on the way ends the survey, because each further question would fail in the same way.
     except LlamaCallFailed as error:
         say(of_trouble(error))
 
 
 async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say) -> None:
-    """Have llama-server write a slot file of nothing, and see whether it arrives in our folder."""
+    """Have llama-server write the file of an empty slot, and look whether it arrives in `path`.
+
+    Only a trial shows that: llama-server may run as another user, in a container, or on a machine that shares the
+    folder.  Fails with `LlamaCallFailed` if llama-server does not answer.
+    """
     witness = await llama.witness()
     if witness is None or witness.busy or witness.tokens:
-        # All of what it holds would be written, perhaps gigabytes.
+        # A save writes everything that the slot holds, perhaps gigabytes, and a user's request would wait for it.
         return say("note: whether slot files can be written was not tried: the slot is in use")
     try:
         await llama.save(TRIAL)
+    # An error as the answer: the disk, the permissions, or a build without slot files.  No answer at all is another
+    # exception, which ends the survey.
     except LlamaError as error:
         return say(
             Advice(
                 f"it cannot write slot files: {error}",
-                "let the user who runs llama-server write into the folder of its --slot-save-path; has the disk room?",
+                "give the user who runs llama-server write permission for the folder of its --slot-save-path, and check"
+                " that the disk is not full",
             )
         )
+    # llama-server says that it wrote the file.  If bioproxy does not see it, the two look at different folders.
     if folder.written_at(TRIAL) is None:
         return say(
             Advice(
                 f"it wrote {TRIAL}, but not into {path}",
-                "set slot_save_path to the folder of its --slot-save-path, as it is called on this machine"
-                " (and remove the file there)",
+                "set slot_save_path to the folder of its --slot-save-path, by the name that it has on this machine, and"
+                f" remove {TRIAL} there",
             )
         )
+    # bioproxy also removes files: those of templates that are gone, and those that turned out to be of no use.
     if not folder.remove(TRIAL):
-        return say(Advice(f"bioproxy may not remove files in {path}", "let it write there; and remove " + TRIAL))
+        return say(
+            Advice(
+                f"bioproxy may not remove files in {path}",
+                f"give the user who runs bioproxy write permission there, and remove {TRIAL}",
+            )
+        )
     say("ok: it writes slot files where slot_save_path says")
 
 
 async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Say) -> None:
-    """Say how much of the context a template takes."""
+    """Say how many tokens of the context a template takes; `text` is what stands before the message.
+
+    Fails with `UpstreamError` or `UpstreamTimeout`, which end the survey.  An error that llama-server answers with
+    concerns this template alone, and is said.
+    """
+    # `BARE`: in a request with nothing before the template.  A system message of a client would add its own tokens.
     try:
-        tokens = await prefixes.tokens(text, BARE, props.context, name)
+        tokens = await prefixes.tokens(text, USER_MESSAGE_ONLY, props.context, name)
     except DoesNotFit as error:
-        say(Advice(f"template {name}: {error}", "make it shorter, or the context larger (-c)"))
+        say(Advice(f"template {name}: {error}", "make it shorter, or start llama-server with a larger context (-c)"))
     except LlamaError as error:
-        say(Advice(f"template {name}: its tokens cannot be counted: {error}", "is this build of llama-server old?"))
+        say(Advice(f"template {name}: its tokens cannot be counted: {error}", "use a newer build of llama-server"))
     else:
         say(f"ok: template {name} takes {len(tokens)} of {props.context} tokens")
 
 
 def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor: Any = None) -> None:
-    """Run the reactor for a survey.  Raises `KeyboardInterrupt` if somebody pressed Ctrl-C meanwhile."""
+    """Run the reactor for a survey, and return when that is over.
+
+    Takes `PATIENCE` seconds at most.  `reactor` is another one in tests.  Raises `KeyboardInterrupt` if somebody
+    pressed Ctrl-C meanwhile, and any exception that the survey failed with, which would be a bug.
+    """
+    # Importing this module creates the reactor.  It happens as late as possible, because twistd may still be told to
+    # use another kind of reactor.
     if reactor is None:
         from twisted.internet import reactor as real
 
         install(real)
         reactor = real
     url, path = settings.llama_url, settings.slot_save_path
+    # The same parts as `bioproxy.service` makes, but only those that a request to llama-server needs.
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     try:
         keys.read()
         check_ca_file(settings.llama_ca_file)
         agents = Agents.over_network(reactor, url, settings.llama_ca_file)
     except ConfigError:
-        return say("note: it is not asked: what is wrong here comes first")
+        # Key files and CA file are checked on their own, so this mistake is in the list of problems already.
+        return say("note: llama-server is not asked, because of the mistakes in the configuration")
+    # Both are written by the functions below, which the reactor calls while `run` blocks.
     ended: list[Any] = []
     interrupted: list[bool] = []
 
     def begin() -> None:
+        """Start the survey.  Called by the reactor when it runs."""
         llama = LlamaApi(Upstream(url, agents, reactor, keys))
         work = Deferred.fromCoroutine(survey(llama, Advisor(url, path), SlotFolder(path), texts, say, reactor))
+        # Callbacks are called in the order in which they were added: first `late`, if the survey failed, and then
+        # `finish`, in any case.
         work.addTimeout(PATIENCE, reactor).addErrback(late)
         work.addBoth(finish)
 
     def finish(result: Any) -> None:
-        if not interrupted:  # a reactor that stops closes its connections, which ends the survey, too
+        """Stop the reactor.  Called when the survey is over, with its result or its `Failure`."""
+        # After Ctrl-C the reactor stops by itself and closes its connections, which ends the survey as well.
+        if not interrupted:
             ended.append(result)
             reactor.stop()
 
     def late(failure: Failure) -> None:
+        """Report a time-out, of the first answer or of the whole survey; other failures stay failures."""
         failure.trap(TimeoutError)
-        say(Advice("it does not answer in time", "if it stays so, start it again"))
+        say(Advice("it does not answer in time", "if that lasts, restart it"))
 
+    # Ctrl-C makes the reactor stop in its own way, without an exception.  A trigger is called when a stop begins.
     reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
     reactor.callWhenRunning(begin)
+    # Blocks until `finish` or Ctrl-C stops the reactor.
     reactor.run()
     if not ended:
         raise KeyboardInterrupt
+    # A `Failure` is an exception as Twisted passes it to callbacks.  Here it is a bug, so its traceback is shown.
     if isinstance(ended[0], Failure):
         ended[0].raiseException()

@@ -1,15 +1,22 @@
-"""Keeps open pages up to date: server-sent events.
+"""Keeps open live pages up to date, with server-sent events.
 
-A browser asks for `/events` and gets an answer that does not end: each event in it is a few lines of text and an empty
-one.  If the connection is lost the browser asks again by itself.
+A browser requests ``/events`` and gets an answer that does not end.  Each event in it is a few lines of text and an
+empty line.  If the connection is lost, the browser requests it again by itself.  There are three kinds of events:
 
-* ``status`` comes first: everything, so a page that reconnects needs to know nothing.
-* ``change`` has what is new since: of the state the parts that changed, of requests and history the latest.
-* ``beat`` comes when there was nothing else for a while, so that both sides notice a connection that died silently.
+* ``status`` comes first and has everything, so that a page that reconnects needs no memory of what it had.
+* ``change`` has what is new: the parts of the state that changed, and the requests and plot points that were added.
+* ``beat`` comes after a while without another event, so that both sides notice a connection that is dead.
 
-One `LoopingCall` looks once a second for all pages together, and only while there are any.  What it finds is made into
-bytes once.  A page that does not read (a laptop that was closed, a slow network) is told nothing until it does, and
-then everything anew; after a minute its connection is ended.  So whatever pages do, little is held for them.
+One `LoopingCall` compares the state once a second, for all pages together, and only while a page is open.  What it
+finds is encoded once, and the same bytes go to every page.
+
+The idea of Twisted in here is the *producer*.  Twisted never blocks when it writes: what the network does not take is
+kept in memory.  A sender that registers as a producer of a connection is told to pause when 64 KiB are waiting, and to
+resume when they are gone.  A page that does not read (a sleeping laptop, a slow network) is paused: it gets no events
+meanwhile, everything at once when it reads again, and is disconnected after a minute.  So the memory that open pages
+take is limited, whatever they do.
+
+Does not know what the state is made of (`bioproxy.operator.status`), nor what the page does with it.
 """
 
 from __future__ import annotations
@@ -30,46 +37,73 @@ from bioproxy.operator.history import History
 from bioproxy.operator.status import Status
 
 INTERVAL = 1.0
-"""Seconds between looks."""
+"""Seconds between comparisons, so also the most by which a page is late.
+
+With half of it an open page costs twice the computing time while something happens; with twice as much, short requests
+come and go unseen.
+"""
 
 BEAT = 15.0
-"""Seconds of silence at most."""
+"""Seconds without an event after which a ``beat`` is sent.
+
+Proxies between browser and bioproxy often close connections that are silent for 30 or 60 seconds.  Half of it only
+sends more; with twice as much, the first of those limits is reached.
+"""
 
 PATIENCE = 60.0
-"""Seconds that a page may leave its connection's buffer (64 KiB) full."""
+"""Seconds that a page may stay paused, with a full buffer, before it is disconnected.
+
+Half of it would disconnect pages on a network that stalls for a moment; twice as much keeps the memory of dead
+connections longer.  A page that is disconnected reconnects by itself, so neither does much harm.
+"""
 
 LIMIT = 50
-"""Pages open at most."""
+"""Open pages at most; one more is answered with 503.
+
+Each takes a connection of the operator's port, which has 100, and 64 KiB of memory or a bit more.  Half of it would do
+for a team; with twice as much, pages could take all connections, and nobody could reload or read the metrics.
+"""
 
 
+# Declares the interface whose three methods Twisted calls: `pauseProducing`, `resumeProducing`, `stopProducing`.
 @implementer(IPushProducer)
 class Viewer:
-    """One open page.  `over` fires when it should be told no more, which is never its own doing."""
+    """One open page, as the producer of its connection."""
+
+    over: Deferred[None]
+    """Fires when the page is to get no more events because bioproxy stops."""
+
+    missed: bool
+    """Whether an event was not sent to the page while it was paused."""
 
     def __init__(self, request: Request, clock: IReactorTime) -> None:
-        self.over: Deferred[None] = Deferred()
+        """Take the request for ``/events`` that the page has sent; `clock` measures how long the page is paused."""
+        self.over = Deferred()
         self.missed = False
         self._request = request
         self._clock = clock
         self._paused_at: float | None = None
 
     def tell(self, event: bytes) -> None:
-        """Send an event."""
+        """Send an event.  Never blocks; what the network does not take yet is kept in the connection's buffer."""
+        # Set before writing, which may call `pauseProducing` right away.
         self.missed = False
         self._request.write(event)
 
     @property
     def paused(self) -> bool:
-        """Whether it does not read at the moment."""
+        """Whether the page does not read at the moment."""
         return self._paused_at is not None
 
     @property
     def lost(self) -> bool:
-        """Whether it has not read for too long."""
+        """Whether the page has not read for `PATIENCE` seconds."""
         return self._paused_at is not None and self._clock.seconds() - self._paused_at >= PATIENCE
 
     def drop(self) -> None:
-        """End the connection, with what is still on its way."""
+        """Close the connection at once, and discard what is still in its buffer."""
+        # An orderly close would first wait for the buffer, which the page does not read.  Twisted sets `channel` to
+        # `None` when the connection is gone already.
         if (channel := self._request.channel) is not None:
             channel.forceAbortClient()
 
@@ -78,46 +112,70 @@ class Viewer:
         self._paused_at = self._clock.seconds()
 
     def resumeProducing(self) -> None:
-        """Go on.  Called by Twisted when it is empty again."""
+        """Send again.  Called by Twisted when the buffer is empty.  The next comparison sends what was missed."""
         self._paused_at = None
 
     def stopProducing(self) -> None:
-        """The client has hung up.  Called by Twisted, and Klein cancels the route besides."""
+        """Do nothing about a page that is gone.  Called by Twisted.
+
+        Klein also cancels the route that serves the page, and `LiveEvents.attend` cleans up there.
+        """
 
 
 class LiveEvents(Service):
-    """Tells all open pages what happens."""
+    """Sends events to all open pages.
+
+    The loop runs if and only if there are viewers.  A viewer that is neither paused nor has `missed` anything has been
+    sent all that changed until the last comparison.
+    """
 
     log = Logger()
 
     def __init__(self, status: Status, history: History, clock: IReactorTime) -> None:
+        """Make the service, without pages; `clock` times the comparisons."""
         self.setName("events")
         self._status = status
         self._history = history
         self._clock = clock
         self._viewers: list[Viewer] = []
+        # What the last comparison found: the state, and how many requests and points there had been by then.
         self._known: dict[str, Any] = {}
         self._requests = self._points = 0
+        # When the last event was sent, in the clock's seconds.
         self._told_at = 0.0
+        # Calls `_look` again and again between its `start` and its `stop`.  In tests the clock stands still until it is
+        # moved, and so does the loop.
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
     @property
     def full(self) -> bool:
-        """Whether no more pages can be told."""
+        """Whether `LIMIT` pages are open, so that another one has to be refused."""
         return len(self._viewers) >= LIMIT
 
     async def attend(self, request: Request) -> None:
-        """Tell a page what happens, until the service stops; being cancelled means that the page has gone."""
+        """Send events to a page, as the answer to its `request`.
+
+        Fires when the service stops.  Cancelling means that the page has gone, and forgets it; Klein does so when the
+        connection is lost.
+        """
         viewer = Viewer(request, self._clock)
+        # Never stored: neither a cache on the way nor the browser may repeat old events.
         request.setHeader(b"content-type", b"text/event-stream; charset=utf-8")
         request.setHeader(b"cache-control", b"no-store")
+        # `True`: a push producer, which sends by itself and is told to pause and to resume.  (The other kind sends only
+        # when it is asked.)
         request.registerProducer(viewer, True)
         if not self._viewers:
-            self._news()  # whatever was before this page is in its first event
+            # All that happened while no page was open is in the first event of this one, so it is no news.
+            self._news()
             self._told_at = self._clock.seconds()
+            # `start` returns a Deferred that fails if `_look` raises, which would be a bug.  Unless somebody handles
+            # it, Twisted logs it much later or never, and the pages just stand still.
             self._loop.start(INTERVAL, now=False).addErrback(lambda failure: self.log.failure("events", failure))
+        # Before the first event is sent: if sending pauses the viewer at once, the next comparison must know it.
         self._viewers.append(viewer)
+        # Cancelling raises `CancelledError` at the `await`; `finally` is the same for that and for the orderly end.
         try:
             viewer.tell(self._everything())
             await viewer.over
@@ -125,50 +183,68 @@ class LiveEvents(Service):
             self._viewers.remove(viewer)
             if not self._viewers and self._loop.running:
                 self._loop.stop()
-            if request.channel is not None:  # it is still there
+            # Required before an answer can be ended.  Without a channel the connection is gone, and nothing to end.
+            if request.channel is not None:
                 request.unregisterProducer()
 
     def stopService(self) -> None:
-        """Let all pages go: they will look for the next process.  Called by the parent service."""
+        """End the answers to all pages, which then try to reconnect.  Called by the parent service."""
         super().stopService()
+        # A copy: each callback runs the rest of an `attend` at once, which removes its viewer from the list.
         for viewer in list(self._viewers):
             viewer.over.callback(None)
 
     def _look(self) -> None:
-        """Tell everybody what is new."""
+        """Compare the state, and send what is new to all pages.  Called by the loop, every `INTERVAL` seconds."""
+        # One comparison and one event for all viewers, however many there are.
         news, silent = self._news(), self._clock.seconds() - self._told_at
         event = self._encode("change", news) if news else self._encode("beat", {}) if silent >= BEAT else None
         if event is not None:
             self._told_at = self._clock.seconds()
+        # Made when the first viewer needs it, and then used for all: it is by far the largest event.
         everything: bytes | None = None
         for viewer in list(self._viewers):
+            # In this order: a viewer that is lost is also paused, and one that is paused may also have missed
+            # something.
             if viewer.lost:
                 viewer.drop()
             elif viewer.paused:
                 viewer.missed = viewer.missed or event is not None
             elif viewer.missed:
+                # A ``change`` makes sense only after all those before it, so a viewer that missed one begins anew.
                 everything = everything or self._everything()
                 viewer.tell(everything)
             elif event is not None:
                 viewer.tell(event)
 
     def _everything(self) -> bytes:
-        """Return the event that a page begins with."""
+        """Return the event that a page begins with.  It also tells the browser to reconnect after 2000 ms."""
         return b"retry: 2000\n" + self._encode("status", {**self._status.whole(), "history": self._history.latest()})
 
     def _news(self) -> dict[str, Any]:
-        """Return what changed since this was last called."""
+        """Return what changed since this was last called, and remember the present state for the next call."""
+        # Keys that are gone would be missed here, but `now` always has the same keys.
         now, request_log, history = self._status.now(), self._status.request_log, self._history
         news = {key: value for key, value in now.items() if value != self._known.get(key)}
+        # Requests and points are only ever added, so a count of all that there ever were tells which ones are new,
+        # also when old ones have been dropped meanwhile.
         if request_log.kept > self._requests:
             news["requests"] = request_log.latest(request_log.kept - self._requests)
         if history.taken > self._points:
             news["history"] = history.latest(history.taken - self._points)
+        # `now` made new objects, so what is stored here does not change when the parts go on.
         self._known, self._requests, self._points = now, request_log.kept, history.taken
         return news
 
     def _encode(self, event: str, data: dict[str, Any]) -> bytes:
-        """Return one event.  It carries the time of day, by which the browser's may be wrong, and the clock's time."""
+        """Return one event as bytes.
+
+        Each event has the present time twice.  `told_at` is the time of day: the browser's own clock may be wrong, and
+        the page corrects for the difference.  `clock` is the reactor's time, in seconds, that `since` and the plot
+        points are in.
+        """
+        # JSON has no line ends inside, so one ``data:`` line is enough.
+        # Small numbers of digits, because each event repeats them: milliseconds are more than the page can show.
         told_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         clock = round(self._clock.seconds(), 3)
         text = json.dumps({"told_at": told_at, "clock": clock, **data}, separators=(",", ":"))

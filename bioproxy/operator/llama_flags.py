@@ -1,11 +1,14 @@
-"""llama-server's flags, where it runs on this machine and Linux shows its command line.
+"""Finds llama-server's flags, if it runs on this machine and Linux shows its command line.
 
-Over HTTP llama-server tells little of how it was started: not the size of its batches, and not whether it keeps all of
-a sliding window's past.  But on the same machine anybody can read its command line under ``/proc``, and its model's
-file names a sliding window near its beginning.  Flags that came from its environment (``LLAMA_ARG_...``) are not seen,
-and a llama-server in a container, with another port inside, is not found; then nothing is known.
+Over HTTP llama-server reports little about how it was started: not the size of its batches, and not whether it keeps
+the whole past of a sliding window.  On the same machine, every user can read its command line under ``/proc``, and the
+beginning of its model's file says whether the model has a sliding window.
 
-Plain, blocking, and quick: a few milliseconds.
+Some flags stay unknown: those from its environment (``LLAMA_ARG_...``), and those of a llama-server in a container,
+which may have another port inside.  Then these functions return `None`, and no advice is given.
+
+Plain functions that block for a few milliseconds, without Twisted.  Does not know what a flag means for bioproxy;
+`bioproxy.operator.advice` does.
 """
 
 from __future__ import annotations
@@ -17,11 +20,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PROGRAM = "llama-server"
+"""What the program's file name contains."""
+
 USUAL_PORT = "8080"
-"""Where llama-server listens without ``--port``."""
+"""The port that llama-server listens on without ``--port``."""
 
 HEAD = 1 << 20
-"""Bytes at the beginning of a model's file to look through: what describes the model comes first."""
+"""Bytes at the beginning of a model's file that are searched.
+
+The keys that describe a model come before the vocabulary and the weights, in the first kilobytes.  Half of it would
+still be enough; twice as much takes longer to read and finds nothing more.
+"""
 
 UINT32 = 4
 """GGUF's number for the type of a plain whole number."""
@@ -30,14 +39,17 @@ UINT32 = 4
 def command_line(port: int, model: str | None, proc: Path = Path("/proc")) -> tuple[str, ...] | None:
     """Return the arguments of the llama-server on this machine that listens on `port` and runs `model`.
 
-    `None` where none is seen, or more than one.
+    `model` is the path that llama-server reports, `None` if it reports none.  Returns `None` if no such process is
+    seen, or more than one: then it is unknown which of them answers.
     """
+    # Linux shows each process as a folder with its id as the name; in `cmdline` the arguments are separated by zeros.
     found = []
     for file in proc.glob("[0-9]*/cmdline"):
         try:
             program, *arguments = file.read_bytes().decode(errors="surrogateescape").rstrip("\0").split("\0")
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
+        # Only the file's name is compared: llama-server may have been given a relative path or a link.
         theirs = value(arguments, "-m", "--model")
         other_model = theirs is not None and model is not None and Path(theirs).name != Path(model).name
         its_port = value(arguments, "--port") or USUAL_PORT
@@ -47,14 +59,18 @@ def command_line(port: int, model: str | None, proc: Path = Path("/proc")) -> tu
 
 
 def value(arguments: Sequence[str], *names: str) -> str | None:
-    """Return what follows the last of these options, or `None`."""
+    """Return the word behind the last of the options `names`, or `None`.
+
+    The last one, because for llama-server it wins over those before it.
+    """
     places = [place for place, word in enumerate(arguments[:-1]) if word in names]
     return arguments[places[-1] + 1] if places else None
 
 
 def sliding_window(model: str | None) -> int | None:
-    """Return how many tokens a model's sliding window has; `None` where it has none, or its file cannot be read."""
-    # The name comes from llama-server.  Opening a pipe, say, would wait for somebody to write into it.
+    """Return how many tokens a model's sliding window has; `None` if it has none, or its file cannot be read."""
+    # The path comes from llama-server and may be anything.  Opening a named pipe would block until somebody writes
+    # into it, and the whole proxy with it.
     if model is None or not os.path.isfile(model):
         return None
     try:
@@ -62,6 +78,7 @@ def sliding_window(model: str | None) -> int | None:
             head = file.read(HEAD)
     except OSError:
         return None
-    # GGUF: a key, the type of its value, its value.
+    # In GGUF's binary format a key is followed by the type of its value (4 bytes) and the value (here 4 bytes, too).
+    # Searching for the key is enough; a proper reader would have to decode everything that stands before it.
     found = re.search(rb"\.attention\.sliding_window" + struct.pack("<I", UINT32) + rb"(.{4})", head, re.DOTALL)
     return (struct.unpack("<I", found[1])[0] or None) if found else None

@@ -1,13 +1,21 @@
 """The command line: from ``twistd -n bioproxy --port 8088`` to `Settings`.
 
-twistd finds this class through the plugin, lets it parse what stands after the word ``bioproxy``, and hands
-the result to `bioproxy.service.makeService`.  `usage.Options` is Twisted's parser: `optParameters` are options
-with a value, `optFlags` those without, a method `opt_x` is called for ``--x``, and `postOptions` at the end.
+A command of twistd is a plugin with two names: a class of options and a function that makes the service.  twistd finds
+both through ``twisted/plugins/bioproxy_plugin.py``.  It parses what stands before the word ``bioproxy`` itself, gives
+this class what stands behind, and hands the result to `bioproxy.service.makeService`.
 
-The options are made from the fields of `Settings`, so a setting cannot be missing here.
+`usage.Options` is Twisted's parser.  `optParameters` lists options with a value and `optFlags` those without; for an
+option ``--x`` with a method `opt_x` that method is called; `postOptions` is called when all is parsed.  The docstring
+of an `opt_` method is the option's help text, which is why these begin with a small letter.  The object itself is a
+dict of what was given.
 
-Errors end the process here, before anything has started: `SystemExit` with a text prints that text and gives
-exit code 1.  (Raising Twisted's `UsageError` instead would print the whole help before it.)
+Options with a value are made from the fields of `Settings`, so a new setting has its option at once.  A true or false
+setting has two methods here.
+
+A mistake ends the process here, before anything has started: `SystemExit` with a text prints that text and gives the
+exit code 1.  (Twisted's own `UsageError` would print the whole help first, and the mistake below it.)
+
+Does not know the rules of the settings (`bioproxy.settings.configuration`).
 """
 
 from __future__ import annotations
@@ -27,32 +35,53 @@ from bioproxy.settings import configuration as config
 from bioproxy.settings import kinds as values
 
 FLAGS = [key for key, entry in config.FIELDS.items() if entry.metadata["check"] is values.flag]
+"""Settings that are true or false: ``--key`` and ``--no-key``."""
+
 VALUES = [key for key in config.FIELDS if key not in FLAGS and key != "prefixes"]
+"""Settings with a value: ``--key VALUE``.  Prefixes are given one by one, with ``--prefix``."""
 
 
 def described(key: str) -> str:
-    """Return a setting's help text with its default."""
+    """Return a setting's help text with its default value."""
     return f"{config.FIELDS[key].metadata['help']} [default: {getattr(config.Settings(), key)}]"
 
 
 class Options(usage.Options):
-    """bioproxy's options.  After parsing, `settings` has the result and `demo` tells whether to bring a llama.cpp."""
+    """bioproxy's options.
+
+    Parsing either leaves a complete and checked configuration in `settings`, or ends the process.
+    """
+
+    settings: config.Settings
+    """The result, after parsing: defaults, configuration file and command line together."""
+
+    demo: bool
+    """Whether to run a llama.cpp of bioproxy's own (``--demo``), after parsing."""
+
+    given: dict[str, Any]
+    """What the command line says, by the names of the settings, with values as JSON would have them."""
 
     synopsis = "[options]"
+    """What twistd's help shows behind the command's name."""
+
     longdesc = "A proxy that makes long prompts answer at once, in front of one llama.cpp llama-server."
+    """What twistd's help shows below the options."""
 
     optFlags = [
         ["check", None, "read the configuration and every template, ask llama-server, print what was found, and exit"],
         ["demo", None, "run a real llama.cpp with a tiny model and example templates beside the proxy"],
     ]
-    # Their default is None, "not given": the real defaults come last, in `config.load`.
+    # Each is name, one-letter name, default, help.  The default is `None` for all, which means "not given": a default
+    # of the parser could not be told from a value that the user gave, and would win over the configuration file.
     optParameters = [
         ["config", None, None, f"configuration file [default: {config.default_file()}]"],
         *([key.replace("_", "-"), None, None, described(key)] for key in VALUES),
     ]
 
     def __init__(self) -> None:
-        self.given: dict[str, Any] = {}
+        """Make an empty set of options.  Called by twistd."""
+        self.given = {}
+        # An attribute, so that a test can check without a network.
         self.survey = survey.now
         super().__init__()
 
@@ -85,43 +114,62 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseArgs(self, *words: str) -> None:
-        """Refuse words that belong to no option.  Called by Twisted."""
+        """Refuse words that belong to no option.  Called by Twisted after the options are parsed."""
+        # Such a word is usually a slip such as a missing hyphen, so here the whole help is of use.
         if words:
             raise usage.UsageError(f"{words[0]}: not understood; options begin with --")
 
     def postOptions(self) -> None:
-        """Put the sources together; for ``--check``, report and exit.  Twisted calls this after parsing."""
+        """Put the sources together; for ``--check``, report and exit.  Called by Twisted when all is parsed.
+
+        Raises `SystemExit` with one line for a mistake, and with the exit code for a check.
+        """
         for key in VALUES:
             text = self[key.replace("_", "-")]
             if text is not None:
                 self.given[key] = self._value(key, text)
         self.demo = bool(self["demo"])
-        self._folder = Path.cwd()  # a daemon may leave it
+        # Relative paths on the command line start here, also those that a reload resolves again.  By then a daemon
+        # has another working folder.
+        self._folder = Path.cwd()
+        # `RuntimeError` is what `expanduser` raises for ``~name`` if there is no such user.
         try:
             self.settings = self.read()
         except (ConfigError, RuntimeError) as error:
             raise SystemExit(f"bioproxy: {error}") from None
         if self["check"]:
-            # A demonstration brings its llama-server with it: there is nobody to ask yet.
+            # With ``--demo`` llama-server would be started by the service, so there is none to ask yet.
             try:
                 code = check.run(self.settings, None if self.demo else self.survey, sys.stdout)
             except KeyboardInterrupt:
-                code = 130  # what a shell makes of Ctrl-C
+                code = 130  # the exit code that a shell gives to a program that Ctrl-C ended
             raise SystemExit(code)
 
     def read(self) -> config.Settings:
-        """Read the configuration file, and put what the command line said above it.  Raises `ConfigError`."""
+        """Read the configuration file, and return the settings with what the command line says above it.
+
+        Called after parsing and again by each reload: the command line stays, the file may have changed.  Raises
+        `ConfigError`.
+        """
+        # A demonstration leaves the user's own configuration alone, unless it is named.
         file = None if self["config"] is None else self._folder / Path(self["config"]).expanduser()
         settings = config.load(self.given, file, self._folder, use_file=not self.demo or file is not None)
-        if not self.demo:  # that brings a llama-server of its own
+        # A demonstration replaces `llama_url`, so what stands there does not matter.
+        if not self.demo:
             config.refuse_loop(settings)
         return settings
 
     def _value(self, key: str, text: str) -> Any:
-        """Turn an option's text into what JSON would have: the check of the setting then judges it."""
+        """Return an option's text as the value that JSON would have, for the setting's check to judge.
+
+        A number on the command line is text, and a number in the file is a number.  Read as JSON, ``8088`` becomes the
+        number, so one check is enough for both sources.
+        """
+        # These settings are texts in JSON, too, and a text that looks like a number, such as a folder ``1``, stays one.
         if config.FIELDS[key].metadata["check"] in (values.text, values.path, values.url, values.names):
             return text
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            return text  # no number: the check says so, with the text in its message
+            # Not JSON, so no number: the setting's check refuses it, with the text in its message.
+            return text

@@ -1,26 +1,23 @@
-"""Reads the configuration again, while everything goes on.
+"""Reads the configuration again while everything goes on.
 
-SIGHUP asks for it, which is what a daemon's user expects (``kill -HUP``, ``systemctl reload``), or a POST to the
-operator's port.  It is all or nothing: what cannot be read or is wrong changes nothing and is told.  Requests that
-run or wait are not touched; what they were promised when they came stands.
+``kill -HUP`` asks for it, or a POST to ``/reload`` on the operator's port.  A reload is all or nothing: if the new
+configuration cannot be read or has a mistake, nothing changes, and the mistake is logged and returned.  Requests that
+run or wait are not touched; they go on with the settings that they began with.
 
-Most settings are values that some part looks at when it needs them, so a new value there is all it takes: `takers`
-has, for each setting, what to call with it.  The others, such as where to listen, only a restart can change; which
-ones were changed in the file is told too, every time, since nothing else would.
+Most settings are values that some part reads whenever it needs them, so a new value there is all that a reload takes.
+`Reload` has a table for that: for each setting a function that takes the new value.  A setting without an entry, such
+as where to listen, only a restart can change.  Each reload says so again while the file differs from what is in force,
+because nothing else would remind the operator.
 
-A *signal* interrupts Python between any two instructions, so its handler may do next to nothing.  `callFromThread` is
-made for that, too: it has the reactor call something when it comes round.
+Does not know what a setting means, nor the signal: `bioproxy.operator.hangup` connects that.
 """
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from twisted.application.service import Service
 from twisted.logger import Logger
 
 from bioproxy.runtime.errors import ConfigError
@@ -30,16 +27,20 @@ from bioproxy.settings.configuration import FIELDS, Settings
 
 @dataclass(frozen=True)
 class Reloaded:
-    """Which settings have another value now, and which would have after a restart."""
+    """What a reload did: the names of settings, in the order of `Settings`."""
 
     changed: tuple[str, ...]
+    """Settings with a new value that is in force now."""
+
     restart: tuple[str, ...]
+    """Settings with a new value in the file that only a restart puts into force."""
 
 
 class Reload:
-    """Knows the settings that are in force, and who takes new ones.
+    """Knows the settings that are in force, and puts new ones into force.
 
-    `read` reads them anew, or raises `ConfigError`.
+    The settings that it holds are always those that the parts work with: a value is replaced there if and only if the
+    part that needs it has got it.
     """
 
     log = Logger()
@@ -51,51 +52,43 @@ class Reload:
         keys: ApiKeys,
         takers: Mapping[str, Callable[[Any], None]],
     ) -> None:
+        """Make the reload of a proxy that runs with `settings`.
+
+        `read` returns the settings as file and command line have them now, or raises `ConfigError`.  `keys` read their
+        files again each time.  `takers` has, for each setting that can change, the function to call with its new value;
+        none of those may fail, because a reload that fails half-way could not be taken back.
+        """
+        # Those in force, which differ from the file's where a restart is needed.
         self._settings = settings
         self._read = read
         self._keys = keys
         self._takers = takers
 
     def run(self) -> Reloaded:
-        """Read the configuration again and put it into force.  Raises `ConfigError`, and then nothing has changed."""
+        """Read the configuration again and put it into force.
+
+        Returns what changed.  Raises `ConfigError`, and then nothing has changed.  Reads a few small files, which
+        blocks the reactor for a moment; in return no request can run between two of the changes, and see half of them.
+        """
+        # All that can fail comes first.  `use` reads both files of keys before it changes anything, and it is called
+        # even if no setting changed, since the contents of those files may have.
         try:
             new = self._read()
-            # The contents of these files may have changed, whatever the settings say.
             self._keys.use(new.api_key_file, new.llama_api_key_file)
         except ConfigError as error:
-            self.log.error("the configuration stays as it is: {error}", error=error)
+            self.log.error("the configuration was not reloaded, the old one stays in force: {error}", error=error)
             raise
+        # Values are compared and not the texts of the file, so another order or spelling is no change.
         differs = [key for key in FIELDS if getattr(new, key) != getattr(self._settings, key)]
         taken = {key: getattr(new, key) for key in differs if key in self._takers}
+        # In the order of `Settings`.  A taker looks at nothing but its own value, so the order makes no difference.
         for key, value in taken.items():
             self._takers[key](value)
+        # A new object: whoever was given the old settings keeps them as they were.
         self._settings = replace(self._settings, **taken)
         result = Reloaded(tuple(taken), tuple(key for key in differs if key not in taken))
-        self.log.info("the configuration was read again; changed: {changed}", changed=", ".join(taken) or "nothing")
+        self.log.info("the configuration was reloaded; changed: {changed}", changed=", ".join(taken) or "nothing")
+        # A warning, because the file says something that is not in force, now and after each further reload.
         if result.restart:
             self.log.warn("only a restart can change {keys}", keys=", ".join(result.restart))
         return result
-
-
-class Hangup(Service):
-    """Has SIGHUP call something, for as long as the service runs."""
-
-    def __init__(self, reactor: Any, call: Callable[[], object]) -> None:
-        self.setName("hangup")
-        self._reactor = reactor
-        self._call = call
-        self._before: Any = None
-
-    def startService(self) -> None:
-        """Take the signal.  Called by the parent service."""
-        super().startService()
-        self._before = signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._guarded))
-
-    def stopService(self) -> None:
-        """Give it back.  Called by the parent service."""
-        super().stopService()
-        signal.signal(signal.SIGHUP, self._before)
-
-    def _guarded(self) -> None:
-        with suppress(ConfigError):  # it is in the log already
-            self._call()

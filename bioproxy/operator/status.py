@@ -1,8 +1,19 @@
-"""What an operator sees: the present state of everything, as values that JSON has.
+"""The present state of bioproxy, as values that JSON has: what an operator sees.
 
-Two readers share it: `/status` gives all of it to whoever asks, and the live page is told what changed
-(`bioproxy.operator.live_events`).  For the page's sake nothing that `now` returns changes by itself: instead of "for 12
-seconds" it says since when, and the browser counts.  So where nothing happens there is nothing to send.
+There are two readers.  ``GET /status`` returns all of it.  The live page gets all of it once, and then only what has
+changed since the last second (`bioproxy.operator.live_events`).
+
+For the page's sake, nothing that `Status.now` returns changes by itself.  It says since when something lasts, not for
+how long: a value like "for 12 seconds" would be new in every second, and every open page would be sent it.  The browser
+computes the ages.
+
+All parts run in the reactor's thread, and nothing here waits, so what one call returns belongs to one moment: no part
+can change between two lines of it.
+
+No text of a message is in here; a request is shown by its id, path, template and times.  Field names are part of the
+interface: they may be added to, but not renamed.
+
+Does not know who reads it, and changes nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +33,21 @@ from bioproxy.slot.slot import Slot
 from bioproxy.warmup.warmer import Warmer
 
 QUEUE = 20
-"""So many of those who wait are named, the first ones."""
+"""Waiting requests that are listed one by one; the number of all of them is always there.
+
+A page shows about that many.  Half of it hides some that an operator asks about; twice as much makes each change of a
+long queue, several a second, twice as large for every open page.
+"""
 
 
 class Status:
-    """Looks at all parts when it is asked; changes nothing."""
+    """Reads the state of all parts when it is asked.
+
+    Keeps no copy of anything, so it is never older than the parts themselves.
+    """
+
+    request_log: RequestLog
+    """The latest requests.  `LiveEvents` reads them from here, because it needs only those that are new."""
 
     def __init__(
         self,
@@ -39,6 +60,7 @@ class Status:
         request_log: RequestLog,
         clock: IReactorTime,
     ) -> None:
+        """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
         self.request_log = request_log
         self._poller = poller
         self._gate = gate
@@ -47,66 +69,116 @@ class Status:
         self._watch = watch
         self._upstream = upstream
         self._clock = clock
+        # By the reactor's clock for the time that has passed, which cannot be set, and by the wall clock for people.
         self._began = clock.seconds()
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
 
     def whole(self) -> dict[str, Any]:
-        """Return everything, as `/status` has it."""
+        """Return everything, in the order in which ``/status`` shows it.
+
+        The requests are the latest ones, newest first (`bioproxy.proxy.request_log`).  Called for each GET, and for
+        each page that opens.
+
+        `uptime_s` is in seconds.  It leaves out the time in which the process was stopped (`bioproxy.runtime.clock`).
+        """
         uptime = round(self._clock.seconds() - self._began, 1)
         return {"version": __version__, "uptime_s": uptime, **self.now(), "requests": self.request_log.latest()}
 
     def now(self) -> dict[str, Any]:
-        """Return everything but the requests and the time that has passed."""
+        """Return everything but the requests and `uptime_s`.
+
+        While nothing happens, two calls return equal values: `LiveEvents` compares them, key by key of the outermost
+        object, and sends the keys that differ.
+        """
         return {
+            # By which a page that reconnects knows whether it talks to the same process as before.
             "started_at": self._started_at,
-            "llama": {
-                "url": self._upstream.url,
-                "up": self._watch.up,
-                "model": self._watch.process.props.model,
-                "build": self._watch.process.props.build,
-                "slot_save": self._slot.files.enabled,
-                "note": self._slot.reuse_check.trouble,
-                "trouble": self._watch.trouble,
-            },
+            "llama": self._llama(),
             "gate": self._at_the_gate(),
             "templates": [self._template(name) for name in self._poller.templates],
         }
 
+    def _llama(self) -> dict[str, Any]:
+        """Return what is known of llama-server, as old as the watch's last look (two seconds at most).
+
+        `trouble` says why `up` is false.  `slot_save` is `None` as long as llama-server has not been asked whether it
+        keeps slot files.  `note` is there when restored files turned out to be of no use.
+        """
+        return {
+            "url": self._upstream.url,
+            "up": self._watch.up,
+            "model": self._watch.process.props.model,
+            "build": self._watch.process.props.build,
+            # Asked once for each process of llama-server, by a call that changes nothing.
+            "slot_save": self._slot.files.enabled,
+            "note": self._slot.reuse_check.trouble,
+            # A sentence for people; programs should look at `up`.
+            "trouble": self._watch.trouble,
+        }
+
     def _at_the_gate(self) -> dict[str, Any]:
+        """Return who uses the slot, and who waits for it.
+
+        `busy` is ``user``, ``warmup`` or `None`; `waiting` counts all that wait, `queue` lists the first of them.
+        `since` is in seconds of the reactor's clock.  The page knows the clock's present time from each event, and
+        computes ages from it: an age by the wall clock would jump when that is set.
+        """
         gate = self._gate
         turn, since = gate.inside, gate.inside_since
+        # A user has a turn at the gate.  A warm-up has none: it enters only when the gate is free, and has no request.
+        # What it warms up is then known to the warmer.
         inside: dict[str, Any] | None = None
         if turn is not None:
             inside = {**who(turn.who), "since": since}
         elif since is not None:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
+        # In the order in which they will be served.
         queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 
     def _template(self, name: str) -> dict[str, Any]:
+        """Return what there is to say of one template.
+
+        `state` is ``cold``, ``warming``, ``warm`` or ``error``, with `error` saying why; `progress` goes from 0 to 1.
+        `warmed_at` is `None` unless a slot file holds the present text for the present model.  `wanted`: an operator
+        asked for a warm-up that has not begun yet.  `note` says what could be better although nothing failed.
+        """
         template = self._poller.templates[name]
+        # No reading yet right after the start, and no text in it if the file could not be read.
         reading = self._poller.readings.get(name)
         includes = reading.text.includes if reading is not None and reading.text is not None else ()
         state, error = self._warmer.state(name)
+        # The key stands for the present text and shape: an older file of this template has another key, and is not
+        # taken for it.
         snapshot = self._slot.saved(name, self._warmer.schedule.key(name))
         return {
+            # What headers, metrics and slot files call the template, and what a message has to begin with.
             "name": name,
             "prefix": template.prefix,
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
+            # Rounded to what a progress bar can show, so that it is not news for every page with each token.
             "progress": round(self._warmer.progress(name), 3),
+            # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
+            # Wall-clock times, in ISO 8601: they may be from before a restart, when the reactor's clock was another.
             "warmed_at": snapshot.saved_at if snapshot else None,
             "last_used": self.request_log.last_used.get(name),
             "wanted": name in self._warmer.schedule.wanted,
+            # An error needs the operator; a note only tells why something is slower than it could be.
             "error": error,
             "note": self._warmer.note(name),
         }
 
 
 def who(record: Record | None) -> dict[str, Any]:
-    """Return what to say of a request at the gate."""
+    """Return the fields that identify a request at the gate.
+
+    `record` is `None` for a turn that belongs to no request; the fields are there all the same, so that a reader need
+    not check.
+    """
     if record is None:
         return {"id": None, "path": None, "template": None}
+    # The id is also in the answer's header `X-Bioproxy-Request-Id` and in the log, so an operator can connect them.
     return {"id": record.id, "path": record.path, "template": record.template or None}

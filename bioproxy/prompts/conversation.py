@@ -1,13 +1,17 @@
-"""Which conversation is it?  Told by fingerprints, so that no text of any message is kept.
+"""Recognises a conversation by digests of its messages, so that no text of any message has to be kept.
 
-A chat client sends the whole conversation with each question.  So a request goes on with a conversation that was
-answered before if its first messages are just that conversation's.  The fingerprint after each message covers all
-messages before it, like a chain: to compare beginnings it is enough to compare one link.
+A chat client is stateless towards the server: it sends the whole conversation with each question.  So a request
+continues an earlier conversation if its first messages are exactly that conversation.  Then its prompt begins with the
+earlier prompt, and the KV cache of the earlier answer can be reused.
 
-The messages are those that the client wrote.  The prompt also depends on the texts that templates were filled with, so
-these belong to a conversation, too.
+To compare beginnings cheaply, the digests form a chain: each one covers its message and the digest before.  One digest
+stands for all messages up to its own, and one comparison decides, whatever the length.
 
-Pure.
+The messages are those that the client wrote (``@code why?``).  The prompt also depends on the texts of the templates
+filled into them.  When a template file is edited, the same messages make another prompt.  Therefore the digests of
+those texts are part of a conversation's identity, too.
+
+This module is pure.  It does not know what a message looks like, or where conversations are stored.
 """
 
 from __future__ import annotations
@@ -19,39 +23,48 @@ from bioproxy.prompts.digests import digest
 
 @dataclass(frozen=True)
 class Conversation:
-    """The messages of one request: how many, and a fingerprint of all of them."""
+    """The identity of a conversation.  Small enough to be written into the record of slot files.
+
+    Invariant: two conversations are equal only if they have the same messages and the same template texts.
+    """
 
     length: int
+    """Number of messages; 0 for no conversation at all."""
     digest: str
+    """A digest of all messages and of the template texts filled into them."""
 
 
 @dataclass(frozen=True)
-class Turns:
+class ConversationChain:
     """All beginnings of one request's conversation.
 
-    `chain[n]` is the fingerprint of its first n+1 messages, as they were written.  `fills` has, in the order of the
-    conversation, the index of each message in which a template was filled, with the digest of the template's text.
+    Invariant: `message_digests[n]` covers the first n+1 messages.  Empty if the request belongs to no conversation.
     """
 
-    chain: tuple[str, ...] = ()
-    fills: tuple[tuple[int, str], ...] = ()
+    message_digests: tuple[str, ...] = ()
+    """A digest of each beginning: of the first message, of the first two, and so on, as the client wrote them."""
+    filled_templates: tuple[tuple[int, str], ...] = ()
+    """The index of each message in which a template was filled, and the digest of the template's text, in order."""
 
-    def beginning(self, length: int) -> Conversation:
+    def first_messages(self, length: int) -> Conversation:
         """Return the conversation of the first `length` messages."""
-        if not 0 < length <= len(self.chain):
+        if not 0 < length <= len(self.message_digests):
             return Conversation(0, "")
-        texts = (f"{turn}:{text}" for turn, text in self.fills if turn < length)
-        return Conversation(length, digest(self.chain[length - 1], *texts))
+        texts = (f"{index}:{text}" for index, text in self.filled_templates if index < length)
+        return Conversation(length, digest(self.message_digests[length - 1], *texts))
 
     def continues(self, earlier: Conversation) -> bool:
-        """Tell whether this begins with all messages of an earlier one."""
-        return 0 < earlier.length <= len(self.chain) and self.beginning(earlier.length) == earlier
+        """Tell whether this conversation begins with all messages of an earlier one, or is the same."""
+        return 0 < earlier.length <= len(self.message_digests) and self.first_messages(earlier.length) == earlier
 
-    def goes_beyond(self, earlier: Conversation) -> bool:
-        """Tell whether this has more messages than an earlier one, instead of asking the same once more."""
-        return len(self.chain) > earlier.length
+    def is_longer_than(self, earlier: Conversation) -> bool:
+        """Tell whether there are messages beyond those of an earlier conversation.
+
+        If not, the same question is asked once more.
+        """
+        return len(self.message_digests) > earlier.length
 
     @property
-    def whole(self) -> Conversation:
-        """The conversation that it is."""
-        return self.beginning(len(self.chain))
+    def all_messages(self) -> Conversation:
+        """The conversation of all messages."""
+        return self.first_messages(len(self.message_digests))

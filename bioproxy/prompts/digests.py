@@ -1,9 +1,14 @@
-"""Fingerprints of texts and of tokens: equal for equal ones, and for no others (SHA-256).
+"""Digests of texts and of tokens (SHA-256): equal for equal content, and different for different content.
 
-What was computed for a prompt may be used for another one only as far as both are the same.  Comparing fingerprints
-tells that without keeping the texts, which are long, and nobody else's business.
+What was computed for one prompt may be used for another one only as far as both are the same.  Comparing digests
+decides that without storing the prompts, which are long and private.  SHA-256 is a cryptographic hash, so nobody can
+write a text that has the digest of another one, and get an answer that was computed for that.
 
-Pure.
+Tokens get a digest for each prefix of 256, 512, ... tokens.  One digest of all tokens could only tell "equal" or
+"different".  With one at each block boundary it can be determined how long the common beginning is, which is what
+counts for a KV cache.
+
+This module is pure.  It does not know what the texts and tokens mean.
 """
 
 from __future__ import annotations
@@ -12,41 +17,53 @@ import hashlib
 from array import array
 from collections.abc import Sequence
 
-MARK = 256
-"""Tokens between two marks."""
+TOKENS_PER_DIGEST = 256
+"""Tokens from one digest to the next.
+
+After an edit of a template up to so many tokens are evaluated again although they are the same, which takes a second on
+a slow machine.  Halved, the record has twice as many digests (16 characters for each); doubled, more is evaluated
+twice.  A changed value makes the digests in existing records useless: they were made with the old one.
+"""
 
 
 def digest(*texts: str) -> str:
-    """Return a fingerprint of some texts, in this order."""
+    """Return a digest of some texts, in this order, as 64 hexadecimal digits."""
     result = hashlib.sha256()
     for text in texts:
-        # "surrogatepass": JSON can spell half a character ("\ud800"), which is no valid UTF-8.
+        # "surrogatepass": JSON can contain half of a surrogate pair ("\ud800"), which has no valid UTF-8.
         encoded = text.encode("utf-8", "surrogatepass")
-        # The length first: otherwise ("ab", "c") and ("a", "bc") would look the same.
+        # The length goes first.  Without it ("ab", "c") and ("a", "bc") would have the same digest.
         result.update(b"%d:" % len(encoded))
         result.update(encoded)
     return result.hexdigest()
 
 
-def marks(tokens: Sequence[int]) -> tuple[str, ...]:
-    """Return fingerprints of a list of tokens: of its first 256, its first 512 and so on, and last of all of it."""
+def prefix_digests(tokens: Sequence[int]) -> tuple[str, ...]:
+    """Return digests of the first 256 tokens, of the first 512 and so on, and last of all of them.
+
+    The digests are shortened to 16 digits: 64 bits are enough to compare a few files of the same template.
+    """
     result, found = hashlib.sha256(), []
-    for start in range(0, len(tokens), MARK):
-        result.update(array("q", tokens[start : start + MARK]).tobytes())
+    for start in range(0, len(tokens), TOKENS_PER_DIGEST):
+        # A hash object can be asked for its digest at any time and then go on, so each token is hashed only once.
+        # "q": eight bytes for each token, whatever its size.
+        result.update(array("q", tokens[start : start + TOKENS_PER_DIGEST]).tobytes())
         found.append(result.hexdigest()[:16])
     return tuple(found)
 
 
-def shared(saved: Sequence[str], length: int, tokens: Sequence[int]) -> int:
-    """Return how many tokens are surely the same at the beginning of two lists.
+def shared_prefix_length(saved: Sequence[str], length: int, tokens: Sequence[int]) -> int:
+    """Return with how many tokens that are certainly equal two token lists begin.
 
-    Of the one only its marks and its `length` are known: all of it, or a multiple of 256, is found to be shared.
+    `saved` are the `prefix_digests` of the one list and `length` is its number of tokens; `tokens` is the other list.
+    The result is `length` or a multiple of 256.  It is never too large; it may be up to 255 too small.
     """
-    if length <= len(tokens) and marks(tokens[:length]) == tuple(saved):
+    # The last digest covers the rest after the last multiple of 256.  It can only be compared at the same length.
+    if length <= len(tokens) and prefix_digests(tokens[:length]) == tuple(saved):
         return length
     equal = 0
-    for one, other in zip(saved[: length // MARK], marks(tokens), strict=False):
+    for one, other in zip(saved[: length // TOKENS_PER_DIGEST], prefix_digests(tokens), strict=False):
         if one != other:
             break
         equal += 1
-    return equal * MARK
+    return equal * TOKENS_PER_DIGEST

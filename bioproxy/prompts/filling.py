@@ -1,287 +1,194 @@
-"""Which templates a request names, and the request with them filled in.
+"""Fills templates into a request.  Finding the templates that it names is the job of `template_search`.
 
-Two steps, because waiting and reading template files lie between them.  `read` looks for known prefixes in the user's
-messages, and says which templates are needed and where; `Found.fill` takes their texts and gives the new body.
+Searching and filling are two steps, because a request waits between them: first for its turn at the slot, then for the
+template files, which are read again so that the text is never older than the files.  Hundreds of requests may wait at
+the same time, each with a body of many megabytes.  Two decisions keep their memory small:
 
-*Every* user message that begins with a prefix is filled, in every turn.  A chat client sends the whole
-conversation each time, with the messages as they were typed; if only the last one were filled, the first turn
-would lose its long text in the second turn, and the KV cache with it.
+* **Positions, not copies.**  A `NamedTemplates` contains byte positions in the body instead of the user's texts.  The
+  body stays where it arrived, in memory or in a temporary file, and is never held a second time.
+* **Pieces, not a new body.**  The filled body is a list of pieces: slices of the body as it arrived, and the templates'
+  texts, which are shared by all requests.  They are put together only while they are sent.
 
-A request may wait for long between the two steps, and there may be many that do.  So what `read` finds has no text in
-it, only positions in the body, which lies where it always lay.  And the filled body is a list of *pieces*: parts of the
-body as it came, and the templates' texts, which all requests share.  Nothing is copied before it is sent.
+Positions have a second advantage.  A request that is parsed and written again is not the same request: numbers,
+repeated keys and white space would change (`json_positions` gives examples).  Here each byte that is not replaced is
+sent as it arrived.
 
-A filled request also says which *key* its beginning has (`bioproxy.prompts.prompt_shape`).  Two requests with the same
-key have the same prompt up to the message, so what llama-server computed for the one can be reused for the other.  And
-it says which conversations it goes on with (`bioproxy.prompts.conversation`).
+*Every* user message that begins with a prefix is filled, in every turn.  A chat client sends the whole conversation
+each time, with the messages as they were typed.  If only the last message were filled, the second question would no
+longer contain the long text of the first one.  The model would not see it, and the KV cache of the first question
+could not be used, because a KV cache can only be reused for a prompt that begins with the same tokens.
 
-Pure: bytes in, values out; `read` may run in another process (`bioproxy.runtime.worker`).  Its time and memory are
-linear in the size of the body.  Knows nothing of Twisted.
+An example.  With the template ``Notes: ... <{message}> Be brief.`` the body::
+
+    {"messages": [{"role": "user", "content": "@code why?"}]}
+
+becomes these pieces, where ``[a:b]`` is a slice of the body above::
+
+    [0:1]  "id_slot": 0,  [1:43]  Notes: ...  [49:53]  Be brief.  [53:57]
+
+This module is pure: no I/O and no Twisted.  It does not know the APIs or JSON, it only works with positions.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from mmap import mmap
 
-from bioproxy.prompts import json_positions
-from bioproxy.prompts.api_formats import FORMS, UNGATED, Form, Said
-from bioproxy.prompts.conversation import Turns
-from bioproxy.prompts.digests import digest
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.json_positions import Span
 from bioproxy.prompts.prompt_shape import Key, Shape
-from bioproxy.prompts.templates import Template, Text
-from bioproxy.runtime.errors import BodyTooLarge, TemplateError, TooDeep
+from bioproxy.prompts.templates import Template, TemplateText
+from bioproxy.runtime.errors import BodyTooLarge
 
 Piece = bytes | slice
-"""A part of a body: bytes, or those of the body as it came that a slice (with both ends) takes."""
-
-MOST_FILLED = 1000
-"""Places that are filled in one request, at most.  Each costs some microseconds, in which nobody else is served."""
-
-LONGEST_CONVERSATION = 4096
-"""Messages of a conversation that is told from others, at most.  Each costs a fingerprint, and room for that."""
-
-
-FIRST_WORD = re.compile(r"\S+")
+"""A part of a filled body: either these bytes, or a slice (with start and stop, in bytes) of the body as it arrived."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """One text in the request that begins with a prefix.
+    """One text of the user that begins with a template's prefix.
 
-    `text` is the span of the whole text, inside its quotation marks, and `message` that of what stands behind the
-    prefix and the white space; both in bytes of the body, with the message spelled as JSON.  `turn` is the index of the
-    message in the conversation.
+    Kept instead of the text itself, so a message of megabytes costs nothing while the request waits.
+
+    Invariant: `message` lies inside `text`.  Both are in bytes, from the body's first byte on.
     """
 
     template: Template
+    """The template that the text names."""
     text: Span
+    """The whole text, without its quotation marks.  Filling replaces this span."""
     message: Span
-    turn: int
+    """The part that becomes the message: behind the prefix, without white space at both ends.
+
+    The bytes are still escaped as in the JSON source, so they can be put into a JSON string without decoding them.
+    """
+    message_index: int
+    """Index of the message in the conversation, from 0 on; of the prompt, where a request has several."""
 
 
 @dataclass(frozen=True)
-class Filled:
-    """A request ready to be sent.
-
-    `pieces` make up the new body, `template` is the first template in it, `key` that of the request's beginning,
-    `turns` its conversation, `shape` that of the request.  `first` tells whether the template's message is the last
-    one, and not one of an earlier turn.  `reuse` is as in `Found`.
-    """
+class FilledRequest:
+    """A request with its templates filled in, ready to be sent."""
 
     pieces: tuple[Piece, ...]
+    """The new body, in order."""
     template: Template
+    """The first template in the request.  Its prefix text is what a slot file can provide."""
     key: Key
-    turns: Turns
+    """Identifies the beginning of the prompt, up to the first message of `template`.
+
+    Two requests with equal keys have the same prompt up to there, so the KV cache of the one serves the other.
+    """
+    conversation: ConversationChain
+    """The conversation with its templates, to recognise the earlier requests that this one continues."""
     shape: Shape
-    first: bool
-    reuse: bool
+    """Everything around the template's text that influences the prompt's beginning, such as a system message."""
+    first_question: bool
+    """As in `NamedTemplates`."""
+    reusable: bool
+    """As in `NamedTemplates`."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A request that names templates.
+class NamedTemplates:
+    """The templates that one request names, and where.
 
-    `matches` is never empty, and in the order of the conversation; `size` is that of the body in bytes.  `slot` is what
-    is to be put in to have the request use slot 0, and the span that it replaces; `None` for a request that uses none.
-    `chain` has a fingerprint of each beginning of the conversation as it was typed, or nothing if that is too long.
-    `last` is whether the first match stands in the last message.  `reuse` is false if nothing computed before is of use
-    (``"cache_prompt": false``, ``"lora"``, several prompts in one request).
+    Can be pickled, and has at most some hundred kilobytes, however large the request is.
+
+    Invariant: `matches` is not empty, is in the order of the conversation, and its spans do not overlap.
     """
 
     size: int
+    """Length of the body in bytes; the last piece ends there."""
     matches: tuple[Match, ...]
-    slot: tuple[Span, bytes] | None
+    """All texts to be filled."""
+    slot_edit: tuple[Span, bytes] | None
+    """What makes the request use slot 0: the span (in bytes) to replace, and the new bytes.
+
+    `None` for a request that uses no slot, such as counting tokens.
+    """
     shape: Shape
-    chain: tuple[str, ...]
-    last: bool
-    reuse: bool
+    """The shape around the first match."""
+    message_digests: tuple[str, ...]
+    """A digest of each beginning of the conversation as the client wrote it; empty if it has too many messages."""
+    first_question: bool
+    """Whether the first match is in the last message, so that no answer on this template precedes the question."""
+    reusable: bool
+    """Whether a KV cache computed earlier may serve this request.
+
+    It may not if the client forbids that (``"cache_prompt": false``), if the request changes the model (``"lora"``), or
+    if the request does not contain its one prompt completely (`ParsedRequest.self_contained`).
+    """
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """The templates needed, each one once."""
+        """The templates whose texts `fill` needs, each one once, in the order of the conversation.
+
+        The caller reads them from disk, which is why this is known before filling.
+        """
         return tuple(dict.fromkeys(match.template for match in self.matches))
 
-    def fill(self, texts: Mapping[str, Text], limit: int) -> Filled:
-        """Put the templates in; `texts` has one for each name in `templates`.
+    def fill(self, texts: Mapping[str, TemplateText], limit: int) -> FilledRequest:
+        """Return the request with the templates filled in.  Copies no text.
 
-        Raises `BodyTooLarge` where that makes the body longer than `limit` bytes.  Copies no text.
+        `texts` has the text of each template in `templates`, by name.  Raises `BodyTooLarge` if the new body would
+        have more than `limit` bytes.
         """
+        # `json_escaped` has been computed by the thread that read the template, and the message's bytes are escaped
+        # since they were sent.  So both can be put together inside the string's quotation marks, without any encoding
+        # here.
         edits: list[tuple[Span, list[Piece]]] = [
-            (match.text, list(between(texts[match.template.name].spelled, slice(*match.message))))
+            (match.text, list(around_message(texts[match.template.name].json_escaped, slice(*match.message))))
             for match in self.matches
         ]
-        if self.slot is not None:
-            span, value = self.slot
+        # One more edit, for `id_slot`; without it llama-server might choose another slot than the restored one.  Its
+        # bytes are not part of any text, so it cannot overlap with a match.
+        if self.slot_edit is not None:
+            span, value = self.slot_edit
             edits.append((span, [value]))
+
+        # `id_slot` may stand before, between or behind the messages, and a client may write the messages' fields in any
+        # order.  Sorted by position, the edits are applied in one pass, and what lies between two edits stays a slice.
+        # `done` is the position up to which the original body has been used.
         pieces: list[Piece] = []
         done = 0
         for (begin, end), new in sorted(edits, key=lambda edit: edit[0]):
             pieces += [slice(done, begin), *new]
             done = end
         pieces.append(slice(done, self.size))
+
+        # A short body can name a large template a thousand times.  Checked before anything is sent or even put
+        # together.
         size = sum(piece.stop - piece.start if isinstance(piece, slice) else len(piece) for piece in pieces)
         if size > limit:
             raise BodyTooLarge(f"with its templates filled the request has {size} bytes, more than {limit}")
-        template = self.matches[0].template
-        key = self.shape.key(texts[template.name].prefix_digest)
-        turns = Turns(
-            self.chain, tuple((match.turn, texts[match.template.name].digest) for match in self.matches if self.chain)
+
+        # The message digests cover only what the client wrote (``@code why?``).  If the template file was edited
+        # meanwhile, the same messages make another prompt, so the digests of the filled texts belong to the chain.
+        filled_templates = (
+            (match.message_index, texts[match.template.name].digest) for match in self.matches if self.message_digests
         )
-        return Filled(tuple(pieces), template, key, turns, self.shape, self.last, self.reuse)
+
+        # Template, key and shape are those of the first template.  Later ones are part of the conversation, not of the
+        # beginning that a warm-up can prepare.
+        template = self.matches[0].template
+        return FilledRequest(
+            pieces=tuple(pieces),
+            template=template,
+            key=self.shape.key(texts[template.name].prefix_digest),
+            conversation=ConversationChain(self.message_digests, tuple(filled_templates)),
+            shape=self.shape,
+            first_question=self.first_question,
+            reusable=self.reusable,
+        )
 
 
-def between(parts: Sequence[bytes], message: slice) -> Iterator[Piece]:
-    """Yield a template's parts with the message between each two."""
+def around_message(parts: Sequence[bytes], message: slice) -> Iterator[Piece]:
+    """Yield the parts of a template, with the message between each two of them.
+
+    What `str.join` does, but with the message as a slice of the body instead of its bytes.
+    """
     yield parts[0]
     for part in parts[1:]:
         yield message
         yield part
-
-
-def read(body: bytes | mmap, path: str, templates: Sequence[Template]) -> Found | None:
-    """Look for known prefixes in what the user wrote, in the body of a request to this path.
-
-    Returns `None` where there is none, and for a body that has not the form of such a request at all: judging it is
-    llama-server's business, so it goes there as it is.  Raises `TooDeep` for JSON that Python cannot read,
-    `BodyTooLarge` for one that names templates too often, and `TemplateError` for one that names a template in a form.
-    """
-    if path not in FORMS or not mentions(body, templates):
-        return None
-    found = find(path, body[:], templates)
-    if found is None:
-        refuse_form(body, templates)
-    return found
-
-
-def mentions(body: bytes | mmap, templates: Iterable[Template]) -> bool:
-    """Tell whether a body may name one of the templates.  Costs little, and says no of most requests.
-
-    It may if it has a prefix in it, as such or as JSON spells it, or one of JSON's escapes that can stand for any
-    character, or for a slash: with those the same text can be spelled in many ways.
-    """
-    prefixes = [template.prefix for template in templates]
-    spelled = {each for prefix in prefixes for each in (prefix, json.dumps(prefix, ensure_ascii=False)[1:-1])}
-    looked_for = (*(each.encode("utf-8", "surrogatepass") for each in spelled), rb"\u", rb"\/")
-    return bool(prefixes) and any(body.find(each) >= 0 for each in looked_for)
-
-
-def refuse_form(body: bytes | mmap, templates: Iterable[Template]) -> None:
-    """Raise `TemplateError` if a part of a form begins with a prefix.
-
-    llama-server takes multipart forms for JSON, field by field, so a text in one would reach the model unfilled.
-    """
-    if body.find(b"form-data") < 0:
-        return
-    for template in templates:
-        if body.find(b"\r\n\r\n" + template.prefix.encode()) >= 0:
-            raise TemplateError(f"template {template.name}: can be filled in JSON only, not in a form")
-
-
-def find(path: str, body: bytes, templates: Iterable[Template]) -> Found | None:
-    """Read a request that may name a template; see `read`."""
-    known = {template.prefix: template for template in templates}
-    try:
-        # llama.cpp takes a null character for the end of the JSON.
-        source = body.partition(b"\0")[0].decode("utf-8-sig")
-        request = json.loads(source, parse_int=json_positions.parse_int)
-        if not known or not isinstance(request, dict):
-            return None
-        form = FORMS[path](request)
-        named = [(said, template) for said in form.said if (template := named_by(said.text, known))]
-        if not named:
-            return None
-        if len(named) > MOST_FILLED:
-            raise BodyTooLarge(f"the request names templates {len(named)} times, and {MOST_FILLED} are filled at most")
-        paths = [said.place for said, _ in named]
-        spans = json_positions.find(source, [*paths, ("id_slot",)])
-        # Slot 0 is the one whose content bioproxy cares for.
-        slot = None if path in UNGATED else slot_edit(source, spans.get(("id_slot",)))
-        in_bytes = Positions(source, len(body) - len(body.removeprefix(b"\xef\xbb\xbf")))
-        matches = tuple(match(source, said, template, spans[said.place], in_bytes) for said, template in named)
-        first = named[0][0]
-        shape = form.around(first)
-        # With adapters of its own a request's KV cache is not that of the model as it runs.
-        reuse = form.whole and request.get("cache_prompt") is not False and not request.get("lora")
-        return Found(
-            len(body),
-            matches,
-            slot and ((in_bytes(slot[0][0]), in_bytes(slot[0][1])), slot[1]),
-            shape,
-            fingerprints(shape, form),
-            first.turn == len(form.turns) - 1,
-            reuse,
-        )
-    except ValueError:  # not UTF-8, or not JSON
-        return None
-    except RecursionError:
-        raise TooDeep("the request's JSON nests too deep") from None
-
-
-def named_by(text: str, known: Mapping[str, Template]) -> Template | None:
-    """Return the template that a text names: a known prefix, then white space or the end.
-
-    There is no white space in a prefix, so it is the text's first word that names one, or none.
-    """
-    word = FIRST_WORD.match(text)
-    return known.get(word[0]) if word is not None else None
-
-
-def match(source: str, said: Said, template: Template, span: Span, in_bytes: Positions) -> Match:
-    """Return where a text that names a template stands, and where in it the message."""
-    behind = said.text[len(template.prefix) :]
-    message = behind.strip()
-    # Of nothing but white space all is left out at the right.
-    right = len(behind) - len(behind.rstrip())
-    left = len(said.text) - right - len(message)
-    begin, end = json_positions.trimmed(source, span, said.text, left, right)
-    return Match(
-        template,
-        (in_bytes(span[0] + 1), in_bytes(span[1] - 1)),
-        (in_bytes(begin), in_bytes(end)),
-        said.turn,
-    )
-
-
-def slot_edit(source: str, span: Span | None) -> tuple[Span, bytes]:
-    """Return the span of a request's source to be replaced, and by what, for it to use slot 0."""
-    if span is not None:
-        return span, b"0"
-    at, empty = json_positions.first_member(source)
-    return (at, at), b'"id_slot": 0' if empty else b'"id_slot": 0, '
-
-
-def fingerprints(shape: Shape, form: Form) -> tuple[str, ...]:
-    """Return a fingerprint of each beginning of a conversation, or nothing if it is too long."""
-    chain: list[str] = []
-    if len(form.turns) > LONGEST_CONVERSATION:
-        return ()
-    for message in form.turns:
-        chain.append(digest(chain[-1] if chain else shape.digest, json.dumps(message)))
-    return tuple(chain)
-
-
-class Positions:
-    """Tells where characters of a text begin in its UTF-8 bytes, in front of which there are `before` bytes more."""
-
-    def __init__(self, text: str, before: int) -> None:
-        self._text = text
-        self._before = before
-        self._ascii = text.isascii()
-        self._known = (0, 0)
-
-    def __call__(self, index: int) -> int:
-        """Return the byte at which the character begins.  Quick if they are asked for in about their order."""
-        if self._ascii:
-            return self._before + index
-        character, byte = self._known
-        if index >= character:
-            byte += len(self._text[character:index].encode())
-        else:
-            byte -= len(self._text[index:character].encode())
-        self._known = index, byte
-        return self._before + byte

@@ -1,16 +1,23 @@
-"""Watches the template files: always has every template's current text, or knows why not.
+"""Watches the template files, so that each template's current text is known, or the reason why it cannot be read.
 
-There is an operating system call for being told of changes (inotify), but it is silent on network folders and
-looks different on each system.  Looking every two seconds with `stat` costs a few microseconds a file and works
-everywhere.  Only a file whose `stat` changed is read again.
+**Why polling.**  Operating systems can report changes of files (inotify on Linux), but not for network file systems,
+and differently on each system.  `stat` works everywhere and takes a few microseconds for each file, and every two
+seconds is soon enough for files that people edit.  A file is read again only if its `stat` result (its *stamp*) has
+changed.
 
-Reading files *blocks*: the function returns when the disk has answered, and for that long a Twisted program,
-which has one thread, would do nothing else.  `deferToThread` runs a function in a thread of a pool and gives a
-`Deferred` for its result, which arrives back in the one thread.  So the functions in `bioproxy.prompts.templates` are
-plain blocking Python, and this class decides where they run; its own attributes are only ever touched in
-the one thread and need no lock.
+**Why a thread.**  Twisted runs everything in one thread, the reactor's.  Each piece of code runs until it returns or
+awaits something, and meanwhile no other request is served.  That is fast and simple as long as nothing blocks, but
+reading a file blocks: the call returns when the disk has answered, and a network folder may take minutes.
+`deferToThread` is the way out.  It runs a blocking function in a thread of a pool and returns at once with a
+`Deferred`, Twisted's object for a result that comes later.  When the function is done, the reactor is woken up, and the
+Deferred fires *in the reactor's thread*, where the waiting coroutine goes on behind its `await`.
 
-Both the poller and a request ask through `look`, so a request never gets a text older than the files.
+**Why no lock.**  The function that runs in the thread (`read_if_changed`) gets immutable values and returns an
+immutable value.  It touches no attribute of the poller.  All attributes are read and written in the reactor's thread,
+and there no other code runs between two `await`s.  So two threads never see the same changing object.  What can happen
+is that two readings of one template overlap and end in the wrong order; `_update` says why that does no harm.
+
+The poller does not know what the texts are for, and does not decide how often it is called (a `Periodic` does).
 """
 
 from __future__ import annotations
@@ -24,139 +31,204 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
 from bioproxy.prompts import templates
-from bioproxy.prompts.templates import FileStamp, Template, Text
+from bioproxy.prompts.templates import FileStamp, Template, TemplateText
 from bioproxy.runtime.errors import TemplateError
 from bioproxy.runtime.metrics import Metrics
 
 InThread = Callable[[Callable[[], "Reading"]], "Deferred[Reading]"]
-"""Runs a blocking function elsewhere; the Deferred fires with its result."""
+"""Runs a blocking function in another thread and returns a Deferred.
+
+It fires with the function's result, or fails with the exception that the function raised.  A parameter, so that tests
+can run the function at once, or later, or never.
+"""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading of a template: its text or the error, and the stamps of the files when it was read.
+    """The result of reading a template once.
 
-    `since` is when just these stamps were first seen, by the monotonic clock; `settled` tells whether they are old
-    enough to prove, when they are seen again, that nothing changed.
+    Invariant: exactly one of `text` and `error` is not `None`.
     """
 
-    text: Text | None
+    text: TemplateText | None
+    """The template's text with its includes."""
     error: TemplateError | None
+    """Why there is no text."""
     stamps: dict[Path, FileStamp]
+    """The stamp of the template file and of each included file, taken before the content was read if possible."""
     since: float
+    """When these stamps were first seen, in seconds of the monotonic clock."""
     settled: bool
+    """Whether equal stamps at the next poll will prove that no file has changed; see `read_if_changed`."""
 
 
 class TemplatePoller:
-    """Has a `Reading` of every template; none of them older than the last `poll`."""
+    """Keeps a `Reading` of each template.
 
+    Invariant: after `poll` has finished, no reading is older than the beginning of that `poll`.
+    """
+
+    # Twisted's logger as a class attribute: it logs under the name of the class, and knows the instance it was used on.
     log = Logger()
 
     def __init__(self, known: Iterable[Template], in_thread: InThread, metrics: Metrics) -> None:
+        """Prepare for the templates in `known`.  Reads no file: nothing is opened before the services start."""
         self.templates = {template.name: template for template in known}
+        """The templates that are watched, by name."""
         self.readings: dict[str, Reading] = {}
-        self._gone: set[str] = set()
+        """The latest reading of each template, by name; none of a template that has not been read yet."""
+        self._removed: set[str] = set()
         self._in_thread = in_thread
         self._metrics = metrics
 
-    def use(self, known: Iterable[Template]) -> set[str]:
-        """Watch these templates instead; those that stay are not read again.
+    def set_templates(self, known: Iterable[Template]) -> set[str]:
+        """Watch these templates from now on; called when the configuration is reloaded.
 
-        Returns the names of those that are gone, or another file now.
+        A template that stays the same keeps its reading.  Returns the names of those that were removed, or that now
+        have another prefix or file.
         """
+        # A reading is dropped if anything about its template changed.  A new prefix alone changes nothing on disk, but
+        # then the name belongs to another template for everybody who asks by name.
         before = self.templates
         self.templates = {template.name: template for template in known}
-        others = {name for name, template in before.items() if self.templates.get(name) != template}
-        for name in others:
+        changed = {name for name, template in before.items() if self.templates.get(name) != template}
+        for name in changed:
             self.readings.pop(name, None)
-        self._gone = (self._gone | before.keys()) - self.templates.keys()
-        self._forget_gone()
-        return others
+        self._removed = (self._removed | before.keys()) - self.templates.keys()
+        # A metric that is kept after its template is gone would look like a template that nobody asks for.
+        self._forget_metrics_of_removed()
+        return changed
 
     async def poll(self) -> None:
-        """Look at all templates, side by side: one on a slow disk keeps no other waiting."""
-        self._forget_gone()
-        looks = [Deferred.fromCoroutine(self._update(each)) for each in self.templates.values()]
+        """Read all templates whose files changed.  Called every few seconds.
+
+        The files are read concurrently, so a template on a slow disk does not delay the others.  Fires when all are
+        done.  A file that cannot be read is no failure.  Fails with the first exception that is a bug, after which the
+        other readings still complete.  Cancelling it ends the waiting; the threads finish their reading, unused.
+        """
+        self._forget_metrics_of_removed()
+        # A coroutine does nothing until it is awaited or wrapped.  `Deferred.fromCoroutine` starts it at once and runs
+        # it until its first `await`, where the work is handed to a thread.  So after this line all reads are under way.
+        updates = [Deferred.fromCoroutine(self._update(each)) for each in self.templates.values()]
         try:
-            # `consumeErrors`: an error that is raised here need not be logged as one that nobody looked at.
-            await gatherResults(looks, consumeErrors=True)
+            # A Deferred that failed without any handler is logged as an "unhandled error" when it is garbage-collected.
+            # `consumeErrors` marks all of them as handled.  The first one is raised below, so nothing is lost.
+            await gatherResults(updates, consumeErrors=True)
         except FirstError as error:
+            # `gatherResults` wraps the exception to say which Deferred failed.  The caller wants the exception itself.
             error.subFailure.raiseException()
 
-    async def look(self, template: Template) -> Text:
-        """Return the template's text as it is on disk now.  Raises `TemplateError`."""
+    async def read_current(self, template: Template) -> TemplateText:
+        """Return the template's text as it is on disk now.
+
+        Both `poll` and requests read in this way, so a request never gets a text that is older than the files.  Usually
+        this costs one visit to the thread pool and a few calls of `stat`.
+
+        Fires with the text, fails with `TemplateError`.  Cancelling it ends the waiting; the thread finishes its
+        reading, unused.
+        """
         reading = await self._update(template)
+        # What was just read, not what `self.readings` has now: another reading may have ended since.
         if reading.text is None:
             assert reading.error is not None
-            # A new exception each time: one that was raised before carries the traceback of that time along.
+            # A new exception for each caller.  Raising adds a traceback to the exception object, so one that is kept
+            # and raised for each request would grow, and would keep the frames of all those requests alive.
             raise TemplateError(str(reading.error))
         return reading.text
 
-    def text(self, name: str) -> Text | None:
-        """Return a template's text as it was last read, or `None` while there is none."""
+    def text(self, name: str) -> TemplateText | None:
+        """Return a template's text as it was last read, or `None` if it could not be read or has not been yet."""
         reading = self.readings.get(name)
         return None if reading is None else reading.text
 
     async def _update(self, template: Template) -> Reading:
+        """Read a template if its files changed, and keep the result.  Fires with the current reading."""
+        # `last` is read here, in the reactor's thread, and given to the function.  The lambda does not touch `self`.
         last = self.readings.get(template.name)
-        reading = await self._in_thread(lambda: refresh(template, last))
+        reading = await self._in_thread(lambda: read_if_changed(template, last))
+
+        # Anything may have happened during the `await`.  The configuration may have been reloaded: then the reading is
+        # still right for the request that asked for it, but must not be kept.  Or another reading that began later may
+        # have ended earlier, and is now replaced by this older one.  That is corrected by the next poll, because this
+        # one has the older stamps, and a request is not concerned, because it uses its own reading.
         if reading is not last and self.templates.get(template.name) == template:
             self.readings[template.name] = reading
-            self._tell(template, last, reading)
+            self._report(template, last, reading)
         return reading
 
-    def _forget_gone(self) -> None:
-        """Leave no numbers of templates that are not watched any more; a request may still have added to them."""
-        for name in self._gone:
+    def _forget_metrics_of_removed(self) -> None:
+        """Remove the metrics of templates that are no longer configured.
+
+        Done again at each poll: a request that was running during the reload may have created them anew.
+        """
+        # Names stay in the set until they are configured again.  There are as many as the operator ever removed: few.
+        for name in self._removed:
             self._metrics.forget(name)
 
-    def _tell(self, template: Template, last: Reading | None, reading: Reading) -> None:
-        """Count and log what is wrong, but only when it is news."""
+    def _report(self, template: Template, last: Reading | None, reading: Reading) -> None:
+        """Log and count the problems of a template that it did not have at the last reading, and log a change."""
+        # With the first reading its counters begin at zero, so that Prometheus sees the first error as an increase.
         if last is None:
             self._metrics.expect(template.name)
-        told = frozenset() if last is None else frozenset(error_texts(last))
+        # A template may include thousands of missing files.  A set finds each of them without comparing all with all.
+        known = frozenset() if last is None else frozenset(error_texts(last))
         for problem in error_texts(reading):
-            if problem not in told:
+            if problem not in known:
                 self._metrics.template_errors.labels(template.name).inc()
-                # The error of a template itself begins with its name.
+                # The error of a template itself already begins with its name.
                 what = problem if reading.error is not None else f"template {template.name}: {problem}"
                 self.log.warn("{what}", what=what)
+        # A change is logged only if the text is different, not for a file that was saved again without a change.
         old, new = last.text if last is not None else None, reading.text
         if old is not None and new is not None and old.digest != new.digest:
             self.log.info("template {name} changed", name=template.name)
 
 
 def error_texts(reading: Reading) -> tuple[str, ...]:
-    """Return everything that is wrong with a template, for a person."""
+    """Return a human-readable description of each problem with a template; none if all is well."""
+    # Either the template itself cannot be read, or some of its includes cannot.
     if reading.error is not None:
         return (str(reading.error),)
     return reading.text.errors if reading.text is not None else ()
 
 
-def refresh(template: Template, last: Reading | None) -> Reading:
-    """Read a template again if a file changed, else return `last` itself.  Blocking: runs in a thread.
+def read_if_changed(template: Template, last: Reading | None) -> Reading:
+    """Return a new reading if a file of the template may have changed since `last`, else `last` itself.
 
-    Equal stamps prove nothing so soon after a change: a second one within the same tick of the file system's clock that
-    keeps the size leaves the same stamp.  (git calls such a file "racily clean".)  So a file is read until a reading
-    began when its stamp had been there for longer than a tick.  By our monotonic clock: the wall clock, with which the
-    dates of files could be compared, may have been set meanwhile, and a file server has another one.
+    Blocking, runs in a thread, touches nothing but its parameters.
+
+    Equal stamps do not always prove that a file is unchanged.  A file system stores times in ticks, from nanoseconds up
+    to two seconds.  If a file is written, read, and written again with the same size within one tick, both versions
+    have the same stamp, and the second one would never be noticed.  (git has the same problem, and calls such a file
+    "racily clean".)  The solution is that a reading is not trusted while its stamps are young: it is repeated at each
+    poll until one of them *began* more than a tick after the stamps were first seen.  Any later write then gets another
+    time.
+
+    The age is measured with the monotonic clock, from the moment when this process first saw the stamps.  Comparing the
+    file's time with the wall clock would be simpler, but wrong: the clock of a file server may differ by minutes, and
+    the wall clock can be set.
     """
+    # The order is essential: first the stamps, then the contents.  If a file is written in between, the new content is
+    # stored with the old stamp, the next poll sees another stamp, and the file is read once more.  The other way round,
+    # the old content would be stored with the new stamp, and the change would be lost.
     began = time.monotonic()
     paths = [template.path] if last is None else list(last.stamps)
     stamps = {path: templates.stamp(path) for path in paths}
     if last is not None and last.settled and stamps == last.stamps:
         return last
-    text, trouble = None, None
+    text, error = None, None
     try:
         text = templates.read(template)
-    except TemplateError as error:
-        trouble = error
+    except TemplateError as raised:
+        error = raised
     else:
-        # An include that is new here was not looked at before it was read, so what was read may be older than its
-        # stamp: but its stamp is new, too, and so the next round reads it once more.
+        # Which files are included is known only after reading.  The stamp of a new include is therefore taken after its
+        # content, the wrong order.  But then the stamps differ from the last ones, so this reading is not settled, and
+        # the next poll reads the file once more.
         watched = [template.path, *text.includes]
         stamps = {path: stamps[path] if path in stamps else templates.stamp(path) for path in watched}
-        # Computed on first use and kept; for a large text that takes a while, so it is done here, in the thread.
-        _ = text.digest, text.prefix_digest, text.spelled
+        # These properties are computed on first use and then kept.  For a large text that takes long enough to delay
+        # other requests, so it is done here, in the thread, and not later in the reactor's.
+        _ = text.digest, text.prefix_digest, text.json_escaped
     since = last.since if last is not None and stamps == last.stamps else time.monotonic()
-    return Reading(text, trouble, stamps, since, began - since > templates.COARSE)
+    return Reading(text, error, stamps, since, began - since > templates.COARSEST_FILE_CLOCK)

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-from bioproxy.http.client_output import ClientOutput, Store
+from bioproxy.http.client_output import BufferBudget, ClientOutput
 from bioproxy.http.error_formats import error_event
 from bioproxy.http.headers import end_to_end
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.keepalive import Keepalive
-from bioproxy.http.own_answers import refuse
+from bioproxy.http.own_answers import send_error
 from bioproxy.http.request_body import RequestBody
 from bioproxy.llama.timings import Timings
 from bioproxy.llama.upstream import Upstream
@@ -35,10 +35,12 @@ class Exchange:
     `target` and `body` are what is sent on, `record` what is told of it later, `timings` what llama-server says of it.
     """
 
-    def __init__(self, request: IncomingRequest, clock: IReactorTime, store: Store, ping_interval: float) -> None:
+    def __init__(
+        self, request: IncomingRequest, clock: IReactorTime, buffers: BufferBudget, ping_interval: float
+    ) -> None:
         self.request = request
         self.record = Record(request.uri.decode("ascii", "replace"), clock.seconds())
-        self.output = ClientOutput(request, clock, store)
+        self.output = ClientOutput(request, clock, buffers)
         self.timings = Timings()
         self.keepalive = Keepalive(self.output, clock, ping_interval)
         self.target = b""
@@ -76,7 +78,7 @@ class Exchange:
             self.output.fail(error_event(self.record.path, error))
         else:
             self.output.withdraw()
-            refuse(self.request, self.record.path, error)
+            send_error(self.request, self.record.path, error)
 
     def _on_data(self, data: bytes) -> None:
         if self.record.ttft_ms is None:

@@ -7,7 +7,7 @@ beside it. No text of any message is in that, at most the names of a request's f
 
 from __future__ import annotations
 
-from bioproxy.prompts.filling import Filled
+from bioproxy.prompts.filling import FilledRequest
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -36,10 +36,10 @@ class MissReasons:
         self._warmer = warmer
         self._slot = slot
 
-    def detail(self, filled: Filled, miss: str) -> str | None:
+    def detail(self, filled: FilledRequest, miss: str) -> str | None:
         """Return what there is to say about a miss that was found before the request was sent, if anything."""
         name = filled.template.name
-        if not filled.reuse:
+        if not filled.reusable:
             return "the request reuses nothing: cache_prompt is off, or it has adapters or several prompts"
         if miss == "shape-changed":
             return self._difference(name, filled.shape)
@@ -63,7 +63,7 @@ class MissReasons:
             return said
         return f"{said}; since the question before: {before.difference(shape)}"
 
-    def afterwards(self, filled: Filled, reused: int) -> str | None:
+    def afterwards(self, filled: FilledRequest, reused: int) -> str | None:
         """Return what there is to say if fewer tokens were reused than the template has; `None` if not."""
         saved = self._slot.saved(filled.template.name, filled.key)
         tokens = saved.tokens if saved is not None else self._warmer.tokens.get(filled.template.name, 0)

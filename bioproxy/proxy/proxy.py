@@ -24,12 +24,12 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
-from bioproxy.http.client_output import HELD, Store
+from bioproxy.http.client_output import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
-from bioproxy.http.ports import AnyPath
+from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, SLOT_ACTIONS, origin_form, path_of, uses_slot
 from bioproxy.llama.upstream import Upstream
-from bioproxy.prompts.filling import Filled
+from bioproxy.prompts.filling import FilledRequest
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.proxy.request_log import RequestLog
@@ -78,13 +78,13 @@ class Proxy:
         self._miss_reasons = miss_reasons
         self._clock = clock
         self.ping_interval = ping_interval
-        self._store = Store()
+        self._buffers = BufferBudget()
         self._running: set[Exchange] = set()
         self._quiet: Deferred[None] = Deferred()
 
     def resource(self) -> IResource:
         """Return what a `Site` serves."""
-        return AnyPath(self.app.resource())
+        return CatchAllResource(self.app.resource())
 
     def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
         """Return why a request is refused, if it is, before its body comes; if not, take its key out of its headers."""
@@ -101,12 +101,12 @@ class Proxy:
     @app.route("/")
     async def serve(self, request: IncomingRequest) -> None:
         """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
-        exchange = Exchange(request, self._clock, self._store, self.ping_interval)
+        exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
         self._running.add(exchange)
         try:
             await self._answer(exchange)
             if exchange.output.begun:
-                await exchange.output.over  # nobody waits for this client: the gate is open again
+                await exchange.output.done  # nobody waits for this client: the gate is open again
         except CancelledError:
             exchange.record.status = CLIENT_GONE
             raise
@@ -136,7 +136,7 @@ class Proxy:
             record.path = path_of(exchange.target)
             gated = uses_slot(request.method, record.path)
             if gated:
-                exchange.output.limit = HELD
+                exchange.output.buffer_limit = SLOT_BUFFER_BYTES
                 exchange.tell("X-Bioproxy-Request-Id", record.id)
             if request.refusal is not None:
                 raise request.refusal
@@ -191,8 +191,8 @@ class Proxy:
                     self._slot.files.changed(saved)
 
             # 4. Send it and relay the answer.  From here on the slot changes; until all went well nobody knows how.
-            reusable = filled is not None and filled.reuse
-            self._slot.content.taken_by_user(Believed(filled.key, filled.turns) if filled and reusable else None)
+            reusable = filled is not None and filled.reusable
+            self._slot.content.taken_by_user(Believed(filled.key, filled.conversation) if filled and reusable else None)
             try:
                 await exchange.send(self._upstream)
             except CancelledError:
@@ -210,11 +210,11 @@ class Proxy:
                     record.miss = "ineffective" if record.miss_detail else None
                 turn.stay_until(partial(self._learn, filled, prepared, reused))
 
-    async def _prepare(self, exchange: Exchange, filled: Filled) -> Prepared:
+    async def _prepare(self, exchange: Exchange, filled: FilledRequest) -> Prepared:
         """Bring the template into the slot and tell the client how."""
         self._warmer.schedule.asked(filled.template.name)
-        if filled.reuse:
-            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.turns)
+        if filled.reusable:
+            prepared = await self._slot.prepare(filled.template.name, filled.key, filled.conversation)
         else:
             await self._slot.saver.keep()
             prepared = Prepared("cold", "ineffective")
@@ -230,10 +230,10 @@ class Proxy:
             exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
         return prepared
 
-    async def _learn(self, filled: Filled, prepared: Prepared, reused: float | None) -> None:
+    async def _learn(self, filled: FilledRequest, prepared: Prepared, reused: float | None) -> None:
         """Draw conclusions from an answer: what does the slot hold now, did restoring help, how do clients ask?"""
         name = filled.template.name
-        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first else None)
+        self._shape_learning.asked(name, filled.key.shape, filled.shape if filled.first_question else None)
         if reused is not None:
             self._slot.judge(name, prepared, int(reused))
-        await self._slot.note(name, filled.key, filled.turns)
+        await self._slot.note(name, filled.key, filled.conversation)

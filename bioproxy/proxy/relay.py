@@ -14,9 +14,9 @@ from twisted.web.iweb import IResponse
 from twisted.web.server import Request
 
 from bioproxy.http.client_output import ClientOutput
-from bioproxy.http.error_formats import message_of
+from bioproxy.http.error_formats import error_details
 from bioproxy.http.headers import end_to_end
-from bioproxy.http.own_answers import keep_only_ours
+from bioproxy.http.own_answers import keep_only_proxy_headers
 from bioproxy.http.response_body import OnData, receive
 from bioproxy.llama.upstream import Upstream
 from bioproxy.runtime.errors import TooLate
@@ -29,7 +29,7 @@ def send_head(response: IResponse, request: Request) -> None:
     """Give the client the status and the headers of llama-server's answer, beside those set for it already."""
     request.setResponseCode(response.code, response.phrase)
     # Twisted has put in its own Server, Date and Content-Type: llama-server's stand, and none that it left out.
-    keep_only_ours(request)
+    keep_only_proxy_headers(request)
     request.defaultContentType = None
     pairs = [(name, value) for name, values in response.headers.getAllRawHeaders() for value in values]
     for name, value in end_to_end(pairs):
@@ -49,7 +49,7 @@ async def only_stream(response: IResponse, upstream: Upstream) -> None:
     if response.code == 200 and content_type.startswith(b"text/event-stream"):
         return
     said = await upstream.content(response, "a request for a stream", LONGEST_ERROR)
-    raise TooLate(response.code, *message_of(said))
+    raise TooLate(response.code, *error_details(said))
 
 
 def content_length(response: IResponse, request: Request) -> bytes | None:

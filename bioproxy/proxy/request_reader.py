@@ -1,7 +1,7 @@
 """Finds the templates that a request names, and fills them in.
 
-What is found and how it is filled, `bioproxy.prompts.filling` says; here is what that takes: the files as they are now,
-and somebody to read the request.  A short one is read at once, a longer one in a process of its own
+What is found and how it is filled, `template_search` and `filling` say; here is what that takes: the files as they are
+now, and somebody to read the request.  A short one is read at once, a longer one in a process of its own
 (`bioproxy.runtime.worker`).
 """
 
@@ -14,9 +14,9 @@ from twisted.internet.defer import Deferred
 
 from bioproxy.http.error_formats import STREAMING, wants_stream
 from bioproxy.http.request_body import RequestBody
-from bioproxy.prompts import filling
-from bioproxy.prompts.api_formats import FORMS
-from bioproxy.prompts.filling import Filled, Found
+from bioproxy.prompts import template_search
+from bioproxy.prompts.api_formats import FORMATS
+from bioproxy.prompts.filling import FilledRequest, NamedTemplates
 from bioproxy.prompts.template_poller import TemplatePoller
 
 
@@ -36,29 +36,29 @@ class RequestReader:
         self._poller = poller
         self._elsewhere = elsewhere
 
-    async def find(self, path: str, body: RequestBody) -> Found | None:
+    async def find(self, path: str, body: RequestBody) -> NamedTemplates | None:
         """Find the templates that a request names; `None` where it names none.  Raises `ProxyError`.
 
         What could not be filled is refused here already, before it has waited for its turn.
         """
         templates = tuple(self._poller.templates.values())
-        if path not in FORMS or not templates:
+        if path not in FORMATS or not templates:
             return None
-        found: Found | None = await self._read(filling.read, body, path, templates)
+        found: NamedTemplates | None = await self._read(template_search.find_templates, body, path, templates)
         if found is not None:
             texts = {
-                template.name: self._poller.text(template.name) or await self._poller.look(template)
+                template.name: self._poller.text(template.name) or await self._poller.read_current(template)
                 for template in found.templates
             }
             found.fill(texts, self.max_body)
         return found
 
-    async def fill(self, found: Found) -> Filled:
+    async def fill(self, found: NamedTemplates) -> FilledRequest:
         """Fill the templates in.  Raises `ProxyError`.
 
         The files are looked at now, so the text is never older than they are.
         """
-        texts = {template.name: await self._poller.look(template) for template in found.templates}
+        texts = {template.name: await self._poller.read_current(template) for template in found.templates}
         return found.fill(texts, self.max_body)
 
     async def asks_for_stream(self, path: str, body: RequestBody) -> bool:
@@ -67,6 +67,6 @@ class RequestReader:
 
     async def _read(self, function: Callable[..., Any], body: RequestBody, *args: Any) -> Any:
         """Have a function read a body, where nobody has to wait for it."""
-        if body.short:
-            return function(body.arrived(), *args)
+        if body.is_short:
+            return function(body.as_received(), *args)
         return await self._elsewhere(function, body.fileno(), *args)

@@ -1,112 +1,131 @@
-"""What can go wrong, as exceptions that know how to be told to a client.
+"""The exceptions of bioproxy, with the HTTP status and error type that each one has for a client.
 
-Every error that bioproxy itself answers with is one of these, so there is one place that says which status and which
-`type` a fault has; how it is written is `bioproxy.http.error_formats`' business.  Errors of llama-server are not here:
-they pass through as llama-server wrote them.
+Every error that bioproxy itself answers with is a `ProxyError`, so this is the one place that says which status and
+which `type` an error has.  `bioproxy.http.error_formats` turns it into JSON in the format of the client's API.  Errors
+that llama-server answers with are not here: they are passed on as llama-server wrote them.
 
-`Cancelled` deserves a word.  In Twisted "the client hung up" arrives as an exception too: the waiting
-coroutine is *cancelled*, its `await` raises `twisted.internet.defer.CancelledError`.  That is nobody's
-fault and has nobody to be told to, so it has no class here; it passes through every function untouched.
+There are three more kinds.  `LlamaCallFailed` is for bioproxy's own calls of llama-server, `ConfigError` for mistakes
+of the operator, and `CannotStart` for a start that fails.
 
-Knows nothing of HTTP libraries.
+One exception is missing on purpose.  When a client hangs up, Twisted *cancels* the coroutine that serves it: its
+`await` raises `twisted.internet.defer.CancelledError`.  Nobody made a mistake, and no client is left to be told, so
+that exception passes through every function unchanged.  It is a subclass of `Exception`, so code that catches
+`Exception` around an `await` has to let it pass.
+
+Does not know Twisted or HTTP libraries; the child process of `bioproxy.runtime.worker` uses these classes, too.
 """
 
 from __future__ import annotations
 
 
 class ProxyError(Exception):
-    """A fault that a client is told about.
-
-    `status` is the HTTP status, `kind` the `type` in OpenAI's error object, `retry_after` the seconds after
-    which asking again may help, or `None`.
-    """
+    """An error that a client is told about.  Its text is one sentence without secrets: no keys, no text of messages."""
 
     status = 500
+    """The HTTP status of the answer."""
+
     kind = "server_error"
+    """The `type` in OpenAI's error object; Anthropic's types are derived from it."""
+
     retry_after: int | None = None
+    """Seconds after which a client may try again, for the header `Retry-After`; `None` for errors that will stay."""
 
     @property
     def message(self) -> str:
-        """What went wrong, for a person."""
+        """What went wrong, human-readable."""
         return str(self)
 
 
 class BadRequest(ProxyError):
-    """The request is not HTTP as it should be."""
+    """The request is not valid HTTP, or two programs could understand it in two ways."""
 
     status = 400
     kind = "invalid_request_error"
 
 
 class NotAuthenticated(ProxyError):
-    """The request shows no valid key."""
+    """The request has no valid API key, and `api_key_file` demands one."""
 
     status = 401
     kind = "authentication_error"
 
 
 class Forbidden(ProxyError):
-    """The operator's port is not asked in this way."""
+    """The request to the operator's port has an unknown `Host`, or is an action that another site's page asks for."""
 
     status = 403
     kind = "permission_error"
 
 
 class TooSlow(ProxyError):
-    """The request's body comes too slowly."""
+    """The request's body comes with less than a kilobyte a second."""
 
     status = 408
     kind = "timeout_error"
 
 
 class BodyTooLarge(ProxyError):
-    """The request's body is larger than `max_body`."""
+    """The request's body is larger than `max_body`, as it came or with its templates filled in."""
 
     status = 413
     kind = "invalid_request_error"
 
 
 class BadTarget(ProxyError):
-    """The request line names something that cannot be a path on llama-server."""
+    """The request's target is not a path on llama-server.
+
+    If such a target were appended to `llama_url`, the result could name another host.
+    """
 
     status = 400
     kind = "invalid_request_error"
 
 
 class TooDeep(ProxyError):
-    """The request's JSON nests thousands deep: it cannot be told whether it names a template."""
+    """The request's JSON nests thousands of levels deep.
+
+    Python's parser gives up on it, so whether it names a template is unknown, and text with a known prefix must never
+    reach llama-server unfilled.
+    """
 
     status = 400
     kind = "invalid_request_error"
 
 
 class TooComplex(ProxyError):
-    """Reading the request takes more memory or time than one request may have."""
+    """Reading the request takes more memory or time than `bioproxy.runtime.worker` allows for one request."""
 
     status = 413
     kind = "invalid_request_error"
 
 
 class TemplateError(ProxyError):
-    """The template that a message names cannot be used: its text must not go out unfilled."""
+    """The template that a message names cannot be read or has no place for the message.
+
+    The request is refused, because text with a known prefix must never reach llama-server unfilled.
+    """
 
     status = 500
     kind = "template_error"
 
 
 class LlamaCallFailed(Exception):
-    """A call to llama-server failed: the base of `UpstreamError`, `UpstreamTimeout` and `LlamaError`."""
+    """A call of llama-server failed, for whatever reason.
+
+    The base of `UpstreamError` (no answer, or not HTTP), `UpstreamTimeout` and `LlamaError` (an error as the answer).
+    Code that can go on without llama-server's answer catches this one.
+    """
 
 
 class UpstreamError(ProxyError, LlamaCallFailed):
-    """llama-server refuses connections, breaks off, or answers with something that is not HTTP."""
+    """llama-server refuses connections, breaks off, or answers with something that is not what was asked for."""
 
     status = 502
     kind = "upstream_error"
 
 
 class ShuttingDown(UpstreamError):
-    """bioproxy stops, and has waited for llama-server as long as it could."""
+    """bioproxy is stopping, and llama-server's answer did not end within the time that a stop allows."""
 
     status = 503
     kind = "unavailable_error"
@@ -114,15 +133,20 @@ class ShuttingDown(UpstreamError):
 
 
 class UpstreamTimeout(ProxyError, LlamaCallFailed):
-    """llama-server stayed dumb for `upstream_timeout` seconds."""
+    """llama-server was unresponsive for `upstream_timeout` seconds: neither the answer nor `/health` came."""
 
     status = 504
     kind = "timeout_error"
 
 
 class TooLate(ProxyError):
-    """llama-server answered with an error, to a client that was told already that a stream comes."""
+    """llama-server answered with an error after bioproxy had already begun a stream for the client.
 
+    A client that waits at the gate gets the head of a stream, with status 200, and comments
+    (`bioproxy.http.keepalive`). An error that comes later can no longer change the status, so it is sent as an event.
+    """
+
+    # `status`, `kind` and `message` are those of llama-server's answer, as far as it has them.
     def __init__(self, status: int, kind: str | None, message: str | None) -> None:
         super().__init__(message or f"llama-server answered with status {status} and without a stream")
         self.status = status if status >= 400 else 502
@@ -130,33 +154,41 @@ class TooLate(ProxyError):
 
 
 class Unavailable(ProxyError):
-    """The queue is full, or the request waited in it for too long."""
+    """bioproxy cannot serve the request now, but may be able to later.
+
+    The queue is full, the request waited too long in it, a resource is exhausted (disk, processes), or bioproxy stops.
+    """
 
     status = 503
     kind = "unavailable_error"
 
+    # Five seconds are about one short answer: sooner, the queue is hardly shorter; later, the slot may stand idle.
     def __init__(self, message: str, retry_after: int = 5) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used.  Its text is the one line that the user sees."""
+    """A setting that cannot be used: a wrong value, a missing file, a folder without permission.
+
+    Its text is the one line that the operator sees, so it names the setting or the file.
+    """
 
 
 class CannotStart(SystemExit, Exception):
-    """The service cannot start; its text is the one line that the user sees, the exit code is 1.
+    """The service cannot start.  Its text is the one line that the operator sees; the exit code is 1.
 
-    `SystemExit` alone would do in the foreground.  As a daemon, twistd's first process waits to hear how the start
-    went, and twistd tells it about every `Exception`, but not about a `SystemExit`: it would wait for ever.
+    In the foreground `SystemExit` alone would be enough.  For a daemon, twistd forks: the first process waits until the
+    second one reports how the start went.  twistd reports every `Exception`, but not a `SystemExit`, which is none; the
+    first process would then wait for ever.  So this is both.
     """
 
 
 class LlamaError(LlamaCallFailed):
-    """llama-server answered one of the proxy's *own* calls with an error status.
+    """llama-server answered one of bioproxy's *own* calls with an error status, which is `status`.
 
-    Unlike a `ProxyError` it is never told to a client: a call that the proxy makes for itself may fail, the
-    client's request goes on without what it would have brought.
+    It is no `ProxyError`, because no client is told: if a call that bioproxy makes for itself fails (a restore, a
+    save), the client's request goes on without the result of that call.
     """
 
     def __init__(self, status: int, message: str) -> None:

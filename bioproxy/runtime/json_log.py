@@ -1,62 +1,31 @@
-"""The log as JSON: with ``log_format`` ``json`` each event is one object on a line of its own, for programs.
+"""The log as JSON, for programs: each event is one object on a line of its own.
 
-In Twisted whoever has something to say makes an *event*, a dict with a text and the values in it.  *Observers* get
-every event, whoever said it, and write it where they like.  twistd brings an observer that writes text.  An application
-may name another one, as its *component* `ILogObserver`; `bioproxy.service` does so, and then twistd leaves to it where
-the log goes, too.  So that is here as well, with the same rules: what ``--logfile`` says, rotated at its size and at
-SIGUSR1, and in the foreground standard output.
+Twisted has a JSON formatter too (`eventAsJSON`).  It writes all that an event carries, so that the event can be read
+back into Python: dozens of keys with names that only Twisted uses.  Here an object has what somebody searches for:
+``time``, ``level``, ``system`` and ``message``, the event's own values under plain names, and a failure's
+``traceback``.
 
-Twisted has a JSON observer of its own.  It writes all that an event carries, so that it can be read back into Python;
-here are the few things that somebody looks for.  Nothing a client sends can break a line: JSON has escapes for line
-ends, and all that is not ASCII is written as escapes too.
+An event's values are those that a part passed as ``fields``; `bioproxy.proxy.request_log` does so for each request.
+Nothing that a client sends can break a line: JSON escapes line ends, and `json.dumps` escapes all that is not ASCII.
+
+Does not know where the lines go; that is decided in `bioproxy.runtime.log_output`.
 """
 
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from twisted.logger import FileLogObserver, LogEvent, LogLevel, formatEvent
-from twisted.python.logfile import LogFile
-
-DAEMONS_FILE = "twistd.log"
-"""Where a daemon's log goes that was told nothing else, as with twistd's own."""
-
-
-def leaves_it_to_us(twistd: Mapping[str, Any]) -> bool:
-    """Tell whether these options are twistd's, and do not say themselves how to log.
-
-    Its sister ``twist`` knows no daemons, and asks no application how to log.
-    """
-    return "nodaemon" in twistd and not twistd.get("syslog") and not twistd.get("logger")
-
-
-def json_observer(twistd: Mapping[str, Any], reactor: Any) -> FileLogObserver:
-    """Return an observer that writes JSON to where twistd's options say.
-
-    Called before the process becomes a daemon: relative names start at the working folder.
-    """
-    name = twistd.get("logfile")
-    if twistd.get("nodaemon") and name in (None, "", "-"):
-        return FileLogObserver(sys.stdout, json_line)
-    if name == "-":
-        raise SystemExit("bioproxy: a daemon cannot log to standard output")
-    file = LogFile.fromFullPath(name or DAEMONS_FILE)
-    if not signal.getsignal(signal.SIGUSR1):
-        # A signal comes in the middle of anything, a line that is being written too; the reactor finds a good moment.
-        signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(file.rotate))
-    return FileLogObserver(file, json_line)
+from twisted.logger import LogEvent, LogLevel, formatEvent
 
 
 def json_line(event: LogEvent) -> str:
-    """Return an event as one line: when, how serious, who says it, what, and the `fields` that it has.
+    """Return an event as one line: ``time`` (ISO 8601, UTC), ``level``, ``system``, ``message`` and its `fields`.
 
-    A failure has its `traceback`, too.
+    ``system`` is the module and class that logged.  A failure has its ``traceback``, too.
     """
+    # Legacy events are dicts that anybody may have filled: some have neither a time nor a level.
     when = datetime.fromtimestamp(event.get("log_time", 0), timezone.utc)
     level = event.get("log_level", LogLevel.info)
     line: dict[str, Any] = {
@@ -68,12 +37,15 @@ def json_line(event: LogEvent) -> str:
     }
     if "log_failure" in event:
         line["traceback"] = event["log_failure"].getTraceback()
-    # Half of a surrogate pair, of a file name that is not UTF-8, would be an escape that not every reader accepts.
     return json.dumps({key: plain(value) for key, value in line.items()}) + "\n"
 
 
 def plain(value: Any) -> Any:
-    """Return numbers as they are, anything else as text that has a place in UTF-8."""
+    r"""Return numbers, booleans and `None` as they are, and anything else as text that can be encoded in UTF-8.
+
+    Python keeps bytes of a file name that are no UTF-8 as halves of surrogate pairs.  JSON can spell those, but many
+    readers reject them, so they become escapes like ``\udcff``.
+    """
     if value is None or isinstance(value, bool | int | float):
         return value
     return str(value).encode(errors="backslashreplace").decode()

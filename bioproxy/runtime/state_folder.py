@@ -1,12 +1,17 @@
-"""The proxy's own folder, `state_dir`: small JSON files that survive a restart.
+"""bioproxy's own folder, `state_dir`: small JSON files that survive a restart.
 
-Each file is replaced as a whole, by writing a new one beside it and renaming that: whoever reads it, after whatever
-happened, finds the old content or the new one and never half of both.
+Each file is replaced as a whole: a new file is written beside it and renamed over it.  Renaming is atomic, so after a
+crash or a power cut a reader finds the old content or the new one, never a mixture and never half of a file.
 
-Only one bioproxy may use a folder: a lock, which the operating system drops when the process ends, sees to that.  What
-is in there can tell much about its user's work, so it is for the owner's eyes only.
+Only one bioproxy may use a folder at a time, since two would overwrite each other's records.  A lock ensures that.  The
+operating system releases it when the process ends, however it ends, so a lock is never left behind.
 
-Knows nothing of what the files mean.
+The files tell much about a user's work (system messages, tools), so only their owner can read them.
+
+Files are written and read in the reactor's thread, which blocks everything else meanwhile.  They are small, and written
+after a warm-up or a save, so that takes a few milliseconds now and then.
+
+Does not know what the files mean.
 """
 
 from __future__ import annotations
@@ -25,60 +30,71 @@ from bioproxy.runtime.errors import ConfigError
 
 
 class StateFolder:
-    """A folder with JSON files.  To be opened before it is used."""
+    """A folder with JSON files.  Between `open` and `close` no other process uses it."""
 
     log = Logger()
 
     def __init__(self, path: Path) -> None:
+        """Name the folder.  Nothing is touched before `open`."""
         self._path = path
+        # The open file that holds the lock; `None` while the folder is not locked.
         self._lock: TextIO | None = None
 
     def open(self) -> None:
-        """Make the folder and lock it.  Raises `ConfigError` if it cannot be used."""
+        """Create the folder if it is missing, and lock it.
+
+        Raises `ConfigError` if the folder cannot be used, or another bioproxy uses it.
+        """
         try:
             self._path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Kept open, and with it the lock, until `close` or the end of the process.
+            # The lock belongs to the open file, so the file stays open until `close` or the end of the process.
+            # `LOCK_NB`: fail at once instead of waiting for the other process to end.
             self._lock = open_private(self._path / "lock")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # What `LOCK_NB` raises; it is an `OSError`, too, so it has to come first.
         except BlockingIOError:
             raise ConfigError(f"state_dir: another bioproxy uses {self._path}") from None
         except OSError as error:
             raise ConfigError(f"state_dir: {self._path}: {error.strerror}") from None
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the lock.  The file stays: removing it would let a second process lock a new file of that name."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def read(self, name: str) -> Any:
-        """Return a file's content, an empty `dict` if there is none that can be read."""
+        """Return a file's content, decoded; an empty `dict` if the file is missing or cannot be read."""
         file = self._path / name
         try:
             return json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
-            # Nothing is lost but time: whatever was in there can be found out again.
-            self.log.warn("{file} cannot be read, starting without: {error}", file=file, error=error)
+            # Not an error that ends the start: what the records say can be found out again, it only takes time.
+            # `RecursionError` is what Python raises for JSON that nests too deeply.
+            self.log.warn("{file} cannot be read, bioproxy starts without it: {error}", file=file, error=error)
             return {}
 
     def write(self, name: str, content: Any, durable: bool = True) -> None:
-        """Replace a file.  Raises `OSError`.
+        """Replace a file by `content`, encoded as JSON.  Raises `OSError`, and then the old file is still there.
 
-        With `durable` it is on the disk when this returns, so that not even a power cut takes it back; without, the
-        operating system may take its time.
+        With `durable` the new content is on the disk when this returns, so that it survives a power cut; without, the
+        operating system writes it within some seconds.  The rename makes sure of the rest in either case.
         """
+        # In the same folder, because a rename is atomic only within one file system.
         file = self._path / name
         draft = file.with_suffix(".new")
+        # A draft that an earlier process left behind is simply overwritten.
         with open_private(draft) as stream:
             json.dump(content, stream, indent=1)
             stream.flush()
+            # Before the rename: otherwise the new name could reach the disk before the content does.
             if durable:
                 os.fsync(stream.fileno())
         draft.replace(file)
         if durable:
-            # The name is in the folder, which is on the disk only after this.
+            # The name is stored in the folder, which has to be written as well.
             folder = os.open(self._path, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -87,27 +103,31 @@ class StateFolder:
 
 
 def open_private(path: Path) -> TextIO:
-    """Open a new or existing file for writing that only its owner may read."""
+    """Open a new or existing file for writing that only its owner may read.  The caller closes it.
+
+    Raises `OSError`.
+    """
+    # The mode of `os.open` applies only to a file that it creates.  An old file with a wider mode is corrected below.
     file = open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600), encoding="utf-8")  # noqa: SIM115
-    os.fchmod(file.fileno(), 0o600)  # the caller closes it
+    os.fchmod(file.fileno(), 0o600)
     return file
 
 
 class Folder(Protocol):
-    """A folder that only one bioproxy may use."""
+    """A folder that only one bioproxy may use: `StateFolder`, and llama-server's slot folder."""
 
     def open(self) -> None:
-        """Lock it.  Raises `ConfigError`."""
+        """Lock the folder.  Raises `ConfigError`."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock."""
 
 
 class State(Service):
-    """Reads what must be known before anybody is served, and holds folders for as long as the service runs.
+    """Reads what must be known before anybody is served, and keeps folders locked for as long as the service runs.
 
-    `first` are called while the process still has the rights that it was started with, before any port is open; then,
-    as the service starts, `folders` are locked, and `readers` called, who keep something there.
+    To be the first service that starts: the others need the records, and a second bioproxy must fail here, before it
+    changes anything.
     """
 
     def __init__(
@@ -116,6 +136,11 @@ class State(Service):
         folders: Sequence[Folder],
         readers: Sequence[Callable[[], None]],
     ) -> None:
+        """Make the service.
+
+        `first` are called before any port is open, while the process still has the rights that it was started with;
+        `readers` are called, in order, after all `folders` are locked.
+        """
         self.setName("state")
         self._first = first
         self._folders = folders
@@ -129,16 +154,17 @@ class State(Service):
             read()
 
     def startService(self) -> None:
-        """Lock the folders and read what is in them.  Called by the parent service."""
-        self.privilegedStartService()  # twistd's sister `twist` calls only this
+        """Lock the folders and call the readers.  Called by the parent service.  Raises `ConfigError`."""
+        self.privilegedStartService()  # `twist`, unlike twistd, calls only this
         super().startService()
+        # Reading comes after locking: before it, another process might still be writing.
         for folder in self._folders:
             folder.open()
         for read in self._readers:
             read()
 
     def stopService(self) -> None:
-        """Close them."""
+        """Release the folders.  Called by the parent service, after the services that started later have stopped."""
         super().stopService()
         for folder in self._folders:
             folder.close()

@@ -1,16 +1,19 @@
-"""Reads large requests in a process of its own, so that nobody else has to wait for it.
+"""Reads large requests in a child process, so that all other requests go on meanwhile.
 
-Twisted serves everybody in one thread, and what takes long there holds up all of them.  Threads are no help with JSON:
-Python's parser keeps the interpreter to itself until it is through, and what it makes of a text may take 25 times the
-text's size (``[[],[],...]``).  So requests of more than some kilobytes are read by a child process: one at a time, with
-a limit of memory and time.  A request that takes more is refused, and its child ended.
+Twisted serves all connections in one thread, so a computation of a second stops all of them for a second.  Threads do
+not help with JSON: Python's parser holds the interpreter's lock until it is through, and the objects that it makes of a
+text may take 25 times the text's size (``[[],[],...]``).  So requests of more than some kilobytes are read by a child
+process: one at a time, with a limit of memory and of time.  A request that exceeds a limit is refused, and the child is
+killed.
 
-Twisted starts processes with `spawnProcess` and tells a `ProcessProtocol` of what becomes of them.  The two talk over a
-pair of Unix sockets, because over such a socket a *file descriptor* can be passed: the child reads the request's body
-from the very file in which it lies, and no byte of it is copied.
+Twisted starts processes with `spawnProcess` and reports to a `ProcessProtocol`, whose methods the reactor calls.  The
+messages go over a pair of Unix sockets instead of pipes, because a *file descriptor* can be passed over such a socket:
+the child reads the request's body from the very file that bioproxy keeps it in, and no byte of it is copied.
 
-`bioproxy.runtime.worker_main` is the child.  What is run there is a plain function of bytes, named by its module and
-name.
+`bioproxy.runtime.worker_main` is the child's program.  What it runs is a plain function of bytes, which `pickle` sends
+by the name of its module and its own name.  Functions and results are trusted, as both sides are bioproxy.
+
+Does not know what is read or why.
 """
 
 from __future__ import annotations
@@ -35,62 +38,95 @@ from twisted.python.failure import Failure
 from bioproxy.runtime.errors import TooComplex, Unavailable
 
 SECONDS = 10.0
-"""Seconds that reading one request may take."""
+"""Seconds that reading one request may take.
+
+On an ordinary machine the slowest JSON of 64 MiB, the default of `max_body`, takes three to four seconds.  Half of the
+limit could refuse such a body on a slow or busy machine; with twice as much, one hostile request keeps all other large
+ones waiting for so long.
+"""
 
 MEMORY = 1 << 30
-"""Bytes of memory that the child may use (where the operating system can limit that)."""
+"""Bytes of memory that the child may use (where the operating system can limit that).
+
+JSON with nothing but tiny values needs 25 times its size, so such a body of 40 MiB is refused.  With half of it, one of
+20 MiB would be; with twice as much, a small machine may run out of the memory that llama-server needs.
+"""
 
 LARGEST_RESULT = 16 << 20
-"""Bytes of what the child tells.  It tells positions and fingerprints, and one text of limited size."""
+"""Bytes of a result at most.
+
+A result has positions and fingerprints, and one text of limited size.  Half of it is still enough for usual requests;
+twice as much only takes more memory in the process that must not grow.
+"""
+
+
+# Three objects for one child: `Worker` is what the rest of bioproxy calls, `Child` is the process, and `Line` the
+# connection to it.  Twisted reports separately on the two latter, since a process may die while its connection still
+# has data in it, and a connection may be lost while the process still runs.
 
 
 class Worker(Service):
-    """Runs one function at a time, in a child that is started when it is first needed.
+    """Runs functions in a child process, one at a time.
 
-    There is at most one child.  One that was interrupted is killed, and the next call gets another.
+    There is at most one child.  It is started by the first call that needs it, and serves many calls.  A child whose
+    call did not end by itself is killed, since it may still be busy, and the next call starts another.
     """
 
     log = Logger()
 
     def __init__(self, reactor: Any) -> None:
+        """Make a worker without a child; `reactor` starts the child and keeps the time limit."""
         self.setName("worker")
         self._reactor = reactor
+        # A queue: `async with` waits until all earlier calls have left it.
         self._one_at_a_time = DeferredLock()
         self._child: Child | None = None
 
     async def call(self, function: Callable[..., Any], descriptor: int, *args: Any) -> Any:
         """Run `function(view, *args)` in the child, where `view` is the content of an open file, as an `mmap`.
 
-        Fires with what it returns; fails with what it raises, or with `TooComplex` if it takes too long or too much
-        memory. Cancelling ends the child.
+        Fires with what the function returns.  Fails with the `ProxyError` that it raises, with `TooComplex` if it takes
+        too long or too much memory, and with `Unavailable` if no child can be started.  Cancelling leaves the queue, or
+        kills the child if the function runs already.
         """
+        # A coroutine that is cancelled raises `CancelledError` at the `await` where it waits.  In the queue that is the
+        # line below, and the lock takes the caller out of its queue; further down it is the answer's `await`.
         async with self._one_at_a_time:
+            # A child may also have died between two calls, for example because the system ran out of memory.
             child = self._child
             if child is None or child.ended:
                 child = self._child = self._start()
+            # A child that has just been started need not be waited for: the question waits in the socket.
             done = False
             try:
-                # A reactor that stood still is no reason: time counts in which the child could run as well.
+                # `addTimeout` cancels the Deferred after `SECONDS` and turns the cancellation into a `TimeoutError`.
+                # The reactor's clock stands still while bioproxy is stopped, but the child could run then, too: so
+                # the limit is never reached only because bioproxy itself was slow.
                 succeeded, result = await child.ask(function, descriptor, args).addTimeout(SECONDS, self._reactor)
                 done = True
             except TimeoutError:
-                self.log.warn("reading a request took more than {seconds} s; it is refused", seconds=SECONDS)
+                self.log.warn("a request was refused: reading it took more than {seconds} s", seconds=SECONDS)
                 raise TooComplex(f"reading the request took more than {SECONDS:g} s") from None
             finally:
+                # Reached by a time-out, a lost connection, and a cancellation alike.  A child that still works would
+                # send its answer later, and the next call would take it for its own.
                 if not done:
                     child.end()
+            # An exception was pickled in the child like any other result, and is raised here for the request that
+            # asked.
             if succeeded:
                 return result
             raise result
 
     def _start(self) -> Child:
+        """Start a child.  Raises `Unavailable`."""
         try:
             return Child(self._reactor)
         except OSError as error:  # too many processes or open files
-            raise Unavailable(f"there is nobody to read large requests: {error.strerror}") from None
+            raise Unavailable(f"no process can be started to read large requests: {error.strerror}") from None
 
     def stopService(self) -> None:
-        """End the child, if there is one.  Called by Twisted."""
+        """Kill the child, if there is one.  Called by the parent service."""
         super().stopService()
         if self._child is not None:
             self._child.end()
@@ -98,75 +134,121 @@ class Worker(Service):
 
 
 class Child(ProcessProtocol):
-    """The child process, and the connection to it.  `ended`: it is of no more use."""
+    """The child process, and the connection to it.
+
+    `ended` is set once and for all, by `end` or when the process is gone; the child is of no use from then on.
+    """
 
     log = Logger()
 
     def __init__(self, reactor: Any) -> None:
+        """Start the process.  Raises `OSError` where the operating system refuses a socket or a process."""
         self.ended = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # Both ends are duplicated, by Twisted and for the child, so our own copies are closed at the end of the block.
+        # A copy of the child's end that stayed open here would hide the child's death: our end would never see EOF.
         with ours, theirs:
-            # Twisted gets a copy of the descriptor; its child's standard input is the other end.
             self._line = Line()
+            # Has the reactor serve a socket that exists already.  A factory is what Twisted asks for the protocol of a
+            # new connection; here there is one connection, and its protocol exists already, too.
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: self._line))
             command = [sys.executable, "-m", "bioproxy.runtime.worker_main", str(MEMORY)]
             # Whatever folder this process runs in, the child finds the same bioproxy.
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            # The child's standard input is its end of the socket; Twisted reads what it prints ("r").
             descriptors = {0: theirs.fileno(), 1: "r", 2: "r"}
             self._process: IProcessTransport = reactor.spawnProcess(
                 self, command[0], command, env=environment, childFDs=descriptors
             )
 
     def ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Deferred[tuple[bool, Any]]:
-        """Have the child run a function; fires with whether that succeeded, and with its result or its exception."""
+        """Have the child run a function; see `Line.ask`."""
+        # `pickle` stores a function as the names of its module and of itself, so the child imports the same one.
         return self._line.ask(descriptor, pickle.dumps((function, args)))
 
     def end(self) -> None:
-        """Kill the child.  Its work is of no use to anybody."""
+        """Kill the child.  It has nothing to lose or to save, so it is not asked to end by itself.
+
+        A second call does nothing.  A question that has no answer yet fails.
+        """
         if not self.ended:
             self.ended = True
             self._line.close()
+            # The process may be gone without Twisted having reported it yet.
             with suppress(ProcessExitedAlready):
                 self._process.signalProcess("KILL")
 
     def errReceived(self, data: bytes) -> None:
-        """Tell what the child complains of.  Called by Twisted."""
-        self.log.warn("the process that reads requests says: {text}", text=data.decode("utf-8", "replace").strip())
+        """Log what the child writes to its standard error, for example a traceback.
+
+        Called by Twisted with each piece.  A child that had bioproxy's own standard error would write between the lines
+        of the log, and nobody would see in them where they come from.
+        """
+        self.log.warn(
+            "the process that reads large requests wrote: {text}", text=data.decode("utf-8", "replace").strip()
+        )
 
     def processEnded(self, reason: Failure) -> None:
-        """Note that the child is gone.  Called by Twisted."""
+        """Note that the process is gone, for whatever reason.
+
+        Called by Twisted once, after it has collected the process, so that no zombie is left.
+        """
         self.ended = True
+        # Normally the connection is lost anyway; this makes sure that a question in it fails.
         self._line.close()
 
 
 class Line(Int32StringReceiver):
-    """The connection to the child: messages with their length in front, and a file descriptor with each question."""
+    """The connection to the child.
+
+    A stream of bytes has no messages in it, so each message has its length in front, in 32 bits; `Int32StringReceiver`
+    collects the bytes until a message is whole.  A file descriptor goes with each question.  There is at most one
+    question without an answer.
+    """
 
     MAX_LENGTH = LARGEST_RESULT
+    """Bytes of a message at most.  Twisted closes the connection when a longer one is announced."""
+
     transport: Any
+    """The socket, set by Twisted."""
+
     _answer: Deferred[tuple[bool, Any]] | None = None
 
     def ask(self, descriptor: int, question: bytes) -> Deferred[tuple[bool, Any]]:
-        """Send a question; the Deferred fires with the answer."""
+        """Send a question and a file descriptor.
+
+        Fires with whether the function succeeded, and its result or its exception.  Fails with `TooComplex` when the
+        connection is lost, because the child dies of its limit of memory.  Cancelling only forgets the question.
+        """
         answer: Deferred[tuple[bool, Any]] = Deferred()
         self._answer = answer
+        # In this order: Twisted sends the descriptor together with the next bytes that it writes, so it is there when
+        # the child has the question.
         IUNIXTransport(self.transport).sendFileDescriptor(descriptor)
         self.sendString(question)
         return answer
 
     def stringReceived(self, string: bytes) -> None:
-        """Take the answer.  Called by Twisted when all of it is here."""
+        """Hand on the answer.  Called by Twisted when all of it is here."""
+        # The attribute is cleared before the Deferred fires: firing runs the coroutine that waits, right here, and that
+        # may ask the next question before `callback` returns.
         answer, self._answer = self._answer, None
         if answer is not None:
             answer.callback(pickle.loads(string))
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Note that no answer will come.  Called by Twisted, also when the child is gone."""
+        """Report that no answer will come.  Called by Twisted, also when the child is gone."""
         answer, self._answer = self._answer, None
+        # A Deferred that was cancelled, by the time-out or by a client that hung up, has fired already, and Twisted
+        # allows each Deferred to fire only once.
         if answer is not None and not answer.called:
             answer.errback(TooComplex("reading the request took more memory than is allowed"))
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection without sending what is still buffered.
+
+        `transport` is `None` if the connection never came to be.  `connectionLost` is called in any case, a moment
+        later, and reports to the coroutine that waits.
+        """
         if self.transport is not None:
             self.transport.abortConnection()

@@ -1,9 +1,13 @@
 """The child process that reads large requests for `bioproxy.runtime.worker`.
 
-It is started as ``python -m bioproxy.runtime.worker_main``.
-Its standard input is a Unix socket.  A question is a file descriptor with, behind it, the function to run and its
-further arguments; the answer is what the function returned or raised.  Plain, blocking Python: there is nobody else
-here to be kept waiting.  It ends when the socket is closed, and so with bioproxy, however that ends.
+It is started as ``python -m bioproxy.runtime.worker_main MEMORY``.  Its standard input is one end of a pair of Unix
+sockets.  A question is a file descriptor, the function to run and its further arguments; the answer is what the
+function returned or raised.  Messages are pickled, with their length in front.
+
+This is plain, blocking Python without Twisted: the process has one question at a time and nothing else to do.  It ends
+when the socket is closed, and so it ends with bioproxy, also when bioproxy is killed.
+
+Does not know what the functions do.  Their modules are imported when the first question names them.
 """
 
 from __future__ import annotations
@@ -23,43 +27,64 @@ from typing import Any
 from bioproxy.runtime.errors import ProxyError, TooComplex
 
 NICE = 10
-"""How much the process steps back where processors are short: everybody else is served by the one that started it."""
+"""How far the process lowers its own priority, from 0 to 19.
+
+Where processors are short, bioproxy's own process comes first, which serves all other requests, and llama-server.  With
+5 the child would take noticeably more of a single core; with 19 large requests could starve under load.
+"""
 
 LENGTH = struct.Struct("!I")
-"""The length in front of each message, as Twisted's `Int32StringReceiver` writes it."""
+"""The length in front of each message: 4 bytes, the highest first, as Twisted's `Int32StringReceiver` writes it."""
+
+PIECE = 1 << 16
+"""Bytes to read from the socket at a time.  Questions are far shorter, so the size makes no difference."""
 
 
 def main() -> None:
-    """Answer questions until there are no more."""
+    """Answer questions until bioproxy closes the socket."""
     limit_memory(int(sys.argv[1]))
     os.nice(NICE)
-    # Nothing that is made here refers to itself in a circle, and looking for circles is what makes parsing slow.
+    # Python's garbage collector looks for objects that refer to each other in a circle.  Decoded JSON has none, but it
+    # has millions of objects, and looking at all of them again and again takes most of the time of parsing.
     gc.disable()
+    # Descriptor 0 is standard input: `socket` finds out by itself what kind of socket it is.
     line = socket.socket(fileno=0)
     while question := receive(line):
+        # A question may allocate much.  What it allocated is given back before the next one, because nothing keeps it.
         descriptor, function, args = question
+
         answer = run(function, descriptor, args)
         line.sendall(LENGTH.pack(len(answer)) + answer)
 
 
 def run(function: Any, descriptor: int, args: tuple[Any, ...]) -> bytes:
-    """Return what the function returns or raises, pickled, with whether it succeeded."""
+    """Return what the function returns or raises, pickled, with whether it succeeded.
+
+    The descriptor is closed in any case.  Other exceptions than these are bugs: they end the process, and bioproxy logs
+    the traceback.
+    """
     try:
+        # The body is mapped into memory instead of read, so its pages count as the operating system's file cache.
         with mmap(descriptor, 0, access=ACCESS_READ) as view:
             return pickle.dumps((True, function(view, *args)))
+    # Raised when the limit is reached.  What failed is usually a large allocation, so there is room for this small one.
     except MemoryError:
         return pickle.dumps((False, TooComplex("reading the request took more memory than is allowed")))
+    # An error that the client is told about, such as `TooDeep`.  `pickle` stores its class and its arguments.
     except ProxyError as error:
         return pickle.dumps((False, error))
+    # The parent has its own copy of the descriptor.  Without this one closed, the file's disk space would stay in use.
     finally:
         os.close(descriptor)
 
 
 def receive(line: socket.socket) -> tuple[int, Any, tuple[Any, ...]] | None:
-    """Return the next question: descriptor, function and arguments; `None` at the end."""
+    """Return the next question: descriptor, function and arguments; `None` when the socket was closed."""
     data, descriptors = b"", array.array("i")
+    # A stream of bytes has no messages in it, so a question may come in several pieces.  The descriptor comes along
+    # with the first of them; the kernel has made a copy of it that belongs to this process.
     while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack(data[: LENGTH.size])[0]:
-        more, passed, _, _ = socket.recv_fds(line, 1 << 16, 1)
+        more, passed, _, _ = socket.recv_fds(line, PIECE, 1)
         if not more:
             return None
         data += more
@@ -69,8 +94,11 @@ def receive(line: socket.socket) -> tuple[int, Any, tuple[Any, ...]] | None:
 
 
 def limit_memory(size: int) -> None:
-    """Let this process use so many bytes at most, where the operating system can do that."""
-    with suppress(ValueError, OSError):  # macOS, for one, knows the limit and refuses to set it
+    """Let this process use `size` bytes of memory at most, where the operating system can limit that.
+
+    Over the limit, an allocation fails and Python raises `MemoryError`, or C code ends the process.
+    """
+    with suppress(ValueError, OSError):  # macOS, for one, knows this limit but refuses to set it
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 

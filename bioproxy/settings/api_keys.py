@@ -1,15 +1,19 @@
-"""Keys: which ones open the clients' port, and which one opens llama-server.
+"""API keys: those that clients must send to bioproxy, and the one that bioproxy sends to llama-server.
 
-Where `api_key_file` is set, a client must show one of its keys, as OpenAI's clients do (`Authorization: Bearer KEY`)
-or as Anthropic's do (`x-api-key: KEY`).  Such a key is for bioproxy alone: it is taken out of the request, and
-llama-server gets its own key instead, that of `llama_api_key_file`.  So each user can have a key of their own, and none
-of them knows that of llama-server.  Where `api_key_file` is not set, what a client shows is llama-server's business.
+If `api_key_file` is set, a client must send one of its keys, as OpenAI's clients do (`Authorization: Bearer KEY`) or as
+Anthropic's do (`x-api-key: KEY`).  Such a key is for bioproxy alone: it is removed from the request, and llama-server
+gets its own key instead, the one in `llama_api_key_file`.  So each user can have a key of their own, and none of them
+knows llama-server's.  If `api_key_file` is not set, the headers of a client are passed on, and llama-server decides.
 
-The questions that need no key are those that llama-server answers without one: whether it is up, and a browser's
-question whether a page may ask (`OPTIONS`), to which no browser adds a key.
+Two kinds of requests need no key, because llama-server answers them without one: ``/health``, and `OPTIONS`, with which
+a browser asks whether a page may send a request.  Browsers never add a key to that.
 
-A comparison that stops at the first different character tells an attacker, by the time it takes, how many were right.
-So fingerprints are compared, all of them, with `hmac.compare_digest`, which always takes equally long.
+A comparison that stops at the first different character takes longer the more characters are right, and an attacker
+could measure that.  So the fingerprints of all keys are compared, with `hmac.compare_digest`, which always takes
+equally long.
+
+Values and files, without Twisted's event loop.  Called for each request before its body is read
+(`bioproxy.http.ports`), so a client without a key cannot make bioproxy store anything.
 """
 
 from __future__ import annotations
@@ -26,94 +30,121 @@ from bioproxy.http.headers import Pair
 from bioproxy.runtime.errors import ConfigError, NotAuthenticated, ProxyError
 
 OPEN_PATHS = frozenset({"/health"})
-"""Paths that need no key."""
+"""Paths that need no key, as on llama-server."""
 
 SHOWN_IN = ("authorization", "x-api-key")
-"""Headers that keys are shown in."""
+"""Headers that a key may be in.  Both are removed from a request before it is sent on."""
 
 
 class ApiKeys:
-    """The keys in two files, either of which may be `None`: no such keys.  To be read before they are used."""
+    """The keys in two files, either of which may be `None`, for no such keys.
+
+    The keys in use always come from one successful read of both files.  Before the first one no key is valid.
+    """
 
     log = Logger()
 
+    required: bool
+    """Whether clients must send a key."""
+
     def __init__(self, clients: Path | None, llama: Path | None) -> None:
+        """Name the files: `api_key_file` and `llama_api_key_file`.  They are read later, by `read`."""
         self.required = clients is not None
         self._clients_file = clients
         self._llama_file = llama
+        # Digests of the clients' keys, and llama-server's key itself, which has to be sent.
         self._clients: tuple[bytes, ...] = ()
         self._llama: bytes | None = None
 
     def read(self) -> None:
-        """Read the files, both or none.  Raises `ConfigError`."""
+        """Read the files.  Raises `ConfigError`, and then the keys in use stay the same."""
         self.use(self._clients_file, self._llama_file)
 
     def use(self, clients: Path | None, llama: Path | None) -> None:
-        """Use other files from now on, if both can be read.  Raises `ConfigError`."""
+        """Read these files, and use their keys from now on; called by a reload.
+
+        Raises `ConfigError` if one of them cannot be read, and then nothing has changed.
+        """
+        # Everything that can fail comes before the first assignment.
         clients_keys = read_keys("api_key_file", clients)
         llama_keys = read_keys("llama_api_key_file", llama)
         self._clients_file, self._llama_file = clients, llama
         self.required = clients is not None
         self._clients = tuple(map(fingerprint, clients_keys))
+        # The file may have several keys, like llama-server's own `--api-key-file`, and the first is as good as any.
         self._llama = llama_keys[0] if llama_keys else None
+        # Not an error: the file may be on a system without such permissions, or shared with llama-server's user.
         for file in (clients, llama):
             if file is not None and file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                self.log.warn("{file} can be read by others than its owner; chmod 600 helps", file=file)
+                self.log.warn("{file} can be read by other users than its owner; chmod 600 helps", file=file)
 
     def judge(self, method: bytes, path: str, headers: Headers) -> ProxyError | None:
-        """Return why a request may not pass, if it may not."""
-        # Nobody needs a body to ask these; without a key nobody may send one.
+        """Return the error that a request is to be refused with, or `None` if it is allowed."""
+        # These requests have no body.  One that has is refused, so that nobody without a key can send data.
         is_open = (method == b"OPTIONS" or path in OPEN_PATHS) and not has_body(headers)
         if not self.required or is_open or self._shown(headers):
             return None
         return NotAuthenticated("a valid key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`")
 
     def exchange(self, headers: Headers) -> None:
-        """Take a client's key out of a request's headers, and put llama-server's in."""
+        """Replace the client's key in a request's `headers` by llama-server's.
+
+        Changes nothing if clients need no key: then the header belongs to llama-server.
+        """
         if not self.required:
             return
         shown = self._shown(headers)
         for name in SHOWN_IN:
             headers.removeHeader(name)
-        if shown:  # who was let in without a key gets nothing from us either
+        # A request that needed no key gets none either: otherwise anybody could reach llama-server with our key.
+        if shown:
             for own in self.own:
                 headers.addRawHeader(*own)
 
     @property
     def own(self) -> list[Pair]:
-        """The header for the proxy's own calls to llama-server, if it needs one."""
+        """The headers to add to bioproxy's own calls of llama-server: one with its key, or none."""
         return [] if self._llama is None else [(b"Authorization", b"Bearer " + self._llama)]
 
     def _shown(self, headers: Headers) -> bool:
-        """Tell whether a valid key is shown."""
+        """Tell whether a request has a valid key in one of the headers, each of which may occur several times."""
+        # Twisted keeps a list of values for each header, in which names are compared without regard to case.
         candidates = list(headers.getRawHeaders(b"x-api-key", []))
         for value in headers.getRawHeaders(b"authorization", []):
+            # Other schemes, such as ``Basic``, have no key in them.
             scheme, _, key = value.partition(b" ")
             if scheme.lower() == b"bearer":
                 candidates.append(key.strip())
+        # A list and not a generator: `any` would stop at the first match, and the time would tell which key it was.
         matches = [hmac.compare_digest(fingerprint(each), key) for each in candidates for key in self._clients]
         return any(matches)
 
 
 def has_body(headers: Headers) -> bool:
-    """Tell whether a request has a body."""
+    """Tell whether a request has a body, by its headers: a length other than zero, or chunks."""
     lengths = headers.getRawHeaders(b"content-length", [])
     return headers.hasHeader(b"transfer-encoding") or any(length.strip(b"0") for length in lengths)
 
 
 def fingerprint(key: bytes) -> bytes:
-    """Return what a key is compared by: of one length for all keys."""
+    """Return the digest that a key is compared by.  All digests have the same length, so a key's length is hidden."""
     return hashlib.sha256(key).digest()
 
 
 def read_keys(setting: str, file: Path | None) -> list[bytes]:
-    """Read a file of keys, one a line.  Raises `ConfigError` if there is none in it."""
+    """Return the keys in a file, one in each line; no keys without a file.
+
+    `setting` is what errors name.  Raises `ConfigError` if the file cannot be read, has no key, or a key that cannot be
+    sent in a header.
+    """
     if file is None:
         return []
+    # Empty lines and white space around a key are ignored, since editors add both.
     try:
         keys = [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
     except OSError as error:
         raise ConfigError(f"{setting}: {file}: {error.strerror}") from None
+    # An empty file would lock out all clients, which is hardly meant, and a file that is just being written is empty.
     if not keys:
         raise ConfigError(f"{setting}: {file}: no key in it")
     if any(not 0x21 <= byte <= 0x7E for key in keys for byte in key):

@@ -1,9 +1,13 @@
-"""What the value of a setting may be: one small function for each kind.
+"""The kinds of values that a setting may have: one small function for each kind.
 
-Each gets the raw value, as JSON has it, and the folder at which relative paths start; it returns the value to use, or
-raises `ValueError` with a text that goes on after the setting's name: ``port: must be a whole number from 0 to 65535``.
+Such a function is a `Check`.  It gets the raw value, as JSON has it, and the folder at which relative paths start.  It
+returns the value to use, which may be of another type (a `Path`, a tuple), or raises `ValueError`.  The error's text
+continues a sentence after the setting's name: ``port: must be a whole number from 0 to 65535, not "x"``.  It quotes the
+value as JSON, so that a text and a number look different, and a control character is visible.
 
-Pure.  Knows nothing of which settings there are.
+A kind with limits, such as `whole`, is a function that returns a `Check`.
+
+Pure functions, without Twisted.  Does not know which settings there are; `bioproxy.settings.configuration` does.
 """
 
 from __future__ import annotations
@@ -17,28 +21,33 @@ from urllib.parse import urlsplit
 
 from bioproxy.prompts.templates import Template
 
+# In each function `_folder` is the folder for relative paths, and is unused if the value is no path.
+
 Check = Callable[[Any, Path], Any]
-"""Turns a raw value into the setting's value; relative paths start at the given folder.  Raises `ValueError`."""
+"""Turns a raw value into the setting's value; relative paths start at the folder.  Raises `ValueError`."""
 
 
 def text(value: Any, _folder: Path) -> str:
-    """Accept a text that is not empty."""
+    """Accept a text that has more than white space."""
+    # An empty host or path would be understood as something by the operating system, and not as a mistake.
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"must be a text, not {json.dumps(value)}")
     return value
 
 
 def flag(value: Any, _folder: Path) -> bool:
-    """Accept true and false."""
+    """Accept true and false, and nothing that merely counts as such in Python, like 0 or an empty text."""
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {json.dumps(value)}")
     return value
 
 
 def one_of(*names: str) -> Check:
-    """Accept one of these names."""
+    """Return a check that accepts one of these names, in the same case."""
 
     def check(value: Any, _folder: Path) -> str:
+        """Accept one of `names`."""
+        # A value of another type equals no name.
         if value not in names:
             raise ValueError(f"must be {' or '.join(names)}, not {json.dumps(value)}")
         return str(value)
@@ -47,10 +56,11 @@ def one_of(*names: str) -> Check:
 
 
 def whole(low: int, high: int) -> Check:
-    """Accept a whole number in the range."""
+    """Return a check that accepts whole numbers from `low` to `high`."""
 
     def check(value: Any, _folder: Path) -> int:
-        # In Python True is an int; in a configuration it is a mistake.
+        """Accept a whole number in the range."""
+        # In Python, `True` is an `int`; in a configuration it is a mistake.
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"must be a whole number from {low} to {high}, not {json.dumps(value)}")
         return value
@@ -59,9 +69,11 @@ def whole(low: int, high: int) -> Check:
 
 
 def seconds(low: float, high: float) -> Check:
-    """Accept a number in the range, with or without a fraction."""
+    """Return a check that accepts numbers from `low` to `high`, with or without a fraction."""
 
     def check(value: Any, _folder: Path) -> float:
+        """Accept a number of seconds in the range."""
+        # Python's JSON reads ``NaN``; comparing it is always false, so it is refused, too.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"must be a number of seconds from {low:g} to {high:g}, not {json.dumps(value)}")
         return float(value)
@@ -70,53 +82,66 @@ def seconds(low: float, high: float) -> Check:
 
 
 def path(value: Any, folder: Path) -> Path:
-    """Accept a path: `~` is the home folder, a relative one starts at `folder`."""
+    """Accept a path.  ``~`` is the home folder; a relative path starts at `folder`.  The file need not exist."""
     name = text(value, folder)
+    # The operating system cannot have such a name, and Python would raise an exception later, where it is not caught.
     if "\0" in name:
         raise ValueError(f"must be a path, not {json.dumps(name)}")
     try:
-        return folder / Path(name).expanduser()
-    except RuntimeError as error:  # "~nobody": there is no such user
+        return folder / Path(name).expanduser()  # `/` returns its right side alone if that is an absolute path
+    except RuntimeError as error:  # a user after "~" who does not exist
         raise ValueError(f"{name}: {error}") from None
 
 
 def url(value: Any, folder: Path) -> str:
-    """Accept the address of an HTTP server: scheme, host, perhaps a port and the beginning of a path."""
+    """Accept the address of an HTTP server: scheme and host, with or without port and the beginning of a path.
+
+    A slash at the end is removed, because a request's path, which follows, begins with one.
+    """
     address = text(value, folder).rstrip("/")
+    # One text for all mistakes, with an example: which rule was broken is usually obvious then.
     complaint = f"must be an address like http://127.0.0.1:8080, not {json.dumps(value)}"
     try:
         parts = urlsplit(address)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, or a bracket left open
+    except ValueError:  # a port that is not a number, or a bracket that is not closed
         raise ValueError(complaint) from None
-    # Whatever else an address may have (a user, a query) has no place in front of a request's own path.
+    # The path of each request is appended to this text.  A query or a fragment in it would swallow that path; a user
+    # and password would be sent along; and white space would break the request line.
     if not valid or "@" in parts.netloc or re.search(r"[?#]|[^!-~]", address):
         raise ValueError(complaint)
     return address
 
 
 def names(value: Any, folder: Path) -> tuple[str, ...]:
-    """Accept a list of host names, or a text with commas between them."""
+    """Accept a list of host names, or a text with commas between them, as the command line has it."""
     found = value.split(",") if isinstance(value, str) else value
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise ValueError(f'must be a list like ["bioproxy"], not {json.dumps(value)}')
     found = [each.strip() for each in found if each.strip()]
     for name in found:
-        # Without a port: any will do.
+        # No port, because the port of a request to these names does not matter.
         if not re.fullmatch(r"[A-Za-z0-9._-]+", name):
             raise ValueError(f"must have host names like bioproxy.lan, not {json.dumps(name)}")
     return tuple(found)
 
 
 def prefixes(value: Any, folder: Path) -> Mapping[str, Path]:
-    """Accept an object that maps prefixes to template files."""
+    """Accept an object that maps prefixes to the paths of template files."""
+    # The paths are checked one by one, so that the error quotes the one that is wrong.
     if not isinstance(value, dict):
         raise ValueError(f'must be an object like {{"@code": "code.txt"}}, not {json.dumps(value)}')
     return with_names({prefix: path(file, folder) for prefix, file in value.items()})
 
 
 def with_names(files: Mapping[str, Path]) -> Mapping[str, Path]:
-    """Return `files` unchanged; raise `ValueError` where a prefix gives no name, or two give the same."""
+    """Return `files` unchanged if each prefix gives a valid name, and no two prefixes give the same name.
+
+    A template's name, the prefix without its punctuation, is part of file names, of paths on the operator's port and
+    of metrics.  Two templates with one name would overwrite each other's slot files.
+    """
+    # The prefix that has each name, to quote both in the error.  `Template.of` raises `ValueError` for a prefix without
+    # a valid name.
     owners: dict[str, str] = {}
     for prefix, file in files.items():
         name = Template.of(prefix, file).name

@@ -36,7 +36,7 @@ def saved_to(target: bytes, headers: Headers, body: RequestBody) -> str | None:
     types = b" ".join(headers.getRawHeaders(b"content-type", [])).lower()
     if body.size > SMALL:
         return None  # a name is short
-    content = body.arrived()
+    content = body.as_received()
     if is_harmless(target, content if b"urlencoded" in types else b""):
         return ""
     if b"form-data" in types or headers.hasHeader(b"content-encoding"):

@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from bioproxy.llama.api import LlamaApi, Witness
-from bioproxy.prompts.conversation import Conversation, Turns
+from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
 
@@ -48,7 +48,7 @@ class Believed:
     """What the slot probably holds, a template with a conversation on it, where no witness can confirm it."""
 
     key: Key
-    turns: Turns
+    turns: ConversationChain
 
 
 class SlotContent:
@@ -118,7 +118,7 @@ class SlotContent:
         except LlamaCallFailed:
             return  # it is away, or restarted: nobody works there
 
-    async def has_perhaps(self, key: Key, turns: Turns, tokens: int) -> bool:
+    async def has_perhaps(self, key: Key, turns: ConversationChain, tokens: int) -> bool:
         """Tell whether the slot probably has what a request goes on with, or at least so many `tokens` of its template.
 
         That is so after an answer that was broken off: llama-server holds what it had computed.  It compares tokens
@@ -129,7 +129,7 @@ class SlotContent:
             return False
         witness = await self._llama.witness()
         if witness is None:
-            return turns.continues(believed.turns.whole)
+            return turns.continues(believed.turns.all_messages)
         return witness.tokens > tokens
 
     async def look(self) -> Held | None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from bioproxy.llama.speed import Speed
-from bioproxy.prompts.conversation import Turns
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.files import SaveFailed, SlotFiles
@@ -77,7 +77,7 @@ class ConversationSaver:
             # The next try is when it has grown again.
             self._content.now_saved(self._content.now.witness.tokens if self._content.now is not None else 0)
 
-    def continued(self, name: str, turns: Turns) -> Snapshot | None:
+    def continued(self, name: str, turns: ConversationChain) -> Snapshot | None:
         """Return the record of the template's saved conversation if these turns go on with it.
 
         While it is not known which model runs, it may turn out to be of another one.

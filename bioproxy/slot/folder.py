@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bioproxy.prompts.templates import COARSE
+from bioproxy.prompts.templates import COARSEST_FILE_CLOCK
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.slot.record import NAMES, Snapshot, names_of
 
@@ -85,7 +85,7 @@ class SlotFolder:
         if self.path is None or entry.written_at is None:
             return False
         # By the wall clock, which dates files.  Where it was set, a file written from now on has another date anyhow.
-        return abs(self._now() - entry.written_at / 1e9) > COARSE
+        return abs(self._now() - entry.written_at / 1e9) > COARSEST_FILE_CLOCK
 
     def written_at(self, filename: str) -> int | None:
         """Return when a file was last written, in nanoseconds, or `None` where that cannot be seen."""

@@ -46,8 +46,8 @@ class Snapshot:
     """A file of which the record says that it may be restored.
 
     `key` is what it was made of, `tokens` and `size` how many tokens and bytes it has, `marks` the fingerprints of its
-    tokens (`digests.marks`; none of a conversation's), `saved_at` when, in ISO 8601.  `written_at` is when the file was
-    last written, in nanoseconds since 1970 by its file system, where that can be seen.
+    tokens (`digests.prefix_digests`; none of a conversation's), `saved_at` when, in ISO 8601.  `written_at` is when the
+    file was last written, in nanoseconds since 1970 by its file system, where that can be seen.
     """
 
     filename: str

@@ -25,7 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import ModelIdentity
-from bioproxy.prompts.conversation import Turns
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.runtime.metrics import Metrics
@@ -35,7 +35,7 @@ from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck, helped
 
-NOBODY = Turns()
+NOBODY = ConversationChain()
 """The conversation of a warm-up: none."""
 
 
@@ -82,7 +82,7 @@ class Slot:
         self._metrics = metrics
         self._clock = clock
         self._seen: dict[str, Key] = {}
-        self._last: dict[str, Turns] = {}
+        self._last: dict[str, ConversationChain] = {}
         self._doubted: dict[str, tuple[int, int]] = {}
 
     def begin_anew(self, slot_known: bool = False) -> None:
@@ -104,7 +104,7 @@ class Slot:
         """Return the template's snapshot if it is for this key and the model that runs now."""
         return self._for_key(name, key) if self.files.of_use and name not in self._doubted else None
 
-    async def prepare(self, name: str, key: Key, turns: Turns = NOBODY) -> Prepared:
+    async def prepare(self, name: str, key: Key, turns: ConversationChain = NOBODY) -> Prepared:
         """Bring as much as possible of a prompt into the slot without computing it.
 
         `key` is what the prompt begins with, `turns` its conversation.  Never fails for reasons of llama-server's;
@@ -120,12 +120,12 @@ class Slot:
         self._seen[name] = key
         return prepared
 
-    async def note(self, name: str, key: Key, turns: Turns = NOBODY) -> None:
+    async def note(self, name: str, key: Key, turns: ConversationChain = NOBODY) -> None:
         """Remember that the slot was left holding a template, with a conversation on it."""
         prefix, chat = self._for_key(name, key), self.saver.continued(name, turns)
         saved = max((entry.tokens for entry in (prefix, chat) if entry is not None), default=0)
-        await self.content.note(name, key, turns.whole if turns.chain else None, saved)
-        if turns.chain:
+        await self.content.note(name, key, turns.all_messages if turns.message_digests else None, saved)
+        if turns.message_digests:
             self._last[name] = turns
 
     def judge(self, name: str, prepared: Prepared, reused: int) -> None:
@@ -164,7 +164,7 @@ class Slot:
         entry = self.files.usable(name, PREFIX)
         return entry if entry is not None and entry.key == key else None
 
-    async def _prepare(self, name: str, key: Key, turns: Turns) -> Prepared:
+    async def _prepare(self, name: str, key: Key, turns: ConversationChain) -> Prepared:
         held, chat = await self.content.look(), self.saver.continued(name, turns)
         prefix = self._for_key(name, key)
         template_tokens = prefix.tokens if prefix is not None else None
@@ -172,12 +172,12 @@ class Slot:
         same = held is not None and held.key == key
         conversation = held.conversation if held is not None else None
         if same and conversation is not None and turns.continues(conversation):
-            if turns.goes_beyond(conversation) and self.reuse_check.conversations:
+            if turns.is_longer_than(conversation) and self.reuse_check.conversations:
                 return Prepared("hot", promised=template_tokens, source=CHAT)
             if self.reuse_check.goes_back:
                 return Prepared("hot", promised=template_tokens)
         if held is None and self.reuse_check.goes_back:
-            goes_on = self.content.perhaps is not None and turns.continues(self.content.perhaps.turns.whole)
+            goes_on = self.content.perhaps is not None and turns.continues(self.content.perhaps.turns.all_messages)
             perhaps = (goes_on or chat is None) and await self.content.has_perhaps(key, turns, template_tokens or 0)
             if perhaps and await self._identity.unchanged():
                 return Prepared("hot")

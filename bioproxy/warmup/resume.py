@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bioproxy.llama.api import LlamaApi
-from bioproxy.prompts.digests import shared
+from bioproxy.prompts.digests import shared_prefix_length
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.record import PART, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck, helped
@@ -42,9 +42,11 @@ class Resume:
         if not self._files.of_use:
             return 0
         part, older = (self._files.usable(name, kind) for kind in (PART, PREFIX))
-        in_part = shared(part.marks, part.tokens, tokens) if part is not None else 0
+        in_part = shared_prefix_length(part.marks, part.tokens, tokens) if part is not None else 0
         # Never all: of a text that was cut at its end, the last token has to be evaluated to cut the slot down to it.
-        in_older = min(shared(older.marks, older.tokens, tokens), len(tokens) - 1) if older is not None else 0
+        in_older = (
+            min(shared_prefix_length(older.marks, older.tokens, tokens), len(tokens) - 1) if older is not None else 0
+        )
         if older is not None and in_older >= max(LEAST, in_part + 1) and await self._from_older(name, older, tokens):
             return in_older
         # A part that is more than what is wanted now would need going back, too.

@@ -23,7 +23,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from bioproxy.prompts.prompt_shape import BARE, Shape
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
 from bioproxy.runtime.state_folder import StateFolder
 
 FILE = "habits.json"
@@ -51,7 +51,7 @@ class Habit:
     ones there were one after the other.  `turn` is as in `ShapeLearning.turn`.
     """
 
-    shape: Shape = BARE
+    shape: Shape = USER_MESSAGE_ONLY
     used: bool = False
     guesses: int = 0
     changes: int = 0
@@ -109,7 +109,7 @@ class ShapeLearning:
         if shape_digest == known.shape.digest:
             known.used, known.guesses, known.other, known.others = True, 0, None, 0
             known.changes = max(0, known.changes - 1)
-        elif first_shape is not None and first_shape.keepable:
+        elif first_shape is not None and first_shape.may_be_kept:
             self._consider(name, known, first_shape)
         if before != (known.shape, known.used, True):
             self._save()
@@ -132,9 +132,9 @@ class ShapeLearning:
     def refused(self, name: str) -> None:
         """Note that llama-server makes no prompt of a template's shape: back to the bare one."""
         known = self._known.get(name)
-        if known is not None and known.shape != BARE:
+        if known is not None and known.shape != USER_MESSAGE_ONLY:
             self.log.info("template {name}: llama-server refuses the shape of its last questions", name=name)
-            known.shape, known.used = BARE, True
+            known.shape, known.used = USER_MESSAGE_ONLY, True
             self._save()
 
     def _habit(self, name: str) -> Habit:
@@ -155,6 +155,6 @@ class ShapeLearning:
 def habit(entry: Any) -> Habit:
     """Make a `Habit` of what JSON has of it.  Raises `TypeError`, `KeyError` and the like for anything else."""
     shape = Shape(str(entry["shape"]))
-    if not shape.keepable:
+    if not shape.may_be_kept:
         raise ValueError("no shape")
     return Habit(shape, bool(entry["used"]), int(entry["guesses"]), turn=int(entry["turn"]))

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.llama.process_watch import ProcessWatch
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.prompts.template_poller import TemplatePoller, error_texts
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
@@ -159,7 +159,7 @@ class Warmer:
         try:
             return await self._prefixes.tokens(text, shape, self._watch.process.props.context, about)
         except LlamaError as error:
-            if shape != BARE and error.status != 503:
+            if shape != USER_MESSAGE_ONLY and error.status != 503:
                 self._shape_learning.refused(name)
             raise
 

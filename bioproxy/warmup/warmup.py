@@ -26,7 +26,7 @@ from twisted.logger import Logger
 
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
-from bioproxy.prompts.digests import marks
+from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.files import SaveFailed
@@ -125,7 +125,7 @@ class Warmup:
         await self._slot.note(name, key)
         if self._files.of_use:
             with self._gate.let_finish(last=True):
-                await self._files.save(name, PREFIX, key, len(tokens), marks(tokens))
+                await self._files.save(name, PREFIX, key, len(tokens), prefix_digests(tokens))
         self._over(name)
         self._metrics.warmups.labels(name, "done").inc()
         self._metrics.warmup_seconds.labels(name).observe(self._clock.seconds() - began)
@@ -179,7 +179,7 @@ class Warmup:
             return
         with self._gate.let_finish():
             try:
-                await self._files.save(name, PART, key, len(tokens), marks(tokens))
+                await self._files.save(name, PART, key, len(tokens), prefix_digests(tokens))
             except SaveFailed as error:
                 # It can be done without.  If it is the disk, the end of the warm-up will say so.
                 self.log.info("{error}", error=error)
@@ -188,7 +188,7 @@ class Warmup:
     def _same_as_saved(self, name: str, key: Key, tokens: Sequence[int]) -> bool:
         """Tell whether there is a file with just these tokens, and have the record say so."""
         entry = self._files.usable(name, PREFIX)
-        if entry is None or entry.marks != marks(tokens) or not self._files.of_use:
+        if entry is None or entry.marks != prefix_digests(tokens) or not self._files.of_use:
             return False
         # Perhaps of another key: not everything that looks different to us makes other tokens.
         self._files.rename_key(name, key)

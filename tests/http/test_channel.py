@@ -1,4 +1,4 @@
-"""What meets requests at the edge: oddness, slowness, size."""
+"""Requests that are ambiguous, slow or too large, and large ones that are fine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import os
 from typing import Any
 
 from bioproxy.assembly import LARGEST_ACTION
-from bioproxy.http.channel import BODY_BYTES, BODY_SECONDS, HEAD_SECONDS, LINGER
-from bioproxy.http.client_output import PATIENCE
+from bioproxy.http.deadlines import BODY_BYTES, BODY_SECONDS, CLIENT_STALL_SECONDS, HEAD_SECONDS, REFUSAL_SECONDS
 from bioproxy.runtime.spool import SMALL
 from tests.support.raw import Raw, RawTest
 from tests.support.world import World
@@ -145,7 +144,7 @@ RIGHT: dict[str, bytes] = {
 }
 
 
-class EdgeTest(RawTest):
+class ChannelTest(RawTest):
     """A world whose llama-server answers ``/`` with 200."""
 
     def setUp(self) -> None:
@@ -171,16 +170,16 @@ class EdgeTest(RawTest):
         self.assertEqual(str(len(answer.body)), answer.headers["content-length"], what)
         self.assertTrue(json.loads(answer.body)["error"]["message"], what)
         self.assertNotIn(b" 100 ", client.received, what)
-        self.built.edge_clock.advance(LINGER)
+        self.built.http_clock.advance(REFUSAL_SECONDS)
         self.assertTrue(client.closing, what)
 
     def nothing_left(self) -> None:
         """Check that no time is counted any more, nobody is there, and nothing was logged as a failure."""
-        self.assertEqual(([], 0), (self.built.edge_clock.getDelayedCalls(), len(self.built.limits)))
+        self.assertEqual(([], 0), (self.built.http_clock.getDelayedCalls(), len(self.built.limits)))
         self.assertEqual([], self.flushLoggedErrors())
 
 
-class Odd(EdgeTest):
+class Odd(ChannelTest):
     """What is not plainly right."""
 
     def test_beginnings(self) -> None:
@@ -228,7 +227,7 @@ class Odd(EdgeTest):
     def test_only_line_feeds(self) -> None:
         """A request with line feeds alone is none: it is never answered as one, and ends as a slow one does."""
         client = self.connect(self.built).say(head().replace(b"\r\n", b"\n"))
-        self.built.edge_clock.advance(HEAD_SECONDS)
+        self.built.http_clock.advance(HEAD_SECONDS)
         self.assertEqual([408], client.statuses)
         self.assertEqual([], self.arrived())
 
@@ -257,7 +256,7 @@ class Odd(EdgeTest):
         good, bad = head(b"Content-Length: 2") + b"{}", ODD["gzip"]
         for client in (self.connect(self.built).say(good + bad), self.connect(self.built).say(good).say(bad)):
             self.assertEqual([200, 400], client.statuses)
-            self.built.edge_clock.advance(LINGER)
+            self.built.http_clock.advance(REFUSAL_SECONDS)
             self.assertTrue(client.closing)
         self.assertEqual([(b"POST", b"{}")] * 2, self.arrived())
 
@@ -265,11 +264,11 @@ class Odd(EdgeTest):
         """The connection of a refused client stays open for a moment, so that it can read why; what comes is lost."""
         for data in (ODD["gzip"], ODD["two equal lengths"], ODD["a host with a space"]):
             client = self.connect(self.built).say(data)
-            self.built.edge_clock.advance(LINGER - 0.1)
+            self.built.http_clock.advance(REFUSAL_SECONDS - 0.1)
             self.assertFalse(client.closing, data)
             client.say(b"x" * 500_000).say(b"x" * 500_000)
             self.assertEqual("producing", client.transport.producerState)  # what is not read takes the answer along
-            self.built.edge_clock.advance(0.1)
+            self.built.http_clock.advance(0.1)
             self.assertEqual(([400], True), (client.statuses, client.closing), data)
 
     def test_closing(self) -> None:
@@ -277,9 +276,9 @@ class Odd(EdgeTest):
         client = self.connect(self.built)
         self.patch(client.transport, "loseConnection", lambda: None)  # as where there is something left to write
         client.say(head(b"Connection: close", target=b"GET / HTTP/1.1"))
-        self.built.edge_clock.advance(PATIENCE - 1)
+        self.built.http_clock.advance(CLIENT_STALL_SECONDS - 1)
         self.assertEqual(([200], False), (client.statuses, client.closing))
-        self.built.edge_clock.advance(1)
+        self.built.http_clock.advance(1)
         self.assertTrue(client.closing)
 
     def test_hanging_up(self) -> None:
@@ -303,7 +302,7 @@ class Odd(EdgeTest):
             self.check_refused(client, 400, name)
 
 
-class Slow(EdgeTest):
+class Slow(ChannelTest):
     """What takes too long."""
 
     def test_head(self) -> None:
@@ -312,17 +311,17 @@ class Slow(EdgeTest):
         for byte in (b"G", b"E"):
             self.assertEqual((b"", False), (client.received, client.closing), byte)
             client.say(byte)
-            self.built.edge_clock.advance(HEAD_SECONDS / 2)
+            self.built.http_clock.advance(HEAD_SECONDS / 2)
         self.assertEqual([408], client.statuses)
         self.assertEqual("close", client.answers[0].headers["connection"])
-        self.built.edge_clock.advance(LINGER)
+        self.built.http_clock.advance(REFUSAL_SECONDS)
         self.assertTrue(client.closing)
         self.assertEqual([], self.arrived())
 
     def test_nothing_after_it(self) -> None:
         """A head that is complete only after that is not answered a second time, and reaches nobody."""
         client = self.connect(self.built).say(b"GET / HTTP/1.1\r\n")
-        self.built.edge_clock.advance(HEAD_SECONDS)
+        self.built.http_clock.advance(HEAD_SECONDS)
         client.say(HOST + b"\r\n").say(head())
         self.assertEqual(([408], []), (client.statuses, self.arrived()))
 
@@ -331,7 +330,7 @@ class Slow(EdgeTest):
         client = self.connect(self.built)
         for _ in range(3):
             client.say(b"GET / HTTP/1.1\r\n")
-            self.built.edge_clock.advance(HEAD_SECONDS - 0.1)
+            self.built.http_clock.advance(HEAD_SECONDS - 0.1)
             client.say(HOST + b"\r\n")
         self.assertEqual([200] * 3, client.statuses)
 
@@ -343,11 +342,11 @@ class Slow(EdgeTest):
             client = self.connect(self.built)
             for piece in pieces:
                 client.say(piece)
-            self.built.edge_clock.advance(HEAD_SECONDS * 2)
+            self.built.http_clock.advance(HEAD_SECONDS * 2)
             self.assertEqual((b"", False), (client.received, client.closing))
             self.built.llama_server.go_on()
             self.built.settle()
-            self.built.edge_clock.advance(HEAD_SECONDS)
+            self.built.http_clock.advance(HEAD_SECONDS)
             self.assertEqual([200, 408], client.statuses)
 
     def test_answer(self) -> None:
@@ -355,7 +354,7 @@ class Slow(EdgeTest):
         self.built.llama_server.pause_at = {"/"}
         for data in (head(b"Content-Length: 2") + b"{}", head(CHUNKED) + CHUNK, head(target=b"GET / HTTP/1.1")):
             client = self.connect(self.built).say(data)
-            self.built.edge_clock.advance(3600)
+            self.built.http_clock.advance(3600)
             self.assertEqual((b"", False), (client.received, client.closing))
             self.built.llama_server.go_on()
             self.built.settle()
@@ -364,13 +363,13 @@ class Slow(EdgeTest):
     def test_idle(self) -> None:
         """A connection on which nothing happens ends after a minute, before a request and between two."""
         fresh, kept = self.connect(self.built), self.connect(self.built).say(head(target=b"GET / HTTP/1.1"))
-        self.built.edge_clock.advance(59)
+        self.built.http_clock.advance(59)
         kept.say(head(target=b"GET / HTTP/1.1"))
         self.assertEqual(([200, 200], False, False), (kept.statuses, kept.closing, fresh.closing))
-        self.built.edge_clock.advance(1)
+        self.built.http_clock.advance(1)
         self.assertEqual((b"", True, False), (fresh.received, fresh.closing, kept.closing))
         fresh.hang_up()
-        self.built.edge_clock.advance(59)
+        self.built.http_clock.advance(59)
         self.assertEqual(([200, 200], True), (kept.statuses, kept.closing))
 
     def drip(self, client: Raw, piece: bytes) -> None:
@@ -379,7 +378,7 @@ class Slow(EdgeTest):
             if client.received:
                 return
             client.say(piece)
-            self.built.edge_clock.advance(1)
+            self.built.http_clock.advance(1)
 
     def test_body(self) -> None:
         """A body that brings less than a kilobyte a second is refused, in the shape of its API, and recorded."""
@@ -408,7 +407,7 @@ class Slow(EdgeTest):
             head(CHUNKED) + b"2\r\n{}\r\n0\r\n",
         ):
             client = self.connect(self.built).say(data)
-            self.built.edge_clock.advance(BODY_SECONDS)
+            self.built.http_clock.advance(BODY_SECONDS)
             self.check_refused(client, 408, repr(data))
 
     def test_body_just_fast_enough(self) -> None:
@@ -422,16 +421,16 @@ class Slow(EdgeTest):
     def test_body_that_stops(self) -> None:
         """What came fast at first does not count later."""
         client = self.connect(self.built).say(head(b"Content-Length: 1000000") + b"x" * 900_000)
-        self.built.edge_clock.advance(BODY_SECONDS)
+        self.built.http_clock.advance(BODY_SECONDS)
         self.assertEqual(b"", client.received)
-        self.built.edge_clock.advance(BODY_SECONDS)
+        self.built.http_clock.advance(BODY_SECONDS)
         self.check_refused(client, 408, "stopped")
         self.assertEqual(0, self.built.limits._bytes)
 
     def test_after_a_slow_body(self) -> None:
         """What comes on the connection of a slow client later, its body's rest included, reaches nobody."""
         client = self.connect(self.built).say(head(b"Content-Length: 2") + b"{")
-        self.built.edge_clock.advance(BODY_SECONDS)
+        self.built.http_clock.advance(BODY_SECONDS)
         client.say(b"}" + head(target=b"GET /smuggled HTTP/1.1"))
         self.check_refused(client, 408, "rest")
         self.assertEqual([], self.arrived())
@@ -440,7 +439,7 @@ class Slow(EdgeTest):
 LIMIT = 1000
 
 
-class TooMuch(EdgeTest):
+class TooMuch(ChannelTest):
     """Bodies that are larger than they may be, alone or together."""
 
     def setUp(self) -> None:
@@ -488,10 +487,10 @@ class TooMuch(EdgeTest):
         """A body without a length is refused as soon as it is too large, before its end has come."""
         client = self.connect(self.built).say(self.post(CHUNKED, path=CHAT))
         client.say(chunked(b"x" * LIMIT, 300).removesuffix(b"0\r\n\r\n"))
-        self.built.edge_clock.advance(0)
+        self.built.http_clock.advance(0)
         self.assertEqual(b"", client.received)
         client.say(b"1\r\nx\r\n")
-        self.built.edge_clock.advance(0)
+        self.built.http_clock.advance(0)
         self.check_refused(client, 413, "chunks")
         self.assertEqual([], self.arrived())
         client.hang_up()
@@ -502,7 +501,7 @@ class TooMuch(EdgeTest):
         """So it is where all of it came in one piece, whatever that is cut into."""
         for size in (1, LIMIT, 5 * LIMIT):
             client = self.connect(self.built).say(self.post(CHUNKED) + chunked(b"x" * 5 * LIMIT, size))
-            self.built.edge_clock.advance(0)
+            self.built.http_clock.advance(0)
             self.assertEqual([413], client.statuses, size)
             client.hang_up()
         self.assertEqual(([], 0), (self.arrived(), self.built.limits._bytes))
@@ -515,7 +514,7 @@ class TooMuch(EdgeTest):
             client = self.connect(self.built).say(self.post(CHUNKED))
             for at in range(0, len(chunks), size):
                 client.say(chunks[at : at + size])
-            self.built.edge_clock.advance(0)
+            self.built.http_clock.advance(0)
             self.assertEqual([413], client.statuses, size)
         self.assertEqual([], self.arrived())
 
@@ -523,10 +522,10 @@ class TooMuch(EdgeTest):
         """It gets one answer where nonsense follows in the same piece."""
         data = self.post(CHUNKED) + chunked(b"x" * 5 * LIMIT, LIMIT).removesuffix(b"0\r\n\r\n") + b"nonsense\r\n"
         client = self.connect(self.built).say(data)
-        self.built.edge_clock.advance(0)
+        self.built.http_clock.advance(0)
         self.assertEqual(1, len(client.statuses))
         self.assertIn(client.statuses[0], (400, 413))
-        self.built.edge_clock.advance(LINGER)
+        self.built.http_clock.advance(REFUSAL_SECONDS)
         self.assertTrue(client.closing)
         self.assertEqual([], self.arrived())
 
@@ -542,7 +541,7 @@ class TooMuch(EdgeTest):
             client.say(b"x" * 1111)
         self.assertEqual(([413], False), (client.statuses, client.closing))
         client.say(head(target=b"GET /smuggled HTTP/1.1"))
-        self.built.edge_clock.advance(LINGER)
+        self.built.http_clock.advance(REFUSAL_SECONDS)
         self.assertEqual(([413], True), (client.statuses, client.closing))
         self.assertEqual([], self.arrived())
 
@@ -552,7 +551,7 @@ class TooMuch(EdgeTest):
         data = self.post(b"Content-Length: %d" % LIMIT) + b"x" * LIMIT
         clients = [self.connect(self.built).say(data) for _ in range(16)]
         late = self.connect(self.built).say(self.post(b"Content-Length: 9", path="/v1/messages")).say(b"x")
-        self.built.edge_clock.advance(0)
+        self.built.http_clock.advance(0)
         self.check_refused(late, 503, "late")
         self.assertEqual("5", late.headers["retry-after"])
         self.assertEqual("unavailable_error", late.json()["error"]["type"])
@@ -573,7 +572,7 @@ class TooMuch(EdgeTest):
         self.check_refused(self.connect(self.built, operator=True).say(data), 413, "reload")
 
 
-class Large(EdgeTest):
+class Large(ChannelTest):
     """Bodies that are too large for memory, and not too large."""
 
     BODY = b'{"prompt": "' + bytes(range(32, 127)).replace(b'"', b"").replace(b"\\", b"") * 11_000 + b'"}'

@@ -1,4 +1,4 @@
-"""How many clients there may be, and how much they may send."""
+"""Limits for connections and for the bytes of their bodies."""
 
 from __future__ import annotations
 
@@ -7,48 +7,54 @@ import resource
 from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.http.connection_limits import BODIES, FILES, SPARE, ConnectionLimits, allowed_connections
+from bioproxy.http.connection_limits import (
+    FILES_PER_CONNECTION,
+    LARGEST_BODIES,
+    SPARE_FILES,
+    ConnectionLimits,
+    allowed_connections,
+)
 from bioproxy.runtime.errors import BodyTooLarge, Unavailable
 from tests.support.raw import RawTest
 
 
 class Guest:
-    """A connection that notes whether it was ended."""
+    """A connection that notes whether it was closed."""
 
     ended = False
 
     def forceAbortClient(self) -> None:
-        """Be ended."""
+        """Be closed."""
         self.ended = True
 
 
 class Connections(SynchronousTestCase):
-    """`has_room`, and who is ended for it."""
+    """`make_room`, and which connection is closed for a new one."""
 
     def setUp(self) -> None:
-        """Let three in, who have asked for nothing."""
+        """Open three connections that have no request."""
         self.limits = ConnectionLimits(1000, 3)
         self.guests = [self.come() for _ in range(3)]
 
     def come(self) -> Guest:
-        """Let one more in."""
+        """Open one more."""
         guest = Guest()
-        self.assertTrue(self.limits.has_room())
-        self.limits.idle(guest)
+        self.assertTrue(self.limits.make_room())
+        self.limits.mark_idle(guest)
         return guest
 
     def ended(self) -> list[int]:
-        """Return which of the first three were ended."""
+        """Return which of the first three were closed."""
         return [number for number, guest in enumerate(self.guests) if guest.ended]
 
     def test_room(self) -> None:
-        """As long as there is room, nobody is ended."""
-        self.limits.left(self.guests[1])
+        """As long as there is room, no connection is closed."""
+        self.limits.remove(self.guests[1])
         self.come()
         self.assertEqual(([], 3), (self.ended(), len(self.limits)))
 
     def test_longest(self) -> None:
-        """Then it is who has been without a request for longest, and so on."""
+        """Without room, the connection that has been idle for longest is closed, then the next one."""
         self.come()
         self.assertEqual(([0], 3), (self.ended(), len(self.limits)))
         self.come()
@@ -56,64 +62,64 @@ class Connections(SynchronousTestCase):
 
     def test_since_the_last_request(self) -> None:
         """What counts is the time since the last request, not since the connection began."""
-        self.limits.busy(self.guests[0])
-        self.limits.idle(self.guests[0])
+        self.limits.mark_active(self.guests[0])
+        self.limits.mark_idle(self.guests[0])
         self.come()
         self.assertEqual([1], self.ended())
 
-    def test_busy(self) -> None:
-        """Who has asked for something is never ended: where all have, there is no room."""
-        self.limits.busy(self.guests[0])
-        self.limits.busy(self.guests[2])
+    def test_active(self) -> None:
+        """An active connection is never closed: if all are active, there is no room."""
+        self.limits.mark_active(self.guests[0])
+        self.limits.mark_active(self.guests[2])
         self.come()
         self.assertEqual([1], self.ended())
         newcomer = self.guests[1] = Guest()
         self.limits = ConnectionLimits(1000, 1)
-        self.limits.busy(newcomer)
-        self.assertFalse(self.limits.has_room())
+        self.limits.mark_active(newcomer)
+        self.assertFalse(self.limits.make_room())
         self.assertEqual(([], 1), (self.ended(), len(self.limits)))
 
     def test_leaving(self) -> None:
-        """Who leaves, or was ended, or leaves twice, is counted no more."""
-        self.limits.busy(self.guests[0])
+        """A connection that is lost, was closed, or is removed twice is counted no more."""
+        self.limits.mark_active(self.guests[0])
         newcomer = self.come()
         for guest in (*self.guests, newcomer, newcomer):
-            self.limits.left(guest)
+            self.limits.remove(guest)
         self.assertEqual(0, len(self.limits))
 
 
 class Bytes(SynchronousTestCase):
-    """`take`."""
+    """`reserve_body_bytes`."""
 
     def test_one_body(self) -> None:
         """A body may be as large as the limit, and not a byte larger, in however many pieces."""
         limits = ConnectionLimits(1000)
-        self.assertIsNone(limits.take(0, 999))
-        self.assertIsNone(limits.take(999, 1))
-        self.assertIsInstance(limits.take(1000, 1), BodyTooLarge)
-        self.assertIsInstance(ConnectionLimits(1000).take(0, 1001), BodyTooLarge)
-        self.assertIsInstance(ConnectionLimits(1000).take(1001, 0), BodyTooLarge)
+        self.assertIsNone(limits.reserve_body_bytes(0, 999))
+        self.assertIsNone(limits.reserve_body_bytes(999, 1))
+        self.assertIsInstance(limits.reserve_body_bytes(1000, 1), BodyTooLarge)
+        self.assertIsInstance(ConnectionLimits(1000).reserve_body_bytes(0, 1001), BodyTooLarge)
+        self.assertIsInstance(ConnectionLimits(1000).reserve_body_bytes(1001, 0), BodyTooLarge)
 
     def test_all_bodies(self) -> None:
-        """So large may several be together; what is refused is not counted, and what has gone is free again."""
+        """Several bodies have a common limit; refused bytes are not counted, and released bytes are free again."""
         limits, guest = ConnectionLimits(1000), Guest()
-        for _ in range(BODIES):
-            self.assertIsNone(limits.take(0, 1000))
+        for _ in range(LARGEST_BODIES):
+            self.assertIsNone(limits.reserve_body_bytes(0, 1000))
         for _ in range(3):
-            self.assertIsInstance(limits.take(0, 1), Unavailable)
-        self.assertIsNone(limits.take(0, 0))
-        limits.idle(guest, 600)
-        self.assertIsNone(limits.take(0, 600))
-        self.assertIsInstance(limits.take(600, 1), Unavailable)
-        limits.left(guest, 1)
-        self.assertIsNone(limits.take(600, 1))
+            self.assertIsInstance(limits.reserve_body_bytes(0, 1), Unavailable)
+        self.assertIsNone(limits.reserve_body_bytes(0, 0))
+        limits.mark_idle(guest, 600)
+        self.assertIsNone(limits.reserve_body_bytes(0, 600))
+        self.assertIsInstance(limits.reserve_body_bytes(600, 1), Unavailable)
+        limits.remove(guest, 1)
+        self.assertIsNone(limits.reserve_body_bytes(600, 1))
 
 
 class Files(SynchronousTestCase):
     """`allowed_connections`."""
 
     def allowed(self, soft: int, hard: int, wanted: int = 1000) -> tuple[int, int]:
-        """Return how many connections there may be, and how many open files, with these limits at first."""
+        """Return the number of connections and the limit of open files, given the limits at first."""
         self.limits = (soft, hard)
         self.patch(resource, "getrlimit", lambda which: self.limits if which == resource.RLIMIT_NOFILE else (0, 0))
         self.patch(resource, "setrlimit", lambda which, limits: setattr(self, "limits", limits))
@@ -122,19 +128,19 @@ class Files(SynchronousTestCase):
         return allowed, self.limits[0]
 
     def test_enough(self) -> None:
-        """Where enough files are allowed already, nothing changes."""
-        needed = 1000 * FILES + SPARE
+        """If enough open files are allowed already, nothing changes."""
+        needed = 1000 * FILES_PER_CONNECTION + SPARE_FILES
         for soft, hard in ((needed, needed), (10 * needed, 20 * needed), (resource.RLIM_INFINITY,) * 2):
             self.assertEqual((1000, soft), self.allowed(soft, hard))
 
     def test_more(self) -> None:
-        """Where more may be had, they are asked for: just as many as are needed."""
-        needed = 1000 * FILES + SPARE
+        """If the hard limit allows more, the soft limit is raised to just what is needed."""
+        needed = 1000 * FILES_PER_CONNECTION + SPARE_FILES
         for hard in (needed, 10 * needed, resource.RLIM_INFINITY):
             self.assertEqual((1000, needed), self.allowed(needed - 1, hard))
 
     def test_fewer(self) -> None:
-        """Where there are fewer, there are as many connections as they are good for, one at least."""
+        """If the hard limit is too low, there are as many connections as it is enough for, but at least one."""
         self.assertEqual((308, 1024), self.allowed(256, 1024))
         self.assertEqual((308, 1024), self.allowed(1024, 1024))
         self.assertEqual((1, 16), self.allowed(16, 16))
@@ -145,16 +151,16 @@ class Files(SynchronousTestCase):
         self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, before)
         allowed = allowed_connections(10)
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.assertTrue(soft == resource.RLIM_INFINITY or soft >= allowed * FILES)
+        self.assertTrue(soft == resource.RLIM_INFINITY or soft >= allowed * FILES_PER_CONNECTION)
 
 
 class Port(RawTest):
-    """The crowd at the clients' port."""
+    """Limits at the clients' port."""
 
     GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
     def test_who_is_ended(self) -> None:
-        """A newcomer takes the place of who has asked for nothing for longest, not of who waits for an answer."""
+        """A new connection takes the place of the one idle for longest, not of one that waits for its answer."""
         world = self.world()
         world.limits.connections = 3
         world.llama_server.pause_at = {"/health"}
@@ -171,7 +177,7 @@ class Port(RawTest):
         self.assertEqual(3, len(world.limits))
 
     def test_no_room(self) -> None:
-        """Where all have asked for something, one more is turned away at once, and is not counted."""
+        """If all connections are active, one more is closed at once, and is not counted."""
         world = self.world()
         world.limits.connections = 2
         world.llama_server.pause_at = {"/health"}
@@ -186,7 +192,7 @@ class Port(RawTest):
         self.connect(world).say(self.GET)
 
     def test_count(self) -> None:
-        """Whatever clients do, none is counted who has gone."""
+        """Whatever clients do, a lost connection is not counted."""
         world = self.world(max_body=100)
         for data in (b"", b"GE", self.GET, self.GET * 3, b"nonsense\r\n", self.GET.replace(b"Host: x\r\n", b"")):
             client = self.connect(world)

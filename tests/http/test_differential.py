@@ -24,7 +24,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.http import HTTPChannel, HTTPFactory, Request
 
-from bioproxy.http.connection_limits import BODIES
+from bioproxy.http.connection_limits import LARGEST_BODIES
 from tests.support.network import Call, Wire
 from tests.support.world import WorldTest
 
@@ -552,7 +552,7 @@ class DifferentialTest(WorldTest):
             call.send(piece)
         sent = []
         while True:
-            self.built.edge_clock.advance(0)
+            self.built.http_clock.advance(0)
             if not self.wire.asked:
                 break
             line = self.wire.accept()
@@ -607,7 +607,9 @@ class DifferentialTest(WorldTest):
         for pieces in maker.connections(EXAMPLES // 10):
             self.through(pieces)
         self.assertEqual(0, len(self.built.limits))
-        self.assertEqual([None] * BODIES, [self.built.limits.take(0, MAX_BODY) for _ in range(BODIES)])
+        self.assertEqual(
+            [None] * LARGEST_BODIES, [self.built.limits.reserve_body_bytes(0, MAX_BODY) for _ in range(LARGEST_BODIES)]
+        )
 
 
 def one_request(reading: Reading) -> object:

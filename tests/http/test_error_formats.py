@@ -6,7 +6,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.http.error_formats import STREAMING, error_body, error_event, message_of, wants_stream
+from bioproxy.http.error_formats import STREAMING, error_body, error_details, error_event, wants_stream
 from bioproxy.http.targets import GATED
 from bioproxy.runtime.errors import Unavailable
 
@@ -63,6 +63,6 @@ class Dialects(SynchronousTestCase):
     def test_message_of(self) -> None:
         """What llama-server says is found in each of its dialects, and nothing in anything else."""
         for path in ("/v1/chat/completions", "/v1/messages"):
-            self.assertEqual((KIND, MESSAGE), message_of(error_body(path, ERROR)))
+            self.assertEqual((KIND, MESSAGE), error_details(error_body(path, ERROR)))
         for body in (b"", b"x", b"[]", b"{}", b'{"error": 1}', b'{"error": {"type": 1}}', b"[" * 100_000):
-            self.assertEqual((None, None), message_of(body), body[:20])
+            self.assertEqual((None, None), error_details(body), body[:20])

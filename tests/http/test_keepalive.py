@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from bioproxy.http.client_output import ClientOutput, Store
+from bioproxy.http.client_output import BufferBudget, ClientOutput
 from bioproxy.http.error_formats import STREAMING, wants_stream
 from bioproxy.http.keepalive import Keepalive
 from tests.support.network import Call
@@ -40,7 +40,7 @@ class PingsTest(SynchronousTestCase):
 
     def begin(self, interval: float = 10, path: str = CHAT, body: bytes = STREAM) -> Keepalive:
         """Begin to wait."""
-        keepalive = Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, interval)
+        keepalive = Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, interval)
 
         async def streams() -> bool:
             return path in STREAMING and wants_stream(body)
@@ -88,7 +88,7 @@ class PingsTest(SynchronousTestCase):
         self.clock.advance(9.9)
         keepalive.end()
         keepalive.end()
-        Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, 10).end()
+        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).end()
         self.clock.advance(100)
         self.assertEqual((0, b""), (keepalive.sent, self.call.received))
         self.assertEqual([], self.clock.getDelayedCalls())
@@ -116,7 +116,7 @@ class PingsTest(SynchronousTestCase):
             asked.append(True)
             return True
 
-        Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, 10).begin(streams, lambda: 1)
+        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).begin(streams, lambda: 1)
         self.clock.advance(9)
         self.assertEqual([], asked)
         self.clock.advance(1)
@@ -140,7 +140,7 @@ class PingsTest(SynchronousTestCase):
         def place() -> int:
             raise ZeroDivisionError
 
-        Keepalive(ClientOutput(self.request, self.clock, Store()), self.clock, 10).begin(streams, place)
+        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).begin(streams, place)
         self.clock.advance(100)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual([], self.clock.getDelayedCalls())

@@ -167,12 +167,14 @@ async def test_bioproxy_stands_still(llama_of: LlamaOf, twistd_of: ProxyOf, slow
     # Nothing to wait for but time: more than a look, llama-server's silence and the queue may take.
     await pause(8)
     proxy.signal(signal.SIGCONT)
-    await until(lambda: "stood still for" in proxy.process.output or streaming.over.called or plain.over.called, 15)
+    await until(
+        lambda: "was stopped or busy for" in proxy.process.output or streaming.over.called or plain.over.called, 15
+    )
     llama.signal(signal.SIGCONT)
     for call, tokens in ((streaming, 400), (plain, 8)):
         await call.over
         assert (call.status, call.whole) == (200, True), call.answer
         assert call.answer.timings["predicted_n"] == tokens
     assert await proxy.sample("reactor_stall_seconds_sum") > 7
-    assert proxy.process.output.count("stood still for") == 1
+    assert proxy.process.output.count("was stopped or busy for") == 1
     assert "does not answer" not in proxy.process.output

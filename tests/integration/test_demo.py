@@ -75,6 +75,8 @@ async def test_what_it_announces(demo: Demo, home: Path) -> None:
     llama = await llama_of(process)
     await until(lambda: "/metrics" in process.output or process.process.poll() is not None, seconds=120)
     assert process.process.poll() is None, process.output
+    assert " is starting" in process.output
+    assert not re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE), "all is well"
 
     questions = re.findall(r"^ *(curl .*completions.*)$", process.output, re.MULTILINE)
     shown = [await deferToThread(run_line, question) for question in questions]

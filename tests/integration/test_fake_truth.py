@@ -15,7 +15,7 @@ from bioproxy.llama.api import LlamaApi, Witness
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.prefix_tokens import prefix_tokens
 from bioproxy.llama.upstream import Upstream
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaError
 from bioproxy.settings.api_keys import ApiKeys
 from tests.integration.conftest import LlamaOf, ModelOf
@@ -370,7 +370,7 @@ async def test_odds(server_of: ServerOf) -> None:
 async def test_prefix_tokens(server_of: ServerOf) -> None:
     """The prefix tokens are what every chat begins with whose message begins so: all of them are reused."""
     server = await server_of()
-    tokens = await prefix_tokens(server.llama, PREFIX, BARE, 16384)
+    tokens = await prefix_tokens(server.llama, PREFIX, USER_MESSAGE_ONLY, 16384)
     for message in ("why?", "a", "(", "Zebra"):
         prompt = (await server.call("POST", "/apply-template", bare(PREFIX + message))).json()["prompt"]
         assert PREFIX + message in prompt

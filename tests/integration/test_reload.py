@@ -1,17 +1,25 @@
-"""Reading the configuration again, with a real llama.cpp and a real process."""
+"""Reading the configuration again, with a real llama.cpp and a real process; and what else SIGHUP may mean."""
 
 from __future__ import annotations
 
 import json
+import os
+import pty
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.integration.conftest import LlamaOf, Run
 from tests.integration.support import (
     FOREGROUND,
+    answers,
     async_test,
     conversation,
     defer,
+    environment,
     eventually,
     fetch,
     free_port,
@@ -76,3 +84,100 @@ async def test_reload(llama_of: LlamaOf, slow: Path, run: Run, tmp_path: Path) -
     assert (answer.status, answer.json()) == (200, {"changed": ["prefixes"], "needs_restart": []})
     await eventually(lambda: is_warm("code", "story"))
     assert await proxy.terminate() == 143
+
+
+DETACH = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_IGN)  # of the terminal's end, for this process alone
+if child := os.fork():
+    open("pid", "w").write(str(child))
+    os.waitpid(child, 0)
+else:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    os.setsid()
+    os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a command in a session of its own, which has no controlling terminal."""
+
+
+class Terminal:
+    """A real pseudo-terminal, and a bioproxy that is in it as a user's shell would start it.
+
+    The process is the leader of a session that has the terminal as its controlling one (`pty.fork` does `setsid` and
+    the rest).  `words` stand in front of the command.
+    """
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self.admin_port = free_port()
+        self.log = folder / "bioproxy.log"
+        self.ports = ["--port", str(free_port()), "--admin-port", str(self.admin_port)]
+        command = [*words, *FOREGROUND[:2], "--logfile", str(self.log), *FOREGROUND[2:], *self.ports]
+        self._terminal: int | None
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            os.chdir(folder)
+            os.execvpe(command[0], command, environment(folder))
+
+    async def started(self) -> None:
+        """Wait until it answers."""
+        await eventually(lambda: answers(f"http://127.0.0.1:{self.admin_port}/healthz"))
+
+    def close(self) -> None:
+        """Close the terminal's window."""
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+
+    def said(self, words: str) -> bool:
+        """Tell whether the log has these words."""
+        return self.log.exists() and words in self.log.read_text()
+
+    async def ended(self) -> int:
+        """Wait for the end of the process; fires with its exit code."""
+        _, status = await until(lambda: ((found := os.waitpid(self.pid, os.WNOHANG))[0] and found) or None, 15)
+        self.pid = 0
+        return os.waitstatus_to_exitcode(status)
+
+
+@pytest.fixture
+def terminals(tmp_path: Path) -> Iterator[list[Terminal]]:
+    """Return a list for terminals that are to be closed in the end, with what runs in them."""
+    opened: list[Terminal] = []
+    yield opened
+    for each in opened:
+        if each.pid:
+            os.kill(each.pid, signal.SIGKILL)
+            os.waitpid(each.pid, 0)
+        each.close()
+
+
+@async_test
+async def test_terminal_closed(tmp_path: Path, terminals: list[Terminal]) -> None:
+    """In a terminal, SIGHUP by hand reloads; closing the terminal stops the process in order."""
+    terminal = Terminal(tmp_path)
+    terminals.append(terminal)
+    await terminal.started()
+    os.kill(terminal.pid, signal.SIGHUP)
+    await until(lambda: terminal.said("the configuration was reloaded"))
+    terminal.close()
+    assert await terminal.ended() == 0
+    assert terminal.said("the terminal was closed, so bioproxy stops")
+    assert terminal.said("Server Shut Down")
+    assert not terminal.said("Traceback")
+    assert not await answers(f"http://127.0.0.1:{terminal.admin_port}/healthz")
+
+
+@async_test
+@pytest.mark.parametrize("words", [["nohup"], [sys.executable, "-c", DETACH]], ids=["nohup", "setsid"])
+async def test_terminal_outlived(tmp_path: Path, terminals: list[Terminal], words: list[str]) -> None:
+    """With `nohup`, or in a session without a terminal, it outlives the terminal, and SIGHUP reloads."""
+    terminal = Terminal(tmp_path, *words)
+    terminals.append(terminal)
+    await terminal.started()
+    terminal.close()
+    process = int((tmp_path / "pid").read_text()) if words[0] != "nohup" else terminal.pid
+    os.kill(process, signal.SIGHUP)
+    await until(lambda: terminal.said("the configuration was reloaded"))
+    assert await answers(f"http://127.0.0.1:{terminal.admin_port}/healthz")
+    os.kill(process, signal.SIGTERM)
+    await until(lambda: terminal.said("Server Shut Down"))

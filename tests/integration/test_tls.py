@@ -410,7 +410,7 @@ async def test_open_to_everybody(proxy_of: ProxyOf, tmp_path: Path, settings: di
         proxy_of(
             f"http://127.0.0.1:{free_port()}", **more, **({"api_key_file": str(keys)} if "keys" in settings else {})
         )
-        said = [line for line in lines if "can be used by everybody" in str(line.get("log_format"))]
+        said = [line for line in lines if "is open to everyone" in str(line.get("log_format"))]
     finally:
         globalLogPublisher.removeObserver(observe)
     assert len(said) == warned

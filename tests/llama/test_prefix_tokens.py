@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes, common_beginning, prefix_tokens
-from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
+from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
 from tests.llama.test_api import LlamaTest
 from tests.support.fakes import tokens
 
@@ -13,7 +13,9 @@ class Finding(LlamaTest):
 
     def test_prefix_tokens(self) -> None:
         """The prefix tokens are those that come before the message, whatever the message is."""
-        self.assertEqual(tokens("<user>abc "), self.result(lambda: prefix_tokens(self.llama, "abc ", BARE, 1000)))
+        self.assertEqual(
+            tokens("<user>abc "), self.result(lambda: prefix_tokens(self.llama, "abc ", USER_MESSAGE_ONLY, 1000))
+        )
         self.assertEqual(3, self.server.paths().count("/apply-template"))
         self.assertTrue(all(body["add_special"] for path, body in self.server.requests if path == "/tokenize"))
 
@@ -25,7 +27,7 @@ class Finding(LlamaTest):
 
     def test_prefix_of_a_plain_prompt(self) -> None:
         """Without a chat template the text itself is the prompt."""
-        self.assertEqual(tokens("abc "), self.result(lambda: prefix_tokens(self.llama, "abc ", PLAIN, 1000)))
+        self.assertEqual(tokens("abc "), self.result(lambda: prefix_tokens(self.llama, "abc ", PLAIN_PROMPT, 1000)))
         self.assertEqual(0, self.server.paths().count("/apply-template"))
 
     def test_prefix_across_the_cut(self) -> None:
@@ -33,11 +35,11 @@ class Finding(LlamaTest):
         # Another tokenizer: with two of the stand-ins the prefix's last character becomes one token with the message.
         answer = iter([[1, 2, 3, 4, 5], [1, 2, 3, 4, 6], [1, 2, 3, 7, 7]])
         self.server.tokenizer = lambda text: next(answer)
-        self.assertEqual([1, 2, 3], self.result(lambda: prefix_tokens(self.llama, "abc", BARE, 1000)))
+        self.assertEqual([1, 2, 3], self.result(lambda: prefix_tokens(self.llama, "abc", USER_MESSAGE_ONLY, 1000)))
 
     def test_prefix_too_long(self) -> None:
         """Where the first list of tokens fills the context already, no others are made."""
-        self.assertLess(10, len(self.result(lambda: prefix_tokens(self.llama, "abcdefgh", BARE, 10))))
+        self.assertLess(10, len(self.result(lambda: prefix_tokens(self.llama, "abcdefgh", USER_MESSAGE_ONLY, 10))))
         self.assertEqual(1, self.server.paths().count("/tokenize"))
 
     def test_common_beginning(self) -> None:
@@ -62,7 +64,7 @@ class Remembering(LlamaTest):
     def asked(self, about: object) -> int:
         """Find the tokens of a text; return how many requests that took."""
         before = len(self.server.requests)
-        found = self.result(lambda: self.prefixes.tokens("abc ", BARE, 1000, about))
+        found = self.result(lambda: self.prefixes.tokens("abc ", USER_MESSAGE_ONLY, 1000, about))
         self.assertEqual(tokens("<user>abc "), found)
         return len(self.server.requests) - before
 
@@ -78,11 +80,11 @@ class Remembering(LlamaTest):
         for counts, count in ((True, whole), (False, None)):
             self.server.counts = counts
             error = self.failureResultOf(
-                self.built.start(lambda: self.prefixes.tokens("x" * 1000, BARE, 60, "x")), DoesNotFit
+                self.built.start(lambda: self.prefixes.tokens("x" * 1000, USER_MESSAGE_ONLY, 60, "x")), DoesNotFit
             ).value
             self.assertEqual((count, 0), (error.tokens, self.server.paths().count("/tokenize")))
 
     def test_odd_text(self) -> None:
         """A text that cannot be encoded in UTF-8 is measured nevertheless."""
-        result = self.built.start(lambda: self.prefixes.tokens("\udcff" * 1000, BARE, 60, "x"))
+        result = self.built.start(lambda: self.prefixes.tokens("\udcff" * 1000, USER_MESSAGE_ONLY, 60, "x"))
         self.failureResultOf(result, DoesNotFit)

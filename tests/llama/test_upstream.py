@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
-from bioproxy.http.request_body import Bytes
+from bioproxy.http.request_body import BytesProducer
 from bioproxy.llama.connections import CONNECT_TIMEOUT, Agents
 from bioproxy.llama.upstream import SMALL, Upstream
 from bioproxy.runtime.errors import BadTarget, LlamaError, UpstreamError, UpstreamTimeout
@@ -434,7 +434,7 @@ class Producing(SynchronousTestCase):
         class Consumer:
             write = staticmethod(written.append)
 
-        body = Bytes(b"abc")
+        body = BytesProducer(b"abc")
         consumer: Any = Consumer()
         self.successResultOf(body.startProducing(consumer))
         body.pauseProducing()

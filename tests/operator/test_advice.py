@@ -81,7 +81,7 @@ class Saying(FolderTest):
     def test_trouble(self) -> None:
         """A llama-server that cannot be asked: what helps depends on why."""
         for error, serious, words in (
-            (LlamaError(503, "Loading model"), False, "to wait"),
+            (LlamaError(503, "Loading model"), False, "wait until it is ready"),
             (LlamaError(401, "Invalid API Key"), True, "llama_api_key_file"),
             (LlamaError(404, "no reason given"), True, "llama_url"),
             (UpstreamError("llama-server refuses connections: is it running?"), True, "start llama-server"),

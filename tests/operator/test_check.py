@@ -28,7 +28,7 @@ class Reporting(FolderTest):
             if key != "prefixes":
                 self.assertIn(f"{key} = {getattr(Settings(port=8088), key)}", lines)
         self.assertIn("port = 8088", lines)
-        self.assertEqual("no templates: every request passes through as it is", lines[-1])
+        self.assertEqual("no templates: every request passes through unchanged", lines[-1])
         self.assertEqual([], problems)
 
     def test_template(self) -> None:

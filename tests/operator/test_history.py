@@ -60,7 +60,7 @@ class Points(WorldTest):
         world.chat("@code why?")
         world.chat("@code why?")
         before = self.take()[-1]
-        world.poller.use([])
+        world.poller.set_templates([])
         self.assertEqual((0, None, 0, 0, before[5]), self.take()[-1][1:])
         world.chat("hello")
         self.assertEqual((0, 0.0), self.take()[-1][1:3])

@@ -104,13 +104,13 @@ class ReloadTest(ServiceTest):
         self.successResultOf(world.start(world.warmer.round))
         code, story = world.settings.templates
         world.schedule.want("code")
-        gone = world.poller.use([story])
+        gone = world.poller.set_templates([story])
         self.assertEqual({"code"}, gone)
         for name in gone:
             world.warmer.forget(name)
         self.assertEqual((set(), {"story"}), (world.schedule.wanted, set(world.warmer.tokens)))
-        self.assertEqual(set(), world.poller.use([story, code]))
-        self.assertEqual({"code"}, world.poller.use([story, Template(code.name, code.prefix, story.path)]))
+        self.assertEqual(set(), world.poller.set_templates([story, code]))
+        self.assertEqual({"code"}, world.poller.set_templates([story, Template(code.name, code.prefix, story.path)]))
 
     def test_all_or_nothing(self) -> None:
         """A file that is wrong anywhere changes nothing, and what is wrong is told."""
@@ -158,7 +158,7 @@ class ReloadTest(ServiceTest):
         with capturedLogs() as logs:
             self.root = self.start("--config", str(self.file))
             self.reload()
-        said = "the clients' port can be used by everybody"
+        said = "the clients' port is open to everyone"
         self.assertNotIn(said, "\n".join(logged(logs)))
         for settings, warned in (({}, True), ({}, False), ({"api_key_file": "keys"}, False), ({}, True)):
             self.write(**settings)
@@ -193,7 +193,7 @@ class LeftOver(WorldTest):
         world = self.ready_world()
         world.llama_server.pause_at.add("/v1/chat/completions")
         call = world.chat("@code why?")
-        world.poller.use([])
+        world.poller.set_templates([])
         world.llama_server.go_on()
         world.settle()
         self.assertEqual((200, "code"), (call.status, call.headers["x-bioproxy-template"]))

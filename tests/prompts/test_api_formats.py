@@ -1,4 +1,4 @@
-"""Where each API has what its user wrote, and what stands before it."""
+"""Where each API has the user's texts, and how odd values in a request are read."""
 
 from __future__ import annotations
 
@@ -11,24 +11,23 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.http.targets import GATED
-from bioproxy.prompts import filling
-from bioproxy.prompts.api_formats import FORMS, UNGATED, Form
-from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts import template_search
+from bioproxy.prompts.api_formats import FORMATS, UNGATED
+from bioproxy.prompts.parsed_request import ParsedRequest
+from bioproxy.prompts.templates import Template, TemplateText
 from tests.support.bodies import filled_body
 
 CHAT, MESSAGES, RESPONSES, PROMPT = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion"
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
-TEXTS = {template.name: Text((f"{template.name}[", "]"), (), ()) for template in TEMPLATES}
-LIMIT = 1_000_000
+TEXTS = {template.name: TemplateText((f"{template.name}[", "]"), (), ()) for template in TEMPLATES}
 
 IMAGE = {"type": "image", "source": {"type": "base64", "data": "@code"}}
 RESULT = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "@code"}]}
 CALL = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "@code"}
 OUTPUT = {"type": "function_call_output", "call_id": "1", "output": "@code"}
 
-# Which texts in a request its user wrote: path, request, texts, and the message that each is in.
-SAID: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
+# The user's texts in a request: path, request, expected texts, each with the index of its message.
+USER_TEXTS: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
     (MESSAGES, {"messages": [{"role": "user", "content": "a"}]}, [("a", 0)]),
     (MESSAGES, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, [("a", 0)]),
     (
@@ -104,7 +103,7 @@ SAID: list[tuple[str, dict[str, Any], list[tuple[str, int]]]] = [
     (PROMPT, {"input_prefix": "@code", "suffix": "@code", "system_prompt": "@code"}, []),
 ]
 
-# A request with something at every place that is read, for each API.
+# For each API a request that has a value in every place that is read.
 FULL: dict[str, dict[str, Any]] = {
     CHAT: {
         "messages": [
@@ -168,19 +167,13 @@ ODD: tuple[Any, ...] = (
 )
 
 
-def form(path: str, request: dict[str, Any]) -> Form:
-    """Read a request."""
-    return FORMS[path](request)
-
-
-def shape(path: str, request: dict[str, Any], which: int = 0) -> Shape:
-    """Return the shape around one of its texts, the first one."""
-    read = form(path, request)
-    return read.around(read.said[which])
+def parse(path: str, request: dict[str, Any]) -> ParsedRequest:
+    """Parse a request to this path."""
+    return FORMATS[path](request)
 
 
 def places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the places of all values in a value."""
+    """Yield the paths of all values inside a JSON value."""
     members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, member in members:
         yield (*place, key)
@@ -188,31 +181,31 @@ def places(value: Any, place: tuple[str | int, ...] = ()) -> Iterator[tuple[str 
 
 
 def at(value: Any, place: tuple[str | int, ...]) -> Any:
-    """Return the value at a place."""
+    """Return the value at a path."""
     for key in place:
         value = value[key]
     return value
 
 
 def put(value: Any, place: tuple[str | int, ...], new: Any) -> Any:
-    """Return a copy with another value at a place."""
+    """Return a copy of a JSON value with `new` at a path."""
     changed = copy.deepcopy(value)
     at(changed, place[:-1])[place[-1]] = new
     return changed
 
 
-class Saying(SynchronousTestCase):
-    """What counts as the user's."""
+class UserTexts(SynchronousTestCase):
+    """`ParsedRequest.user_texts`."""
 
-    def test_said(self) -> None:
-        """The user's texts are found where they are, in their order, and nothing else: no results, no instructions."""
-        for path, request, expected in SAID:
-            said = form(path, request).said
-            self.assertEqual(expected, [(each.text, each.turn) for each in said], request)
-            self.assertEqual([each.text for each in said], [at(request, each.place) for each in said], request)
+    def test_user_texts(self) -> None:
+        """The user's texts are found with their paths and in order; tool results and instructions are not."""
+        for path, request, expected in USER_TEXTS:
+            texts = parse(path, request).user_texts
+            self.assertEqual(expected, [(each.text, each.message_index) for each in texts], request)
+            self.assertEqual([each.text for each in texts], [at(request, each.path) for each in texts], request)
 
     def test_paths(self) -> None:
-        """Each path has the form of its API; others have none."""
+        """Each path is read by the rules of its API; those that use no slot are in `UNGATED`."""
         counting = "/v1/chat/completions/input_tokens", "/chat/completions/input_tokens", "/v1/messages/count_tokens"
         for paths, request in (
             (
@@ -222,302 +215,64 @@ class Saying(SynchronousTestCase):
             (("/v1/responses", "/responses", "/v1/responses/input_tokens", "/responses/input_tokens"), {"input": "a"}),
             (("/completion", "/completions", "/v1/completions"), {"prompt": "a"}),
         ):
-            self.assertEqual([path for path in FORMS if form(path, request).said], list(paths))
-        self.assertEqual(14, len(FORMS))
-        self.assertEqual({path for path in FORMS if path not in GATED}, UNGATED)
+            self.assertEqual([path for path in FORMATS if parse(path, request).user_texts], list(paths))
+        self.assertEqual(14, len(FORMATS))
+        self.assertEqual({path for path in FORMATS if path not in GATED}, UNGATED)
 
     def test_odd_values(self) -> None:
-        """Whatever stands anywhere, nothing fails, and each text found is a text, at its place."""
+        """With an odd value in any place nothing fails, and each text that is found is a string at its path."""
         for path, full in FULL.items():
-            self.assertTrue(form(path, full).said)
+            self.assertTrue(parse(path, full).user_texts)
             for place in places(full):
                 for odd in ODD:
                     request = put(full, place, odd)
-                    read = form(path, request)
-                    for said in read.said:
-                        self.assertEqual(said.text, at(request, said.place))
-                        self.assertIsInstance(read.around(said).source, str)
+                    parsed = parse(path, request)
+                    for text in parsed.user_texts:
+                        self.assertEqual(text.text, at(request, text.path))
+                        self.assertIsInstance(parsed.shape_around(text).source, str)
                     source = json.dumps(request).encode()
-                    found = filling.find(path, source, TEMPLATES)
+                    found = template_search.search_json(path, source, TEMPLATES)
                     if found is not None:
                         json.loads(filled_body(source, found, TEXTS))
 
     def test_missing_values(self) -> None:
-        """Whatever is missing, nothing fails."""
+        """With any value missing nothing fails."""
         for path, full in FULL.items():
             for place in places(full):
                 request = copy.deepcopy(full)
                 del at(request, place[:-1])[place[-1]]
-                read = form(path, request)
-                for said in read.said:
-                    self.assertEqual(said.text, at(request, said.place))
-                    read.around(said)
+                parsed = parse(path, request)
+                for text in parsed.user_texts:
+                    self.assertEqual(text.text, at(request, text.path))
+                    parsed.shape_around(text)
 
 
-class Whole(SynchronousTestCase):
-    """Whether what was computed before may fit."""
+class SelfContained(SynchronousTestCase):
+    """`ParsedRequest.self_contained`, and `reusable`, which depends on it."""
 
     def test_responses(self) -> None:
-        """A request that goes on with one that is kept elsewhere does not tell what stands before it."""
-        for given, whole in (("resp_1", False), (None, True), ("", True)):
-            self.assertEqual(whole, form(RESPONSES, {"input": "@code", "previous_response_id": given}).whole)
-        found = filling.find(RESPONSES, b'{"input": "@code", "previous_response_id": "x"}', TEMPLATES)
+        """A request that continues a stored response does not contain its whole prompt."""
+        for given, expected in (("resp_1", False), (None, True), ("", True)):
+            self.assertEqual(
+                expected, parse(RESPONSES, {"input": "@code", "previous_response_id": given}).self_contained
+            )
+        found = template_search.search_json(RESPONSES, b'{"input": "@code", "previous_response_id": "x"}', TEMPLATES)
         assert found is not None
-        self.assertFalse(found.reuse)
+        self.assertFalse(found.reusable)
 
     def test_prompts(self) -> None:
-        """One prompt is whole; several in one request are not."""
-        for prompt, whole in (("@code", True), (["@code"], True), (["@code", "@code"], False), (["@code", "x"], False)):
-            found = filling.find(PROMPT, json.dumps({"prompt": prompt}).encode(), TEMPLATES)
+        """A single prompt can be reused; several prompts in one request cannot."""
+        for prompt, expected in (
+            ("@code", True),
+            (["@code"], True),
+            (["@code", "@code"], False),
+            (["@code", "x"], False),
+        ):
+            found = template_search.search_json(PROMPT, json.dumps({"prompt": prompt}).encode(), TEMPLATES)
             assert found is not None
-            self.assertEqual(whole, found.reuse, prompt)
+            self.assertEqual(expected, found.reusable, prompt)
 
-    def test_turns(self) -> None:
-        """The conversation has each message or prompt, whoever's it is."""
-        self.assertEqual([4, 3, 5, 2], [len(form(path, request).turns) for path, request in FULL.items()])
-        self.assertEqual(1, len(form(RESPONSES, {"input": "a"}).turns))
-
-
-FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "b": 1, "a": 2}}
-TOOL = {"type": "function", "function": FUNCTION}
-STRICT = {"type": "function", "function": {**FUNCTION, "strict": True}}
-ANTHROPIC_TOOL = {"name": "f", "description": "d", "input_schema": FUNCTION["parameters"]}
-RESPONSE_TOOL = {"type": "function", **FUNCTION}
-STAMP = "x-anthropic-billing-header: cc_version=2.0; cch=%s; rest"
-
-
-def chat(*before: dict[str, Any], text: str = "@code", **fields: Any) -> Shape:
-    """Return the shape of a chat."""
-    return shape(CHAT, {"messages": [*before, {"role": "user", "content": text}], **fields})
-
-
-def messages(**fields: Any) -> Shape:
-    """Return the shape of a request of Anthropic's."""
-    return shape(MESSAGES, {"messages": [{"role": "user", "content": "@code"}], **fields})
-
-
-def responses(*before: dict[str, Any], **fields: Any) -> Shape:
-    """Return the shape of a request of OpenAI's responses."""
-    return shape(RESPONSES, {"input": [*before, {"role": "user", "content": "@code"}], **fields})
-
-
-def system(text: str, role: str = "system") -> dict[str, Any]:
-    """Return a system message."""
-    return {"role": role, "content": text}
-
-
-class Around(SynchronousTestCase):
-    """What stands before the user's text."""
-
-    def test_nothing(self) -> None:
-        """Where nothing stands before it, all APIs look the same, however the text is wrapped."""
-        part = {"type": "text", "text": "@code"}
-        for each in (
-            chat(),
-            messages(),
-            responses(),
-            shape(RESPONSES, {"input": "@code"}),
-            shape(MESSAGES, {"messages": [{"role": "user", "content": [part]}], "max_tokens": 5, "model": "x"}),
-            shape(RESPONSES, {"input": [{"role": "user", "content": [{**part, "type": "input_text"}]}]}),
-            shape(
-                RESPONSES, {"input": [{"type": "message", "status": "completed", "role": "user", "content": "@code"}]}
-            ),
-            shape(CHAT, {"messages": [{"role": "user", "content": [part]}], "temperature": 0, "tools": []}),
-        ):
-            self.assertEqual(BARE, each)
-
-    def test_system(self) -> None:
-        """The same system prompt is the same in all of them, as a text or in blocks."""
-        expected = chat(system("ab"))
-        self.assertNotEqual(BARE, expected)
-        blocks = [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, {"type": "text", "text": "b"}]
-        for each in (
-            messages(system="ab"),
-            messages(system=blocks),
-            responses(instructions="ab"),
-            responses(system("ab")),
-        ):
-            self.assertEqual(expected, each)
-        self.assertNotEqual(expected, messages(system="ba"))
-        self.assertNotEqual(expected, responses(instructions="ba"))
-
-    def test_other_blocks(self) -> None:
-        """Blocks that are no text say nothing."""
-        odd = [None, "x", 1, {"type": "image", "text": "x"}, {"type": "text", "text": "a"}, {"type": "text"}]
-        self.assertEqual(messages(system="a"), messages(system=odd))
-
-    def test_stamp(self) -> None:
-        """Claude Code's stamp, another one each time, makes no difference; everything else in that prompt does."""
-        for wrap in (
-            lambda text: text,
-            lambda text: [{"type": "text", "text": text}, {"type": "text", "text": "more"}],
-        ):
-            first, second = (messages(system=wrap(STAMP % stamp)) for stamp in ("abcde", "12345"))
-            self.assertEqual(first, second)
-            self.assertNotEqual(first, messages(system=wrap(STAMP % "abcde" + "!")))
-            self.assertNotEqual(first, messages(system=wrap(STAMP % "abcdef")))
-        self.assertNotEqual(*(messages(system=f"I say: {STAMP % stamp}") for stamp in ("abcde", "12345")))
-
-    def test_tools(self) -> None:
-        """The same tools are the same, in the words of each API."""
-        self.assertEqual(chat(tools=[TOOL]), messages(tools=[ANTHROPIC_TOOL]))
-        self.assertEqual(chat(tools=[STRICT]), responses(tools=[RESPONSE_TOOL]))
-        self.assertEqual(chat(tools=[STRICT]), responses(tools=[{**RESPONSE_TOOL, "strict": True}]))
-        self.assertNotEqual(chat(tools=[STRICT]), responses(tools=[{**RESPONSE_TOOL, "strict": False}]))
-        for each in (
-            chat(tools=[TOOL]),
-            chat(tools=[STRICT]),
-            messages(tools=[{"name": "g"}]),
-            chat(tools=[TOOL, TOOL]),
-        ):
-            self.assertNotEqual(BARE, each)
-        self.assertNotEqual(chat(tools=[TOOL]), messages(tools=[ANTHROPIC_TOOL] * 2))
-
-    def test_tools_of_other_kinds(self) -> None:
-        """Tools that llama-server leaves out make no difference."""
-        self.assertEqual(responses(tools=[RESPONSE_TOOL]), responses(tools=[{"type": "web_search"}, RESPONSE_TOOL, 1]))
-        self.assertEqual(BARE, responses(tools=[{"type": "web_search"}]))
-
-    def test_order_of_keys(self) -> None:
-        """The order of keys in a tool stays: chat templates write tools as they came."""
-        turned = dict(reversed(FUNCTION["parameters"].items()))  # type: ignore[attr-defined]
-        self.assertNotEqual(
-            messages(tools=[ANTHROPIC_TOOL]), messages(tools=[{**ANTHROPIC_TOOL, "input_schema": turned}])
-        )
-
-    def test_tool_choice(self) -> None:
-        """So is the choice between them."""
-        for kind, word in (("auto", "auto"), ("any", "required"), ("tool", "required")):
-            choice = {"type": kind, "name": "f"}
-            self.assertEqual(chat(tools=[TOOL], tool_choice=word), messages(tools=[ANTHROPIC_TOOL], tool_choice=choice))
-        self.assertEqual(messages(), messages(tool_choice={"type": "later"}))
-        self.assertEqual(chat(tool_choice="required"), responses(tool_choice="required"))
-
-    def test_switches(self) -> None:
-        """What chat templates are told besides makes a difference, in each API that has it."""
-        given: dict[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}
-        self.assertEqual(chat(**given), messages(**given))
-        self.assertEqual(chat(**given), responses(**given))
-        self.assertEqual(chat(reasoning_effort="low"), responses(reasoning={"effort": "low", "summary": "auto"}))
-        for each in (chat(**given), chat(reasoning_effort="low")):
-            self.assertNotEqual(BARE, each)
-
-    def test_developer(self) -> None:
-        """Instructions among the items of responses are those of a chat, as a text or in one part."""
-        for role in ("system", "developer"):
-            part = {"role": role, "content": [{"type": "input_text", "text": "a"}], "type": "message"}
-            for each in (responses(system("a", role)), responses(part)):
-                self.assertEqual(chat(system("a", role)), each)
-        self.assertNotEqual(chat(system("a")), responses(system("a", "developer")))
-
-    def test_earlier_turns(self) -> None:
-        """What was said before makes a difference, down to the parts before the text in its own message."""
-        for path, name, kind in (
-            (CHAT, "messages", "text"),
-            (MESSAGES, "messages", "text"),
-            (RESPONSES, "input", "input_text"),
-        ):
-            own = {"role": "user", "content": "@code"}
-            earlier = {name: [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}, own]}
-            parts = {name: [{"role": "user", "content": [{"type": kind, "text": word} for word in ("hi", "@code")]}]}
-            shapes = {BARE, shape(path, earlier, 1), shape(path, parts, 1)}
-            self.assertEqual(3, len(shapes), path)
-            self.assertEqual(BARE, shape(path, parts), path)
-
-    def test_prompts(self) -> None:
-        """Before a plain prompt stands nothing, not even a chat template."""
-        for prompt in ("@code", ["@code"], {"prompt_string": "@code"}):
-            self.assertEqual(PLAIN, shape(PROMPT, {"prompt": prompt, "tools": [TOOL]}))
-
-
-# Bodies with places for texts.
-BODIES: dict[str, tuple[str, str]] = {
-    CHAT: (
-        '{"x": 1e400, "messages" :[{"role":"system","content":"@code"},{"role":"user","content":"%s"},'
-        '{"content":[{"type":"image_url"},{"text":"%s","type":"text"}],"role":"user"}], "y":1.10}',
-        "",
-    ),
-    MESSAGES: (
-        ' {"max_tokens":5,"system":"@code","messages":[{"role":"user","content":"%s"},{"role":"user","content":['
-        '{"type":"tool_result","content":"@code"},{"type":"text","text":"%s","cache_control":{"type":"ephemeral"}}]}]}\n',
-        "",
-    ),
-    RESPONSES: (
-        '{"input":[{"role":"user","content":"%s"},{"type":"function_call_output","output":"@code"},{"role":"user",'
-        '"content":[{"type":"input_text" , "text":"%s"}]}],"instructions":"@code","n":12345678901234567890}',
-        "",
-    ),
-    "/responses": ('{"input":"%s","store":false,"x":"%s"}', "x"),
-    PROMPT: (
-        '{"n_predict":-1,"prompt":["%s",{"prompt_string":"%s","multimodal_data":["@code"]}],"stop":["@code"]}',
-        "",
-    ),
-    "/v1/completions": ('{"prompt" : {"a":"@code","prompt_string":"%s"},"suffix":"%s"}', "x"),
-}
-
-
-class Filling(SynchronousTestCase):
-    """`filling.find` and `fill` through each form."""
-
-    def test_filled(self) -> None:
-        """The user's texts are filled; all else stays byte for byte; the slot is set in front."""
-        for path, (body, last) in BODIES.items():
-            source = (body % ("@code a", last or "/context  b ")).encode()
-            found = filling.find(path, source, TEMPLATES)
-            assert found is not None, path
-            expected = body.replace("{", '{"id_slot": 0, ', 1) % ("code[a]", last or "context[b]")
-            self.assertEqual(expected, filled_body(source, found, TEXTS).decode(), path)
-            self.assertEqual("code", found.fill(TEXTS, LIMIT).template.name)
-
-    def test_not_filled(self) -> None:
-        """Where the user names none, nothing is, whatever else does."""
-        for path, (body, _) in BODIES.items():
-            self.assertIsNone(filling.find(path, (body % ("a @code", "@codex")).encode(), TEMPLATES), path)
-
-    def test_huge_number(self) -> None:
-        """A number that Python will not read, but llama.cpp does, does not send a prefix out unfilled."""
-        for path, (body, last) in BODIES.items():
-            text = (body % ("@code a", last)).replace("{", '{"huge": %s, ' % ("9" * 5000), 1)
-            found = filling.find(path, text.encode(), TEMPLATES)
-            assert found is not None, path
-            self.assertIn(b"code[a]", filled_body(text.encode(), found, TEXTS))
-            self.assertIn(b"9" * 5000, filled_body(text.encode(), found, TEXTS))
-
-
-class Mentioning(SynchronousTestCase):
-    """`mentions`."""
-
-    def test_mentions(self) -> None:
-        """A body with a prefix in it, in whatever spelling, may name a template; no other does."""
-        for body, may in (
-            (b'{"prompt": "@code"}', True),
-            (b'{"prompt": "x"}', False),
-            (b'{"prompt": "@cod"}', False),
-            (b'{"prompt": "\\u0040code"}', True),
-            (b'{"prompt": "@c\\u006fde"}', True),
-            (b'{"prompt": "/context"}', True),
-            (b'{"prompt": "\\/context"}', True),
-            (b'{"prompt": "\\n \\" \\\\ "}', False),
-            (b"", False),
-            (b"@code", True),
-        ):
-            self.assertEqual(may, filling.mentions(body, TEMPLATES), body)
-
-    def test_none(self) -> None:
-        """Without templates none can be named."""
-        self.assertFalse(filling.mentions(b"@code \\u0040", []))
-
-    def test_odd_prefixes(self) -> None:
-        """Prefixes with characters that JSON escapes are seen in both spellings."""
-        for prefix in ('"code', '@"code', "\\code", "@\\code", "§code", "\U0001f600code"):
-            template = Template.of(prefix, Path("/t"))
-            for ascii_only in (True, False):
-                body = json.dumps({"prompt": f"{prefix} x"}, ensure_ascii=ascii_only).encode()
-                self.assertTrue(filling.mentions(body, [template]), prefix)
-                self.assertIsNotNone(filling.find(PROMPT, body, [template]), prefix)
-
-    def test_control_characters(self) -> None:
-        """A prefix with a control character, for which JSON has many spellings, is none."""
-        for number in (*range(32), 127):
-            with self.assertRaises(ValueError):
-                Template.of(f"{chr(number)}code", Path("/t"))
+    def test_messages(self) -> None:
+        """The conversation consists of all messages or prompts, not only those of the user."""
+        self.assertEqual([4, 3, 5, 2], [len(parse(path, request).messages) for path, request in FULL.items()])
+        self.assertEqual(1, len(parse(RESPONSES, {"input": "a"}).messages))

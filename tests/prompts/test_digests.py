@@ -1,17 +1,17 @@
-"""Fingerprints of texts and of tokens."""
+"""Digests of texts and of tokens."""
 
 from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.digests import digest, marks, shared
+from bioproxy.prompts.digests import digest, prefix_digests, shared_prefix_length
 
 
 class Texts(SynchronousTestCase):
     """`digest`."""
 
     def test_digest(self) -> None:
-        """Equal texts have equal digests; other texts, or the same cut elsewhere, have not."""
+        """Equal texts have equal digests; other texts, or the same characters divided in another way, have others."""
         self.assertEqual(digest("a", "b"), digest("a", "b"))
         all_texts = [
             (),
@@ -29,22 +29,22 @@ class Texts(SynchronousTestCase):
 
 
 class Tokens(SynchronousTestCase):
-    """`marks` and `shared`."""
+    """`prefix_digests` and `shared_prefix_length`."""
 
-    def test_marks(self) -> None:
-        """There is one mark for each 256 tokens and one for the rest; the same beginning has the same ones."""
+    def test_prefix_digests(self) -> None:
+        """There is a digest for each 256 tokens and one for the rest; equal beginnings have equal digests."""
         counts = {0: 0, 1: 1, 255: 1, 256: 1, 257: 2, 512: 2, 600: 3}
-        self.assertEqual(counts, {length: len(marks(range(length))) for length in counts})
-        self.assertEqual(marks(range(600))[:2], marks(range(512)))
-        self.assertEqual(marks(range(600)), marks(list(range(600))))
-        self.assertEqual(6, len({*marks(range(600)), *marks([7, *range(1, 600)])}))
+        self.assertEqual(counts, {length: len(prefix_digests(range(length))) for length in counts})
+        self.assertEqual(prefix_digests(range(600))[:2], prefix_digests(range(512)))
+        self.assertEqual(prefix_digests(range(600)), prefix_digests(list(range(600))))
+        self.assertEqual(6, len({*prefix_digests(range(600)), *prefix_digests([7, *range(1, 600)])}))
 
     def test_large_numbers(self) -> None:
-        """No token is too large for a mark: vocabularies have hundreds of thousands."""
-        self.assertNotEqual(marks([1 << 20]), marks([1 << 40]))
+        """Large token numbers are told apart: vocabularies have hundreds of thousands of tokens."""
+        self.assertNotEqual(prefix_digests([1 << 20]), prefix_digests([1 << 40]))
 
-    def test_shared(self) -> None:
-        """What is told to be shared is: all of what was saved, or a multiple of 256, and never more."""
+    def test_shared_prefix_length(self) -> None:
+        """The result is the length of the saved list or a multiple of 256, and never too large."""
         for saved, other, expected in (
             (600, [*range(600)], 600),
             (600, [*range(1000)], 600),  # all of it, and more behind
@@ -62,8 +62,12 @@ class Tokens(SynchronousTestCase):
             (600, [], 0),
             (0, [*range(600)], 0),
         ):
-            self.assertEqual(expected, shared(marks(range(saved)), saved, other), (saved, other[:3], len(other)))
+            self.assertEqual(
+                expected,
+                shared_prefix_length(prefix_digests(range(saved)), saved, other),
+                (saved, other[:3], len(other)),
+            )
 
-    def test_no_marks(self) -> None:
-        """Of a file without marks nothing is known to be shared."""
-        self.assertEqual(0, shared((), 600, range(600)))
+    def test_no_digests(self) -> None:
+        """Without digests nothing is known to be shared."""
+        self.assertEqual(0, shared_prefix_length((), 600, range(600)))

@@ -1,4 +1,4 @@
-"""Which templates a request names, and the request filled in."""
+"""Which templates a request of chat completions names, and the request with them filled in."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import filling
+from bioproxy.prompts import template_search
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.filling import Filled, Found
-from bioproxy.prompts.prompt_shape import BARE, Shape
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts.filling import FilledRequest, NamedTemplates
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
+from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import BodyTooLarge, TooDeep
 from tests.support.bodies import filled_body
 
@@ -21,9 +21,9 @@ CHAT = "/v1/chat/completions"
 NAMES = ("code", "code-review", "context")
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "@code-review", "/context")]
 LIMIT = 1_000_000
-TEXTS = {name: Text((f"{name}[", "]"), (), ()) for name in NAMES}
+TEXTS = {name: TemplateText((f"{name}[", "]"), (), ()) for name in NAMES}
 
-# What a user writes, and what llama-server gets; None: the same.
+# What a user writes, and what llama-server gets.  `None`: the message names no template.
 MESSAGES: list[tuple[str, str | None]] = [
     ("@code", "code[]"),
     ("@code why?", "code[why?]"),
@@ -49,7 +49,7 @@ MESSAGES: list[tuple[str, str | None]] = [
     ("", None),
 ]
 
-# Bodies that go on as they are: odd requests, odd messages, odd contents, odd parts.
+# Requests that are passed on as they are: odd requests, odd messages, odd contents, odd parts.
 NO_REQUESTS: list[Any] = [None, 1, "@code", [], ["@code"], {}, {"prompt": "@code"}]
 NO_LISTS: list[Any] = [None, 1, "@code", {}, {"0": {"role": "user", "content": "@code"}}, []]
 NO_MESSAGES: list[Any] = [None, 1, "@code", ["@code"], {}, {"content": "@code"}, {"role": "user"}]
@@ -70,32 +70,32 @@ OTHERS: list[Any] = [
 ]
 
 
-def find(body: str | bytes) -> Found:
-    """Find the templates in a request that names one."""
-    found = filling.find(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
+def find(body: str | bytes) -> NamedTemplates:
+    """Return the templates that a request names, at least one."""
+    found = template_search.search_json(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
     return found
 
 
-def fill(body: str | bytes, texts: dict[str, Text] = TEXTS) -> Filled:
-    """Fill a request that names a template."""
+def fill(body: str | bytes, texts: dict[str, TemplateText] = TEXTS) -> FilledRequest:
+    """Return the filled request; it must name a template."""
     return find(body).fill(texts, LIMIT)
 
 
 def new_body(body: str | bytes) -> bytes:
-    """Return the body that filling makes of a request's."""
+    """Return the body of the filled request."""
     source = body.encode() if isinstance(body, str) else body
     return filled_body(source, find(source), TEXTS)
 
 
 def chat(*messages: Any, **fields: Any) -> str:
-    """Write a request; a text alone is a user's message."""
+    """Return a chat request; a string or a list among the messages is the content of a user message."""
     written = [{"role": "user", "content": each} if isinstance(each, str | list) else each for each in messages]
     return json.dumps({"messages": written, **fields})
 
 
 def text(content: str) -> dict[str, str]:
-    """Return a text part."""
+    """Return a content part with a text."""
     return {"type": "text", "text": content}
 
 
@@ -103,39 +103,39 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,@code"}}
 
 
 class Filling(SynchronousTestCase):
-    """`find` and `fill`."""
+    """`search_json` and `fill`."""
 
     def test_messages(self) -> None:
-        """A prefix counts at the beginning, before white space or the end; the longest wins; the rest is trimmed."""
+        """A prefix counts at the beginning, before white space or the end; the longest wins; the message is trimmed."""
         for message, expected in MESSAGES:
             for content, place in ((message, ()), ([text(message)], (0, "text"))):
                 body = chat(content)
                 if expected is None:
-                    self.assertIsNone(filling.find(CHAT, body.encode(), TEMPLATES), message)
+                    self.assertIsNone(template_search.search_json(CHAT, body.encode(), TEMPLATES), message)
                     continue
                 sent = json.loads(new_body(body))["messages"][0]["content"]
                 self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
 
     def test_order_of_templates(self) -> None:
-        """The longest prefix wins in whatever order the templates are known."""
+        """The longest prefix wins, in whatever order the templates are given."""
         for known in (TEMPLATES, TEMPLATES[::-1]):
-            found = filling.find(CHAT, chat("@code-review x").encode(), known)
+            found = template_search.search_json(CHAT, chat("@code-review x").encode(), known)
             assert found is not None
             self.assertEqual(["code-review"], [template.name for template in found.templates])
 
     def test_others(self) -> None:
-        """What is no chat request, or names nothing, is left alone, however odd it is."""
+        """A body that is not a chat request, or that names no template, is left alone."""
         for request in OTHERS:
-            self.assertIsNone(filling.find(CHAT, json.dumps(request).encode(), TEMPLATES), request)
+            self.assertIsNone(template_search.search_json(CHAT, json.dumps(request).encode(), TEMPLATES), request)
         for body in (b"", b"@code", b'{"messages"', b'{"messages":[{"role":"user","content":"@code \xff"}]}'):
-            self.assertIsNone(filling.find(CHAT, body, TEMPLATES), body)
+            self.assertIsNone(template_search.search_json(CHAT, body, TEMPLATES), body)
 
     def test_no_templates(self) -> None:
-        """Without templates nothing is even looked at."""
-        self.assertIsNone(filling.find(CHAT, chat("@code").encode(), []))
+        """Without templates no request names one."""
+        self.assertIsNone(template_search.search_json(CHAT, chat("@code").encode(), []))
 
     def test_every_turn(self) -> None:
-        """Every user message is filled, in every turn; the others are not."""
+        """Each user message is filled, in every turn; messages of other roles are not."""
         body = chat(
             {"role": "system", "content": "@code no"},
             "@code one",
@@ -152,20 +152,20 @@ class Filling(SynchronousTestCase):
         self.assertEqual("code", filled.template.name)
 
     def test_templates_needed(self) -> None:
-        """Each template needed is named once, in the order of the conversation."""
-        found = filling.find(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
+        """Each needed template is listed once, in the order of the conversation."""
+        found = template_search.search_json(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
         assert found is not None
         self.assertEqual(["context", "code"], [template.name for template in found.templates])
 
     def test_content_list(self) -> None:
-        """Texts in a content list are filled where they stand; images and unknown parts stay as they are."""
+        """Texts in a content list are filled in place; images and unknown parts stay as they are."""
         other = {"type": "later", "text": "@code", "more": [1.5]}
         sent = json.loads(new_body(chat([IMAGE, text("@code a"), other, text("b"), text("/context c")])))
         expected = [IMAGE, text("code[a]"), other, text("b"), text("context[c]")]
         self.assertEqual(expected, sent["messages"][0]["content"])
 
     def test_nothing_else_changes(self) -> None:
-        """Apart from the texts and the slot, the request says what it said, byte for byte."""
+        """Apart from the texts and the slot, every byte of the request stays the same."""
         body = (
             b' {"temperature":1e400,"seed":1.10,"x":{"y":[]},"x":2, "n" :\t12345678901234567890,\r\n'
             b'"messages":[ {"content":"%s","role":"user","name":"\\u00e9"} ],"stream":true,"s":"\\ud800\\/\xc3\xa9"}\n'
@@ -174,31 +174,33 @@ class Filling(SynchronousTestCase):
         self.assertEqual(expected, new_body(body % b"@code a"))
 
     def test_slot(self) -> None:
-        """A filled request goes to slot 0, whatever slot it asked for."""
+        """A filled request uses slot 0, whatever slot the client asked for."""
         for slot in ("-1", "3", "null", '"x"'):
             body = f'{{"id_slot" :{slot},"messages":[{{"role":"user","content":"@code"}}]}}'
             expected = '{"id_slot" :0,"messages":[{"role":"user","content":"code[]"}]}'
             self.assertEqual(expected.encode(), new_body(body))
 
     def test_deep_nesting(self) -> None:
-        """A request that nests too deep to be read is refused: it must not go out unfilled."""
+        """A request that nests too deep to be parsed is refused: it must not be sent unfilled."""
         limit = sys.getrecursionlimit()
         refused = set()
         for field in ("tools", "other"):
             for depth in (*range(limit - 200, limit + 20), 100_000):
                 body = b'{"%s":%s%s,"messages":[{"role":"user","content":"@code"}]}'
                 try:
-                    found = filling.find(CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
+                    found = template_search.search_json(
+                        CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES
+                    )
                     self.assertIsNotNone(found)
                     assert found is not None
                     found.fill(TEXTS, LIMIT)
                 except TooDeep:
                     refused.add(depth)
-        # How deep Python can read depends on its version; nobody's request nests that deep.
+        # How deep Python can parse depends on its version.  No real request nests that deep.
         self.assertIn(100_000, refused)
 
     def test_too_large(self) -> None:
-        """A request that would grow beyond the limit, in bytes, is refused; one just within is not."""
+        """A request that would have more bytes than the limit is refused; one that has exactly the limit is not."""
         body = chat("@code a", "\U0001f600@code", "@code b \U0001f600")
         found = find(body)
         size = len(new_body(body))
@@ -207,11 +209,11 @@ class Filling(SynchronousTestCase):
             found.fill(TEXTS, size - 1)
 
     def test_byte_order_mark(self) -> None:
-        """A request that llama-server accepts never goes out unfilled: it takes a byte-order mark in front."""
+        """A request with a byte-order mark in front is filled, because llama-server accepts it."""
         self.assertIn(b"code[a]", new_body(b"\xef\xbb\xbf" + chat("@code a").encode()))
 
     def test_null_character(self) -> None:
-        """The same for a null character behind the JSON: to llama-server it is the end."""
+        """A request with a null character behind the JSON is filled: for llama-server that is the end."""
         self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0 and more"))
         self.assertIn(b"code[a]", new_body(chat("@code a").encode() + b"\0\xff"))
 
@@ -220,90 +222,44 @@ SYSTEM = {"role": "system", "content": "a"}
 ANSWER = {"role": "assistant", "content": "fine"}
 
 
-class ApiKeys(SynchronousTestCase):
-    """The keys: equal for prompts that begin alike, and for no others."""
+class Keys(SynchronousTestCase):
+    """`FilledRequest.key`: equal for prompts with the same beginning, and for no others."""
 
     def test_text(self) -> None:
-        """The key has the prefix text of the first template: another one, or other content, has another."""
-        self.assertEqual(BARE.key(digest("code[")), fill(chat("@code x")).key)
-        self.assertEqual(BARE.key(digest("context[")), fill(chat("/context", "@code")).key)
-        edited = {**TEXTS, "code": Text(("CODE[", "]"), (), ())}
-        self.assertEqual(BARE.key(digest("CODE[")), fill(chat("@code x"), edited).key)
+        """The key depends on the prefix text of the first template: on which template it is, and on its content."""
+        self.assertEqual(USER_MESSAGE_ONLY.key(digest("code[")), fill(chat("@code x")).key)
+        self.assertEqual(USER_MESSAGE_ONLY.key(digest("context[")), fill(chat("/context", "@code")).key)
+        edited = {**TEXTS, "code": TemplateText(("CODE[", "]"), (), ())}
+        self.assertEqual(USER_MESSAGE_ONLY.key(digest("CODE[")), fill(chat("@code x"), edited).key)
 
     def test_behind_the_message(self) -> None:
-        """What a template has behind the message does not matter."""
-        edited = {**TEXTS, "code": Text(("code[", "] and more"), (), ())}
+        """The key does not depend on what the template has behind the message."""
+        edited = {**TEXTS, "code": TemplateText(("code[", "] and more"), (), ())}
         self.assertEqual(fill(chat("@code x")).key, fill(chat("@code x"), edited).key)
 
     def test_shape(self) -> None:
-        """And it has the shape of what is around the text, wherever that stands."""
+        """The key contains the shape around the text, wherever the text is in the request."""
         for body, place in (
             (chat(SYSTEM, "@code x", tools=[{"a": 1}]), ("messages", 1, "content")),
             (chat([text("before"), text("@code x")]), ("messages", 0, "content", 1, "text")),
             (chat("@code x", ANSWER, "@code y"), ("messages", 0, "content")),
         ):
-            shape = Shape.around(json.loads(body), place)
+            shape = Shape.of_chat_request(json.loads(body), place)
             self.assertEqual(shape.key(digest("code[")), fill(body).key, body)
         self.assertEqual(fill(chat("@code")).key, fill(chat([text("@code one"), IMAGE])).key)
         self.assertNotEqual(fill(chat("@code")).key, fill(chat([IMAGE, text("@code")])).key)
 
     def test_first(self) -> None:
-        """A request tells its shape, and whether the template is in the last message or in an earlier turn."""
+        """A request has its shape, and tells whether the template is in the last message or in an earlier turn."""
         place = ("messages", 1, "content")
         for body in (chat(SYSTEM, "@code x"), chat(SYSTEM, [text("@code x"), text("@code y")])):
-            shape = Shape.around(json.loads(chat(SYSTEM, "@code")), place)
-            self.assertEqual((shape, True), (fill(body).shape, fill(body).first))
+            shape = Shape.of_chat_request(json.loads(chat(SYSTEM, "@code")), place)
+            self.assertEqual((shape, True), (fill(body).shape, fill(body).first_question))
         for body in (chat("@code x", ANSWER, "y"), chat("@code x", ANSWER, "@code y"), chat("@code x", "y")):
-            self.assertIs(False, fill(body).first, body)
+            self.assertIs(False, fill(body).first_question, body)
 
     def test_reuse(self) -> None:
-        """Only who says so wants everything computed anew."""
+        """A KV cache may be reused unless the client sends `"cache_prompt": false`."""
         for fields, expected in (({}, True), ({"cache_prompt": True}, True), ({"cache_prompt": None}, True)):
-            self.assertIs(expected, fill(chat("@code", **fields)).reuse)
-        self.assertIs(False, fill(chat("@code", cache_prompt=False)).reuse)
-
-
-class Conversations(SynchronousTestCase):
-    """Which conversations a request goes on with."""
-
-    def assert_continues(self, expected: bool, earlier: str, later: str, texts: dict[str, Text] = TEXTS) -> None:
-        """Check whether one request goes on with another one; `texts` are the templates' when the later one comes."""
-        whole = fill(earlier).turns.whole
-        self.assertIs(expected, fill(later, texts).turns.continues(whole), (earlier, later))
-
-    def test_goes_on(self) -> None:
-        """A request that begins with all messages of another one goes on with it; the same one does, too."""
-        first = chat(SYSTEM, "@code one")
-        self.assert_continues(True, first, first)
-        self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "two"))
-        self.assert_continues(True, first, chat(SYSTEM, "@code one", ANSWER, "/context two", temperature=1))
-        self.assert_continues(True, chat("@code one", ANSWER, "two"), chat("@code one", ANSWER, "two", ANSWER, "x"))
-
-    def test_another(self) -> None:
-        """With any difference before, it is another conversation."""
-        first = chat("@code one", ANSWER, "/context two")
-        for other in (
-            chat("@code one", ANSWER),
-            chat("@code ONE", ANSWER, "/context two", ANSWER, "three"),
-            chat("@code one", {**ANSWER, "content": "bad"}, "/context two", ANSWER, "three"),
-            chat("@code one", ANSWER, "/context TWO", ANSWER, "three"),
-            chat("@code one", ANSWER, "@code two", ANSWER, "three"),
-            chat("@code-review one", ANSWER, "/context two", ANSWER, "three"),
-            chat(SYSTEM, "@code one", ANSWER, "/context two", ANSWER, "three"),
-            chat("@code one", ANSWER, "/context two", ANSWER, "three", tools=[{"a": 1}]),
-        ):
-            self.assert_continues(False, first, other)
-
-    def test_edited(self) -> None:
-        """Once a template in it was edited, anywhere, it is another conversation: its prompt is another."""
-        first, later = chat("@code one", ANSWER, "/context two"), chat("@code one", ANSWER, "/context two", ANSWER, "x")
-        self.assert_continues(True, first, later)
-        for name in ("code", "context"):
-            for parts in ((f"{name}(", "]"), (f"{name}[", ")")):
-                self.assert_continues(False, first, later, {**TEXTS, name: Text(parts, (), ())})
-        # One that it does not name is no matter.
-        self.assert_continues(True, first, later, {**TEXTS, "code-review": Text(("x", "y"), (), ())})
-
-    def test_length(self) -> None:
-        """A conversation has as many turns as messages."""
-        self.assertEqual(3, fill(chat("@code one", ANSWER, "two")).turns.whole.length)
+            self.assertIs(expected, fill(chat("@code", **fields)).reusable)
+        self.assertIs(False, fill(chat("@code", cache_prompt=False)).reusable)

@@ -1,4 +1,4 @@
-"""What filling promises, held against whatever requests hypothesis thinks of."""
+"""Properties of filling, checked with requests that hypothesis generates."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hypothesis import example, given, settings
 from hypothesis.strategies import SearchStrategy, just, lists, one_of, recursive, sampled_from, text, tuples
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import filling
-from bioproxy.prompts.api_formats import FORMS
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts import template_search
+from bioproxy.prompts.api_formats import FORMATS
+from bioproxy.prompts.templates import Template, TemplateText
 from tests.support.bodies import filled_body
 
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
-TEXTS = {template.name: Text((f'"{template.name}\\[', "]\n"), (), ()) for template in TEMPLATES}
+TEXTS = {template.name: TemplateText((f'"{template.name}\\[', "]\n"), (), ()) for template in TEMPLATES}
 NAMED = re.compile(r"(@code|/context)(?=\s|\Z)(.*)", re.DOTALL)
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[-+.\w]+|.', re.DOTALL)
 PATHS = ("/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion")
 
 
 def spellings(word: str) -> list[str]:
-    """Return a text in JSON, spelled in several ways."""
+    """Return several ways to write a text as a JSON string."""
     units = word.encode("utf-16-be", "surrogatepass")
     escaped = "".join(f"\\u{units[at]:02x}{units[at + 1]:02X}" for at in range(0, len(units), 2))
     ways = [json.dumps(word), f'"{escaped}"', json.dumps(word).replace("/", "\\/")]
@@ -35,7 +35,7 @@ def spellings(word: str) -> list[str]:
 
 
 def spelled(*words: str) -> SearchStrategy[str]:
-    """Return one of some texts, spelled in some way."""
+    """Generate one of these texts, written as a JSON string in one of several ways."""
     return sampled_from([spelling for word in words for spelling in spellings(word)])
 
 
@@ -51,12 +51,12 @@ KEYS = spelled("role", "content", "type", "text", "x", "prompt_string", "message
 
 
 def array(values: SearchStrategy[str]) -> SearchStrategy[str]:
-    """Return a list of some values."""
+    """Generate a JSON array of these values."""
     return tuples(SPACE, lists(values, max_size=3)).map(lambda drawn: f"[{drawn[0]}{f', {drawn[0]}'.join(drawn[1])}]")
 
 
 def members(*pairs: SearchStrategy[tuple[str, str]]) -> SearchStrategy[str]:
-    """Return an object with some of these members, in any order, and any of them twice."""
+    """Generate a JSON object with some of these members, in any order, and possibly the same one twice."""
     member = tuples(one_of(*pairs), SPACE).map(lambda drawn: f"{drawn[0][0]}{drawn[1]}:{drawn[1]}{drawn[0][1]}")
     return tuples(SPACE, lists(member, max_size=5)).map(
         lambda drawn: f"{{{drawn[0]}{f'{drawn[0]},'.join(drawn[1])}{drawn[0]}}}"
@@ -69,24 +69,24 @@ ANY = recursive(
 
 
 def member(name: str, *values: SearchStrategy[str]) -> SearchStrategy[tuple[str, str]]:
-    """Return a member of an object; its value is mostly as it should be, and sometimes anything."""
+    """Generate a member of an object; its value is usually valid, and sometimes of any type."""
     return tuples(spelled(name), one_of(*values, *values, ANY))
 
 
 def message(part: str) -> SearchStrategy[str]:
-    """Return a message whose parts are of this type, mostly a user's; now and then something is missing or odd."""
+    """Generate a message with parts of this type, usually a user's; sometimes something is missing or odd."""
     parts = members(member("type", spelled(part, "image")), member("text", WORDS), member("x", ANY))
-    whole_part = tuples(spelled(part), WORDS).map(lambda drawn: f'{{"type":{drawn[0]},"text" : {drawn[1]}}}')
-    content = one_of(WORDS, array(one_of(whole_part, parts)))
+    valid_part = tuples(spelled(part), WORDS).map(lambda drawn: f'{{"type":{drawn[0]},"text" : {drawn[1]}}}')
+    content = one_of(WORDS, array(one_of(valid_part, parts)))
     odd = members(member("role", spelled("user", "assistant")), member("content", content), member("x", ANY))
-    whole = tuples(content, SPACE, ANY).map(
+    valid = tuples(content, SPACE, ANY).map(
         lambda drawn: f'{{"role":"user",{drawn[1]}"content":{drawn[0]},"x":{drawn[2]}}}'
     )
-    return one_of(whole, whole, odd)
+    return one_of(valid, valid, odd)
 
 
 def texts_of(path: str) -> SearchStrategy[tuple[str, str]]:
-    """Return the member of a request to this path that has the user's texts."""
+    """Generate the member of a request to this path that contains the user's texts."""
     if path == "/completion":
         one = tuples(WORDS, ANY).map(lambda drawn: f'{{"x":{drawn[1]},"prompt_string":{drawn[0]}}}')
         return tuples(spelled("prompt"), one_of(WORDS, one, array(WORDS), array(one_of(WORDS, one)), ANY))
@@ -96,7 +96,7 @@ def texts_of(path: str) -> SearchStrategy[tuple[str, str]]:
 
 
 def request(path: str) -> SearchStrategy[tuple[str, str]]:
-    """Return this path and a request to it."""
+    """Generate a request to this path; the result is the path and the body."""
     slot = tuples(spelled("id_slot"), one_of(NUMBERS, WORDS, OTHERS))
     others = lists(one_of(slot, tuples(KEYS, ANY), texts_of(path)), max_size=3)
     pairs = tuples(others, texts_of(path), others).map(lambda drawn: [*drawn[0], drawn[1], *drawn[2]])
@@ -113,41 +113,45 @@ REQUESTS = one_of(*map(request, PATHS))
 
 @dataclass(frozen=True)
 class Number:
-    """A number as it is written."""
+    """A number in the way in which it is written."""
 
     digits: str
 
 
 def read(body: str | bytes) -> Any:
-    """Read JSON, numbers as they are written."""
+    """Parse JSON, with each number as it is written."""
     return json.loads(body, parse_int=Number, parse_float=Number)
 
 
 def at(value: Any, place: tuple[str | int, ...]) -> Any:
-    """Return the value at a place."""
+    """Return the value at a path."""
     for key in place:
         value = value[key]
     return value
 
 
 class Filling(SynchronousTestCase):
-    """`find`, `fill` and `mentions`."""
+    """`search_json`, `fill` and `may_name_template`."""
 
     found = 0
 
     def check(self, path: str, source: str) -> None:
-        """Check all that is promised for one request."""
+        """Check all promised properties for one request."""
         body = source.encode()
         request = read(body)
-        matches = [(said.place, match) for said in FORMS[path](request).said if (match := NAMED.match(said.text))]
-        found = filling.find(path, body, TEMPLATES)
+        matches = [
+            (user_text.path, match)
+            for user_text in FORMATS[path](request).user_texts
+            if (match := NAMED.match(user_text.text))
+        ]
+        found = template_search.search_json(path, body, TEMPLATES)
         self.assertEqual(bool(matches), found is not None)
         if found is None:
             return
         self.found += 1
-        self.assertTrue(filling.mentions(body, TEMPLATES))
+        self.assertTrue(template_search.may_name_template(body, TEMPLATES))
 
-        # It says what it said, but for the texts and the slot, in the same order.
+        # All values except the filled texts and the slot are the same, in the same order.
         expected = copy.deepcopy(request)
         for place, match in matches:
             name = match[1].strip("@/")
@@ -159,7 +163,7 @@ class Filling(SynchronousTestCase):
         filled = filled_body(body, found, TEXTS).decode()
         self.assertEqual(repr(expected), repr(read(filled)))
 
-        # And byte for byte so: only the tokens of those values are others.
+        # The bytes are the same as well: only the JSON tokens of those values are different.
         if "id_slot" not in request:
             begin = source.index("{") + 1
             self.assertEqual(source[:begin] + '"id_slot": 0, ', filled[: begin + 14])
@@ -181,13 +185,13 @@ class Filling(SynchronousTestCase):
         )
     )
     def test_each_request(self, asked: tuple[str, str]) -> None:
-        """Whatever a request looks like: what is named is filled, and nothing else is different."""
+        """In any request exactly the texts that name a template are filled, and nothing else changes."""
         self.check(*asked)
 
     @given(sampled_from(PATHS), lists(WORDS, min_size=1, max_size=4), ANY, SPACE)
     @settings(max_examples=100, derandomize=True, deadline=None)
     def test_each_naming_request(self, path: str, words: list[str], other: str, space: str) -> None:
-        """So it is for requests that have all that belongs to them, and name a template for sure."""
+        """The same for complete requests that certainly name a template."""
         kind = "input_text" if path == "/v1/responses" else "text"
         parts = f",{space}".join(f'{{"type":"{kind}","text":{word}}}' for word in ['"@code a"', *words])
         messages = f'[{{"role":"assistant","content":{other}}},{{"content":[{parts}]{space},"role":"user"}}]'
@@ -199,7 +203,7 @@ class Filling(SynchronousTestCase):
     @given(one_of(text(max_size=40), just('{"prompt": "@code')), sampled_from(PATHS))
     @settings(max_examples=50, derandomize=True, deadline=None)
     def test_no_json(self, noise: str, path: str) -> None:
-        """What is no JSON names nothing, and is no reason to fail."""
+        """A body that is not JSON names no template and causes no exception."""
         for body in (noise.encode("utf-8", "surrogatepass"), noise.encode("utf-16", "surrogatepass"), b"\xff@code"):
-            self.assertIsNone(filling.find(path, b"{" + body, TEMPLATES))
-            filling.mentions(body, TEMPLATES)
+            self.assertIsNone(template_search.search_json(path, b"{" + body, TEMPLATES))
+            template_search.may_name_template(body, TEMPLATES)

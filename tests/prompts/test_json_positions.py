@@ -1,4 +1,4 @@
-"""Where values stand in a JSON text."""
+"""Positions of values in a JSON text."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ MISSING: list[tuple[str, Path]] = [
 
 
 def replace(text: str, path: Path, value: str) -> str:
-    """Put something else where a value stands."""
+    """Return the text with the value at a path replaced."""
     begin, end = find(text, [path])[path]
     return text[:begin] + value + text[end:]
 
@@ -59,19 +59,19 @@ class Finding(SynchronousTestCase):
     """`find`, `first_member` and `trimmed`."""
 
     def test_replaced(self) -> None:
-        """The value changes, and nothing around it: numbers, repeated keys, white space, escapes."""
+        """Only the value changes; numbers, repeated keys, white space and escapes around it stay the same."""
         for text, path, expected in REPLACED:
-            # Where none is given, the value is the only 0 after an "a".
+            # Without an expected text, the value is the only 0 behind an "a".
             self.assertEqual(expected or text.replace('"a":0', '"a":"N"'), replace(text, path, '"N"'), text)
 
     def test_added(self) -> None:
-        """A key that the outermost object does not have can be added in front."""
+        """A new key can be inserted in front of the members of the outermost object."""
         for text, expected in ADDED:
             at, empty = first_member(text)
             self.assertEqual(expected, text[:at] + ('"a": 0' if empty else '"a": 0, ') + text[at:])
 
     def test_several(self) -> None:
-        """Several places are found at once, in whatever order they are asked for."""
+        """Several values are found at once, in whatever order the paths are given."""
         text = '{"a":1,"b":[2,3],"c":4}'
         paths: list[Path] = [("b", 1), ("a",), ("new",), ("c",)]
         for order in (paths, paths[::-1]):
@@ -79,7 +79,7 @@ class Finding(SynchronousTestCase):
             self.assertEqual({("b", 1): "3", ("a",): "1", ("c",): "4"}, found)
 
     def test_trimmed(self) -> None:
-        """A string's inside without some of its characters, in whatever way each is spelled."""
+        """The inside of a string is trimmed correctly, in whatever way its characters are written."""
         for source, left, right, expected in (
             (r'"abc"', 1, 0, "bc"),
             (r'"abc \n\u000a\u2003 "', 1, 5, "bc"),
@@ -93,12 +93,12 @@ class Finding(SynchronousTestCase):
             self.assertEqual(expected, source[begin:end], source)
 
     def test_missing(self) -> None:
-        """A path that leads nowhere is not found."""
+        """A path that leads nowhere is missing in the result."""
         for text, path in MISSING:
             self.assertEqual({}, find(text, [path]))
 
     def test_many_values(self) -> None:
-        """Every part of the text is decoded a few times at most, however many values are looked for."""
+        """Each part of the text is decoded a few times at most, however many values are looked for."""
         text = json.dumps({"messages": [{"content": str(number)} for number in range(300)]})
         decoded: list[int] = []
         decode = json_positions._decode
@@ -114,7 +114,7 @@ class Finding(SynchronousTestCase):
         self.assertLess(sum(decoded), 5 * len(text))
 
     def test_random_documents(self) -> None:
-        """In any document any place is found, with the value and nothing else."""
+        """In random documents the span of each path contains exactly its value."""
         dice = random.Random(8081)
         for _ in range(400):
             document = value(dice, 4, outermost=True)
@@ -137,7 +137,7 @@ PLAIN = [None, True, False, 0, -1.5, 1e300, 10**30, *TEXTS]
 
 
 def value(dice: random.Random, depth: int, outermost: bool = False) -> Any:
-    """Make up a JSON value."""
+    """Return a random JSON value."""
     kind = dice.choice("oa" if outermost else "oapp") if depth else "p"
     if kind == "p":
         return dice.choice(PLAIN)
@@ -146,7 +146,7 @@ def value(dice: random.Random, depth: int, outermost: bool = False) -> Any:
 
 
 def places(document: Any) -> list[Path]:
-    """Return all paths in a document."""
+    """Return the paths of all values in a document."""
     if not isinstance(document, dict | list):
         return []
     steps = document.items() if isinstance(document, dict) else enumerate(document)
@@ -154,14 +154,14 @@ def places(document: Any) -> list[Path]:
 
 
 def written(dice: random.Random, document: Any) -> str:
-    """Write a document down with white space and escapes as they come."""
+    """Return a document as JSON, with random white space and escapes."""
 
     def space() -> str:
         return "".join(dice.choices(" \t\r\n", k=dice.randrange(3)))
 
     if isinstance(document, dict):
         pairs = [f"{written(dice, key)}:{written(dice, each)}" for key, each in document.items()]
-        # Now and then a key is there twice: the first one does not count.
+        # Sometimes a key is given twice.  The first one does not count.
         pairs = pairs[:1] * dice.choice((0, 0, 1)) + pairs
         inside = "{" + (",".join(pairs) or space()) + "}"
     elif isinstance(document, list):

@@ -1,4 +1,4 @@
-"""What stands around a template's text in a request."""
+"""The shape of a request around a template's text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.prompt_shape import BARE, DEEPEST, LARGEST, Key, Shape
+from bioproxy.prompts.prompt_shape import DEEPEST_SHAPE, LARGEST_SHAPE, USER_MESSAGE_ONLY, Key, Shape
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -16,21 +16,21 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
 
 
 def user(content: Any, **fields: Any) -> dict[str, Any]:
-    """Return a user's message."""
+    """Return a user message."""
     return {"role": "user", **fields, "content": content}
 
 
 def shape(*messages: Any, before: int = 0, **fields: Any) -> Shape:
-    """Return the shape of a request whose template is in the message after the first `before`."""
+    """Return the shape of a request whose template is in the message with the index `before`."""
     content = messages[before]["content"]
     part = (len(content) - 1, "text") if isinstance(content, list) else ()
-    return Shape.around({"messages": list(messages), **fields}, ("messages", before, "content", *part))
+    return Shape.of_chat_request({"messages": list(messages), **fields}, ("messages", before, "content", *part))
 
 
 TEXT = {"type": "text", "text": "@code x"}
 
 SHAPES = {
-    "bare": shape(user("@code x")),
+    "user message only": shape(user("@code x")),
     "system": shape(SYSTEM, user("@code x"), before=1),
     "another text": shape({**SYSTEM, "content": "Be long."}, user("@code x"), before=1),
     "text parts": shape({**SYSTEM, "content": [BEFORE]}, user("@code x"), before=1),
@@ -53,56 +53,56 @@ SHAPES = {
     "no answer begun": shape(user("@code x"), add_generation_prompt=False),
     "all of it": shape(SYSTEM, user([BEFORE, TEXT], name="eve"), before=1, tools=TOOLS, reasoning_effort="low"),
 }
-"""Shapes that are worth keeping, each another."""
+"""Requests with different shapes."""
 
 
-class Around(SynchronousTestCase):
+class Comparison(SynchronousTestCase):
     """Which requests have the same shape."""
 
     def test_same(self) -> None:
-        """Message, later turns, sampling, and empty fields do not matter, nor does the form of the content."""
+        """The message, later turns, sampling, empty fields and the form of the content make no difference."""
         later = ({"role": "assistant", "content": "x"}, user("two"))
         for same in (
             shape(user("@code another question")),
             shape(user("@code x"), *later),
             shape(user([TEXT])),
-            Shape.around({"messages": [user([TEXT, IMAGE, BEFORE])]}, ("messages", 0, "content", 0, "text")),
+            Shape.of_chat_request({"messages": [user([TEXT, IMAGE, BEFORE])]}, ("messages", 0, "content", 0, "text")),
             shape(user("@code x"), temperature=0.5, stream=True, model="m", id_slot=3, max_tokens=5),
             shape(user("@code x"), tools=[], tool_choice=None, chat_template_kwargs={}, reasoning_effort=""),
         ):
-            self.assertEqual(BARE, same)
+            self.assertEqual(USER_MESSAGE_ONLY, same)
         self.assertEqual(SHAPES["system"], shape(SYSTEM, user("@code other"), *later, before=1))
 
     def test_different(self) -> None:
-        """Whatever the chat template may put before the message makes another shape."""
+        """Everything that a chat template may put before the message makes another shape."""
         self.assertEqual(len(SHAPES), len({each.digest for each in SHAPES.values()}))
 
     def test_order_of_keys(self) -> None:
-        """So does another order of keys: a chat template writes tool definitions as they came."""
+        """Another order of keys makes another shape: a chat template writes tool definitions as they came."""
         one, two = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
         self.assertNotEqual(shape(user("x"), tools=[one]).digest, shape(user("x"), tools=[two]).digest)
 
     def test_message_is_not_kept(self) -> None:
-        """Nothing of the message itself is in it, nor of what follows."""
+        """A shape contains nothing of the message and of what follows."""
         for content in ("@code SECRET", [BEFORE, {"type": "text", "text": "@code SECRET"}]):
             self.assertNotIn("SECRET", shape(user(content), {"role": "assistant", "content": "SECRET"}).source)
 
     def test_key(self) -> None:
-        """A key is the same for the same text and the same shape only."""
-        self.assertEqual(Key("t", BARE.digest), SHAPES["bare"].key("t"))
+        """Keys are equal only for the same text and the same shape."""
+        self.assertEqual(Key("t", USER_MESSAGE_ONLY.digest), SHAPES["user message only"].key("t"))
         keys = {each.key(text) for each in SHAPES.values() for text in ("t", "u")}
         self.assertEqual(2 * len(SHAPES), len(keys))
 
 
 class Requests(SynchronousTestCase):
-    """A request of a shape."""
+    """`Shape.request`."""
 
-    def test_bare(self) -> None:
-        """A bare one is a user's message."""
-        self.assertEqual({"messages": [user("hello")]}, BARE.request("hello"))
+    def test_user_message_only(self) -> None:
+        """`USER_MESSAGE_ONLY` gives a request with nothing but a user message."""
+        self.assertEqual({"messages": [user("hello")]}, USER_MESSAGE_ONLY.request("hello"))
 
     def test_all_of_it(self) -> None:
-        """It has everything that stood around the text, in its order."""
+        """The request contains everything that was around the text, in the same order."""
         expected = {
             "messages": [SYSTEM, user([BEFORE, {"type": "text", "text": "hello"}], name="eve")],
             "tools": TOOLS,
@@ -111,49 +111,49 @@ class Requests(SynchronousTestCase):
         self.assertEqual(expected, SHAPES["all of it"].request("hello"))
 
     def test_same_shape(self) -> None:
-        """It has that very shape again, also when the shape comes out of a file."""
+        """The request has the same shape again, even if the shape was read from a file."""
         for name, each in SHAPES.items():
             request = Shape(json.loads(json.dumps(each.source))).request("x")
             index = len(request["messages"]) - 1
             content = request["messages"][index]["content"]
             part = (len(content) - 1, "text") if isinstance(content, list) else ()
-            self.assertEqual(each, Shape.around(request, ("messages", index, "content", *part)), name)
+            self.assertEqual(each, Shape.of_chat_request(request, ("messages", index, "content", *part)), name)
 
 
-class Keepable(SynchronousTestCase):
-    """Which shapes are worth warming up in."""
+class MayBeKept(SynchronousTestCase):
+    """`Shape.may_be_kept`."""
 
-    def test_worth_it(self) -> None:
-        """Instructions, tools and settings are; what a user said before the template is not, nor kept anywhere."""
-        refused = [name for name, each in SHAPES.items() if not each.keepable]
+    def test_kept(self) -> None:
+        """Instructions, tools and settings are kept; what a user wrote before the template is not."""
+        refused = [name for name, each in SHAPES.items() if not each.may_be_kept]
         self.assertEqual(["a user before", "a part before", "all of it"], refused)
 
-    def test_not_worth_it(self) -> None:
-        """A conversation's history, what is no text, what is no message and what is very long are not."""
+    def test_not_kept(self) -> None:
+        """Histories, content that is not text, invalid messages and very long shapes are not kept."""
         before: dict[str, Any] = {
             "an answer": {"role": "assistant", "content": "x"},
             "a tool's result": {"role": "tool", "content": "x"},
             "an image": user([BEFORE, IMAGE]),
             "an odd part": user(["text"]),
             "no message": "text",
-            "long": {"role": "system", "content": "x" * LARGEST},
+            "long": {"role": "system", "content": "x" * LARGEST_SHAPE},
         }
         for name, message in before.items():
-            self.assertFalse(shape(message, user("@code x"), before=1).keepable, name)
-        self.assertFalse(shape(user([IMAGE, TEXT])).keepable)
+            self.assertFalse(shape(message, user("@code x"), before=1).may_be_kept, name)
+        self.assertFalse(shape(user([IMAGE, TEXT])).may_be_kept)
 
     def test_nesting(self) -> None:
-        """What nests deeper than any tool's description is not: not all that must be done with it could be."""
-        for depth, expected in ((DEEPEST - 10, True), (DEEPEST + 1, False), (300, False)):
+        """Shapes that nest deeper than any tool description are not kept: a recursive function could fail on them."""
+        for depth, expected in ((DEEPEST_SHAPE - 10, True), (DEEPEST_SHAPE + 1, False), (300, False)):
             for inner in (dict[str, Any](), list[Any]()):
                 value: Any = inner
                 for _ in range(depth):
                     value = {"a": value} if isinstance(value, dict) else [value]
-                self.assertEqual(expected, shape(user("@code x"), tools=[value]).keepable, depth)
+                self.assertEqual(expected, shape(user("@code x"), tools=[value]).may_be_kept, depth)
 
     def test_no_json(self) -> None:
-        """Numbers that JSON cannot spell would make an invalid request; words that only look like them do not."""
+        """Numbers that JSON cannot express are not kept; texts that only look like them are."""
         for number in (float("inf"), float("-inf"), float("nan")):
-            self.assertFalse(shape(user("@code x"), chat_template_kwargs={"x": number}).keepable, number)
+            self.assertFalse(shape(user("@code x"), chat_template_kwargs={"x": number}).may_be_kept, number)
         system = {"role": "system", "content": "Never return NaN or Infinity."}
-        self.assertTrue(shape(system, user("@code x"), before=1).keepable)
+        self.assertTrue(shape(system, user("@code x"), before=1).may_be_kept)

@@ -1,4 +1,4 @@
-"""Templates: reading, filling, and telling whether they changed."""
+"""Templates: reading and filling them, and detecting changes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.prompts import templates
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import TemplateError
 from tests.support.folders import FolderTest
 
 
 class Reading(FolderTest):
-    """`read`, on files in a folder of its own."""
+    """`read`, with files in a temporary folder."""
 
-    def read(self, content: str | bytes) -> Text:
-        """Read a template with this content."""
+    def read(self, content: str | bytes) -> TemplateText:
+        """Return the text of a template file with this content."""
         path = self.folder / "code.txt"
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return templates.read(Template.of("@code", path))
 
     def refused(self, path: Path) -> str:
-        """Return why a file cannot be read."""
+        """Return the reason why a file cannot be read."""
         with self.assertRaises(ValueError) as caught:
             templates.read_file(path)
         return str(caught.exception)
 
     def test_fill(self) -> None:
-        """The message comes into each of its places; everything around stays, line ends and white space too."""
+        """The message is put into each of its places; everything else stays, including line ends and white space."""
         for source, filled in {
             "<{message}>": "Q",
             "a <{message}>": "a Q",
@@ -57,7 +57,7 @@ class Reading(FolderTest):
         self.assertEqual("", self.read("<{message}> b").prefix)
 
     def test_includes(self) -> None:
-        """Includes are put in, relative ones from the template's folder, before and after the message."""
+        """Includes are expanded before and behind the message; relative paths start at the template's folder."""
         (self.folder / "sub").mkdir()
         one, two = self.template("one", "1"), self.template("sub/two", "2")
         text = self.read(f"<{{one.txt}}><{{sub/two.txt}}><{{message}}><{{{one}}}><{{sub/../one.txt}}>")
@@ -72,7 +72,7 @@ class Reading(FolderTest):
         self.assertEqual("1Q", self.read("<{~/one.txt}><{message}>").fill("Q"))
 
     def test_one_pass(self) -> None:
-        """What an include or a message brings in is never looked through again."""
+        """The texts of includes and messages are not searched for places."""
         self.template("one", "<{message}> <{two.txt}>")
         self.template("two", "2")
         text = self.read("<{one.txt}>|<{message}>|")
@@ -82,12 +82,12 @@ class Reading(FolderTest):
             self.assertEqual(f"<{{message}}> <{{two.txt}}>|{message}|", text.fill(message))
 
     def test_split_over_pieces(self) -> None:
-        """A place that only arises by putting in an include is no place."""
+        """Characters that look like a place only together with an include are not a place."""
         self.template("half", "<{mess")
         self.assertEqual("<{message}>|Q", self.read("<{half.txt}>age}>|<{message}>").fill("Q"))
 
     def test_include_that_cannot_be_read(self) -> None:
-        """It leaves its path and the reason in the text, and is told; the rest of the template works."""
+        """An unreadable include leaves its path and the reason in the text and in `errors`; the rest works."""
         self.template("bad", "")
         (self.folder / "bad.txt").write_bytes(b"ab\xff")
         for path, reason in {
@@ -107,13 +107,13 @@ class Reading(FolderTest):
             self.assertEqual((self.folder / path,), text.includes)
 
     def test_include_of_nobody(self) -> None:
-        """The home of an unknown user is an error like any other."""
+        """The home folder of an unknown user is an error like any other."""
         text = self.read("<{~nobody-of-this-name/x}> <{message}>")
         self.assertTrue(text.prefix.startswith("[Error reading ~nobody-of-this-name/x: "), text.prefix)
         self.assertEqual(1, len(text.errors))
 
     def test_template_that_cannot_be_read(self) -> None:
-        """A template that is missing, a folder, not UTF-8, or without a message is an error that names it."""
+        """A template that is missing, a folder, not UTF-8, or without a message is an error with its name and path."""
         for content, reason in {
             b"\xff": "not UTF-8 at byte 0",
             b"": "no <{message}>",
@@ -128,12 +128,12 @@ class Reading(FolderTest):
             self.assertEqual(f"template code: {path}: {reason}", str(caught.exception))
 
     def test_byte_order_mark(self) -> None:
-        """A byte-order mark is dropped, from the template and from an include."""
+        """A byte-order mark is dropped in the template and in an include."""
         self.template("one", "\ufeff1")
         self.assertEqual("1Q", self.read("\ufeff<{one.txt}><{message}>").fill("Q"))
 
     def test_named_pipe(self) -> None:
-        """A named pipe that nobody writes to is refused at once instead of waiting for it."""
+        """A named pipe without a writer is refused at once instead of waiting for one."""
         os.mkfifo(self.folder / "pipe")
 
         def give_up(*_: object) -> None:
@@ -145,7 +145,7 @@ class Reading(FolderTest):
         self.assertEqual("not a regular file", self.refused(self.folder / "pipe"))
 
     def test_many_includes(self) -> None:
-        """Four times as long a template with four times the includes takes about four times as long, not sixteen."""
+        """Reading takes linear time: four times as many includes take about four times as long, not sixteen."""
         self.template("one", "1")
 
         def effort(includes: int) -> float:
@@ -161,7 +161,7 @@ class Reading(FolderTest):
         self.assertLess(effort(1000), 9 * effort(250))
 
     def test_too_large(self) -> None:
-        """A file of just the largest size is read, a byte more is refused."""
+        """A file of exactly the largest size is read, and one with a byte more is refused."""
         self.patch(templates, "MAX_FILE", 1 << 20)
         path = self.template("large", "x" * (1 << 20))
         self.assertEqual(1 << 20, len(templates.read_file(path)))
@@ -169,7 +169,7 @@ class Reading(FolderTest):
         self.assertEqual("larger than 1 MiB", self.refused(path))
 
     def test_nothing_stays_open(self) -> None:
-        """Files are closed again, those that cannot be read too: templates are looked at for days."""
+        """All files are closed again, even those that cannot be read: a poller runs for months."""
         os.mkfifo(self.folder / "pipe")
         for path in (self.template("one", "1"), self.folder / "gone", self.folder / "pipe", self.folder):
             before = os.listdir("/dev/fd")
@@ -182,12 +182,12 @@ class Reading(FolderTest):
 
 
 class Counted(str):
-    """A text that counts the characters that are searched in it."""
+    """A string that counts the characters that `find` has searched."""
 
     searched = 0
 
     def find(self, what: str, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]
-        """Search as ever."""
+        """Search as `str.find` does, and count."""
         stop = len(self) if end is None else end
         found = super().find(what, start, stop)
         self.searched += (stop if found < 0 else found + len(what)) - start
@@ -198,19 +198,19 @@ class Splitting(SynchronousTestCase):
     """`split`."""
 
     @given(st.text(alphabet="<{}>\n\r\u2028a", max_size=40))
-    def test_as_before(self, source: str) -> None:
-        """A text is cut as the regular expression cuts it that says what a place is."""
+    def test_regular_expression(self, source: str) -> None:
+        """The result is that of the regular expression that defines a place."""
         self.assertEqual(re.split(r"<\{(.*?)\}>", source), list(templates.split(source)))
 
     def test_all_short(self) -> None:
-        """So is every text of up to six of the characters that matter."""
+        """The same for all texts of up to six of the characters that matter."""
         for size in range(7):
             for each in itertools.product("<{}>\n", repeat=size):
                 source = "".join(each)
                 self.assertEqual(re.split(r"<\{(.*?)\}>", source), list(templates.split(source)), source)
 
     def test_effort(self) -> None:
-        """However often something looks like a place, each character is looked at a few times only."""
+        """Each character is searched a few times at most, however often something looks like a place."""
         for unit in ("<{", "<{\n", "}>", "<{}>", "<{a}>", "<{\n}>", "<{<{}>", "}><{", "a", "<", "{\n<"):
             for count in (1, 1000, 50_000):
                 for tail in ("", "}>", "\n}>", "<{"):
@@ -221,19 +221,19 @@ class Splitting(SynchronousTestCase):
 
 
 class Changes(FolderTest):
-    """Fingerprints and stamps."""
+    """Digests and stamps."""
 
     def test_digests(self) -> None:
-        """A text has a digest of all of it and one of its prefix; each difference makes another."""
-        text = Text(("a", "b"), (), ())
+        """A text has a digest of all parts and one of its prefix, which depend on nothing else."""
+        text = TemplateText(("a", "b"), (), ())
         self.assertEqual((digest("a", "b"), digest("a")), (text.digest, text.prefix_digest))
-        same = Text(("a", "b"), (Path("x"),), ("an error",))
+        same = TemplateText(("a", "b"), (Path("x"),), ("an error",))
         self.assertEqual((text.digest, text.prefix_digest), (same.digest, same.prefix_digest))
-        behind = Text(("a", "c"), (), ())
+        behind = TemplateText(("a", "c"), (), ())
         self.assertEqual((False, True), (text.digest == behind.digest, text.prefix_digest == behind.prefix_digest))
 
     def test_stamp(self) -> None:
-        """A stamp stays while a file stays, and changes with content, time, or another file in its place."""
+        """A stamp stays the same for an unchanged file, and changes with content, time and inode."""
         path = self.template("one", "1")
         first = templates.stamp(path)
         self.assertEqual(first, templates.stamp(path))
@@ -251,6 +251,6 @@ class Changes(FolderTest):
         self.assertEqual(5, len(stamps))
 
     def test_stamp_of_nothing(self) -> None:
-        """Where there is no file the stamp is `None`."""
+        """The stamp of a missing file is `None`."""
         self.assertIsNone(templates.stamp(self.folder / "gone"))
         self.assertIsNone(templates.stamp(Path("a\0b")))

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.prompt_shape import BARE, PLAIN, Shape
+from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
 from tests.support.world import CODE, SlotTest, WorldTest
 
 
@@ -22,13 +22,13 @@ def tool(**function: Any) -> Any:
 
 # Two shapes, and how they differ.
 DIFFERENCES: list[tuple[Shape, Shape, str]] = [
-    (BARE, shape("s"), "messages has 1 entry instead of 0"),
-    (shape("s"), BARE, "messages has 0 entries instead of 1"),
+    (USER_MESSAGE_ONLY, shape("s"), "messages has 1 entry instead of 0"),
+    (shape("s"), USER_MESSAGE_ONLY, "messages has 0 entries instead of 1"),
     (shape("It is 12:01."), shape("It is 12:02."), "messages[0].content differs from character 11 on"),
     (shape("abc"), shape("abcd"), "messages[0].content differs from character 4 on"),
     (shape("a", "b"), shape("a", "c"), "messages[1].content differs from character 1 on"),
-    (BARE, shape(tools=[tool(name="a")]), "tools is new"),
-    (shape(tools=[tool(name="a")]), BARE, "tools is missing"),
+    (USER_MESSAGE_ONLY, shape(tools=[tool(name="a")]), "tools is new"),
+    (shape(tools=[tool(name="a")]), USER_MESSAGE_ONLY, "tools is missing"),
     (
         shape(tools=[tool(name="ab")]),
         shape(tools=[tool(name="ac")]),
@@ -41,11 +41,11 @@ DIFFERENCES: list[tuple[Shape, Shape, str]] = [
         shape(chat_template_kwargs={"thinking": 1}),
         "chat_template_kwargs.thinking has another value",
     ),
-    (BARE, Shape.of([], {"name": "x"}, [], {}), "name is new"),
-    (BARE, Shape.of([], {}, [{"type": "image_url"}], {}), "parts has 1 entry instead of 0"),
-    (BARE, PLAIN, "it was a chat, now a plain prompt"),
-    (PLAIN, BARE, "it was a plain prompt, now a chat"),
-    (BARE, shape(chat_template_kwargs={"a\r\nb\u00e9": 1}), "chat_template_kwargs is new"),
+    (USER_MESSAGE_ONLY, Shape.of([], {"name": "x"}, [], {}), "name is new"),
+    (USER_MESSAGE_ONLY, Shape.of([], {}, [{"type": "image_url"}], {}), "parts has 1 entry instead of 0"),
+    (USER_MESSAGE_ONLY, PLAIN_PROMPT, "it was a chat, now a plain prompt"),
+    (PLAIN_PROMPT, USER_MESSAGE_ONLY, "it was a plain prompt, now a chat"),
+    (USER_MESSAGE_ONLY, shape(chat_template_kwargs={"a\r\nb\u00e9": 1}), "chat_template_kwargs is new"),
     (
         shape(chat_template_kwargs={"a\r\nb\u00e9": 1}),
         shape(chat_template_kwargs={"a\r\nb\u00e9": 2}),

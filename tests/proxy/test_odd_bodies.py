@@ -15,19 +15,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis.strategies import integers, sampled_from
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import filling
-from bioproxy.prompts.api_formats import FORMS
-from bioproxy.prompts.filling import Found
-from bioproxy.prompts.templates import Template, Text
+from bioproxy.prompts import template_search
+from bioproxy.prompts.api_formats import FORMATS
+from bioproxy.prompts.filling import NamedTemplates
+from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import ProxyError
 from tests.support.world import WorldTest
 
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@s", "@other", "/c")]
-TEXTS = {template.name: Text(("[", "]"), (), ()) for template in TEMPLATES}
+TEXTS = {template.name: TemplateText(("[", "]"), (), ()) for template in TEMPLATES}
 
 UNITS = {
     "user": '{"role":"user","content":"@s"}',
@@ -64,10 +64,10 @@ def body_of(unit: str, name: str, size: int) -> bytes:
     return f'{{{first},"{name}":[{values}]}}'.encode()
 
 
-def read(path: str, body: bytes) -> Found | None:
+def read(path: str, body: bytes) -> NamedTemplates | None:
     """Read a body and fill it, or refuse it."""
     try:
-        found = filling.read(body, path, TEMPLATES)
+        found = template_search.find_templates(body, path, TEMPLATES)
         if found is not None:
             found.fill(TEXTS, 1 << 30)
     except ProxyError:
@@ -103,9 +103,10 @@ def calls(work: Callable[[], Any]) -> int:
 
 
 class Reading(SynchronousTestCase):
-    """`filling.read` and `Found.fill`."""
+    """`template_search.find_templates` and `NamedTemplates.fill`."""
 
-    @given(sampled_from(sorted(FORMS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 60_000))
+    @given(sampled_from(sorted(FORMATS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 60_000))
+    @example("/v1/messages", "object", "tools", 1000)  # each tool is converted
     @settings(max_examples=120, derandomize=True, deadline=None)
     def test_in_proportion(self, path: str, unit: str, name: str, size: int) -> None:
         """Memory and work are bounded by the size, for every path and everything that a body may consist of."""
@@ -127,7 +128,7 @@ class Reading(SynchronousTestCase):
         body = body_of("word", "prompt", 4000)
 
         def work(known: list[Template]) -> int:
-            return calls(lambda: filling.read(body, "/completion", known))
+            return calls(lambda: template_search.find_templates(body, "/completion", known))
 
         self.assertLess(work(many), work(TEMPLATES) + 30 * len(many))
 
@@ -139,9 +140,9 @@ class Serving(WorldTest):
         """Have a proxy whose llama-server says the same to all of them."""
         super().setUp()
         self.built = self.ready_world({"s": "[<{message}>]"})
-        self.built.llama_server.answers = {path: {} for path in FORMS}
+        self.built.llama_server.answers = {path: {} for path in FORMATS}
 
-    @given(sampled_from(sorted(FORMS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 300_000))
+    @given(sampled_from(sorted(FORMATS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 300_000))
     @settings(max_examples=40, derandomize=True, deadline=None)
     def test_each(self, path: str, unit: str, name: str, size: int) -> None:
         """Each is answered: filled where it names a template, and else as it is or not at all."""

@@ -11,6 +11,7 @@ from twisted.web._newclient import TransportProxyProducer
 from twisted.web.client import ResponseDone
 
 from bioproxy.http import client_output as output
+from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
 from bioproxy.http.response_body import receive
 from bioproxy.runtime.errors import UpstreamError
 from tests.support.network import Call, Line, Wire
@@ -33,7 +34,7 @@ class Backpressure(WorldTest):
 
     def test_pause_and_resume(self) -> None:
         """When the client's buffer is full and enough is held, llama-server has to wait, until there is room again."""
-        self.patch(output, "HELD_OTHERWISE", 2)
+        self.patch(output, "OTHER_BUFFER_BYTES", 2)
         _, call, line = self.begin()
         producer: Any = call.transport.producer
         producer.pauseProducing()
@@ -69,7 +70,7 @@ class Backpressure(WorldTest):
 
     def test_full_again_at_once(self) -> None:
         """A client with room for one piece gets one piece; llama-server goes on waiting while too much is held."""
-        self.patch(output, "HELD_OTHERWISE", 1)
+        self.patch(output, "OTHER_BUFFER_BYTES", 1)
         _, call, line = self.begin()
         producer: Any = call.transport.producer
         producer.pauseProducing()
@@ -89,7 +90,7 @@ class Backpressure(WorldTest):
 
     def test_held_in_all(self) -> None:
         """What is held for all clients has a limit too; who has something held waits then, until it is read or gone."""
-        self.patch(output, "HELD_IN_ALL", 4)
+        self.patch(output, "TOTAL_BUFFER_BYTES", 4)
         wire = Wire()
         world = self.world({}, wire.agents())
         calls, lines = [], []
@@ -149,11 +150,11 @@ class Backpressure(WorldTest):
         world, call, line = self.begin()
         producer: Any = call.transport.producer
         producer.pauseProducing()
-        world.clock.advance(output.PATIENCE - 1)
+        world.clock.advance(CLIENT_STALL_SECONDS - 1)
         producer.resumeProducing()
-        world.clock.advance(output.PATIENCE)
+        world.clock.advance(CLIENT_STALL_SECONDS)
         producer.pauseProducing()
-        world.clock.advance(output.PATIENCE - 1)
+        world.clock.advance(CLIENT_STALL_SECONDS - 1)
         self.assertFalse(call.aborted)
         world.clock.advance(1)
         self.assertTrue(call.aborted)

@@ -6,9 +6,9 @@ import json
 import tempfile
 from typing import Any
 
-from bioproxy.http.request_body import PORTION, SHORT
+from bioproxy.http.request_body import PORTION_SIZE, SHORT_BODY
 from bioproxy.prompts.api_formats import UNGATED
-from bioproxy.prompts.filling import MOST_FILLED
+from bioproxy.prompts.template_search import MOST_FILLED
 from bioproxy.runtime.spool import SMALL
 from tests.support.world import CODE, World, WorldTest
 
@@ -105,7 +105,7 @@ class Sizes(WorldTest):
 
     def test_each_size(self) -> None:
         """A body arrives whole and filled, however it is kept and read meanwhile."""
-        edges = [edge + more for edge in (SHORT, SMALL, PORTION) for more in (-90, 0, 90)]
+        edges = [edge + more for edge in (SHORT_BODY, SMALL, PORTION_SIZE) for more in (-90, 0, 90)]
         world = self.ready_world()
         for size in [10, *edges, 3 * SMALL]:
             padding = "é" * (size // 2)
@@ -129,7 +129,7 @@ class Sizes(WorldTest):
         """Where a body to be read has no place in a file, its client is told to come again."""
         world = self.ready_world()
         self.patch(tempfile, "tempdir", str(self.folder / "gone"))
-        source = json.dumps({"messages": [MESSAGE], "x": "x" * SHORT}).encode()
+        source = json.dumps({"messages": [MESSAGE], "x": "x" * SHORT_BODY}).encode()
         call = world.send("POST", CHAT, source)
         self.assertEqual(503, call.status)
         self.assertIn("temporary file", call.json()["error"]["message"])

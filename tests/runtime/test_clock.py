@@ -210,7 +210,7 @@ class Beating(SynchronousTestCase):
         self.assertEqual(3, self.value("count"))
         self.assertAlmostEqual(12.66, self.value("sum"))
         (line,) = logged(events)
-        self.assertTrue(line.startswith("bioproxy itself stood still for 12.3 s: "), line)
+        self.assertTrue(line.startswith("bioproxy was stopped or busy for 12.3 s: "), line)
 
     def test_stop(self) -> None:
         """After it has stopped no call is left, and all time counts; it can start again."""

@@ -1,25 +1,20 @@
-"""The log as JSON: what a line has, that each event is one line, and where it goes."""
+"""The log as JSON: what a line has, and that each event is one line."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-import signal
-import sys
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from twisted.application.service import Application
-from twisted.logger import FileLogObserver, ILogObserver, Logger, LogPublisher
+from twisted.logger import FileLogObserver, Logger, LogPublisher
 from twisted.python import log as legacy
 
 from bioproxy.llama.speed import Speed
-from bioproxy.operator.options import Options
 from bioproxy.proxy.request_log import Record, RequestLog
-from bioproxy.runtime.json_log import json_line, json_observer
+from bioproxy.runtime.json_log import json_line
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.service import makeService
 from tests.support.folders import FolderTest
 from tests.support.network import Reactor
 
@@ -101,77 +96,3 @@ class Lines(FolderTest):
 
 
 KEYS = ("prompt_tokens", "queue_ms", "total_ms", "miss")
-
-
-class Where(FolderTest):
-    """`json_observer`: the same places as with twistd's own."""
-
-    def setUp(self) -> None:
-        """Have the usual working folder be elsewhere, and nobody listen to SIGUSR1 in the end."""
-        super().setUp()
-        self.addCleanup(os.chdir, os.getcwd())
-        os.chdir(self.folder)
-        self.addCleanup(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1))
-        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        self.output = io.StringIO()
-        self.patch(sys, "stdout", self.output)
-
-    def say(self, **twistd: Any) -> None:
-        """Log one event."""
-        Logger("x", observer=json_observer(twistd, Reactor())).info("hello")
-
-    def test_foreground(self) -> None:
-        """In the foreground it goes to standard output, unless there is a file."""
-        self.say(nodaemon=True, logfile=None)
-        self.say(nodaemon=True, logfile="-")
-        self.say(nodaemon=True, logfile="a.log")
-        self.assertEqual(2, self.output.getvalue().count("hello"))
-        self.assertIn("hello", (self.folder / "a.log").read_text())
-
-    def test_daemon(self) -> None:
-        """A daemon has a file, by default twistd's; standard output is nothing for it."""
-        self.say(nodaemon=False, logfile=None)
-        self.assertIn("hello", (self.folder / "twistd.log").read_text())
-        self.assertRaises(SystemExit, self.say, nodaemon=False, logfile="-")
-        self.assertEqual("", self.output.getvalue())
-
-    def test_rotate(self) -> None:
-        """SIGUSR1 begins another file, but not in the middle of whatever is going on."""
-        reactor = Reactor()
-        turns: list[Any] = []
-        self.patch(reactor, "callFromThread", turns.append)
-        log = Logger("x", observer=json_observer({"logfile": "a.log"}, reactor))
-        log.info("before")
-        os.kill(os.getpid(), signal.SIGUSR1)
-        log.info("at once")
-        [rotate] = turns
-        rotate()
-        log.info("after")
-        for name, words in (("a.log.1", ["before", "at once"]), ("a.log", ["after"])):
-            lines = (self.folder / name).read_text().splitlines()
-            self.assertEqual(words, [json.loads(line)["message"] for line in lines])
-
-
-class Choosing(FolderTest):
-    """Which observer twistd's application gets."""
-
-    def component(self, *arguments: str, **twistd: Any) -> Any:
-        """Return the observer of an application made with these options."""
-        options = Options()
-        options.parent = Options() if twistd else None
-        if options.parent is not None:
-            options.parent.update(twistd)
-        options.parseOptions(["--demo", *arguments])
-        application = Application("bioproxy")
-        makeService(options, Reactor()).setServiceParent(application)
-        return application.getComponent(ILogObserver, None)
-
-    def test_chosen(self) -> None:
-        """JSON only where it is wanted; what goes to syslog is twistd's business, as is everything without twistd."""
-        self.assertIsInstance(self.component("--log-format", "json", nodaemon=True), FileLogObserver)
-        self.assertIsNone(self.component(nodaemon=True))
-        self.assertIsNone(self.component("--log-format", "text", nodaemon=True))
-        self.assertIsNone(self.component("--log-format", "json", nodaemon=True, syslog=True))
-        self.assertIsNone(self.component("--log-format", "json", nodaemon=True, logger="a.name"))
-        self.assertIsNone(self.component("--log-format", "json", logFile=None))  # twist's
-        self.assertIsNone(self.component("--log-format", "json"))

@@ -14,8 +14,8 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.http import request_body
-from bioproxy.http.channel import LINGER
-from bioproxy.http.request_body import SHORT, RequestBody
+from bioproxy.http.deadlines import REFUSAL_SECONDS
+from bioproxy.http.request_body import SHORT_BODY, RequestBody
 from bioproxy.runtime import spool
 from bioproxy.runtime.errors import Unavailable
 from bioproxy.runtime.spool import SAY_AGAIN, SMALL, Spool
@@ -88,7 +88,7 @@ class Spools(SpoolTest):
                 self.assertEqual(spool.RETRY_AFTER, caught.exception.retry_after)
             small = Spool()
             small.write(b"x" * SMALL)
-            self.assertEqual(b"x" * SMALL, RequestBody(small).arrived())
+            self.assertEqual(b"x" * SMALL, RequestBody(small).as_received())
             self.assertRaises(Unavailable, RequestBody(small).fileno)
 
     def test_no_view(self) -> None:
@@ -135,7 +135,7 @@ class Requests(SpoolTest, RawTest):
 
     def refused(self, client: Raw, reason: str, what: str) -> None:
         """Check that a client is told to come again, and why, and that its connection ends soon and nothing stays."""
-        self.built.edge_clock.advance(0)
+        self.built.http_clock.advance(0)
         self.assertEqual([503], client.statuses, what)
         answer = client.answers[0]
         error = json.loads(answer.body)["error"]
@@ -144,7 +144,7 @@ class Requests(SpoolTest, RawTest):
         self.assertEqual("close", answer.headers["connection"], what)
         client.say(b"x" * 1000 + b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n")
         self.assertFalse(client.closing, what)
-        self.built.edge_clock.advance(LINGER)
+        self.built.http_clock.advance(REFUSAL_SECONDS)
         self.assertEqual(([503], True), (client.statuses, client.closing), what)
         client.hang_up()
         self.assertEqual((0, 0), (self.built.limits._bytes, len(self.built.limits)), what)
@@ -163,7 +163,7 @@ class Requests(SpoolTest, RawTest):
                 for _ in range(LARGE // 1000):
                     if not client.received:
                         client.say(b"x" * 1000)
-                        self.built.edge_clock.advance(0)
+                        self.built.http_clock.advance(0)
                 self.refused(client, reason, name)
         self.assertEqual([], self.built.llama_server.raw[self.before :])
         records = json.loads(self.built.operate("GET", "/status").body)["requests"]
@@ -188,7 +188,7 @@ class Requests(SpoolTest, RawTest):
 
     def test_read_elsewhere(self) -> None:
         """So is one that another process would have to read from a file; it gives no place in the queue away."""
-        question = "@code why? " + "x" * SHORT
+        question = "@code why? " + "x" * SHORT_BODY
         for name, (break_it, reason) in self.ways().items():
             break_it()
             call = self.built.chat(question)
@@ -204,5 +204,5 @@ class Requests(SpoolTest, RawTest):
         self.gone()
         with capturedLogs() as events:
             for _ in range(5):
-                self.assertEqual(503, self.built.chat("@code why? " + "x" * SHORT).status)
+                self.assertEqual(503, self.built.chat("@code why? " + "x" * SHORT_BODY).status)
         self.assertEqual(1, sum("no temporary file can be written" in text for text in logged(events)))

@@ -139,7 +139,7 @@ class Shown(KeysTest):
         client = self.connect(world).say(head.encode())
         self.assertTrue(client.received.startswith(b"HTTP/1.1 401 "))
         client.say(b"x" * 1_000_000).say(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        world.edge_clock.advance(2)
+        world.http_clock.advance(2)
         self.assertEqual(([401], True), (client.statuses, client.closing))
         self.assertEqual(([], 0), (world.llama_server.raw, world.limits._bytes))
 

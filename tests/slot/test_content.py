@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bioproxy.llama.api import FIXED_MARKER
-from bioproxy.prompts.conversation import Conversation, Turns
+from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import UpstreamError
 from bioproxy.slot.content import IDLE_POLL
 from tests.support.world import KEY, PREFIX, SlotTest
 
-OTHER = BARE.key(digest("something else "))
+OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
 
 
 class HoldingTest(SlotTest):
@@ -172,7 +172,9 @@ class HoldingTest(SlotTest):
         self.converse("a", "b", "c", grown=300)
         held = self.content.now
         assert held is not None
-        self.assertEqual((Turns(("a", "b", "c")).whole, len(PREFIX)), (held.conversation, held.saved))
+        self.assertEqual(
+            (ConversationChain(("a", "b", "c")).all_messages, len(PREFIX)), (held.conversation, held.saved)
+        )
 
     def test_nothing_saved(self) -> None:
         """Where no file has anything of it, all of it is unsaved."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs
 
-from bioproxy.prompts.conversation import Turns
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.slot.conversation_saver import GROWN, LONGEST_SAVE, WORTH
 from bioproxy.slot.record import CHAT, Snapshot
 from tests.support.world import KEY, PREFIX, SlotTest, logged
@@ -116,7 +116,7 @@ class Keeping(KeeperTest):
         entry = self.recorded()
         assert entry is not None
         self.assertEqual(
-            ("code.chat.bin", KEY, len(self.held), Turns(("question",)).whole),
+            ("code.chat.bin", KEY, len(self.held), ConversationChain(("question",)).all_messages),
             (entry.filename, entry.key, entry.tokens, entry.conversation),
         )
         self.assertEqual(self.held, self.built.saved("code", CHAT))
@@ -220,7 +220,7 @@ class Continuing(KeeperTest):
 
     def test_continued(self) -> None:
         """The file is for those turns that begin with all that is in it, on the same template."""
-        self.assertIsNone(self.saver.continued("code", Turns(("question",))))
+        self.assertIsNone(self.saver.continued("code", ConversationChain(("question",))))
         self.keep()
         for name, chain, expected in (
             ("code", ("question", "answer", "more"), self.recorded()),
@@ -230,12 +230,12 @@ class Continuing(KeeperTest):
             ("code", (), None),
             ("story", ("question",), None),
         ):
-            self.assertEqual(expected, self.saver.continued(name, Turns(chain)), (name, chain))
+            self.assertEqual(expected, self.saver.continued(name, ConversationChain(chain)), (name, chain))
 
     def test_other_model(self) -> None:
         """A conversation with another model is none; while nobody knows which one runs, it may be the same."""
         self.keep()
-        entry, turns = self.recorded(), Turns(("question",))
+        entry, turns = self.recorded(), ConversationChain(("question",))
         assert entry is not None
         for model, expected in (
             (entry.model, entry),

@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from bioproxy.llama.model_identity import Model
-from bioproxy.prompts.digests import digest, marks
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.digests import digest, prefix_digests
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import UpstreamError
 from bioproxy.slot.files import SHORTEST_REST, SaveFailed
 from bioproxy.slot.folder import RESERVE
@@ -21,7 +21,7 @@ from tests.support.fakes import MAGIC, Refusal
 from tests.support.world import KEY, SlotTest, logged
 from tests.support.world import PREFIX as TOKENS
 
-OTHER = BARE.key(digest("something else "))
+OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
 SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
 
 
@@ -30,7 +30,7 @@ class SlotFilesTest(SlotTest):
 
     def saving(self, kind: str = PREFIX, tokens: int = len(TOKENS), name: str = "code") -> Deferred[Snapshot]:
         """Begin to save the slot."""
-        return self.built.start(lambda: self.files.save(name, kind, KEY, tokens, marks(TOKENS)))
+        return self.built.start(lambda: self.files.save(name, kind, KEY, tokens, prefix_digests(TOKENS)))
 
     def save(self, kind: str = PREFIX, tokens: int = len(TOKENS)) -> Snapshot:
         """Save the slot."""
@@ -69,7 +69,7 @@ class Saving(SlotFilesTest):
         """A save is recorded with what llama-server wrote, for this text and this model, and counted."""
         entry = self.save()
         self.assertEqual(
-            ("code.new.bin", KEY, len(TOKENS), 10 * len(TOKENS), marks(TOKENS), None, None),
+            ("code.new.bin", KEY, len(TOKENS), 10 * len(TOKENS), prefix_digests(TOKENS), None, None),
             (entry.filename, entry.key, entry.tokens, entry.size, entry.marks, entry.conversation, entry.written_at),
         )
         self.assertEqual((entry, self.built.identity.current), (self.recorded(), entry.model))

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 
 from bioproxy.llama.api import FIXED_MARKER
-from bioproxy.prompts.conversation import Turns
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.prompt_shape import BARE, Key
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.slot.content import Believed
 from bioproxy.slot.record import CHAT, PREFIX
 from bioproxy.slot.slot import Prepared
 from tests.support.world import KEY, SlotTest
 from tests.support.world import PREFIX as TOKENS
 
-OTHER = BARE.key(digest("something else "))
+OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
 SHAPED = Key(KEY.text, "another shape")
 SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
 FIRST, SECOND = ("first",), ("second",)
@@ -312,7 +312,7 @@ class Conversing(SlotTest):
         """A client that hangs up while the conversation before its own is being kept does no harm to that."""
         self.converse(*FIRST)
         self.server.pause_at = {SAVE}
-        preparing = self.built.start(lambda: self.slot.prepare("code", OTHER, Turns(SECOND)))
+        preparing = self.built.start(lambda: self.slot.prepare("code", OTHER, ConversationChain(SECOND)))
         self.assertEqual(1, self.server.paused)
         preparing.cancel()
         self.built.settle()
@@ -469,7 +469,7 @@ class BrokenOff(SlotTest):
 
     def broken_off(self, tokens: list[int], *chain: str, key: Key = KEY) -> None:
         """Have a question leave so many tokens in the slot, and its client hang up."""
-        self.slot.content.taken_by_user(Believed(key, Turns(chain)))
+        self.slot.content.taken_by_user(Believed(key, ConversationChain(chain)))
         self.evaluate(tokens)
 
     def test_asked_again(self) -> None:
@@ -517,6 +517,6 @@ class BrokenOff(SlotTest):
         """With `--no-slots` a conversation that goes on is believed to be there; anything else is restored."""
         self.server.slots_shown = False
         self.broken_off([*TOKENS, 1000], *FIRST)
-        self.run_now(lambda: self.slot.note("code", KEY, Turns(FIRST)))
+        self.run_now(lambda: self.slot.note("code", KEY, ConversationChain(FIRST)))
         self.assertEqual(Prepared("hot"), self.prepare(KEY, *FIRST, "answer", "more"))
         self.assertEqual("restored", self.prepare(KEY, *SECOND).cache)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from io import BytesIO
 
 from bioproxy.http.request_body import RequestBody, portions
-from bioproxy.prompts.filling import Found
-from bioproxy.prompts.templates import Text
+from bioproxy.prompts.filling import NamedTemplates
+from bioproxy.prompts.templates import TemplateText
 
 
 def body(content: bytes) -> RequestBody:
@@ -15,6 +15,8 @@ def body(content: bytes) -> RequestBody:
     return RequestBody(BytesIO(content))
 
 
-def filled_body(source: bytes, found: Found, texts: Mapping[str, Text], limit: int = 1_000_000) -> bytes:
+def filled_body(
+    source: bytes, found: NamedTemplates, texts: Mapping[str, TemplateText], limit: int = 1_000_000
+) -> bytes:
     """Return the body that filling the templates makes of a request's."""
     return b"".join(portions(source, found.fill(texts, limit).pieces))

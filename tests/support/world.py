@@ -25,9 +25,9 @@ from zope.interface import implementer
 
 from bioproxy.assembly import Outside, assemble
 from bioproxy.llama.connections import Agents
-from bioproxy.prompts.conversation import Turns
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
-from bioproxy.prompts.prompt_shape import BARE, Key
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.settings.configuration import Settings
 from bioproxy.slot.slot import Prepared
 from tests.support.fakes import FakeLlama
@@ -99,9 +99,9 @@ class World:
         parts.snapshots.load()
         parts.shape_learning.load()
         # A clock of their own: the time that a connection may take is no matter here.
-        self.edge_clock = Clock()
-        self.clients_port = parts.clients_site(self.edge_clock)
-        self.operators_port = parts.operators_site(self.edge_clock)
+        self.http_clock = Clock()
+        self.clients_port = parts.clients_site(self.http_clock)
+        self.operators_port = parts.operators_site(self.http_clock)
 
         self.metrics, self.speed, self.keys, self.state = parts.metrics, parts.speed, parts.keys, parts.state
         self.upstream, self.llama, self.identity = parts.upstream, parts.llama, parts.identity
@@ -183,7 +183,7 @@ class World:
 
 CODE = "Know this: abc. <{message}>"
 PREFIX = [1, *map(ord, "<user>Know this: abc. ")]
-KEY = BARE.key(digest("Know this: abc. "))
+KEY = USER_MESSAGE_ONLY.key(digest("Know this: abc. "))
 """A template, the prefix tokens that the fake makes of it, and its key in a request with nothing else."""
 
 
@@ -308,7 +308,7 @@ class SlotTest(WorldTest):
 
     def prepare(self, key: Key = KEY, *chain: str, name: str = "code") -> Prepared:
         """Prepare the slot for a question in a conversation with this chain."""
-        return self.run_now(lambda: self.slot.prepare(name, key, Turns(chain)))
+        return self.run_now(lambda: self.slot.prepare(name, key, ConversationChain(chain)))
 
     def evaluate(self, tokens: list[int]) -> None:
         """Have llama-server use the slot behind the proxy's back."""
@@ -318,7 +318,7 @@ class SlotTest(WorldTest):
         """Have a conversation of so many tokens behind the template's in the slot; return all tokens."""
         held = [*PREFIX, *map(ord, ("".join(chain) * grown)[:grown])]
         self.evaluate(held)
-        self.run_now(lambda: self.slot.note(name, key, Turns(chain)))
+        self.run_now(lambda: self.slot.note(name, key, ConversationChain(chain)))
         return held
 
     def count(self, what: str, result: str) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bioproxy.prompts.digests import digest, marks
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.digests import digest, prefix_digests
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.slot.record import PART, PREFIX
 from bioproxy.warmup.resume import LEAST, TRIAL, Resume
 from tests.support.world import KEY, SlotTest
 
-CUT = BARE.key(digest("Know this"))
+CUT = USER_MESSAGE_ONLY.key(digest("Know this"))
 RESTORE = "/slots/0?action=restore"
 
 
@@ -29,7 +29,7 @@ class HeadStartTest(SlotTest):
     def save(self, kind: str, tokens: list[int]) -> None:
         """Save these tokens, and have others in the slot then."""
         self.evaluate(tokens)
-        self.run_now(lambda: self.files.save("code", kind, KEY, len(tokens), marks(tokens)))
+        self.run_now(lambda: self.files.save("code", kind, KEY, len(tokens), prefix_digests(tokens)))
         self.evaluate([1, 2, 3])
 
     def restore(self, tokens: list[int]) -> int:

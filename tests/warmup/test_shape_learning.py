@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
-from bioproxy.prompts.prompt_shape import BARE, Shape
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
 from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.warmup.shape_learning import FILE, GUESSES, ShapeLearning
 from tests.support.folders import FolderTest
@@ -17,7 +17,7 @@ from tests.support.world import logged
 def told(system: str) -> Shape:
     """Return the shape of a request with a system message."""
     messages = [{"role": "system", "content": system}, {"role": "user", "content": ""}]
-    return Shape.around({"messages": messages}, ("messages", 1, "content"))
+    return Shape.of_chat_request({"messages": messages}, ("messages", 1, "content"))
 
 
 ONE, TWO, THREE = told("one"), told("two"), told("three")
@@ -57,7 +57,7 @@ class Shapes(HabitsTest):
 
     def test_nobody_asked(self) -> None:
         """Before anybody asked, a bare question is the best guess."""
-        self.assertEqual(BARE, self.shape_learning.shape("code"))
+        self.assertEqual(USER_MESSAGE_ONLY, self.shape_learning.shape("code"))
 
     def test_unused(self) -> None:
         """A shape that nobody has used is replaced at once by one that somebody has."""
@@ -66,12 +66,12 @@ class Shapes(HabitsTest):
 
     def test_used(self) -> None:
         """A shape that was used stays until two first questions in a row have the same other one."""
-        self.assertEqual(BARE, self.ask(BARE, TWO))
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask(USER_MESSAGE_ONLY, TWO))
         self.assertEqual(TWO, self.ask(TWO))
 
     def test_once_more(self) -> None:
         """After such a change more in a row are asked for, two more each time, and one fewer for each use."""
-        self.assertEqual(TWO, self.ask(BARE, TWO, TWO))
+        self.assertEqual(TWO, self.ask(USER_MESSAGE_ONLY, TWO, TWO))
         self.assertEqual(TWO, self.ask(ONE, ONE, ONE))
         self.assertEqual(ONE, self.ask(ONE))
         self.assertEqual(ONE, self.ask(ONE, ONE, TWO, TWO, TWO))
@@ -89,20 +89,22 @@ class Shapes(HabitsTest):
         """A shape that llama-server makes no prompt of is given up for the bare one."""
         self.ask(ONE)
         self.shape_learning.refused("code")
-        self.assertEqual(BARE, self.ask())
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask())
         self.shape_learning.refused("code")
         self.shape_learning.refused("never asked for")
-        self.assertEqual(BARE, self.ask())
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask())
 
     def test_not_in_a_row(self) -> None:
         """Others in turn, or the regular one in between, are not two in a row."""
-        self.ask(BARE)
-        self.assertEqual(BARE, self.ask(ONE, TWO, ONE, TWO, THREE))
-        self.assertEqual(BARE, self.ask(BARE, ONE, BARE, ONE, BARE, ONE))
+        self.ask(USER_MESSAGE_ONLY)
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask(ONE, TWO, ONE, TWO, THREE))
+        self.assertEqual(
+            USER_MESSAGE_ONLY, self.ask(USER_MESSAGE_ONLY, ONE, USER_MESSAGE_ONLY, ONE, USER_MESSAGE_ONLY, ONE)
+        )
 
     def test_two_in_a_row_are_a_use(self) -> None:
         """A shape that two questions had is not given up for a single other one."""
-        self.assertEqual(ONE, self.ask(BARE, ONE, ONE, TWO))
+        self.assertEqual(ONE, self.ask(USER_MESSAGE_ONLY, ONE, ONE, TWO))
 
     def test_vain_guesses(self) -> None:
         """After some guesses that nobody used the next shape is not guessed at; two in a row still count."""
@@ -112,23 +114,23 @@ class Shapes(HabitsTest):
 
     def test_later_turns(self) -> None:
         """Later turns of a conversation tell nothing new, but are a use of the shape that they have."""
-        self.assertEqual(BARE, self.ask_on(ONE))
-        self.assertEqual(BARE, self.ask_on(ONE))
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask_on(ONE))
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask_on(ONE))
         self.assertEqual(ONE, self.ask(ONE))
         self.assertEqual(ONE, self.ask_on(ONE))
         self.assertEqual(ONE, self.ask(TWO))
 
     def test_later_turns_between(self) -> None:
         """Later turns in another shape do not keep two first questions from being in a row."""
-        self.ask(BARE, ONE)
+        self.ask(USER_MESSAGE_ONLY, ONE)
         self.ask_on(TWO)
         self.assertEqual(ONE, self.ask(ONE))
 
     def test_not_keepable(self) -> None:
         """What is not worth keeping is not taken over, however often it comes."""
         messages = [{"role": "assistant", "content": "x"}, {"role": "user", "content": ""}]
-        history = Shape.around({"messages": messages}, ("messages", 1, "content"))
-        self.assertEqual(BARE, self.ask(history, history, history))
+        history = Shape.of_chat_request({"messages": messages}, ("messages", 1, "content"))
+        self.assertEqual(USER_MESSAGE_ONLY, self.ask(history, history, history))
 
     def test_each_template(self) -> None:
         """Each template has habits of its own."""
@@ -149,7 +151,7 @@ class Restless(HabitsTest):
     def test_restless(self) -> None:
         """Three different shapes in a row are restless, two are not."""
         self.assertFalse(self.shape_learning.restless("code"))
-        self.ask(BARE, ONE, TWO)
+        self.ask(USER_MESSAGE_ONLY, ONE, TWO)
         self.assertFalse(self.shape_learning.restless("code"))
         self.ask(THREE)
         self.assertTrue(self.shape_learning.restless("code"))
@@ -157,13 +159,13 @@ class Restless(HabitsTest):
 
     def test_over(self) -> None:
         """It is over when somebody uses the shape that there is, or when two have the same one."""
-        for calm in ((BARE,), (THREE, THREE)):
-            self.ask(BARE, BARE)
+        for calm in ((USER_MESSAGE_ONLY,), (THREE, THREE)):
+            self.ask(USER_MESSAGE_ONLY, USER_MESSAGE_ONLY)
             self.ask(ONE, TWO, THREE, ONE)
             self.assertTrue(self.shape_learning.restless("code"))
             self.ask(*calm)
             self.assertFalse(self.shape_learning.restless("code"), calm)
-            self.ask(BARE, BARE)
+            self.ask(USER_MESSAGE_ONLY, USER_MESSAGE_ONLY)
 
     def test_clock(self) -> None:
         """A system message that tells the time is restless, and the shape does not run after it."""
@@ -179,15 +181,21 @@ class Order(HabitsTest):
 
     def test_turn(self) -> None:
         """The later a template was asked for, in whatever shape, the larger its number; 0 if it never was."""
-        for name, shape in (("b", BARE), ("c", ONE), ("a", BARE), ("c", BARE), ("c", TWO)):
+        for name, shape in (
+            ("b", USER_MESSAGE_ONLY),
+            ("c", ONE),
+            ("a", USER_MESSAGE_ONLY),
+            ("c", USER_MESSAGE_ONLY),
+            ("c", TWO),
+        ):
             self.ask(shape, name=name)
         self.assertEqual(["never", "b", "a", "c"], sorted(("a", "b", "c", "never"), key=self.shape_learning.turn))
         self.assertEqual(0, self.shape_learning.turn("never"))
 
     def test_later_turns(self) -> None:
         """A later question of a conversation counts, too."""
-        self.ask(BARE)
-        self.ask(BARE, name="story")
+        self.ask(USER_MESSAGE_ONLY)
+        self.ask(USER_MESSAGE_ONLY, name="story")
         self.ask_on(ONE)
         self.assertGreater(self.shape_learning.turn("code"), self.shape_learning.turn("story"))
 
@@ -197,15 +205,15 @@ class Persistence(HabitsTest):
 
     def test_survives(self) -> None:
         """The shape, whether it was used, vain guesses and the order do."""
-        self.ask(BARE, name="b")
+        self.ask(USER_MESSAGE_ONLY, name="b")
         self.ask(ONE, name="a")
         self.ask(ONE, TWO, name="c")
         self.shape_learning = self.again()
         found = [self.shape_learning.shape(name) for name in "abc"]
-        self.assertEqual([ONE, BARE, TWO], found)
+        self.assertEqual([ONE, USER_MESSAGE_ONLY, TWO], found)
         self.assertEqual(["b", "a", "c"], sorted("abc", key=self.shape_learning.turn))
         # "b" was used, so one stranger changes nothing; "a" was a first guess, so another is made; "c" had its guesses.
-        self.assertEqual([TWO, BARE, THREE], [self.ask(THREE, name=name) for name in "cba"])
+        self.assertEqual([TWO, USER_MESSAGE_ONLY, THREE], [self.ask(THREE, name=name) for name in "cba"])
         self.assertEqual(["c", "b", "a"], sorted("abc", key=self.shape_learning.turn))
 
     def test_use_survives(self) -> None:
@@ -216,7 +224,7 @@ class Persistence(HabitsTest):
 
     def test_each_question(self) -> None:
         """Whatever question changed something, it is on disk at once."""
-        for shape in (BARE, ONE, ONE, TWO, TWO, THREE, TWO):
+        for shape in (USER_MESSAGE_ONLY, ONE, ONE, TWO, TWO, THREE, TWO):
             for name in ("code", "story"):
                 self.ask(shape, name=name)
                 again = self.again()
@@ -226,10 +234,10 @@ class Persistence(HabitsTest):
 
     def test_nothing_to_write(self) -> None:
         """A question that teaches nothing is not written."""
-        self.ask(BARE)
+        self.ask(USER_MESSAGE_ONLY)
         file = self.folder / "state" / FILE
         file.unlink()
-        self.ask(BARE, BARE)
+        self.ask(USER_MESSAGE_ONLY, USER_MESSAGE_ONLY)
         self.assertFalse(file.exists())
 
     def test_broken_file(self) -> None:
@@ -242,7 +250,9 @@ class Persistence(HabitsTest):
             with capturedLogs() as events:
                 self.shape_learning = self.again()
             self.assertIn("habits.json is not understood", "".join(logged(events)), content)
-            self.assertEqual((BARE, 0), (self.shape_learning.shape("code"), self.shape_learning.turn("code")))
+            self.assertEqual(
+                (USER_MESSAGE_ONLY, 0), (self.shape_learning.shape("code"), self.shape_learning.turn("code"))
+            )
             self.ask(TWO)
             self.assertEqual(TWO, self.again().shape("code"))
 

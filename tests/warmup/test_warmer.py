@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs
 
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.slot.record import CHAT
 from tests.support.fakes import Refusal, tokens
 from tests.support.world import CODE, PREFIX, WarmTest, logged
@@ -486,7 +486,7 @@ class Order(WarmTest):
         """Have three templates, of which some were asked for, in this order."""
         self.use({name: f"Template {name} <{{message}}>" for name in "abc"})
         for name in asked:
-            self.built.shape_learning.asked(name, BARE.digest, BARE)
+            self.built.shape_learning.asked(name, USER_MESSAGE_ONLY.digest, USER_MESSAGE_ONLY)
 
     def test_last_use(self) -> None:
         """The one that was asked for last is warmed up last, so that the slot is left with it."""

@@ -1,0 +1,104 @@
+"""Reads requests of Anthropic's messages API, and converts what precedes a template into chat completions.
+
+The conversion repeats what llama-server does (llama.cpp, tools/server/server-chat.cpp), as far as the beginning of the
+prompt depends on it: the system prompt becomes a first message, tools and the choice between them get the names of chat
+completions.  This request of Anthropic's API::
+
+    {"system": [{"type": "text", "text": "Be brief."}],
+     "tools": [{"name": "search", "description": "...", "input_schema": {"type": "object"}}],
+     "messages": [{"role": "user", "content": "@code why?"}]}
+
+gets the shape of this one of chat completions::
+
+    {"tools": [{"type": "function", "function": {"name": "search", "description": "...", "parameters": {...}}}],
+     "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "@code why?"}]}
+
+A difference to llama-server costs time, never correctness: llama-server itself compares the tokens of
+the prompt with those in the slot, and reuses only what is equal.
+
+This module is pure and never fails, whatever a client sends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bioproxy.prompts.parsed_request import (
+    Object,
+    ParsedRequest,
+    UserText,
+    list_items,
+    objects,
+    shape_in_message,
+    system_message,
+    user_texts_in,
+)
+from bioproxy.prompts.prompt_shape import Shape
+
+TOOL_CHOICES = {"auto": "auto", "any": "required", "tool": "required"}
+"""Anthropic's types of ``tool_choice``, and what llama-server makes of them; the name of a single tool is dropped."""
+
+
+def parse_messages(request: Object) -> ParsedRequest:
+    """Read a request of Anthropic's messages.
+
+    The system prompt is a field of its own, not a message.  A user's message may contain tool results and images beside
+    its texts; only the parts of type ``text`` are the user's own words.
+    """
+    messages = list_items(request.get("messages"))
+
+    # Called for one text only, so the conversion is not done for requests that name no template.
+    def shape_around(text: UserText) -> Shape:
+        # Of `PROMPT_FIELDS` only these three have a meaning in this API.  The others are left out.
+        fields = {"chat_template_kwargs": request.get("chat_template_kwargs")}
+        if isinstance(request.get("tools"), list):
+            fields["tools"] = [chat_tool(tool) for tool in objects(request["tools"])]
+        choice = request.get("tool_choice")
+        if isinstance(choice, dict):
+            fields["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
+        before = list(messages[: text.message_index])
+        # A system prompt that is null is the same as none.  (In the responses API it is not.)
+        if request.get("system") is not None:
+            before.insert(0, system_message(system_text(request["system"])))
+        return shape_in_message(messages[text.message_index], text, before, fields)
+
+    return ParsedRequest(tuple(user_texts_in("messages", messages, "text")), messages, shape_around)
+
+
+def system_text(system: Any) -> Any:
+    """Return a system prompt as one text; it may be a text or a list of text blocks.
+
+    Returns ``None`` for anything else.  The blocks are joined without a separator, as llama-server does.
+    """
+    if not isinstance(system, list):
+        return without_billing_stamp(system) if isinstance(system, str) else None
+    blocks = [block for block in objects(system) if block.get("type") == "text"]
+    return "".join(without_billing_stamp(str(block.get("text", ""))) for block in blocks)
+
+
+def without_billing_stamp(text: str) -> str:
+    """Return a system prompt with the changing part of Claude Code's billing header replaced by a fixed one.
+
+    Claude Code puts a header in front of its system prompt whose value ``cch`` is different in each request.
+    llama-server replaces that value in the same way: otherwise no two prompts would begin alike, and no KV cache could
+    ever be reused.
+    """
+    # The replacement must be exactly the one of llama-server: warm-ups send the shape as it is stored here.
+    if not text.startswith("x-anthropic-billing-header:"):
+        return text
+    return re.sub(r"(cch=).{5};", r"\1fffff;", text, count=1, flags=re.DOTALL)
+
+
+def chat_tool(tool: Object) -> Object:
+    """Convert a tool of Anthropic's API into one of chat completions."""
+    # An object without a name is not a tool and stays as it is.  Otherwise a list of empty objects, three bytes each,
+    # would take three hundred times its size in memory.
+    if "name" not in tool:
+        return tool
+    # A name or description that is not a text counts as empty, as in llama-server.
+    name, description = (text if isinstance(text := tool.get(key), str) else "" for key in ("name", "description"))
+    # Other fields of the tool (``cache_control``, say) are dropped: they do not reach the prompt.
+    # The order of the keys matters: chat templates write a tool as it comes.
+    function = {"name": name, "description": description, "parameters": tool.get("input_schema", {})}
+    return {"type": "function", "function": function}

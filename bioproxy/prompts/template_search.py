@@ -1,0 +1,254 @@
+"""Finds the templates that a request names: which texts of the user begin with a known prefix, and where they are.
+
+The search has three steps, ordered by cost, because most requests name no template and must not pay for it:
+
+1. Is the path one whose requests may name templates?  A look into a dict.
+2. Does the body contain a prefix anywhere, as bytes?  A search at memory speed, without parsing (`may_name_template`).
+3. Only then the JSON is parsed, and its user texts are compared with the prefixes (`search_json`).
+
+For example, in the request ``{"messages": [{"role": "user", "content": "@code why?"}]}`` the text at
+``("messages", 0, "content")`` names the template with the prefix ``@code``, and its message is ``why?``.  The result
+contains the byte positions of both, which is all that filling needs.
+
+The rule behind the details: a text that names a template never reaches the model unfilled.  llama-server accepts some
+bodies that Python's JSON parser rejects, so this module has to understand them as well, or to refuse them:
+
+* a byte-order mark in front of the JSON, or a null character behind it: understood;
+* whole numbers with thousands of digits: understood;
+* a key that is given twice: the last one counts, as in llama.cpp;
+* values that nest deeper than Python can parse: refused;
+* multipart forms: refused if they name a template.
+
+A body that is not a request at all is passed on unchanged: llama-server's own error message is the best one.
+
+Parsing JSON holds Python's global interpreter lock, so in a thread it would stop Twisted's reactor just the same.
+Therefore large bodies are searched in a second *process* (`bioproxy.runtime.worker`).  That is possible because this
+module is pure: it gets bytes and values and returns a value that can be pickled.  Its time and memory are linear in
+the size of the body.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from mmap import mmap
+
+from bioproxy.prompts import json_positions
+from bioproxy.prompts.api_formats import FORMATS, UNGATED
+from bioproxy.prompts.digests import digest
+from bioproxy.prompts.filling import Match, NamedTemplates
+from bioproxy.prompts.json_positions import ByteOffsets, Span
+from bioproxy.prompts.parsed_request import ParsedRequest, UserText
+from bioproxy.prompts.prompt_shape import Shape
+from bioproxy.prompts.templates import Template
+from bioproxy.runtime.errors import BodyTooLarge, TemplateError, TooDeep
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""The bytes that some editors write at the beginning of a UTF-8 text.
+
+Python drops them while decoding (``utf-8-sig``), so all positions in the text are counted from behind them.
+"""
+
+MOST_FILLED = 1000
+"""Texts that are filled in one request, at most.
+
+Filling one costs some microseconds in the reactor's thread.  Doubled, the worst request delays all others by twice as
+much (some milliseconds); halved, a long conversation that names a template in each message is refused after 500
+messages.
+"""
+
+LONGEST_CONVERSATION = 4096
+"""Messages of a conversation that is recognised again, at most.
+
+Each message costs one digest of 64 characters.  A longer conversation is still filled and answered, but only its
+template is found in the slot, not the conversation.  Doubled, a request may cost 0.5 MB more while it waits; halved,
+conversations of over 2048 messages are evaluated from the template on.
+"""
+
+FIRST_WORD = re.compile(r"\S+")
+"""All up to the first white space, which is what may be a prefix.  No match at white space.
+
+White space is what Python and Unicode call so, with the no-break space that some editors and web pages insert.
+"""
+
+
+def find_templates(body: bytes | mmap, path: str, templates: Sequence[Template]) -> NamedTemplates | None:
+    """Return the templates that a request names.
+
+    `body` is the request's body, in memory or as a mapped file; `path` is the request's path; `templates` are those
+    that the operator has configured.
+
+    Returns `None` if the request names none, and for a body that is not a request of this API at all.  Raises `TooDeep`
+    for JSON that Python cannot parse, `BodyTooLarge` for a request that names templates more than `MOST_FILLED` times,
+    and `TemplateError` for a multipart form that names one.
+    """
+    if path not in FORMATS or not may_name_template(body, templates):
+        return None
+    # The worker process gets a large body as a mapped file, which the operating system reads page by page.
+    # `body[:]` copies a mapped file into memory.  Only needed from here on: the search above reads the mapping itself.
+    found = search_json(path, body[:], templates)
+    if found is None:
+        refuse_multipart_form(body, templates)
+    return found
+
+
+def may_name_template(body: bytes | mmap, templates: Iterable[Template]) -> bool:
+    r"""Tell whether a body may name one of the templates.  Quick, and false for most requests that name none.
+
+    In a JSON string a prefix stands as it is, or with JSON's short escapes (``\"`` for a quotation mark).  There are
+    two more ways to write it, which this function does not decode: ``\u0040`` can stand for any character, and ``\/``
+    for a slash.  A body with one of these *may* name a template, and parsing it decides.
+    """
+    # Prefixes are printable, so JSON has no other short escapes for their characters, and two spellings are enough:
+    # the prefix itself, and the prefix with `"` and `\` escaped.  `bytes.find` needs no copy of the body.
+    prefixes = [template.prefix for template in templates]
+    written = {each for prefix in prefixes for each in (prefix, json.dumps(prefix, ensure_ascii=False)[1:-1])}
+    needles = (*(each.encode("utf-8", "surrogatepass") for each in written), rb"\u", rb"\/")
+    return bool(prefixes) and any(body.find(each) >= 0 for each in needles)
+
+
+def refuse_multipart_form(body: bytes | mmap, templates: Iterable[Template]) -> None:
+    """Raise `TemplateError` if a field of a multipart form begins with a prefix.
+
+    llama-server accepts multipart forms and turns them into JSON, field by field.  Templates are not filled there, so
+    the prefix would reach the model as it is.  An empty line separates a field's headers from its value.
+    """
+    if body.find(b"form-data") < 0:
+        return
+    # The body is not parsed as a form.  The search may find the same bytes in the middle of a field's value, and then
+    # it refuses a request that it could have passed on.  That is the safe side, and forms are rare.
+    for template in templates:
+        if body.find(b"\r\n\r\n" + template.prefix.encode()) >= 0:
+            raise TemplateError(f"template {template.name}: can be filled in JSON only, not in a form")
+
+
+def search_json(path: str, body: bytes, templates: Iterable[Template]) -> NamedTemplates | None:
+    """Parse a request and return the templates that it names; see `find_templates`.
+
+    All errors of parsing are handled here, because Python's parser raises them from several places: while decoding the
+    bytes, while parsing, and, from some versions on, first when the deeply nested values are written again.
+    """
+    by_prefix = {template.prefix: template for template in templates}
+    try:
+        # llama.cpp ignores a byte-order mark in front, and takes a null character for the end of the JSON.
+        # `parse_int`: a number with thousands of digits is an error in Python, but not in llama.cpp.
+        source = body.partition(b"\0")[0].decode("utf-8-sig")
+        request = json.loads(source, parse_int=json_positions.parse_int)
+        if not by_prefix or not isinstance(request, dict):
+            return None
+        parsed = FORMATS[path](request)
+        named = [(text, template) for text in parsed.user_texts if (template := named_by(text.text, by_prefix))]
+        if not named:
+            return None
+        # Refused, not filled partly: a prefix that stays in the text would reach the model.
+        if len(named) > MOST_FILLED:
+            raise BodyTooLarge(f"the request names templates {len(named)} times, and {MOST_FILLED} are filled at most")
+        return locate(path, body, source, request, parsed, named)
+    except ValueError:
+        # Not UTF-8, or not JSON.  `UnicodeDecodeError` and `JSONDecodeError` are both a `ValueError`.
+        return None
+    except RecursionError:
+        # llama.cpp parses deeper nesting than Python does.  So the request cannot be passed on as if it named nothing.
+        raise TooDeep("the request's JSON nests too deep") from None
+
+
+def locate(
+    path: str,
+    body: bytes,
+    source: str,
+    request: dict[str, object],
+    parsed: ParsedRequest,
+    named: Sequence[tuple[UserText, Template]],
+) -> NamedTemplates:
+    """Return where in the body each text that names a template stands, and what else filling it needs.
+
+    `source` is the body as text, `request` the same as Python values, `parsed` what its API says about it, and `named`
+    the texts with their templates.
+    """
+    # All positions are looked up in one pass.  One pass for each message would make the time quadratic in their number.
+    # ``id_slot`` is looked up as well, because an existing value has to be replaced; a second key would be ambiguous.
+    spans = json_positions.find(source, [*(text.path for text, _ in named), ("id_slot",)])
+    to_bytes = ByteOffsets(source, len(body) - len(body.removeprefix(BYTE_ORDER_MARK)))
+    matches = tuple(locate_match(source, text, template, spans[text.path], to_bytes) for text, template in named)
+
+    # A request that computes nothing gets no `id_slot`, so that it is changed as little as possible.
+    # bioproxy saves and restores slot 0 only, so a filled request must run there, whatever slot it asks for.
+    slot_edit = None
+    if path not in UNGATED:
+        span, value = use_slot_0(source, spans.get(("id_slot",)))
+        slot_edit = to_bytes.span(span), value
+
+    # Only the first text decides about reuse.  A KV cache can be reused up to the first different token, and the first
+    # template's text is the longest beginning that requests on it have in common.
+    # The prompt's beginning is that of the first text: what follows it has no influence on the tokens before.
+    first, _ = named[0]
+    shape = parsed.shape_around(first)
+    return NamedTemplates(
+        size=len(body),
+        matches=matches,
+        slot_edit=slot_edit,
+        shape=shape,
+        message_digests=digest_messages(shape, parsed),
+        first_question=first.message_index == len(parsed.messages) - 1,
+        # With LoRA adapters of its own a request computes other keys and values for the same tokens.
+        reusable=parsed.self_contained and request.get("cache_prompt") is not False and not request.get("lora"),
+    )
+
+
+def named_by(text: str, by_prefix: Mapping[str, Template]) -> Template | None:
+    """Return the template that a text names, or `None`.
+
+    A text names a template if it begins with the prefix, followed by white space or the end.  A prefix contains no
+    white space.  So the first word of the text is the prefix, or there is none; one look into a dict decides, and the
+    longest prefix wins without any sorting (``@code-review`` is another word than ``@code``).
+    """
+    # `match` looks at the beginning only.  White space there means that the text does not begin with a prefix.
+    word = FIRST_WORD.match(text)
+    return by_prefix.get(word[0]) if word is not None else None
+
+
+def locate_match(source: str, text: UserText, template: Template, span: Span, to_bytes: ByteOffsets) -> Match:
+    """Return where a text and the message in it stand, in bytes; `span` is the text's in `source`, in characters."""
+    # The decoded text tells how many characters to skip at both ends, and `trimmed` translates that into positions in
+    # the source, where a character may be written as an escape of up to twelve characters.
+    behind_prefix = text.text[len(template.prefix) :]
+    message = behind_prefix.strip()
+    # If there is nothing but white space behind the prefix, all of it counts as the white space at the right.
+    right = len(behind_prefix) - len(behind_prefix.rstrip())
+    left = len(text.text) - right - len(message)
+    message_span = json_positions.trimmed(source, span, text.text, left, right)
+    inside_quotes = (span[0] + 1, span[1] - 1)
+    return Match(template, to_bytes.span(inside_quotes), to_bytes.span(message_span), text.message_index)
+
+
+def use_slot_0(source: str, span: Span | None) -> tuple[Span, bytes]:
+    """Return what to replace, in characters of a request's `source`, and by what, so that the request uses slot 0.
+
+    `span` is that of the value of ``id_slot``, or `None` if the request has none; then the field is inserted in front.
+    Without this field llama-server takes the slot whose content is most similar to the prompt, or the one that was used
+    least recently.  With a restored slot 0 that would usually be slot 0 too, but not certainly.
+    """
+    # An existing value is replaced whatever it is: ``-1`` means any slot, and slot 3 has not been restored.
+    if span is not None:
+        return span, b"0"
+    at, empty = json_positions.first_member(source)
+    return (at, at), b'"id_slot": 0' if empty else b'"id_slot": 0, '
+
+
+def digest_messages(shape: Shape, parsed: ParsedRequest) -> tuple[str, ...]:
+    """Return a digest of each beginning of the conversation: of the first message, the first two, and so on.
+
+    Each digest covers the one before, and the first one covers the shape: another system message makes another
+    conversation, although its messages are the same.  Empty if there are more messages than `LONGEST_CONVERSATION`.
+    """
+    # The digests are kept for as long as the request waits, and of the last conversation for longer.
+    chain: list[str] = []
+    if len(parsed.messages) > LONGEST_CONVERSATION:
+        return ()
+    # `json.dumps` gives equal texts for equal messages, whatever white space and escapes the client used.  A client
+    # that sends an earlier message with other keys, or in another order, begins another conversation: it may be one.
+    for message in parsed.messages:
+        # The digest before stands for all earlier messages, so the time is linear: each message is read once.
+        chain.append(digest(chain[-1] if chain else shape.digest, json.dumps(message)))
+    return tuple(chain)

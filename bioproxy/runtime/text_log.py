@@ -1,0 +1,66 @@
+"""The log as text, for people: time, level, the part that speaks, and the sentence.
+
+::
+
+    2026-03-01T12:00:00+0000 info  requests: 843b94bb7916 /v1/chat/completions template=code 200 restored ...
+    2026-03-01T12:00:07+0000 warn  llama: llama-server at http://127.0.0.1:8080: it refuses connections ...
+
+Twisted's own text observer writes ``[bioproxy.proxy.request_log.RequestLog#info]`` in the middle: the *namespace*,
+which is the module and class that own the `Logger`.  Programmers look for that, and the JSON format has it as
+``system``.  Whoever runs bioproxy gets the name of the part instead, which is that of its module or the more usual word
+in `PARTS`.  Events from outside bioproxy have the name of the package that they come from, mostly ``twisted``.
+
+Only public pieces of `twisted.logger` are used.  Where the lines go is decided in `bioproxy.runtime.log_output`.
+"""
+
+from __future__ import annotations
+
+from twisted.logger import LogEvent, LogLevel, eventAsText, formatTime
+
+PARTS = {
+    "request_log": "requests",
+    "process_watch": "llama",
+    "inspection": "llama",
+    "template_poller": "templates",
+    "files": "slot",
+    "record": "slot",
+    "spool": "requests",
+}
+"""Names of parts that a user knows better than the module's name, by the last component of the module's name.
+
+A module that is missing here is called by its own name.
+"""
+
+LEGACY = "log_legacy"
+"""The namespace of events from `twisted.python.log`, Twisted's older way to log, which some of Twisted still uses."""
+
+WIDTH = 5
+"""Characters that a level is padded to, so that most sentences begin in about the same column."""
+
+
+def text_line(event: LogEvent) -> str | None:
+    """Return an event as one line, and more for a traceback; `None` for an event without text.
+
+    Further lines begin with a tab, also those of a text with line ends in it: what begins without one is an event.
+    """
+    # Time and system are left out here because Twisted's own have another form.  It appends a traceback.
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False).rstrip("\n")
+    if not text:
+        return None
+    # Legacy events are dicts that anybody may have filled: some have neither a time nor a level.
+    level = event.get("log_level") or LogLevel.info
+    head = f"{formatTime(event.get('log_time'))} {level.name:{WIDTH}} {part(event.get('log_namespace') or LEGACY)}: "
+    return (head + text).replace("\n", "\n\t") + "\n"
+
+
+def part(namespace: str) -> str:
+    """Return the short name of the part that has a `Logger` of this namespace."""
+    package, *inner = namespace.split(".")
+    if package == LEGACY:
+        return "twisted"
+    # A `Logger` in a class has module and class as its namespace, one in a module only the module.
+    modules = [each for each in inner if each.islower()]
+    if package != "bioproxy" or not modules:
+        return package
+    # All of the demonstration is one part to its user, whatever modules it has.
+    return "demo" if modules[0] == "demo" else PARTS.get(modules[-1], modules[-1])
