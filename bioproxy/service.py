@@ -20,7 +20,7 @@ and runs what it returns.  The root starts its children in this order and stops 
 A start has two halves.  In `privilegedStartService` twistd still has the rights that it was started with, perhaps
 root's: keys are read and ports opened there.  In `startService` it has given them up, and everything else begins.
 
-The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.inspection`, and
+The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.survey_run`, and
 nowhere else: importing it chooses it, and whoever gets it handed in can be tested with another clock.
 """
 

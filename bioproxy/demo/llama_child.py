@@ -39,6 +39,7 @@ def arguments() -> argparse.ArgumentParser:
     An option that the real `llama-server` has too has the same name and the same meaning here.
     """
     parser = argparse.ArgumentParser(prog="python -m bioproxy.demo.llama_child", description=__doc__.split("\n")[0])
+    # Where everything is.  The defaults suit a test, which asks for any free port and reads it from the output.
     parser.add_argument("--model", type=Path, required=True, help="GGUF file; generated if it is missing")
     parser.add_argument("--generate", choices=SIZES, default="tiny", help="what to generate (default: tiny)")
     parser.add_argument("--port", type=int, default=0, help="where to listen on 127.0.0.1 (default: any free port)")
@@ -49,6 +50,7 @@ def arguments() -> argparse.ArgumentParser:
     # its own, all the others spin until it gets one, and a prompt takes several times as long.
     threads = max(1, min(4, (os.cpu_count() or 1) - 1))
     parser.add_argument("--threads", type=int, default=threads, help=f"CPU threads (default here: {threads})")
+    # What changes llama-server's behaviour: bioproxy has to cope with each of these.
     parser.add_argument("--no-slots", action="store_true", help="switch `GET /slots` off")
     parser.add_argument("--parallel", type=int, default=1, help="number of slots (default: 1)")
     parser.add_argument("--swa-full", action="store_true", help="keep all of a sliding window's past")
@@ -84,10 +86,12 @@ def main() -> None:
     params.n_predict = options.predict
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
+    # Parts of llama-server's HTTP interface, each of which can be switched off.
     params.endpoint_slots = not options.no_slots
     params.endpoint_metrics = True
     params.endpoint_props = True
     params.cache_ram_mib = CACHE_RAM
+    # What is kept of earlier tokens, and for how long.
     params.swa_full = options.swa_full
     params.cache_prompt = not options.no_cache_prompt
     params.sleep_idle_seconds = options.sleep_idle_seconds

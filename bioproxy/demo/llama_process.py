@@ -27,19 +27,25 @@ KEPT = 4000
 
 
 class LlamaProcess(ProcessProtocol):
-    """The child process, as Twisted reports it.  `starting`: it has neither said that it listens, nor ended.
+    """The child process, as Twisted reports it.
 
-    llama.cpp's log is long, so it is shown only if the process fails.
+    llama.cpp's log is long, so it is shown only if the process fails, and only the end of it.  A process that was asked
+    to end does not fail, whatever its exit code is.
     """
 
     log = Logger()
 
+    starting: bool
+    """Whether the child may still come to answer requests: it has neither said that it does, nor ended."""
+
     def __init__(self) -> None:
+        """Begin with a child that starts.  `spawnProcess` sets `transport`, by which the child can be reached."""
         self.starting = True
         self._printed = b""
         self._errors = b""
         # Set by `end`: tells apart an end that was asked for from a failure, and reports it to `stopService`.
         self._gone: Deferred[None] | None = None
+        # Set once the process is gone.
         self._ended = False
 
     def outReceived(self, data: bytes) -> None:
@@ -50,7 +56,7 @@ class LlamaProcess(ProcessProtocol):
             self.starting = LISTENING not in self._printed
 
     def errReceived(self, data: bytes) -> None:
-        """Keep the latest of what llama.cpp logs.  Called by Twisted."""
+        """Keep the end of what llama.cpp logs.  Called by Twisted with each piece."""
         self._errors = (self._errors + data)[-KEPT:]
 
     def end(self) -> Deferred[None] | None:
@@ -71,6 +77,7 @@ class LlamaProcess(ProcessProtocol):
 
         Called by Twisted once, after the process was collected and all its output was read.
         """
+        # Only now is the id of the process free for another one, and all that the process printed has been read.
         self._ended = True
         self.starting = False
         if self._gone is not None:

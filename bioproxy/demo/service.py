@@ -98,6 +98,7 @@ class Demo(Service):
         folder = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo"
         self._model = folder / "model.gguf"
         self._templates = folder / "templates"
+        # Any free port: a llama-server of the user's may have the usual one.
         self._port = free_port()
         self._reactor = reactor
         self._protocol: LlamaProcess | None = None
@@ -111,11 +112,13 @@ class Demo(Service):
 
         A template of the user's replaces the example of the same name.
         """
+        # Compared by name, since ``@code`` and ``/code`` would have the same slot files.
         own = {Template.of(prefix, file).name for prefix, file in settings.prefixes.items()}
         examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story") if name not in own}
         return dataclasses.replace(
             settings,
             llama_url=f"http://127.0.0.1:{self._port}",
+            # The examples come first, as the banner is about them.
             prefixes={**examples, **settings.prefixes},
             slot_save_path=self._folder / "slots",
             state_dir=self._folder / "state",
@@ -125,6 +128,7 @@ class Demo(Service):
         """Print the banner as soon as `ready` returns true.  To be called before the service starts."""
 
         def look() -> None:
+            """Ask once more.  Called by the loop."""
             assert self._announcement is not None
             if ready():
                 self._announcement.stop()
@@ -154,13 +158,17 @@ class Demo(Service):
         # A demonstration begins cold, because the warm-up is what there is to see.  Without records, no slot file of
         # an earlier demonstration is used.
         shutil.rmtree(self.settings.state_dir, ignore_errors=True)
+        # The child makes it, so that bioproxy is not blocked for those seconds; here the user is only told why it takes
+        # longer this time.
         if not self._model.exists():
             self._say(f"making a model, once: {self._model} (112 MB)")
         assert self.settings.slot_save_path is not None
         self.settings.slot_save_path.mkdir(mode=0o700, exist_ok=True)
         self._say("starting llama.cpp, and warming the templates up: some seconds")
+        # By the reactor's clock, so that a machine that stands still meanwhile does not use up the time.
         self._protocol = LlamaProcess()
         self._started_at = self._reactor.seconds()
+        # The size is chosen by name, and only if the model has to be made.
         arguments = ["--model", self._model, "--generate", "small", "--port", self._port]
         arguments += ["--slot-save-path", self.settings.slot_save_path, "--predict", ANSWER_TOKENS]
         # Returns at once: the protocol is told what becomes of the process.  `sys.path` goes along so that the child
@@ -180,6 +188,7 @@ class Demo(Service):
         Fires when the child is gone, so that no process outlives bioproxy.
         """
         super().stopService()
+        # Not running if the banner has been printed, or if the start failed before the loop began.
         if self._announcement is not None and self._announcement.running:
             self._announcement.stop()
         if self._protocol is None:
@@ -191,6 +200,7 @@ class Demo(Service):
 
         twistd has put the log in the place of `sys.stdout`, so `print` alone would make log lines of it.
         """
+        # `None` where the process was started without standard output.
         if sys.__stdout__ is not None:
             print(text, file=sys.__stdout__, flush=True)
 
@@ -217,6 +227,7 @@ def free_port() -> int:
 
     Another program could take it before llama.cpp does; for a demonstration that is good enough.
     """
+    # Port 0 asks the operating system to choose one.  It is free again when the socket is closed.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

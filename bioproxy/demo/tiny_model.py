@@ -128,11 +128,13 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
     types += [CONTROL] * 2
     # A dict and not a set, because it keeps the order: the file is the same each time.
     pieces = dict.fromkeys([WORD_MARK, "\n"])
+    # Each with and without a space before it: a word in the middle of a text is one token together with its space.
     for character in string.digits + string.ascii_letters + string.punctuation:
         pieces.update(dict.fromkeys([character, WORD_MARK + character]))
     for word in COMMON_WORDS:
         for length in range(1, len(word) + 1):
             pieces.update(dict.fromkeys([word[:length], WORD_MARK + word[:length]]))
+    # Single characters are in it as well, so that each merge has something to begin with.
     tokens += list(pieces)
     types += [NORMAL] * len(pieces)
     # Longer tokens score higher, so that merging goes on until a word is complete.
@@ -160,12 +162,14 @@ def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT
     writer.add_token_list(tokens)
     writer.add_token_scores(scores)
     writer.add_token_types(types)
+    # An answer ends with the token that ends a message in the chat template.
     writer.add_bos_token_id(tokens.index("<s>"))
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_unk_token_id(tokens.index("<unk>"))
     writer.add_chat_template(chat_template)
     for name, values in weights(size, types, seed):
         writer.add_tensor(f"{name}.weight", values)
+    # The writer holds all tensors in memory until here; 112 MB for the largest model.
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -178,6 +182,7 @@ def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT
 
 def describe(writer: gguf.GGUFWriter, size: Size) -> None:
     """Write the keys that describe the shape of a model.  Each architecture requires a few of its own."""
+    # Numbers that one attention head works with.
     head = size.width // size.heads
     writer.add_name(f"bioproxy-demo-{size.width}x{size.blocks}")
     writer.add_context_length(size.context)
@@ -193,10 +198,14 @@ def describe(writer: gguf.GGUFWriter, size: Size) -> None:
         writer.add_shortconv_l_cache(CONVOLUTION)
     else:
         writer.add_head_count_kv(size.heads)
+    # Other architectures derive both lengths from width and heads.
     if size.architecture == "gemma3":
         writer.add_key_length(head)
         writer.add_value_length(head)
         writer.add_sliding_window(WINDOW)
+
+
+# A `yield` for each tensor, instead of a dict of all of them: the writer takes them one by one.
 
 
 def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Values]]:
@@ -206,6 +215,7 @@ def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Valu
     """
     import numpy
 
+    # A generator of its own: numpy's global one may be used elsewhere, and the file would depend on that.
     random = numpy.random.default_rng(seed)
 
     def some(*shape: int) -> Values:
@@ -227,12 +237,15 @@ def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Valu
     output = some(len(types), size.width) * numpy.float32(4)
     output[[kind != NORMAL for kind in types]] = 0
     yield "output", output
+    # From here on, names differ between the architectures: each has the parts that its own layers need.
     more_norms = ("post_attention_norm", "post_ffw_norm") if size.architecture == "gemma3" else ()
+    # The layers.  A name begins with the number of its layer.
     for block in range(size.blocks):
         layer = f"blk.{block}"
         for norm in ("attn_norm", "ffn_norm", *more_norms):
             yield f"{layer}.{norm}", ones(size.width)
         if size.is_recurrent(block):
+            # Instead of attention: a short convolution over the last few tokens.
             yield f"{layer}.shortconv.conv", some(size.width, CONVOLUTION)
             yield f"{layer}.shortconv.in_proj", some(3 * size.width, size.width)
             yield f"{layer}.shortconv.out_proj", some(size.width, size.width)
@@ -241,6 +254,7 @@ def weights(size: Size, types: list[int], seed: int) -> Iterator[tuple[str, Valu
                 yield f"{layer}.{part}", some(size.width, size.width)
             for norm in () if size.architecture == "llama" else ("attn_q_norm", "attn_k_norm"):
                 yield f"{layer}.{norm}", ones(size.width // size.heads)
+        # The feed-forward part, which all kinds of layers have.
         yield f"{layer}.ffn_gate", some(size.feed_forward, size.width)
         yield f"{layer}.ffn_up", some(size.feed_forward, size.width)
         yield f"{layer}.ffn_down", some(size.width, size.feed_forward)

@@ -42,8 +42,11 @@ Smaller, open files may run out before the limit is reached; larger, fewer conne
 """
 
 SPARE_FILES = 100
-"""Open files for everything else: logs, templates, listening sockets, the operator's port, pages that are open
-there."""
+"""Open files for everything else: logs, templates, listening sockets, the operator's port and its open pages.
+
+Halved, many open pages may use up the files of clients; doubled, there are 33 connections fewer where the system's
+limit is too low for `MAX_CONNECTIONS`.
+"""
 
 
 class Connection(Protocol):

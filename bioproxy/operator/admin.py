@@ -84,6 +84,8 @@ class Admin:
             request.setHeader(name, value)
         return plain(request, f"{error.description}\n")
 
+    # HEAD asks for the head of an answer only: Twisted drops the body that a route returns, so one method serves both.
+
     @app.route("/", methods=["GET", "HEAD"])
     def live(self, request: Request) -> bytes:
         """Answer with the live page."""
@@ -111,6 +113,9 @@ class Admin:
         # All was written already; `None` tells Klein to end the answer.
         return None
 
+    # Two questions that supervisors and load balancers ask.  "Is it alive?" decides whether to restart bioproxy, and
+    # must not depend on llama-server; "is it ready?" decides whether to send requests.
+
     @app.route("/healthz", methods=["GET", "HEAD"])
     def healthz(self, request: Request) -> bytes:
         """Answer 200.  An answer at all means that the process runs and its reactor is not blocked."""
@@ -132,6 +137,7 @@ class Admin:
     @app.route("/metrics", methods=["GET", "HEAD"])
     def metrics(self, request: Request) -> bytes:
         """Answer with all metrics in Prometheus' text format."""
+        # The version is that of the format.
         request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         return self._metrics.text()
 
@@ -144,6 +150,7 @@ class Admin:
         request.setHeader(b"content-type", b"application/json; charset=utf-8")
         return json.dumps(self._status.whole(), indent=1).encode()
 
+    # For an operator who edits a template and wants to see what becomes of it, without asking the model.
     @app.route("/templates/<name>/render", methods=["GET", "HEAD"])
     async def render(self, request: Request, name: str) -> bytes:
         """Answer with a template filled with the message in ``?message=``, as llama-server would get it.
@@ -161,11 +168,13 @@ class Admin:
         # The files are read in a thread, as for a request of a user; the `await` waits for it without blocking.
         try:
             text = await self._poller.read_current(template)
+        # The same status that a user's request on this template gets.
         except TemplateError as error:
             request.setResponseCode(500)
             return plain(request, f"{error}\n")
         return plain(request, text.fill(message))
 
+    # For an operator who does not trust a slot file, or does not want to wait for the pause after failures.
     @app.route("/templates/<name>/warm", methods=["POST"])
     def warm(self, request: Request, name: str) -> bytes:
         """Have a template warmed up next.  Answers 202 at once: the warm-up waits until no user needs the slot."""
@@ -176,6 +185,7 @@ class Admin:
         request.setResponseCode(202)
         return plain(request, f"template {name} is warmed up next\n")
 
+    # For an operator who cannot send signals, as with a container.
     @app.route("/reload", methods=["POST"])
     def reload(self, request: Request) -> bytes:
         """Reload the configuration; answer with the settings that changed, or with 400 and the mistake."""

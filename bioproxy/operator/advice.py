@@ -74,8 +74,10 @@ def of_trouble(error: Exception) -> Advice:
     status = error.status if isinstance(error, LlamaError) else None
     if status == 503:  # llama-server loads its model
         return Advice(str(error), "wait until it is ready", serious=False)
+    # llama-server's answer to a wrong key or to none; a proxy in front of it may send 403.
     if status in (401, 403):
         return Advice(str(error), "set llama_api_key_file to a file with its key")
+    # Any other error of `/health` or `/props`, such as 404: llama-server has both.
     if status is not None:
         return Advice(f"the server there seems to be no llama-server: {error}", "correct llama_url")
     return Advice(str(error), "start llama-server there, or correct llama_url")
@@ -84,7 +86,7 @@ def of_trouble(error: Exception) -> Advice:
 def advice(seen: Seen) -> Iterator[Advice]:
     """Yield the advice on a llama-server that answers, what matters most first."""
     props = seen.props
-    # Many servers answer any path with some JSON.  If this is none of ours, all other advice would be nonsense.
+    # Many servers answer any path with some JSON.  If this is no llama-server, all other advice would be nonsense.
     if props.model is None and props.build is None:
         yield Advice("the server there seems to be no llama-server: it reports no model", "correct llama_url")
         return
@@ -138,6 +140,7 @@ def advice(seen: Seen) -> Iterator[Advice]:
 
 def _of_arguments(seen: Seen) -> Iterator[Advice]:
     """Yield the advice on the command line, where that is known."""
+    # Unknown is not the same as empty: without a command line, nothing can be said of any flag.
     if seen.arguments is None:
         return
     # What is no number would have kept llama-server from starting, so it belongs to another option and is ignored.
@@ -155,6 +158,7 @@ def _of_arguments(seen: Seen) -> Iterator[Advice]:
     theirs = value(seen.arguments, "--slot-save-path")
     # A relative path starts at llama-server's working folder, which is not known here.
     if theirs and os.path.isabs(theirs) and seen.folder is not None and not _same(Path(theirs), seen.folder):
+        # bioproxy would look for files where there are none, take them for lost, and never restore one.
         yield Advice(
             f"slot_save_path is {seen.folder}, but llama-server runs with --slot-save-path {theirs}",
             f"set slot_save_path to {theirs}, or start llama-server with --slot-save-path {seen.folder}",

@@ -8,7 +8,7 @@ All mistakes are collected and printed together; a user who corrects one should 
 the next.  Each finding begins with a word, ``ok``, ``note`` or ``warning``, which is coloured on a terminal.
 
 `report` reads files and prints nothing; `run` prints.  Neither knows Twisted or the network: the function that asks
-llama-server is passed in (`bioproxy.operator.inspection.now`).
+llama-server is passed in (`bioproxy.operator.survey_run.now`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLOURS = {"ok": 32, "note": 36, "warning": 33}
 """The colours of the words, as numbers of terminals' escape sequences (ECMA-48): green, cyan, yellow."""
 
 Survey = Callable[[Settings, Iterable[tuple[str, str]], Callable[[str | Advice], None]], None]
-"""Asks llama-server about the templates' texts, and passes each finding to a function; `inspection.now`."""
+"""Asks llama-server about the templates' texts, and passes each finding to a function; `survey_run.now`."""
 
 
 class Report(NamedTuple):
@@ -70,6 +70,7 @@ def report(settings: Settings) -> Report:
         lines.append("no templates: every request passes through unchanged")
     # One broken template must not hide what is wrong with the others.
     for template in settings.templates:
+        # Named before it is read, so that a problem can be found in the list.
         lines.append(f"{template.prefix} -> {template.path}")
         try:
             text = templates.read(template)
@@ -77,6 +78,7 @@ def report(settings: Settings) -> Report:
             problems.append(str(error))
             continue
         lines.append(f"    {len(text.prefix)} characters before the message, {len(text.includes)} files included")
+        # The paths as they were resolved: a relative one that leads elsewhere than meant is seen here.
         lines.extend(f"    includes {include}" for include in text.includes)
         # An include that cannot be read is an error in the text for users, but a mistake that the operator can correct.
         problems.extend(f"template {template.name}: {error}" for error in text.errors)
@@ -110,6 +112,7 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
         say(line)
     # llama-server is asked even if there are problems here: the user gets all findings at once.
     if survey is not None:
+        # All findings about it are indented below its address.
         say(f"llama-server at {settings.llama_url}")
         survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))
     # Last, so that problems are at the end of a long output, where a user looks first.

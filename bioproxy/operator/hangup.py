@@ -80,7 +80,10 @@ class Hangup(Service):
         signal.signal(signal.SIGHUP, self._before)
 
     def _handle(self) -> None:
-        """Reload or end.  Called by the reactor, soon after the signal."""
+        """Reload or end.  Called by the reactor, soon after the signal.
+
+        A signal that comes twice before the reactor calls this causes two calls.
+        """
         if self._ends_with_terminal and not self._has_terminal():
             # Kernel and shell may both send the signal.  A second one must not end the process in the middle of an
             # orderly stop, which is what it would do by default when this service has stopped.

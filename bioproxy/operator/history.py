@@ -100,11 +100,13 @@ class History:
         grown = (max(0.0, new - old) for new, old in zip(totals, self._last, strict=True))
         seconds, count, cached, computed, saved = grown
         self._last = totals
+        # Growth is added up instead of showing the total, which may fall.
         self._saved += saved
         # The most at any moment of the interval; what waits right now may be none although many have waited.
         queue = gate.take_peak()
         ttft = round(seconds / count, 4) if count else None
         point = Point(round(self._clock.seconds(), 1), queue, ttft, int(cached), int(computed), round(self._saved, 3))
+        # The first point of a quiet time is stored, so that the line goes down to zero.
         if self._points and quiet(point) and quiet(self._points[-1]):
             self._skipped = point
             return
@@ -116,6 +118,7 @@ class History:
 
     def latest(self, count: int = POINTS) -> list[tuple[Any, ...]]:
         """Return the latest `count` points, or all if there are fewer, each as a tuple in the order of `Point`."""
+        # Tuples instead of objects with names: a page that opens gets hundreds of points.
         return [astuple(point) for point in self._points][max(0, len(self._points) - count) :]
 
     def _add(self, point: Point) -> None:
@@ -134,6 +137,8 @@ def total(metric: Counter | Histogram, suffix: str, **labels: str) -> float:
 
     `suffix` is how the name of the sample ends, since a metric has several; `labels` are those that it must have.
     """
+    # `collect` is prometheus-client's public way to read values.  A histogram has samples for its buckets, its count
+    # and its sum.
     return sum(
         sample.value
         for family in metric.collect()

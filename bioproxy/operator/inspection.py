@@ -1,13 +1,13 @@
-"""Asks llama-server how it is set up, and reports what could be better.
+"""Asks llama-server how it is set up, and reports what could be better: `Advisor` and `survey`.
 
 Two callers need that.  The running proxy has an `Advisor`: once for each process of llama-server it judges what the
 proxy knows anyway, and logs it.  ``--check`` has `survey`, which sends requests of its own.  It sends them through the
 same classes as the proxy (`Upstream`, `LlamaApi`), so that keys, certificates and errors are the same in both: a check
 that succeeds proves that the proxy can reach llama-server, too.
 
-The idea of Twisted in here: requests need the event loop, the *reactor*, and ``--check`` happens while twistd still
-reads its options, when the reactor does not run yet.  So `now` runs the reactor for the survey, and stops it.  A
-reactor can run only once in a process; that is enough, because the process ends after a check.
+The survey is a *coroutine*: it is written top to bottom, like blocking code, and each `await` gives control back to
+Twisted's event loop until the answer is there.  A coroutine does nothing by itself; `bioproxy.operator.survey_run` runs
+it for ``--check``.
 
 Nothing here changes what the slot holds or wakes a sleeping llama-server.  The judgement itself is a pure function in
 `bioproxy.operator.advice`, and how a finding is printed is decided in `bioproxy.operator.check`.
@@ -17,25 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from bioproxy.llama.api import LlamaApi, Props
-from bioproxy.llama.connections import Agents, check_ca_file
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
-from bioproxy.llama.upstream import Upstream
 from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
-from bioproxy.runtime.clock import install
-from bioproxy.runtime.errors import ConfigError, LlamaCallFailed, LlamaError
-from bioproxy.settings.api_keys import ApiKeys
-from bioproxy.settings.configuration import Settings
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.slot.folder import SlotFolder
 
 FIRST = 5.0
@@ -43,13 +36,6 @@ FIRST = 5.0
 
 It answers within milliseconds, however busy its slot is.  Half of it may be too short for a slow network; twice as much
 makes an operator wait for a check of a server that is not there.
-"""
-
-PATIENCE = 60.0
-"""Seconds that a whole survey may take.
-
-Most of it goes into counting the tokens of the templates.  Half of it may end the check of many long templates; twice
-as much makes an operator wait for a llama-server that is stuck.
 """
 
 TRIAL = "bioproxy-check.bin"
@@ -60,6 +46,12 @@ HERE = {"localhost", "127.0.0.1", "::1"}
 
 Say = Callable[[str | Advice], None]
 """Takes a finding: a line of text, which begins with ``ok:`` or ``note:``, or an advice."""
+
+
+# Both of the following end in `bioproxy.operator.advice`:
+#
+#   running proxy   ProcessWatch.look  ->  Advisor.tell  ->  Advisor.look  ->  advice  ->  log
+#   ``--check``     now  ->  survey    ->  Advisor.look  ->  advice  ->  say  ->  terminal
 
 
 class Advisor:
@@ -99,6 +91,7 @@ class Advisor:
             port = parts.port or (443 if parts.scheme == "https" else 80)
             arguments = flags.command_line(port, props.model, self._proc)
             window = flags.sliding_window(props.model)
+        # Unknown values are `None`, and `advice` says nothing about them.
         return list(advice(Seen(props, files, self._folder, near, arguments, window)))
 
     def tell(self, props: Props, files: bool | None) -> None:
@@ -106,9 +99,12 @@ class Advisor:
 
         Called by the watch over llama-server when it has found another process of llama-server.
         """
+        # What is unwise is usually so for as long as that process runs, so once is enough, and each look would be too
+        # much: there is one every two seconds.
         found = self.look(props, files)
         # llama-server may be restarted every few minutes, by a supervisor for example, with the same flags each time.
         if found != self._told:
+            # The subject of each sentence is llama-server, so its address stands in front.
             for each in found:
                 say = self.log.warn if each.serious else self.log.info
                 say("llama-server at {url}: {what} (what helps: {fix})", url=self._url, what=each.what, fix=each.fix)
@@ -133,17 +129,21 @@ async def survey(
     `None` when all is said.  Fails with `TimeoutError` if `/health` is not answered in time; other failures of
     llama-server are said.  Cancelling closes the connection in use.
     """
+    # In this order: first what costs llama-server nothing, then what changes no slot, and last what takes long.
     try:
         # A coroutine has no time limit of its own; a Deferred has `addTimeout`, which cancels it.
         await Deferred.fromCoroutine(llama.health()).addTimeout(FIRST, clock)
         # From here on llama-server is up, and the limit of the whole survey is enough.
         props = await llama.props()
+        # What the operator can compare with what was meant to run: the model, the build, and the context of a slot.
         say(f"ok: it is up: {props.model}, build {props.build}, {props.context} tokens of context")
         # A llama-server that sleeps (--sleep-idle-seconds) loads its model to answer anything but the calls above.
+        # The question is a restore with a name that is always refused, so nothing is read or changed.
         files = None if props.asleep else await llama.slot_files_enabled()
         for each in advisor.look(props, files):
             say(each)
         if props.asleep:
+            # Not a failure.  Whatever could still be asked is found out by the proxy when it needs llama-server anyway.
             return say("note: it is asleep; the rest is not checked, because that would wake it")
         # Whether the file arrives can be seen only if the setting names the folder.
         if files and folder.path is not None:
@@ -151,6 +151,7 @@ async def survey(
         prefixes = Prefixes(llama)
         # One by one: llama-server tokenizes in the thread that also answers its other requests.
         for name, text in texts:
+            # Each is said as soon as it is known: counting a long text takes a while.
             await _count(prefixes, name, text, props, say)
     # Whatever fails on the way ends the survey, because each further question would fail in the same way.
     except LlamaCallFailed as error:
@@ -163,6 +164,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
     Only a trial shows that: llama-server may run as another user, in a container, or on a machine that shares the
     folder.  Fails with `LlamaCallFailed` if llama-server does not answer.
     """
+    # What the slot holds, by `GET /slots`.  `None` if llama-server runs with --no-slots.
     witness = await llama.witness()
     if witness is None or witness.busy or witness.tokens:
         # A save writes everything that the slot holds, perhaps gigabytes, and a user's request would wait for it.
@@ -180,6 +182,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
             )
         )
     # llama-server says that it wrote the file.  If bioproxy does not see it, the two look at different folders.
+    # The file is small, since the slot is empty, and it is looked for after llama-server has answered, so it is whole.
     if folder.written_at(TRIAL) is None:
         return say(
             Advice(
@@ -196,6 +199,7 @@ async def _try_saving(llama: LlamaApi, folder: SlotFolder, path: Path, say: Say)
                 f"give the user who runs bioproxy write permission there, and remove {TRIAL}",
             )
         )
+    # Written by llama-server, seen by bioproxy, and removed again: all that a slot file needs.
     say("ok: it writes slot files where slot_save_path says")
 
 
@@ -205,72 +209,15 @@ async def _count(prefixes: Prefixes, name: str, text: str, props: Props, say: Sa
     Fails with `UpstreamError` or `UpstreamTimeout`, which end the survey.  An error that llama-server answers with
     concerns this template alone, and is said.
     """
-    # `BARE`: in a request with nothing before the template.  A system message of a client would add its own tokens.
+    # `USER_MESSAGE_ONLY`: in a request with nothing before the template.  A system message of a client would add its
+    # own tokens.
     try:
         tokens = await prefixes.tokens(text, USER_MESSAGE_ONLY, props.context, name)
+    # An exception of its own, because the template is at fault here and not llama-server.
     except DoesNotFit as error:
         say(Advice(f"template {name}: {error}", "make it shorter, or start llama-server with a larger context (-c)"))
     except LlamaError as error:
         say(Advice(f"template {name}: its tokens cannot be counted: {error}", "use a newer build of llama-server"))
+    # Both numbers, so that an operator sees how much is left for messages and answers.
     else:
         say(f"ok: template {name} takes {len(tokens)} of {props.context} tokens")
-
-
-def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor: Any = None) -> None:
-    """Run the reactor for a survey, and return when that is over.
-
-    Takes `PATIENCE` seconds at most.  `reactor` is another one in tests.  Raises `KeyboardInterrupt` if somebody
-    pressed Ctrl-C meanwhile, and any exception that the survey failed with, which would be a bug.
-    """
-    # Importing this module creates the reactor.  It happens as late as possible, because twistd may still be told to
-    # use another kind of reactor.
-    if reactor is None:
-        from twisted.internet import reactor as real
-
-        install(real)
-        reactor = real
-    url, path = settings.llama_url, settings.slot_save_path
-    # The same parts as `bioproxy.service` makes, but only those that a request to llama-server needs.
-    keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
-    try:
-        keys.read()
-        check_ca_file(settings.llama_ca_file)
-        agents = Agents.over_network(reactor, url, settings.llama_ca_file)
-    except ConfigError:
-        # Key files and CA file are checked on their own, so this mistake is in the list of problems already.
-        return say("note: llama-server is not asked, because of the mistakes in the configuration")
-    # Both are written by the functions below, which the reactor calls while `run` blocks.
-    ended: list[Any] = []
-    interrupted: list[bool] = []
-
-    def begin() -> None:
-        """Start the survey.  Called by the reactor when it runs."""
-        llama = LlamaApi(Upstream(url, agents, reactor, keys))
-        work = Deferred.fromCoroutine(survey(llama, Advisor(url, path), SlotFolder(path), texts, say, reactor))
-        # Callbacks are called in the order in which they were added: first `late`, if the survey failed, and then
-        # `finish`, in any case.
-        work.addTimeout(PATIENCE, reactor).addErrback(late)
-        work.addBoth(finish)
-
-    def finish(result: Any) -> None:
-        """Stop the reactor.  Called when the survey is over, with its result or its `Failure`."""
-        # After Ctrl-C the reactor stops by itself and closes its connections, which ends the survey as well.
-        if not interrupted:
-            ended.append(result)
-            reactor.stop()
-
-    def late(failure: Failure) -> None:
-        """Report a time-out, of the first answer or of the whole survey; other failures stay failures."""
-        failure.trap(TimeoutError)
-        say(Advice("it does not answer in time", "if that lasts, restart it"))
-
-    # Ctrl-C makes the reactor stop in its own way, without an exception.  A trigger is called when a stop begins.
-    reactor.addSystemEventTrigger("before", "shutdown", interrupted.append, True)
-    reactor.callWhenRunning(begin)
-    # Blocks until `finish` or Ctrl-C stops the reactor.
-    reactor.run()
-    if not ended:
-        raise KeyboardInterrupt
-    # A `Failure` is an exception as Twisted passes it to callbacks.  Here it is a bug, so its traceback is shown.
-    if isinstance(ended[0], Failure):
-        ended[0].raiseException()

@@ -98,12 +98,13 @@ class Viewer:
     @property
     def lost(self) -> bool:
         """Whether the page has not read for `PATIENCE` seconds."""
+        # Not a timer of its own: the comparison comes by once a second anyway.
         return self._paused_at is not None and self._clock.seconds() - self._paused_at >= PATIENCE
 
     def drop(self) -> None:
         """Close the connection at once, and discard what is still in its buffer."""
-        # An orderly close would first wait for the buffer, which the page does not read.  Twisted sets `channel` to
-        # `None` when the connection is gone already.
+        # The page's browser reconnects by itself if it is still alive.  An orderly close would first wait for the
+        # buffer, which the page does not read.  Twisted sets `channel` to `None` when the connection is gone already.
         if (channel := self._request.channel) is not None:
             channel.forceAbortClient()
 
@@ -122,6 +123,13 @@ class Viewer:
         """
 
 
+# How an event gets to a page:
+#
+#   `_look`, once a second      compares the state with the one before
+#     -> `_encode`              makes bytes of what is new, once for all pages
+#       -> `Viewer.tell`        gives them to the connection of each page that reads
+
+
 class LiveEvents(Service):
     """Sends events to all open pages.
 
@@ -137,6 +145,7 @@ class LiveEvents(Service):
         self._status = status
         self._history = history
         self._clock = clock
+        # The open pages, in the order in which they came.
         self._viewers: list[Viewer] = []
         # What the last comparison found: the state, and how many requests and points there had been by then.
         self._known: dict[str, Any] = {}
@@ -148,6 +157,7 @@ class LiveEvents(Service):
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
+    # Asked by the route before `attend`, which can no longer refuse once the answer has begun.
     @property
     def full(self) -> bool:
         """Whether `LIMIT` pages are open, so that another one has to be refused."""
@@ -218,13 +228,19 @@ class LiveEvents(Service):
                 viewer.tell(event)
 
     def _everything(self) -> bytes:
-        """Return the event that a page begins with.  It also tells the browser to reconnect after 2000 ms."""
+        """Return the event that a page begins with: the whole state, all requests and all points.
+
+        Also tells the browser to wait 2000 ms before it reconnects.  Half of it would be a burden while bioproxy is
+        restarted; with twice as much, a page looks dead after a restart.
+        """
         return b"retry: 2000\n" + self._encode("status", {**self._status.whole(), "history": self._history.latest()})
 
     def _news(self) -> dict[str, Any]:
         """Return what changed since this was last called, and remember the present state for the next call."""
         # Keys that are gone would be missed here, but `now` always has the same keys.
         now, request_log, history = self._status.now(), self._status.request_log, self._history
+        # Whole values of the outermost keys: if one template's progress changes, all templates are sent.  They are few,
+        # and the page then needs no code to merge changes.
         news = {key: value for key, value in now.items() if value != self._known.get(key)}
         # Requests and points are only ever added, so a count of all that there ever were tells which ones are new,
         # also when old ones have been dropped meanwhile.
@@ -239,9 +255,8 @@ class LiveEvents(Service):
     def _encode(self, event: str, data: dict[str, Any]) -> bytes:
         """Return one event as bytes.
 
-        Each event has the present time twice.  `told_at` is the time of day: the browser's own clock may be wrong, and
-        the page corrects for the difference.  `clock` is the reactor's time, in seconds, that `since` and the plot
-        points are in.
+        Each event has the present time twice.  `told_at` is the time of day, from which the page computes ages: the
+        browser's own clock may be wrong.  `clock` is the reactor's time in seconds, in which the plots' points are.
         """
         # JSON has no line ends inside, so one ``data:`` line is enough.
         # Small numbers of digits, because each event repeats them: milliseconds are more than the page can show.

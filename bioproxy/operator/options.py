@@ -28,8 +28,7 @@ from typing import Any
 from twisted.python import usage
 
 from bioproxy import __version__
-from bioproxy.operator import check
-from bioproxy.operator import inspection as survey
+from bioproxy.operator import check, survey_run
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import configuration as config
 from bioproxy.settings import kinds as values
@@ -42,8 +41,16 @@ VALUES = [key for key in config.FIELDS if key not in FLAGS and key != "prefixes"
 
 
 def described(key: str) -> str:
-    """Return a setting's help text with its default value."""
+    """Return a setting's help text with its default value.
+
+    The default is that of a new `Settings`, so it is the real one on this machine, with the user's own folders in it.
+    """
     return f"{config.FIELDS[key].metadata['help']} [default: {getattr(config.Settings(), key)}]"
+
+
+# The order of calls, all of them by twistd:
+#
+#   `Options()`  ->  `opt_...` for each option  ->  `parseArgs`  ->  `postOptions`  ->  `makeService(options)`
 
 
 class Options(usage.Options):
@@ -67,6 +74,7 @@ class Options(usage.Options):
     longdesc = "A proxy that makes long prompts answer at once, in front of one llama.cpp llama-server."
     """What twistd's help shows below the options."""
 
+    # Each is name, one-letter name, help.  The object has 1 under the name if the flag was given, else 0.
     optFlags = [
         ["check", None, "read the configuration and every template, ask llama-server, print what was found, and exit"],
         ["demo", None, "run a real llama.cpp with a tiny model and example templates beside the proxy"],
@@ -82,18 +90,24 @@ class Options(usage.Options):
         """Make an empty set of options.  Called by twistd."""
         self.given = {}
         # An attribute, so that a test can check without a network.
-        self.survey = survey.now
+        self.survey = survey_run.now
         super().__init__()
 
     def opt_prefix(self, text: str) -> None:
         """prefix=file of a template, added to the configuration file's; may be repeated"""
+        # Twisted calls this once for each time that the option occurs.  The first "=" separates; any further ones
+        # belong to the file's name.
         prefix, equals, file = text.partition("=")
         if not equals:
             raise SystemExit(f"bioproxy: --prefix: must look like @code=code.txt, not {text!r}")
         self.given.setdefault("prefixes", {})[prefix] = file
 
+    # A flag of Twisted's parser can only be given or not.  These settings have three states, true, false and not given,
+    # so each has a method for true and one for false.
+
     def opt_warmup(self) -> None:
         """process templates before anyone asks (the default)"""
+        # For a user whose file says false.
         self.given["warmup"] = True
 
     def opt_no_warmup(self) -> None:
@@ -110,6 +124,7 @@ class Options(usage.Options):
 
     def opt_version(self) -> None:
         """print bioproxy's version and exit"""
+        # Otherwise Twisted would print its own version, and bioproxy's nowhere.
         print(f"bioproxy {__version__}")
         raise SystemExit(0)
 
@@ -124,6 +139,7 @@ class Options(usage.Options):
 
         Raises `SystemExit` with one line for a mistake, and with the exit code for a check.
         """
+        # Flags and prefixes are in `given` already, by the methods above.
         for key in VALUES:
             text = self[key.replace("_", "-")]
             if text is not None:
@@ -132,12 +148,14 @@ class Options(usage.Options):
         # Relative paths on the command line start here, also those that a reload resolves again.  By then a daemon
         # has another working folder.
         self._folder = Path.cwd()
+        # From here on the folder, the file and the command line are enough to read the settings again.
         # `RuntimeError` is what `expanduser` raises for ``~name`` if there is no such user.
         try:
             self.settings = self.read()
         except (ConfigError, RuntimeError) as error:
             raise SystemExit(f"bioproxy: {error}") from None
         if self["check"]:
+            # Nothing has been opened or written so far, so a check can be run beside a bioproxy that serves.
             # With ``--demo`` llama-server would be started by the service, so there is none to ask yet.
             try:
                 code = check.run(self.settings, None if self.demo else self.survey, sys.stdout)
@@ -171,5 +189,6 @@ class Options(usage.Options):
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
+            # Such as ``--port http``, or a text that nests so deep that Python's parser gives up.
             # Not JSON, so no number: the setting's check refuses it, with the text in its message.
             return text

@@ -9,6 +9,9 @@ Most settings are values that some part reads whenever it needs them, so a new v
 as where to listen, only a restart can change.  Each reload says so again while the file differs from what is in force,
 because nothing else would remind the operator.
 
+A reload is one call without an `await`, so in Twisted nothing else can run in between: each request sees either all old
+settings or all new ones.
+
 Does not know what a setting means, nor the signal: `bioproxy.operator.hangup` connects that.
 """
 
@@ -27,7 +30,10 @@ from bioproxy.settings.configuration import FIELDS, Settings
 
 @dataclass(frozen=True)
 class Reloaded:
-    """What a reload did: the names of settings, in the order of `Settings`."""
+    """What a reload did: the names of settings, in the order of `Settings`.
+
+    No name is in both lists.  Both are empty if the file says the same as before.
+    """
 
     changed: tuple[str, ...]
     """Settings with a new value that is in force now."""
@@ -84,6 +90,7 @@ class Reload:
         # In the order of `Settings`.  A taker looks at nothing but its own value, so the order makes no difference.
         for key, value in taken.items():
             self._takers[key](value)
+        # What was not taken stays as it was in here, and so it differs again at the next reload.
         # A new object: whoever was given the old settings keeps them as they were.
         self._settings = replace(self._settings, **taken)
         result = Reloaded(tuple(taken), tuple(key for key in differs if key not in taken))

@@ -35,8 +35,8 @@ from bioproxy.warmup.warmer import Warmer
 QUEUE = 20
 """Waiting requests that are listed one by one; the number of all of them is always there.
 
-A page shows about that many.  Half of it hides some that an operator asks about; twice as much makes each change of a
-long queue, several a second, twice as large for every open page.
+Half of it hides some that an operator asks about; with twice as much, each change of a long queue is twice as large
+for every open page.
 """
 
 
@@ -62,6 +62,7 @@ class Status:
     ) -> None:
         """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
         self.request_log = request_log
+        # Only read from, never changed: an operator who looks must not disturb anything.
         self._poller = poller
         self._gate = gate
         self._slot = slot
@@ -72,6 +73,9 @@ class Status:
         # By the reactor's clock for the time that has passed, which cannot be set, and by the wall clock for people.
         self._began = clock.seconds()
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+    # The methods below return new dicts each time, made of texts, numbers and lists, so that the result can be kept,
+    # compared and encoded while the parts go on.
 
     def whole(self) -> dict[str, Any]:
         """Return everything, in the order in which ``/status`` shows it.
@@ -84,6 +88,9 @@ class Status:
         uptime = round(self._clock.seconds() - self._began, 1)
         return {"version": __version__, "uptime_s": uptime, **self.now(), "requests": self.request_log.latest()}
 
+    # What is split off from `whole` is what a page is sent again when it changes.  A request never changes after its
+    # end, and is sent once.
+
     def now(self) -> dict[str, Any]:
         """Return everything but the requests and `uptime_s`.
 
@@ -95,6 +102,7 @@ class Status:
             "started_at": self._started_at,
             "llama": self._llama(),
             "gate": self._at_the_gate(),
+            # In the order of the configuration, so that a page shows them in the same places after each change.
             "templates": [self._template(name) for name in self._poller.templates],
         }
 
@@ -105,6 +113,7 @@ class Status:
         keeps slot files.  `note` is there when restored files turned out to be of no use.
         """
         return {
+            # As configured; it has no password in it, which the setting's check refuses.
             "url": self._upstream.url,
             "up": self._watch.up,
             "model": self._watch.process.props.model,
@@ -120,9 +129,10 @@ class Status:
         """Return who uses the slot, and who waits for it.
 
         `busy` is ``user``, ``warmup`` or `None`; `waiting` counts all that wait, `queue` lists the first of them.
-        `since` is in seconds of the reactor's clock.  The page knows the clock's present time from each event, and
-        computes ages from it: an age by the wall clock would jump when that is set.
+        `since` is the time of day at which the request began to wait, or got in, in ISO 8601.  The page computes the
+        age; each event has the present time of day with it, because the browser's own clock may be wrong.
         """
+        # The gate knows a request only as an object that it was given (`turn.who`); here it is the request's record.
         gate = self._gate
         turn, since = gate.inside, gate.inside_since
         # A user has a turn at the gate.  A warm-up has none: it enters only when the gate is free, and has no request.
@@ -134,6 +144,7 @@ class Status:
             inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
         # In the order in which they will be served.
         queue = [{**who(turn.who), "since": turn.since} for turn in gate.queue[:QUEUE]]
+        # `busy` and `waiting` are the short form for programs; `inside` and `queue` are the details for the page.
         return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
 
     def _template(self, name: str) -> dict[str, Any]:
@@ -143,6 +154,7 @@ class Status:
         `warmed_at` is `None` unless a slot file holds the present text for the present model.  `wanted`: an operator
         asked for a warm-up that has not begun yet.  `note` says what could be better although nothing failed.
         """
+        # What the poller read last.  A file that was edited since then is shown as it was up to two seconds ago.
         template = self._poller.templates[name]
         # No reading yet right after the start, and no text in it if the file could not be read.
         reading = self._poller.readings.get(name)
@@ -155,6 +167,7 @@ class Status:
             # What headers, metrics and slot files call the template, and what a message has to begin with.
             "name": name,
             "prefix": template.prefix,
+            # Paths on bioproxy's machine, for the operator; clients never see them.
             "path": str(template.path),
             "includes": [str(include) for include in includes],
             "state": state,
@@ -164,7 +177,9 @@ class Status:
             "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
             # Wall-clock times, in ISO 8601: they may be from before a restart, when the reactor's clock was another.
             "warmed_at": snapshot.saved_at if snapshot else None,
+            # When the request arrived that was the last one to arrive on this template.
             "last_used": self.request_log.last_used.get(name),
+            # Set by a POST to ``/templates/NAME/warm``.
             "wanted": name in self._warmer.schedule.wanted,
             # An error needs the operator; a note only tells why something is slower than it could be.
             "error": error,

@@ -106,6 +106,7 @@ def install(reactor: Any, monotonic: Callable[[], float] = time.monotonic) -> Us
     A second call for the same reactor returns the same object.  Time goes on from what the reactor says now, so that
     calls that are pending already stay as far away as they are.
     """
+    # A bound method knows its object: the reactor itself, or the `UsableTime` of an earlier call.
     installed = getattr(reactor.seconds, "__self__", None)
     if isinstance(installed, UsableTime):
         return installed
@@ -136,6 +137,7 @@ class Heartbeat(Service):
         self._reactor = reactor
         self._usable = usable
         self._stalls = stalls
+        # The next beat, a call that the reactor will make and that can be cancelled.
         self._call: IDelayedCall | None = None
 
     def startService(self) -> None:

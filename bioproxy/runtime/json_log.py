@@ -31,10 +31,12 @@ def json_line(event: LogEvent) -> str:
     line: dict[str, Any] = {
         "time": when.isoformat(timespec="milliseconds"),
         "level": level.name,
+        # `log_system` is what legacy events have instead of a namespace.
         "system": event.get("log_system") or event.get("log_namespace", "-"),
         "message": formatEvent(event),
         **event.get("fields", {}),
     }
+    # In the same line, with escaped line ends, so that a program finds it with the event that it belongs to.
     if "log_failure" in event:
         line["traceback"] = event["log_failure"].getTraceback()
     return json.dumps({key: plain(value) for key, value in line.items()}) + "\n"

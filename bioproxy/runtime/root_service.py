@@ -51,6 +51,8 @@ class Root(MultiService):
         with one_line():
             super().privilegedStartService()
 
+    # Under twistd, root's rights are gone between these two methods: ports below 1024 can be opened in the first only.
+
     def startService(self) -> None:
         """Start all children, in order.  Called by twistd; the newer command ``twist`` calls only this one."""
         with one_line():
@@ -61,6 +63,7 @@ class Root(MultiService):
 
         Called when the reactor is about to stop, which waits for the Deferred that is returned.
         """
+        # `super()` without arguments works only directly in a method, and the lambda is called later.
         said = Deferred.fromCoroutine(self.shutdown()) if self.shutdown is not None else succeed(None)
         return said.addCallback(lambda _: super(Root, self).stopService())
 

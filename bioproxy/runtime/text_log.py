@@ -47,6 +47,7 @@ def text_line(event: LogEvent) -> str | None:
     text = eventAsText(event, includeTimestamp=False, includeSystem=False).rstrip("\n")
     if not text:
         return None
+    # `log_level` is an object with a name; `log_time` is in seconds since 1970.
     # Legacy events are dicts that anybody may have filled: some have neither a time nor a level.
     level = event.get("log_level") or LogLevel.info
     head = f"{formatTime(event.get('log_time'))} {level.name:{WIDTH}} {part(event.get('log_namespace') or LEGACY)}: "

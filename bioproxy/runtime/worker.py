@@ -78,6 +78,7 @@ class Worker(Service):
         """Make a worker without a child; `reactor` starts the child and keeps the time limit."""
         self.setName("worker")
         self._reactor = reactor
+        # Twisted's lock for coroutines; it blocks no thread.
         # A queue: `async with` waits until all earlier calls have left it.
         self._one_at_a_time = DeferredLock()
         self._child: Child | None = None
@@ -129,6 +130,7 @@ class Worker(Service):
         """Kill the child, if there is one.  Called by the parent service."""
         super().stopService()
         if self._child is not None:
+            # A call in progress fails, and with it the request that waits for it; the ports are being closed as well.
             self._child.end()
             self._child = None
 
@@ -220,6 +222,8 @@ class Line(Int32StringReceiver):
         Fires with whether the function succeeded, and its result or its exception.  Fails with `TooComplex` when the
         connection is lost, because the child dies of its limit of memory.  Cancelling only forgets the question.
         """
+        # A Deferred without a canceller: if it is cancelled, it fires with `CancelledError`, and a value that arrives
+        # after that is dropped once.
         answer: Deferred[tuple[bool, Any]] = Deferred()
         self._answer = answer
         # In this order: Twisted sends the descriptor together with the next bytes that it writes, so it is there when
@@ -229,7 +233,10 @@ class Line(Int32StringReceiver):
         return answer
 
     def stringReceived(self, string: bytes) -> None:
-        """Hand on the answer.  Called by Twisted when all of it is here."""
+        """Hand on the answer.  Called by Twisted when all of it is here.
+
+        `pickle.loads` would run any code that a hostile sender wants; here the sender is bioproxy's own child.
+        """
         # The attribute is cleared before the Deferred fires: firing runs the coroutine that waits, right here, and that
         # may ask the next question before `callback` returns.
         answer, self._answer = self._answer, None

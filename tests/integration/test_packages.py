@@ -53,7 +53,11 @@ def check_wheel(folder: Path) -> None:
         for path in (ROOT / part).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts and path.name != "dropin.cache"
     }
-    assert {"bioproxy/py.typed", "bioproxy/page_files/index.html", "bioproxy/demo/templates/code.txt"} <= expected
+    assert {
+        "bioproxy/py.typed",
+        "bioproxy/operator/page_files/index.html",
+        "bioproxy/demo/templates/code.txt",
+    } <= expected
     assert "twisted/plugins/bioproxy_plugin.py" in expected
     with zipfile.ZipFile(next(folder.glob("dist/*.whl"))) as wheel:
         entries = {info.filename: info for info in wheel.infolist() if ".dist-info/" not in info.filename}
@@ -89,7 +93,7 @@ def test_packages(tmp_path: Path) -> None:
         if ".git" not in path.parts:
             os.utime(path, (1e9, 1e9))
     (other / "bioproxy" / "left_over.py").touch()  # in no commit
-    (other / "bioproxy" / "page_files" / "left_over.js").touch()
+    (other / "bioproxy" / "operator" / "page_files" / "left_over.js").touch()
     packages = build(one, 0o022, TZ="UTC", PYTHONHASHSEED="1")
     others = build(other, 0o077, TZ="Asia/Tokyo", PYTHONHASHSEED="2")
     assert sorted(packages) == [f"bioproxy-{__version__}-py3-none-any.whl", f"bioproxy-{__version__}.tar.gz"]

@@ -182,7 +182,7 @@ async def test_at_work(page: Page) -> None:
     await page.says("#plot-list figure:nth-child(3)", "% of")  # every few seconds there is a point
     labels = page.browser.run("return [...document.querySelectorAll('.plot')].map((each) => each.ariaLabel)")
     assert [label.partition(":")[0] for label in labels] == [
-        "Waiting at the gate",
+        "Waiting requests",
         "Time to first token",
         "Prompt tokens from cache",
         "Computing time saved",
@@ -200,14 +200,14 @@ async def test_queue(page: Page) -> None:
     await page.start()
     page.open()
     await page.says("#tile-llama", "Up")
-    await page.says("#inside", "Nobody")
+    await page.says("#inside", "The slot is free")
 
     def come(tokens: int) -> Call:
         body = conversation("hello", max_tokens=tokens, ignore_eos=True)
         return Call(page.url + "/v1/chat/completions", body)
 
     inside = come(12000)  # longer than anybody looks
-    await page.says("#inside", "A request without a template", "/v1/chat/completions")
+    await page.says("#inside", "Request without template", "/v1/chat/completions")
     waiting = [come(1), come(1)]
     await page.says("#tile-queue", "2", "the first for")
     assert page.browser.run("return document.querySelectorAll('#queue li').length") == 2
@@ -218,10 +218,10 @@ async def test_queue(page: Page) -> None:
     for call in waiting:
         await call.over
         assert call.status == 200
-    await page.says("#inside", "Nobody")
-    await page.says("#queue-more", "Nobody waits")
+    await page.says("#inside", "The slot is free")
+    await page.says("#queue-more", "No requests waiting")
     await page.says("#request-rows tr:nth-child(2)", "no template", "200")
-    await page.says("#request-rows tr:nth-child(3)", "499 client hung up")
+    await page.says("#request-rows tr:nth-child(3)", "499 client disconnected")
 
 
 @async_test
@@ -244,7 +244,7 @@ async def test_buttons(page: Page) -> None:
     assert await warmed() == 1
     warm, look = page.browser.driver.find_elements(By.CSS_SELECTOR, "[data-key=code] button")
     warm.send_keys(Keys.ENTER)
-    await page.says("#said", "@code is warmed up next")
+    await page.says("#said", "@code will be warmed up next")
 
     async def again() -> bool:
         return await warmed() == 2
@@ -267,7 +267,7 @@ async def test_buttons(page: Page) -> None:
     page.folder.joinpath("code.txt").write_text("no place")
     await page.says("[data-key=code]", "error", "no <{message}> in it")
     look.send_keys(Keys.ENTER)
-    await page.says("#preview-about", "It cannot be filled")
+    await page.says("#preview-about", "The template cannot be filled")
     await page.says("#preview-text", "no <{message}> in it")
     page.browser.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     errors = page.browser.console()
@@ -280,7 +280,7 @@ async def test_troubles(page: Page) -> None:
     """With nothing to show it says so; llama-server away, bioproxy away, both back: it follows by itself."""
     await page.start()
     page.open()
-    await page.says("#tile-llama", "Away", "refuses connections")
+    await page.says("#tile-llama", "Down", "refuses connections")
     await page.says("#no-templates", "No templates yet")
     await page.says("#no-requests", "No requests yet")
     page.everybody_can_use_it()

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from bioproxy.llama.api import Evaluated, LlamaApi, Props, SlotFile, Witness
 from bioproxy.llama.prefix_tokens import prefix_tokens
-from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY as SHAPE
 from bioproxy.runtime.errors import UpstreamError, UpstreamTimeout
 from tests.support.fakes import MISBEHAVIOURS
 from tests.support.network import Call
@@ -51,11 +51,11 @@ HONEST: dict[str, tuple[Work, str, Any]] = {
     "save": (lambda llama: llama.save("a"), "/slots/0?action=save", {"n_saved": 1, "n_written": 2}),
     "restore": (lambda llama: llama.restore("a"), "/slots/0?action=restore", {"n_restored": 1, "n_read": 2}),
     "template": (
-        lambda llama: prefix_tokens(llama, "a", USER_MESSAGE_ONLY, 9),
+        lambda llama: prefix_tokens(llama, "a", SHAPE, 9),
         "/apply-template",
         {"prompt": "<user>a"},
     ),
-    "tokenize": (lambda llama: prefix_tokens(llama, "a", USER_MESSAGE_ONLY, 9), "/tokenize", {"tokens": [1, 2]}),
+    "tokenize": (lambda llama: prefix_tokens(llama, "a", SHAPE, 9), "/tokenize", {"tokens": [1, 2]}),
     "count": (lambda llama: llama.count_tokens("a"), "/v1/messages/count_tokens", {"input_tokens": 3}),
     "evaluate": (lambda llama: llama.evaluate([1]), "/completion", {"timings": TIMINGS}),
     "odds": (

@@ -23,7 +23,7 @@ STREAM = (
     b'data: {"choices":[{"finish_reason":"length","index":0,"delta":{}}],"created":1795361662,'
     b'"id":"chatcmpl-WyitsrDss3gIs8OpUJC7IM9czLojtchA",' + TIMINGS + b"}\n\ndata: [DONE]\n\n"
 )
-PLAIN = (
+PLAIN_PROMPT = (
     b'{"choices":[{"index":0,"message":{"role":"assistant","content":"x"}}],"usage":{"total_tokens":13},'
     + TIMINGS
     + b"}"
@@ -43,7 +43,7 @@ class Finding(SynchronousTestCase):
 
     def test_every_cut(self) -> None:
         """Wherever the answer is cut in two, the timings are found; and byte by byte; and in one piece."""
-        for answer in (STREAM, PLAIN):
+        for answer in (STREAM, PLAIN_PROMPT):
             for cut in range(len(answer) + 1):
                 self.assertEqual(VALUES, found(answer[:cut], answer[cut:]), cut)
             self.assertEqual(VALUES, found(*(answer[at : at + 1] for at in range(len(answer)))))

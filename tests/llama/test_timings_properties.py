@@ -7,7 +7,7 @@ from hypothesis.strategies import DataObject, binary, data, integers, lists, one
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.llama.timings import Timings
-from tests.llama.test_timings import PLAIN, STREAM, VALUES, found
+from tests.llama.test_timings import PLAIN_PROMPT, STREAM, VALUES, found
 
 # As llama-server writes them.
 MESSAGES_STREAM = (
@@ -29,7 +29,7 @@ RESPONSES_PLAIN = (
 )
 USAGE = {"cache_n": 25, "prompt_n": 1}
 ANSWERS = (
-    *((STREAM, VALUES), (PLAIN, VALUES)),
+    *((STREAM, VALUES), (PLAIN_PROMPT, VALUES)),
     *((MESSAGES_STREAM, USAGE), (MESSAGES_PLAIN, USAGE), (RESPONSES_PLAIN, USAGE)),
 )
 

@@ -11,7 +11,8 @@ from twisted.internet.defer import TimeoutError
 from twisted.logger import LogLevel, capturedLogs
 
 from bioproxy.operator.advice import Advice
-from bioproxy.operator.inspection import FIRST, TRIAL, Advisor, now, survey
+from bioproxy.operator.inspection import FIRST, TRIAL, Advisor, survey
+from bioproxy.operator.survey_run import now
 from bioproxy.runtime.clock import UsableTime
 from bioproxy.settings.configuration import Settings
 from tests.support.fakes import Refusal

@@ -73,6 +73,23 @@ class HangingUp(CancellingTest):
                 world.llama_server.pause_at = set()
                 self.assertEqual(200, world.chat("@code why?").status, name)
 
+    def test_after_the_restore(self) -> None:
+        """So too while the slot is looked at that was just restored: it counts as unknown, and is restored again."""
+        world = self.warm_world()
+        world.content.forget()
+        world.llama_server.pause_at = {RESTORE}
+        call = world.chat("@code why?")
+        world.llama_server.pause_at = {"/slots"}
+        world.llama_server.go_on()
+        world.settle()
+        self.assertEqual(("user", 1), (world.gate.busy, world.llama_server.paused))
+        with self.nothing_wrong("after the restore"):
+            self.hang_up(world, call)
+        self.assertEqual(["/slots"], world.llama_server.gone)
+        self.assertEqual((None, False), (world.gate.busy, world.content.has(KEY)))
+        world.llama_server.pause_at = set()
+        self.assertEqual("restored", world.chat("@code why?").headers["x-bioproxy-cache"])
+
     def test_connecting(self) -> None:
         """So too while the connection to llama-server is being made: it is given up."""
         for stream in (False, True):

@@ -1,9 +1,9 @@
-// Small helpers for the page.  Whatever is shown may come from anybody (paths, errors), so everything is put in as text:
-// nothing here or elsewhere makes HTML of a string.
+// Small helpers for the page.  Data may contain text from any client (paths, errors), so everything is inserted as text:
+// no string is ever parsed as HTML, here or in another module.
 
 export const byId = (id) => document.getElementById(id);
 
-/** Make an element: `el("p", {class: "x"}, "text", child)`.  Properties are attributes; `null` and `false` are left out. */
+/** Create an element: `el("p", {class: "x"}, "text", child)`.  Attributes that are `null` or `false` are left out. */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -13,17 +13,17 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Put a text in, if it is another: what did not change is not laid out anew, and no screen reader is disturbed. */
+/** Set a text if it changed: unchanged text causes no layout, and screen readers do not announce it again. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-/** Show or hide. */
+/** Show or hide a node. */
 export function show(node, shown) {
   if (node.hidden === shown) node.hidden = !shown;
 }
 
-/** An icon: one of the symbols at the top of index.html. */
+/** Create an icon: one of the symbols at the top of index.html. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
@@ -34,13 +34,13 @@ export function icon(name) {
   return svg;
 }
 
-/** A badge: colour, icon and word say the same. */
+/** Create a badge.  Colour, icon and word have the same meaning, so colour is never needed. */
 export const badge = (kind, word) => el("span", { class: `badge ${kind}` }, icon(kind), word);
 
-/** A time that `tick` in time.js keeps current: "3 min ago", or with `kind` "for" the bare duration. */
+/** Create a time that `tick` in time.js updates: "3 min ago", or with `kind` "for" only the duration. */
 export const age = (iso, kind = "ago") => el("time", { datetime: iso, "data-age": kind });
 
-/** Make the children of `parent` those that `make` gives for `items`; one whose key and value are as before stays. */
+/** Give `parent` one child per item, created by `make`.  A child whose key and value are unchanged is kept. */
 export function keep(parent, items, key, make) {
   const old = new Map([...parent.children].map((node) => [node.dataset.key, node]));
   const nodes = items.map((item) => {

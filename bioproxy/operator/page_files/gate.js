@@ -1,10 +1,10 @@
-// The gate: who is inside, who waits, and for how long.
+// The gate: the request or warm-up that uses the slot, the queue, and for how long.
 
 import { age, byId, el, keep, say, show } from "./dom.js";
 
-const SHOWN = 8; // of those who wait
+const SHOWN = 8; // waiting requests that are listed
 
-/** Show it. */
+/** Show the gate; `up` tells whether llama-server is up. */
 export function showGate({ busy, waiting, inside, queue }, up) {
   const node = byId("inside");
   node.dataset.busy = busy ?? "nobody";
@@ -12,18 +12,18 @@ export function showGate({ busy, waiting, inside, queue }, up) {
     el("span", { class: "lamp", "aria-hidden": "true" }),
     ...(inside
       ? [el("span", { class: "who" }, el("strong", {}, title(busy, inside)), ...whose(inside)), age(inside.since, "for")]
-      : [el("span", { class: "who" }, el("strong", {}, "Nobody is inside"), el("span", { class: "sub" }, up ? "the next request goes straight in" : "a request gets an error now"))]),
+      : [el("span", { class: "who" }, el("strong", {}, "The slot is free"), el("span", { class: "sub" }, up ? "the next request starts at once" : "llama-server is down: requests get an error"))]),
   );
   keep(byId("queue"), queue.slice(0, SHOWN), (each) => each.id, (each) =>
     el("li", {}, el("span", { class: "who" }, el("strong", {}, each.template ?? "no template"), ...whose(each)), age(each.since, "for")));
   const more = waiting - Math.min(waiting, SHOWN);
-  say(byId("queue-more"), waiting === 0 ? "Nobody waits." : `and ${more} more`);
+  say(byId("queue-more"), waiting === 0 ? "No requests waiting." : `and ${more} more requests`);
   show(byId("queue-more"), waiting === 0 || more > 0);
 }
 
 function title(busy, { template }) {
-  if (busy === "warmup") return template === null ? "Keeping a conversation" : `Warm-up of ${template}`;
-  return template === null ? "A request without a template" : `A question on ${template}`;
+  if (busy === "warmup") return template === null ? "Saving a conversation" : `Warm-up of ${template}`;
+  return template === null ? "Request without template" : `Request with template ${template}`;
 }
 
 function whose({ id, path }) {

@@ -1,10 +1,10 @@
-// The live page: keeps what the proxy tells, and has each part of the page show it.
+// The live page: keeps the data that bioproxy sends, and updates the parts of the page that show it.
 //
-//   stream.js     the connection           tiles.js      the four figures at the top
-//   time.js       ages, counted here       templates.js  templates and their buttons
-//   dom.js        elements, text only      gate.js       who is inside, who waits
-//   words.js      numbers and codes        requests.js   the latest requests
-//   preview.js    the filled text          plots.js      the last hour
+//   stream.js     the connection              tiles.js      the four figures at the top
+//   time.js       clocks and ages             templates.js  templates and their buttons
+//   dom.js        elements, text only         gate.js       the running request and the queue
+//   words.js      numbers, units and codes    requests.js   the latest requests
+//   preview.js    the filled text             plots.js      the last hour
 
 import { byId, say, show } from "./dom.js";
 import { showGate } from "./gate.js";
@@ -15,12 +15,12 @@ import { showTemplates } from "./templates.js";
 import { showTiles } from "./tiles.js";
 import { setClock, tick } from "./time.js";
 
-const REQUESTS = 100; // kept, as in the proxy
-const HOUR = 3600;
+const REQUESTS = 100; // requests kept, as many as bioproxy keeps
+const HOUR = 3600; // seconds
 
 let state = null;
 
-/** Take over what the proxy tells: everything at first, later what changed. */
+/** Merge an event into `state`: the first event ("status") has everything, later ones ("change") only what changed. */
 function told(kind, { told_at, clock, ...news }) {
   setClock(told_at, clock);
   connected(true);
@@ -43,7 +43,7 @@ function told(kind, { told_at, clock, ...news }) {
   render(kind === "status" ? state : news);
 }
 
-/** Bring the parts up to date that show what changed. */
+/** Update the parts of the page whose data changed. */
 function render(changed) {
   if ("started_at" in changed) showAbout();
   if ("llama" in changed || "templates" in changed || "gate" in changed) showTiles(state);

@@ -1,36 +1,36 @@
 // Four plots of the last hour, drawn by uPlot (vendor/uplot), and the same numbers as a table.
 //
-// A point is [time, queue, ttft, cached, computed, saved], see bioproxy/history.py.  Quiet times have no points but at their
-// ends, so lines are drawn through.
+// A point is [time, queue, ttft, cached, computed, saved], see `Point` in bioproxy/operator/history.py: seconds, requests,
+// seconds, tokens, tokens, seconds.  A quiet period has points only at its two ends, so lines connect over gaps.
 
 import { byId, el, say } from "./dom.js";
 import { clock, now } from "./time.js";
 import { count, duration, percent } from "./words.js";
 
-const HOUR = 3600, SHORTEST = 180, HEIGHT = 104;
+const HOUR = 3600, SHORTEST = 180, HEIGHT = 104; // seconds, seconds, pixels
 const share = (point) => (point[3] + point[4] ? point[3] / (point[3] + point[4]) : null);
 const { stepped, linear } = uPlot.paths;
 const last = (values) => values.findLast((value) => value !== null) ?? null;
 const most = (values) => Math.max(0, ...values.filter((value) => value !== null));
 
 const PLOTS = [
-  { title: "Waiting at the gate", colour: "--plot-queue", value: (point) => point[1], path: stepped({ align: -1 }), fill: true,
+  { title: "Waiting requests", colour: "--plot-queue", value: (point) => point[1], path: stepped({ align: -1 }), fill: true,
     least: 4, format: (value) => count(value), whole: true,
-    sum: (values) => `now ${count(last(values) ?? 0)}, at most ${count(most(values))}` },
+    sum: (values) => `now ${count(last(values) ?? 0)}, most ${count(most(values))}` },
   { title: "Time to first token", colour: "--plot-ttft", value: (point) => point[2], path: linear(), dots: true,
-    least: 0.1, format: duration, sum: (values) => (last(values) === null ? "no answers yet" : `last ${duration(last(values))}, at most ${duration(most(values))}`) },
+    least: 0.1, format: duration, sum: (values) => (last(values) === null ? "no answers yet" : `last ${duration(last(values))}, longest ${duration(most(values))}`) },
   { title: "Prompt tokens from cache", colour: "--plot-share", value: share, path: linear(), dots: true,
     least: 1, format: percent, sum: (values, points) => {
       const [cached, computed] = [3, 4].map((index) => points.reduce((total, point) => total + point[index], 0));
       return cached + computed ? `${percent(cached / (cached + computed))} of ${count(cached + computed)}` : "no prompts yet";
     } },
   { title: "Computing time saved", colour: "--plot-saved", value: (point) => point[5], path: linear(), fill: true,
-    least: 1, format: duration, sum: (values) => `${duration(last(values) ?? 0)} in all` },
+    least: 1, format: duration, sum: (values) => `${duration(last(values) ?? 0)} in total` },
 ];
 
 let points = [], drawn = [], moved = 0;
 
-/** Show other points; `waiting` is how many wait now. */
+/** Show new points; `waiting` is the number of waiting requests now. */
 export function showPlots(history, waiting) {
   points = history;
   if (!drawn.length) drawn = PLOTS.map(figure);
@@ -38,14 +38,14 @@ export function showPlots(history, waiting) {
   if (byId("numbers").open) table();
 }
 
-/** Move on with time, now and then. */
+/** Move the time axis, every five seconds. */
 export function movePlots(waiting) {
   if (drawn.length && now() - moved >= 5) draw(waiting);
 }
 
 function draw(waiting) {
   moved = now();
-  // What was saved holds until now: had anything happened, there would be another point.
+  // The total saved has not changed since the last point: otherwise there would be a newer point.
   const shown = points.length ? [...points, [moved, waiting, null, 0, 0, points.at(-1)[5]]] : [];
   const times = shown.map((point) => point[0]);
   for (const { spec, plot, caption, box } of drawn) {
@@ -57,7 +57,7 @@ function draw(waiting) {
   }
 }
 
-/** The time shown: the last hour, or less if there is less, but never less than three minutes. */
+/** The period shown: the last hour, or less while there is less data, but at least three minutes. */
 function range() {
   const end = now(), first = points[0]?.[0] ?? end;
   return [Math.max(end - HOUR, Math.min(first, end - SHORTEST)), end];

@@ -1,14 +1,14 @@
-// The latest requests: was it fast, and if not, why?
+// The latest requests: times, reuse, and why a request was cold.
 
 import { age, badge, byId, el, keep, show } from "./dom.js";
 import { tick } from "./time.js";
 import { CACHES, count, milliseconds, MISSES, percent, statusWord } from "./words.js";
 
-const FIRST = 20;
+const FIRST = 20; // requests shown before the button is pressed
 
 let all = false, latest = [];
 
-/** Show them, newest first. */
+/** Show the requests, newest first. */
 export function showRequests(requests) {
   latest = requests;
   keep(byId("request-rows"), all ? requests : requests.slice(0, FIRST), (each) => each.id, row);
@@ -21,26 +21,26 @@ function row(request) {
   const cell = (label, attributes, ...children) => el("td", { "data-label": label, ...attributes }, ...children);
   const bad = request.status >= 400 || request.status === 0;
   return el("tr", {},
-    cell("When", { class: "when" }, age(request.time)),
+    cell("Time", { class: "when" }, age(request.time)),
     cell("Request", { class: "request" },
       el("strong", { tabindex: -1 }, request.template || "no template"), el("span", { class: "sub", title: request.path }, request.path)),
     cell("Cache", { class: "cache" }, ...cache(request)),
-    cell("Waited", { class: "n" }, milliseconds(request.queue_ms)),
+    cell("Wait time", { class: "n" }, milliseconds(request.queue_ms)),
     cell("First token", { class: "n" }, milliseconds(request.ttft_ms)),
     cell("Prompt tokens", { class: "tokens" }, ...tokens(request)),
-    cell("Total", { class: "n" }, milliseconds(request.total_ms)),
+    cell("Total time", { class: "n" }, milliseconds(request.total_ms)),
     cell("Status", { class: bad ? "status bad" : "status" }, `${request.status || ""} ${statusWord(request.status)}`.trim()),
   );
 }
 
 function cache({ cache, miss, miss_detail, restore_ms, template }) {
-  if (cache === null) return [el("span", { class: "sub" }, template ? "not known" : "–")];
+  if (cache === null) return [el("span", { class: "sub" }, template ? "unknown" : "–")];
   const why = cache === "cold" ? [MISSES[miss] ?? miss, miss_detail].filter(Boolean).join(": ") : "";
   const more = cache === "restored" && restore_ms !== null ? `in ${milliseconds(restore_ms)}` : why;
   return [badge(cache, CACHES[cache] ?? cache), ...(more ? [el("span", { class: "sub" }, more)] : [])];
 }
 
-/** A bar: what was reused and what was computed. */
+/** A bar with the share of reused tokens, and both numbers. */
 function tokens({ prompt_tokens, cached_tokens }) {
   if (prompt_tokens === null || cached_tokens === null) return [el("span", { class: "sub" }, "–")];
   const share = prompt_tokens ? cached_tokens / prompt_tokens : 0;

@@ -1,12 +1,12 @@
-// The connection to the proxy: server-sent events.  The browser connects again by itself when the connection is lost, for
-// example because bioproxy was restarted.  Three things are left to us: a server that answers with an error (the browser
-// then gives up), a connection that died without a word (there is a sign of life every 15 seconds), and a page that nobody
-// looks at (it hangs up, and costs nothing).
+// The connection to bioproxy: server-sent events.  The browser reconnects by itself when the connection is lost, for example
+// because bioproxy was restarted.  It does not handle three cases, which are handled here: a server that answers with an
+// error (the browser gives up), a connection that died silently (bioproxy sends an event every 15 seconds, so silence is
+// noticed), and a hidden page (it disconnects and costs nothing).
 
-const DUMB = 40_000; // milliseconds without a sign of life
-const AGAIN = 2_000;
+const UNRESPONSIVE = 40_000; // milliseconds without an event
+const RETRY = 2_000; // milliseconds until the next attempt
 
-/** Listen to `url`; `told(kind, data)` for each event, `lost()` when there is no connection. */
+/** Listen to `url`: calls `told(kind, data)` for each event, and `lost()` when there is no connection. */
 export function listen(url, told, lost) {
   let source = null, watchdog = 0, retry = 0;
 
@@ -30,7 +30,7 @@ export function listen(url, told, lost) {
       lost();
       if (source?.readyState === EventSource.CLOSED) {
         clearTimeout(retry);
-        retry = setTimeout(open, AGAIN);
+        retry = setTimeout(open, RETRY);
       }
     };
     alive();
@@ -38,7 +38,7 @@ export function listen(url, told, lost) {
 
   function alive() {
     clearTimeout(watchdog);
-    watchdog = setTimeout(() => { lost(); open(); }, DUMB);
+    watchdog = setTimeout(() => { lost(); open(); }, UNRESPONSIVE);
   }
 
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));

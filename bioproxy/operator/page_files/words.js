@@ -1,4 +1,4 @@
-// Numbers and codes as a person wants to read them.
+// Numbers, units and codes as human-readable text.
 
 const whole = new Intl.NumberFormat("en");
 
@@ -15,7 +15,7 @@ export function duration(seconds) {
   return span(seconds);
 }
 
-/** The same without fractions, for what is counted while one looks. */
+/** The same in whole units, for durations that are updated every second. */
 export function span(seconds) {
   const all = Math.max(0, Math.floor(seconds));
   if (all < 120) return `${all} s`;
@@ -30,30 +30,30 @@ export const milliseconds = (ms) => duration(ms === null || ms === undefined ? n
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
-/** The last part of a path. */
+/** The file name of a path. */
 export const fileName = (path) => (path ?? "").split(/[\\/]/).pop() || path;
 
-/** Why a request was cold. */
+/** Why a request was cold, by the code in `miss`. */
 export const MISSES = {
-  "first": "asked for the first time",
-  "no-file": "its slot file is gone",
-  "other-model": "its file is of another model",
+  "first": "first use of the template",
+  "no-file": "its slot file is missing",
+  "other-model": "its slot file was made with another model",
   "content-changed": "the template's text changed",
-  "shape-changed": "another system message, or other tools",
-  "slot-taken": "others took the slot, and there is no file",
-  "ineffective": "restoring does not help with this model",
+  "shape-changed": "another system message or other tools",
+  "slot-taken": "another request used the slot, and there is no slot file",
+  "ineffective": "llama-server did not reuse it",
 };
 
 export const CACHES = { hot: "hot", restored: "restored", cold: "cold" };
 
 export const STATES = { warm: "warm", warming: "warming", cold: "cold", error: "error" };
 
-/** What a status means beyond its number. */
+/** The meaning of an HTTP status, in words; 499 and 0 are bioproxy's own. */
 export function statusWord(status) {
-  if (status === 499) return "client hung up";
+  if (status === 499) return "client disconnected";
   if (status === 502) return "llama-server failed";
   if (status === 503) return "unavailable";
-  if (status === 504) return "no sign of life";
+  if (status === 504) return "llama-server unresponsive";
   if (status === 0) return "no answer";
   return status >= 500 ? "error" : status >= 400 ? "refused" : "";
 }
