@@ -86,5 +86,5 @@ def tls_trouble(error: object) -> str | None:
     # most.
     if isinstance(error, SSL.Error):
         reasons = ", ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()))
-        return f"there is no TLS to llama-server: {reasons or 'the connection broke off'}"
+        return f"TLS with llama-server failed: {reasons or 'the connection broke off'}"
     return None

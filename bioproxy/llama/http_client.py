@@ -64,7 +64,7 @@ class Client(HTTP11ClientProtocol):
             if not 100 <= response.code <= 999:
                 transport: Any = self.transport
                 transport.abortConnection()
-                raise UpstreamError(f"llama-server answered with {response.code}, which is no status")
+                raise UpstreamError(f"llama-server answered with {response.code}, which is not an HTTP status")
             # `connHeaders` are the headers that Twisted regards as the connection's own, and does not show.
             for name in connection_options(parser.connHeaders.getRawHeaders(b"connection", [])):
                 response.headers.removeHeader(name)

@@ -50,7 +50,11 @@ because llama-server is given up only at the end of a look.
 
 
 STARTING = "llama-server is starting"
-"""What `trouble` and the log say of a llama-server that bioproxy itself has just started."""
+"""The `trouble` of a failed look while bioproxy itself has just started llama-server.
+
+Loading a model takes seconds to minutes, and nothing else would be known of it meanwhile.  One line at level info tells
+it, instead of one warning for each kind of failure on the way (refused, then 503).
+"""
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,13 @@ class ProcessWatch:
         """The process that answered last."""
         self.trouble: str | None = "not asked yet"
         """Why the last look failed, human-readable; `None` if it did not."""
-        self.starting: Callable[[], bool] = lambda: False
-        """Tells whether bioproxy has just started this llama-server itself, so that its silence is no trouble yet."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
+        self.starting: Callable[[], bool] = lambda: False
+        """Tells whether bioproxy has just started llama-server itself, so that no answer is to be expected yet.
+
+        Whoever starts it puts another function here; where an operator starts it, the answer is always no.
+        """
         self._llama = llama
         self._upstream = upstream
         self._identity = identity
@@ -132,9 +139,9 @@ class ProcessWatch:
         Fires with `None` after at most `PATIENCE` seconds, and never fails because of llama-server.  Cancelling closes
         the connection of the request in progress; what the look has found out until then stays.
         """
-        trouble, fix, complete = None, "", False
-        # Asked before the look: a connection refused during the start may be reported only after the end of the start.
+        # Asked first: a connection that is refused during the start may be told only after the end of the start.
         starting = self.starting()
+        trouble, fix, complete = None, "", False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
         except TimeoutError:

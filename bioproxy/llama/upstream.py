@@ -62,7 +62,7 @@ call.
 """
 
 SLOWEST = 1 << 18
-"""BytesProducer a second, at least, at which the body of an answer must come: 256 KiB/s.
+"""Bytes a second, at least, at which the body of an answer must come: 256 KiB/s.
 
 The longest answer allowed gets its size divided by this, so 4 s for `SMALL`.  Halved, an answer that stops in the
 middle occupies the gate for twice as long; doubled, a slow network between both hosts could break honest answers.
@@ -126,7 +126,7 @@ class Upstream:
         # Where llama-server is below a path, ".." could lead to a neighbour on the same host that clients may not
         # reach.  Elsewhere such a target goes on unchanged: what it means is llama-server's business.
         if self._path and has_dot_segments(target):
-            raise BadTarget("a path may not have . or .. in it here: it would lead out of llama_url")
+            raise BadTarget("a path with . or .. in it is refused, because it could lead out of llama_url")
         # A request over a shared connection may be repeated by Twisted, so only those share one that change nothing and
         # have no body.  Everything that uses the slot is a POST: a fresh connection, and never repeated.
         repeatable = method in SAFE and not body.size
@@ -147,7 +147,7 @@ class Upstream:
             answer = agent.request(method, self._path + target, sent, sending)
         except ValueError as error:
             # Twisted checks method and target before it connects, and raises instead of returning a `Deferred`.
-            raise BadTarget(f"this request cannot be sent on: {error}") from None
+            raise BadTarget(f"this request cannot be relayed: {error}") from None
         # This fires when the head is here.  Twisted then stops reading from the connection until somebody takes the
         # body (`IResponse.deliverBody`), so nothing piles up in memory while the client's side is being prepared.
         return cast(IResponse, await self.waited_for(answer))
