@@ -2,16 +2,16 @@
 
 llama-server never checks or removes a file there.  Where `slot_save_path` is set, bioproxy does: it
 compares what is on the disk with what was recorded, gives files their usual names, removes what it
-has left behind itself, and looks whether there is room before it asks for another file.  Where it is
-not set, the folder may be on another machine.  Then every question is answered as if all were well,
-and nothing is changed.
+has left behind itself, and looks whether there is room before it asks for another file.  Where it
+is not set, the folder may be on another machine.  Then every question is answered as if all were
+well, and nothing is changed.
 
 Files here are llama-server's, and the folder may hold files of other people.  So nothing is removed
 that does not have a name of ours and begin as slot files do.
 
 Plain synchronous calls: looking at a few files takes microseconds, less than a thread would cost.
-They would block the one thread of Twisted on a network disk that hangs; slot files belong on a local
-one, for llama-server's sake as well.
+They would block the one thread of Twisted on a network disk that hangs; slot files belong on a
+local one, for llama-server's sake as well.
 
 Not known here: llama-server's calls, and the record.
 """
@@ -57,6 +57,7 @@ class SlotFolder:
     def __init__(
         self, path: Path | None, free: Callable[[Path], int] = free_bytes, now: Callable[[], float] = time.time
     ) -> None:
+        # How much is free, and the wall clock, can be handed in: tests cannot fill a disk or wait.
         self.path = path
         self._free = free
         self._now = now
@@ -64,8 +65,9 @@ class SlotFolder:
 
     def open(self) -> None:
         """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it."""
-        # Two would write over each other's files, warm up again, and so on for ever.  The lock is the
-        # kernel's and belongs to the open file, so it is gone with the process, however that ends.
+        # Two would write over each other's files, warm up again, and so on for ever.  The lock is
+        # the kernel's and belongs to the open file, so it is gone with the process, however that
+        # ends.
         try:
             if self.path is not None:
                 self._lock = os.open(self.path, os.O_RDONLY)
@@ -74,8 +76,8 @@ class SlotFolder:
             self.close()
             raise ConfigError(f"slot_save_path: another bioproxy uses {self.path}") from None
         except OSError:
-            # Not there, or on a disk without locks.  `warnings` tells the first, and the second is no
-            # reason not to start.
+            # Not there, or on a disk without locks.  `warnings` tells the first, and the second is
+            # no reason not to start.
             pass
 
     def close(self) -> None:
@@ -98,8 +100,9 @@ class SlotFolder:
 
     def would_notice_write(self, entry: Snapshot) -> bool:
         """Tell whether `is_intact` would see that the file is written from now on, whatever is written."""
-        # It would not where it is not known when the file was written, nor just after that: two writes
-        # within a tick of the file system's clock have the same time, and may well have the same size.
+        # It would not where it is not known when the file was written, nor just after that: two
+        # writes within a tick of the file system's clock have the same time, and may well have the
+        # same size.
         if self.path is None or entry.written_at is None:
             return False
         # By the wall clock, which dates files.  Where that was set, a file written from now on has
@@ -108,6 +111,8 @@ class SlotFolder:
 
     def written_at(self, filename: str) -> int | None:
         """Return when a file was last written, in nanoseconds, or `None` where that cannot be seen."""
+        # Read right after the file was saved, to be compared by `is_intact` for as long as it is
+        # used.
         if self.path is None:
             return None
         try:
@@ -132,6 +137,7 @@ class SlotFolder:
         if self.path is None:
             return False
         try:
+            # A file of somebody else with one of our names would not begin like this.
             with open(self.path / filename, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
                     return False
@@ -149,6 +155,8 @@ class SlotFolder:
 
     def has_room(self, size: int) -> bool:
         """Tell whether a file of so many bytes can be written and leave the disk usable."""
+        # llama-server says "saved" also where the disk was full, and leaves a file that is too
+        # short.
         if self.path is None:
             return True
         try:
@@ -160,6 +168,7 @@ class SlotFolder:
         """Yield what is wrong or unwise about the folder, in sentences for operators."""
         if self.path is None:
             return
+        # The first is fatal for saving, so nothing else is worth saying then.
         try:
             found = os.stat(self.path)
         except OSError as error:

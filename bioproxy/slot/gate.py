@@ -233,7 +233,8 @@ class Gate:
                 return False
             raise
         finally:
-            # In this order: the next user's coroutine runs inside `release`, and must not find a warm-up here.
+            # Whatever happened, the gate opens.  In this order: the next user's coroutine runs inside `release`, and
+            # must not find a warm-up here.
             self._warmup = None
             self._semaphore.release()
 

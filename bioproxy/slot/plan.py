@@ -180,7 +180,9 @@ def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse)
         # fail as well, and `conversations` is false for both.
         if wanted.turns.goes_beyond(conversation) and reuse.conversations:
             return Use(files.template_tokens, CHAT)
-        # The same question once more: the model has to go back, to before its own answer.
+        # The same question once more: the model has to go back, to before its own answer.  Also
+        # where there is one more question, but conversations are of no use: the template at least
+        # is.
         if reuse.goes_back:
             return Use(files.template_tokens)
 
@@ -194,6 +196,7 @@ def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse)
         return Use()  # with nothing behind: it goes on from the end, which proves nothing about going back
     if reuse.goes_back:
         return Use(files.template_tokens, save_first=save_first)
+    # Computed from its first token, unless a file has it: that is for `plan_replacement` to say.
     return Replace(save_first)
 
 

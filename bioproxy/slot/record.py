@@ -11,8 +11,9 @@ restored only if
 
 Each template has up to three files: `PREFIX` has its prefix tokens, `CHAT` its last conversation,
 `PART` the beginning of a warm-up that was interrupted.  A good file is never overwritten: the new
-file gets a second name, and once it is known to be whole, the record switches.  Whenever the process
-or the machine dies, the old record or the new one is on the disk, and neither claims too much.
+file gets a second name, and once it is known to be whole, the record switches.  Whenever the
+process or the machine dies, the old record or the new one is on the disk, and neither claims too
+much.
 
 Plain synchronous code: each change is written and flushed before the call returns, a few
 milliseconds in which Twisted serves nobody, and in which nothing can be cancelled.
@@ -52,8 +53,8 @@ class Snapshot:
     """A file of which the record says that it may be restored.
 
     `key` is what it was made of, `tokens` and `size` how many tokens and bytes it has, `model` from
-    which model it was saved.  `marks` are the fingerprints of its tokens (`digests.marks`; none of a
-    conversation's), `saved_at` is when, in ISO 8601.  `conversation` says which one, for `CHAT`.
+    which model it was saved.  `marks` are the fingerprints of its tokens (`digests.marks`; none of
+    a conversation's), `saved_at` is when, in ISO 8601.  `conversation` says which one, for `CHAT`.
     `written_at` is when the file was last written, in nanoseconds since 1970 by its file system,
     where that can be seen: a file that is newer was written by somebody else.
     """
@@ -93,8 +94,8 @@ class SnapshotRecord:
                 if kind in NAMES
             }
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # Nothing is lost but time: the templates are warmed up again.  Half a record is not used,
-            # because nobody could say which half is right.
+            # Nothing is lost but time: the templates are warmed up again.  Half a record is not
+            # used, because nobody could say which half is right.
             self.log.warn("{file} cannot be read, starting without it: {error!r}", file=RECORD, error=error)
 
     def get(self, name: str, kind: str = PREFIX) -> Snapshot | None:
@@ -121,7 +122,8 @@ class SnapshotRecord:
     def drop(self, name: str, kind: str = PREFIX) -> None:
         """Forget a file, because it is gone, useless, or about to be written.
 
-        Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long as the process runs.
+        Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long
+        as the process runs.
         """
         self._known.pop((name, kind), None)
         # First out of memory, then from the disk: the other order could go on using the file.
@@ -144,8 +146,8 @@ def names_of(name: str, kind: str) -> list[str]:
 
 def snapshot(name: str, kind: str, entry: Any) -> Snapshot:
     """Make a `Snapshot` of what JSON has of it.  Raises `TypeError`, `KeyError` and the like for anything else."""
-    # The record is a file that people can edit.  Each value is made to be of its type here, so that a
-    # wrong one is found at the start, and a file name can never lead out of the slot folder.
+    # The record is a file that people can edit.  Each value is made to be of its type here, so that
+    # a wrong one is found at the start, and a file name can never lead out of the slot folder.
     result = Snapshot(**entry)
     if result.filename not in names_of(name, kind):
         raise ValueError(result.filename)

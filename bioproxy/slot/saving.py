@@ -62,7 +62,11 @@ somebody's tidying up is noticed.
 
 
 class FileSaver:
-    """Saves the slot.  Invariant: what is recorded is whole on the disk, or is found out before it is restored."""
+    """Saves the slot.
+
+    Invariant: what is recorded is whole on the disk.  After a crash between steps 6 and 7 it may be
+    gone instead, which is found out before it is restored.
+    """
 
     def __init__(
         self,
@@ -90,10 +94,14 @@ class FileSaver:
     @property
     def paused(self) -> bool:
         """Whether saving pauses because it has failed, and would probably fail again."""
+        # Asked before a template is computed for a file, not before the save itself: a conversation
+        # that is about to be lost may as well try.
         return self._clock.seconds() < self._paused_until
 
     def end_pause(self) -> None:
         """End a pause, because somebody says that saving will work now."""
+        # How long the last pause was stays known: if it does not work after all, the next is
+        # longer.
         self._paused_until = -math.inf
 
     async def save(
@@ -111,6 +119,8 @@ class FileSaver:
         for `PART`.  Cancelling closes the connection; llama-server writes the file to its end all
         the same, under a name that no record points to.
         """
+        # All errors end in one place, below, so that whatever went wrong leaves the same state: no
+        # new record, no new file, and one kind of exception for those who call.
         filename = self._snapshots.free_name(name, kind)
         try:
             size, model = await self._write(name, kind, filename, tokens)
@@ -132,6 +142,8 @@ class FileSaver:
             if not isinstance(error, SlotChanged | UpstreamError | UpstreamTimeout):
                 self._begin_pause(name)
             raise SaveFailed(f"saving {filename}: {error}") from None
+        # One save that worked shows that the disk is well: failures before it were about something
+        # else, and the next pause begins with the shortest again.
         self._pause = 0.0
         self._failed.clear()
         self._metrics.slot_saves.labels(name, "ok").inc()
@@ -170,7 +182,9 @@ class FileSaver:
         if known is not None and known.filename == filename:
             self._snapshots.drop(name, kind)
 
-        # Step 3.
+        # Step 3.  The longest ``await`` of all, up to seconds for gigabytes.  If it is cancelled,
+        # this coroutine ends here, and llama-server goes on writing.  No harm is done: no record
+        # has the name, and the next save waits in llama-server's own queue until the disk is free.
         began = self._clock.seconds()
         written = await self._llama.save(filename)
         took = self._clock.seconds() - began
@@ -188,7 +202,8 @@ class FileSaver:
 
     def _record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
         """Switch the record to a file that llama-server has written, and give it its usual name."""
-        # No ``await`` here: these steps cannot be cancelled, only killed.
+        # No ``await`` here: these steps cannot be cancelled, only killed.  That is on purpose, and
+        # the reason why the small writes to the disk are not moved to a thread.
         entry = replace(entry, written_at=self._folder.written_at(entry.filename))
         if not self._folder.is_intact(entry):
             raise SaveFailed(

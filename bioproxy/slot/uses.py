@@ -47,7 +47,8 @@ REUSES_NOTHING = Prepared("cold", "ineffective")
 class TemplateUse:
     """A user's request on a template while it uses the slot.
 
-    `prepared` is how the slot was prepared for it.
+    `prepared` is how the slot was prepared for it.  Invariant: unless `answered` was called,
+    nothing is written down about the slot when the use ends.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -187,12 +188,16 @@ class SlotUses:
 
     async def _after_answer(self, name: str, key: Key, turns: Turns, use: TemplateUse) -> None:
         """Learn from an answer whether preparing helped, and write down what it left in the slot."""
+        # In this order: what was learned decides which of the files count as saved.
         if use.reused is not None:
             self.judge(name, use.prepared, use.reused)
         await self._preparer.remember(name, key, turns)
 
     def judge(self, name: str, prepared: Prepared, reused: int) -> None:
         """Compare how many tokens an answer says were `reused` with what was promised."""
+        # Three things can be learned, from three kinds of promises: whether the model goes back in
+        # what it holds, whether restored conversations are of use, and whether restored templates
+        # are.
         if prepared.promised is None:
             return
         if prepared.source is None:

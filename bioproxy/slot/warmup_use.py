@@ -59,6 +59,7 @@ class WarmupUse:
 
         Fails as `LlamaApi`'s calls do, and with `OSError` if the record cannot be written.
         """
+        # By the marks of the tokens, not by the key: what counts is what llama-server will process.
         entry = self._files.usable(self._name, PREFIX)
         self.already_saved = entry is not None and entry.marks == marks(self._tokens) and self._files.of_use
         if self.already_saved:
@@ -77,6 +78,7 @@ class WarmupUse:
     @property
     def conversation_behind(self) -> bool:
         """Whether the slot is known to hold a conversation behind the template."""
+        # To be asked before `evaluate`, which has everything forgotten that is known of the slot.
         return self._content.known is not None and self._content.known.conversation is not None
 
     async def evaluate(self, end: int) -> Evaluated:
@@ -89,6 +91,8 @@ class WarmupUse:
 
     def judge_beginning(self, promised: int, reused: int) -> None:
         """Note how many of the `promised` tokens of a restored beginning were reused."""
+        # Here the tokens are known to be right: the marks of the file were compared with them.  So
+        # there is no doubt to be cleared up, and it counts for or against llama-server at once.
         if helped(promised, reused):
             self._reuse_check.helped()
         else:
@@ -96,6 +100,7 @@ class WarmupUse:
 
     def judge_cut(self, reused: int) -> None:
         """Note how many tokens were reused when a conversation behind the template was cut off."""
+        # Just what going back means: all of the template should have been there.
         self._reuse_check.went_back(len(self._tokens), reused)
 
     async def save(self, kind: str, tokens: Sequence[int]) -> None:
@@ -108,10 +113,13 @@ class WarmupUse:
 
     def completed(self) -> None:
         """Have it written down and saved, on leaving, that the slot holds exactly the template."""
+        # A mark instead of doing it here, because the gate must not be given up during the save,
+        # and the leaving part of the use sees to that.
         self.is_complete = True
 
     def discard_leftovers(self) -> None:
         """Remove files that are of no more use now that the template is warm.  Raises `OSError`."""
+        # The beginning is part of the whole now.
         self._files.discard(self._name, PART)
         chat, prefix = self._files.recorded(self._name, CHAT), self._files.recorded(self._name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:
