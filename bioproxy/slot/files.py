@@ -36,7 +36,7 @@ from bioproxy.slot.saving import FileSaver
 
 
 class SlotFiles:
-    """The slot files of all templates.
+    """The slot files of all templates, by template name and kind (`PREFIX`, `CHAT`, `PART`).
 
     Invariant: no file is loaded that the record does not have, and each file that was found to be
     of no use is out of the record before anybody can ask for it again.
@@ -45,10 +45,18 @@ class SlotFiles:
     log = Logger()
 
     enabled: bool | None
-    """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
+    """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet.
+
+    The watch sets it for each new process.  Without that flag all slot actions are refused with
+    status 501, and bioproxy works with what the slot itself holds.
+    """
 
     folder: SlotFolder
-    """The folder with the files, as far as this host sees it."""
+    """The folder with the files, as far as this host sees it.
+
+    Where it is not seen, all files count as intact, and llama-server's own answers are all there
+    is.
+    """
 
     def __init__(
         self,
@@ -61,6 +69,7 @@ class SlotFiles:
         reuse_check: ReuseCheck,
         clock: IReactorTime,
     ) -> None:
+        # Not known before llama-server was asked: its answers do not tell how it was started.
         self.enabled = None
         self.folder = folder
         self._llama = llama
@@ -74,7 +83,7 @@ class SlotFiles:
         self.save = self._saver.save
         self.end_pause = self._saver.end_pause
 
-    # What there is.
+    # What there is.  Answered from memory, and by a look at the disk where the folder is seen.
 
     @property
     def of_use(self) -> bool:
@@ -92,19 +101,24 @@ class SlotFiles:
 
     def recorded(self, name: str, kind: str) -> Snapshot | None:
         """Return what the record has, whatever model it is of, and without a look at the disk."""
-        # For reasons ("made with another model") and for candidates, which are checked when loaded.
+        # What is recorded may have become useless meanwhile; that is found out when it is loaded.
+        # What is recorded may have become useless meanwhile; that is found out when it is loaded.
+        # It serves for reasons ("made with another model") and for candidates.
         return self._snapshots.get(name, kind)
 
     def usable(self, name: str, kind: str) -> Snapshot | None:
         """Return the snapshot if it is of the model that runs now, and intact on the disk where that is seen."""
         # For judging what is warm.  It compares with the model that was found last.  Before a file
-        # is loaded, whoever loads it has the model identified once more, by its behaviour.
+        # is loaded, whoever loads it has the model identified once more, by its behaviour.  While
+        # the model is unknown, just after a restart of llama-server, nothing is usable; the first
+        # request or warm-up finds the model out.
         entry, model = self._snapshots.get(name, kind), self._identity.current
         if entry is None or model is None or not entry.model.matches(model):
             return None
         return entry if self.folder.is_intact(entry) else None
 
-    # Loading.
+    # Loading.  The only way for a file into the slot: who else would look at the disk before, and
+    # compare what was read after?
 
     async def load(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot; fire with whether it did.
@@ -130,14 +144,19 @@ class SlotFiles:
         except (UpstreamError, UpstreamTimeout):
             # It did not answer.  Perhaps it has died of this very file, and it would die again: so
             # the file is never tried twice.  The error goes on, because what follows would fail as
-            # well.
+            # well.  `CancelledError` is not caught here: a client that hangs up says nothing about
+            # the file.
             self._metrics.slot_restores.labels(name, "failed").inc()
             self._snapshots.drop(name, kind)
             raise
         if loaded is not None:
             # It was read, but is it the file that was recorded?  Tokens and bytes must be the same.
+            # That catches a file that somebody else has saved under this name where the folder
+            # cannot be seen, unless it has just as many tokens.
             same = loaded.tokens == entry.tokens and loaded.size == entry.size
             result = "ok" if same else "failed"
+        # Counted by what came of it, so that an operator sees a wrong flag ("refused"), a folder
+        # that somebody tidies up ("missing") and a broken file ("failed") apart.
         self._metrics.slot_restores.labels(name, result).inc()
         # Whatever the reason was, the file is forgotten: asking for it once more would fail once
         # more, and cost the next user the same time.  The next warm-up writes a new one.
@@ -160,15 +179,17 @@ class SlotFiles:
                 # look different after being written, can stay: they are found out then.
                 stays = self.folder.would_notice_write(entry)
             else:
-                # Some file systems take "Code.bin" and "code.bin" for the same file.  To forget one
-                # too many is cheap.
+                # The comparison must not be stricter than the file system.  Some take "Code.bin"
+                # and "code.bin" for the same file.  To forget one too many is cheap.
                 stays = entry.filename.casefold() != filename.casefold()
+            # Said in the log, because the operator will wonder why the template is warmed up again.
             if not stays:
                 self.forget(name, kind)
                 self.log.info("{file} may have been overwritten by a client, not using it", file=entry.filename)
 
     def forget(self, name: str, kind: str) -> None:
         """Forget a file, which stays on the disk until it is written anew."""
+        # For those who cannot do anything about a record that cannot be written, and must go on.
         try:
             self._snapshots.drop(name, kind)
         except OSError as error:
@@ -178,6 +199,8 @@ class SlotFiles:
 
     def discard(self, name: str, kind: str) -> None:
         """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""
+        # In contrast to `forget` this is part of tidying up, and may fail: nothing depends on it,
+        # and the warm-up that calls it tells what went wrong.
         entry = self._snapshots.get(name, kind)
         if entry is not None:
             # First the record, then the file.  A crash in between leaves a file without a record,
@@ -188,18 +211,22 @@ class SlotFiles:
 
     def rename_key(self, name: str, key: Key) -> None:
         """Note that a template's file is right for this key, because the tokens are the same.  Raises `OSError`."""
-        # White space at the end of a system message, for example, makes another key, and with many
-        # chat templates the same tokens.  Saving the same file again would be a waste.
+        # Otherwise requests in this shape would go on being told that the shape has changed.  White
+        # space at the end of a system message, for example, makes another key, and with many chat
+        # templates the same tokens.  Saving the same file again would be a waste.
         entry = self._snapshots.get(name)
         if entry is not None and entry.key != key:
             self._snapshots.put(name, PREFIX, replace(entry, key=key))
 
     def tidy_folder(self, templates: Iterable[str]) -> None:
         """Say what is unwise about the slot folder, and remove what a crash has left there of these templates."""
-        # Only at the start: while bioproxy runs, a file that no record points to may be one that
-        # llama-server is just writing.
+        # The first thing that is done with the folder once it is locked.  Only at the start: while
+        # bioproxy runs, a file that no record points to may be one that llama-server is just
+        # writing.
         for text in self.folder.warnings():
             self.log.warn("{text}", text=text)
+        # Of a save that was broken off there may be a whole file or half of one; of a rename that
+        # was, two names.  Whatever the record does not name is not of use any more.
         removed = self.folder.remove_leftovers(templates, (entry.filename for _, _, entry in self._snapshots.items()))
         if removed:
             self.log.info(

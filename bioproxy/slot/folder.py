@@ -31,7 +31,7 @@ from bioproxy.runtime.errors import ConfigError
 from bioproxy.slot.record import NAMES, Snapshot, names_of
 
 MAGIC = b"qsgg"
-"""What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC)."""
+"""What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC, as it stands in the file)."""
 
 RESERVE = 64 << 20
 """Bytes that a save must leave free on the disk: 64 MiB.
@@ -42,13 +42,16 @@ do on most machines; twice as much keeps small disks from being used."""
 
 def free_bytes(folder: Path) -> int:
     """Return how many bytes can be written to the folder's disk.  Raises `OSError`."""
+    # What is free for everybody, not for root only: the difference is for emergencies.
     return shutil.disk_usage(folder).free
 
 
 class SlotFolder:
     """The folder at `path`, or `None` for one that cannot be seen.
 
-    Invariant: between `open` and `close` no other bioproxy writes to it, where it can be locked.
+    No method raises `OSError`: a folder that is in trouble is as good as one that is not seen, or a
+    file in it as good as gone.  Invariant: between `open` and `close` no other bioproxy writes to
+    it, where it can be locked.
     """
 
     path: Path | None
@@ -73,6 +76,7 @@ class SlotFolder:
                 self._lock = os.open(self.path, os.O_RDONLY)
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # The lock is not waited for: the other process may hold it for months.
             self.close()
             raise ConfigError(f"slot_save_path: another bioproxy uses {self.path}") from None
         except OSError:
@@ -82,16 +86,20 @@ class SlotFolder:
 
     def close(self) -> None:
         """Unlock the folder."""
+        # Closing the file that was locked is what unlocks it.  That file is the folder itself, so
+        # nothing of ours has to lie in it for that.
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def is_intact(self, entry: Snapshot) -> bool:
         """Tell whether the file is as it was when it was recorded: of the same size, and not written since."""
+        # Asked often: for each state that is shown, and before each restore.  So it must be cheap.
         # Reading the file to be certain would take as long as restoring it.  Size and time are what
         # every program that saves a file changes.
         if self.path is None:
             return True
+        # Gone, or in a folder that cannot be entered any more: of no use either way.
         try:
             found = os.stat(self.path / entry.filename)
         except OSError:
@@ -111,18 +119,22 @@ class SlotFolder:
 
     def written_at(self, filename: str) -> int | None:
         """Return when a file was last written, in nanoseconds, or `None` where that cannot be seen."""
-        # Read right after the file was saved, to be compared by `is_intact` for as long as it is
-        # used.
+        # Nanoseconds as a whole number, because a float could not hold them exactly, and this is
+        # compared for being equal.  Read right after the file was saved, to be compared by
+        # `is_intact` for as long as it is used.
         if self.path is None:
             return None
         try:
             return os.stat(self.path / filename).st_mtime_ns
         except OSError:
+            # `is_intact`, which is asked next, finds that the file is gone.
             return None
 
     def rename(self, old: str, new: str) -> bool:
         """Give a file another name, replacing what had it; return whether that was possible."""
         # `os.replace` is atomic: at each moment the name leads to the old file or to the new one.
+        # Without a folder the file keeps the name under which it was saved, and the record knows
+        # that.
         if self.path is None:
             return False
         try:
@@ -134,6 +146,7 @@ class SlotFolder:
 
     def remove(self, filename: str) -> bool:
         """Remove a slot file; return whether it was removed.  Anything that is no slot file stays."""
+        # Called with names that may well not exist; that is an `OSError` like any other.
         if self.path is None:
             return False
         try:
@@ -141,6 +154,8 @@ class SlotFolder:
             with open(self.path / filename, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
                     return False
+            # llama-server may still have the file open and read or write it to the end; that is
+            # safe.
             os.unlink(self.path / filename)
         except OSError:
             return False
@@ -149,20 +164,24 @@ class SlotFolder:
     def remove_leftovers(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
         """Remove slot files with the names of these templates that are not in use; return which."""
         # By names, not by what the folder holds: whatever else is there is none of our business.
+        # Both names of each kind are looked for: which of the two is the leftover depends on where
+        # a save was broken off.
         keep = set(in_use)
         ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
+        # `remove` looks into each file before, and most of them are not there at all.
         return [file for file in ours if file not in keep and self.remove(file)]
 
     def has_room(self, size: int) -> bool:
         """Tell whether a file of so many bytes can be written and leave the disk usable."""
-        # llama-server says "saved" also where the disk was full, and leaves a file that is too
-        # short.
+        # Roughly: other programs write to the disk meanwhile.  That is what the reserve is for,
+        # too.
         if self.path is None:
             return True
         try:
             return self._free(self.path) >= size + RESERVE
         except OSError:
-            return True  # the save itself will tell what is wrong
+            # The save itself will tell what is wrong, in better words than could be found here.
+            return True
 
     def warnings(self) -> Iterator[str]:
         """Yield what is wrong or unwise about the folder, in sentences for operators."""
@@ -174,8 +193,12 @@ class SlotFolder:
         except OSError as error:
             yield f"slot_save_path: {self.path}: {error.strerror}"
             return
+        # Both are mistakes of configuration that llama-server itself does not tell before a save
+        # fails.
         if not stat.S_ISDIR(found.st_mode):
             yield f"slot_save_path: {self.path}: not a folder"
+        # Everything that users have said on a template is in these files, as a KV cache from which
+        # it can be read back.  A warning and no error: the operator may have reasons.
         elif found.st_mode & 0o077:
             yield (
                 f"slot_save_path: {self.path}: others than its owner may look into it (mode"

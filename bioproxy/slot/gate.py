@@ -52,6 +52,7 @@ class Gate:
     """
 
     log = Logger()
+    # Settings, so they may change while somebody waits; the queue itself never does by that.
 
     limit: int
     """How many users may wait.  May be changed at any time; those who wait already stay."""
@@ -71,7 +72,8 @@ class Gate:
         # gives the token to the first in the list, or puts it back.  The token is held while anybody is inside, user or
         # warm-up, so "the token is free" is the only true answer to "is the gate free?".
         self._semaphore = DeferredSemaphore(1)
-        # Who holds the token.  A user who has left can still hold it, for work that was left to be done.
+        # Who holds the token: these say it in words, for `busy` and for decisions about the queue.  A user who has left
+        # can still hold it, for work that was left to be done.
         self._user_inside = self._user_has_left = False
         # The warm-up inside, to be cancelled when a user comes; whether that may be done at this moment; and whether it
         # was done, to tell it from a warm-up that is cancelled because bioproxy stops.

@@ -76,13 +76,15 @@ class SlotPreparer:
         reuse_check: ReuseCheck,
         clock: IReactorTime,
     ) -> None:
+        # The parts, each the only one of its kind: `Slot` makes this object from its own.
         self._identity = identity
         self._content = content
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
         self._clock = clock
-        # What each template was last prepared for, and the last conversation on it.
+        # What each template was last prepared for, and the last conversation on it.  In memory
+        # only, and one of each for each template: nothing here grows with the number of requests.
         self._last_keys: dict[str, Key] = {}
         self._last_turns: dict[str, Turns] = {}
 
@@ -116,6 +118,7 @@ class SlotPreparer:
 
     async def bring_back(self, name: str, key: Key) -> None:
         """Restore a template, with the last conversation on it if that was saved.  Fires and fails as `prepare`."""
+        # By the conversation's fingerprints alone; which messages they stand for is not kept.
         await self.prepare(name, key, self._last_turns.get(name, NO_CONVERSATION))
 
     async def remember(self, name: str, key: Key, turns: Turns = NO_CONVERSATION) -> None:

@@ -42,7 +42,10 @@ NAMES = {
     CHAT: ("{}.chat.bin", "{}.chat.new.bin"),
     PART: ("{}.part.bin",),
 }
-"""The file names of each kind: the usual one, and the one for writing while that is in use."""
+"""The file names of each kind: the usual one, and the one for writing while that is in use.
+
+`PART` has only one.  Losing an interrupted warm-up costs little, and disks are not endless.
+"""
 
 RECORD = "snapshots.json"
 """The name of the record in the state folder."""
@@ -73,8 +76,10 @@ class Snapshot:
 class SnapshotRecord:
     """The snapshots that may be restored, by template name and kind.
 
-    Invariant: what is in memory was written to the disk before, but for what was dropped while the
-    disk could not be written.  So after a crash the record has at most too little.
+    Snapshots are values that never change: whoever got one from here may keep it over an ``await``,
+    and will find it gone or replaced in the record, but never altered.  Invariant: what is in
+    memory was written to the disk before, but for what was dropped while the disk could not be
+    written.  So after a crash the record has at most too little.
     """
 
     log = Logger()
@@ -84,7 +89,7 @@ class SnapshotRecord:
         self._known: dict[tuple[str, str], Snapshot] = {}
 
     def load(self) -> None:
-        """Read the record."""
+        """Read the record.  Called once, when the services start."""
         content = self._state.read(RECORD)
         try:
             self._known = {
@@ -100,6 +105,7 @@ class SnapshotRecord:
 
     def get(self, name: str, kind: str = PREFIX) -> Snapshot | None:
         """Return a snapshot of a template, if there is one that may be restored at all."""
+        # For which text and model is written in it; whoever restores it has to compare.
         return self._known.get((name, kind))
 
     def items(self) -> Iterator[tuple[str, str, Snapshot]]:
@@ -110,6 +116,8 @@ class SnapshotRecord:
 
     def free_name(self, name: str, kind: str) -> str:
         """Return the file name to save to: one that is not in use, or, where a kind has only one, that."""
+        # A file in use is never written over.  Two names are enough: the record points to one of
+        # them, and the other is free.
         entry = self.get(name, kind)
         names = names_of(name, kind)
         return next((each for each in names if entry is None or each != entry.filename), names[0])
@@ -132,6 +140,8 @@ class SnapshotRecord:
         self._write(self._known)
 
     def _write(self, known: dict[tuple[str, str], Snapshot]) -> None:
+        # The whole record each time, to a new file that then replaces the old one: a few kilobytes,
+        # a few times an hour, and no half of it can ever be read.
         content: dict[str, dict[str, Any]] = {}
         for (name, kind), entry in known.items():
             content.setdefault(name, {})[kind] = asdict(entry)
@@ -141,6 +151,8 @@ class SnapshotRecord:
 
 def names_of(name: str, kind: str) -> list[str]:
     """Return the file names that a template's files of this kind may have, the usual one first."""
+    # A template's name has only letters, digits, "_" and "-", so no two templates share a file
+    # name.
     return [pattern.format(name) for pattern in NAMES[kind]]
 
 

@@ -60,6 +60,7 @@ class Slot:
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
+        # Two parts that are of no concern to those who build a slot, so they are made here.
         self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
         uses = SlotUses(self._preparer, content, files, saver, reuse_check, metrics, clock)
         # Using the slot, always inside the gate.  The parts say what each of these does; they are
@@ -104,6 +105,8 @@ class Slot:
     def tokens_compared(self, name: str, same: bool) -> None:
         """Note that a template's tokens were compared with its file, and whether they are the `same`."""
         # Equal tokens that were not reused are llama-server's fault; other tokens are the text's.
+        # With that the doubt is over in any case: what is right is in the file, or about to be
+        # warmed up.
         self._reuse_check.tokens_compared(name, same)
 
     def discard_template_file(self, name: str) -> None:
@@ -140,7 +143,8 @@ class Slot:
 
     def conversation_save_is_due(self) -> bool:
         """Tell whether the slot holds a conversation that is worth saving now."""
-        # Asked before the gate is entered, so that nobody enters it for nothing.
+        # Asked before the gate is entered, so that nobody enters it for nothing.  It may be
+        # otherwise by the time the gate is free, so the save asks once more.
         return self._saver.due()
 
     # Questions about files.  A look at the disk takes microseconds, where the folder is seen.
@@ -154,12 +158,14 @@ class Slot:
 
     def is_doubted(self, name: str) -> bool:
         """Tell whether the template's tokens must be compared with its file before that is restored again."""
+        # Whoever compares must have them made anew, since the chat template may make others now.
         return self._reuse_check.is_doubted(name)
 
     @property
     def llama_keeps_files(self) -> bool | None:
         """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
-        # The watch asks each new process once, and sets it.
+        # The watch asks each new process once, and sets it.  While it is `None` nothing is warmed
+        # up:  with files, one order of templates is best, and without them another.
         return self._files.enabled
 
     @llama_keeps_files.setter
@@ -175,11 +181,15 @@ class Slot:
     @property
     def restore_trouble(self) -> str | None:
         """Why nothing is restored with this llama-server, in a sentence for operators; `None` if that is not so."""
+        # It stays until another process runs: flags and builds do not change before that.
         return self._reuse_check.trouble
 
     @property
     def model_goes_back(self) -> bool:
         """Whether the model can go on from inside what the slot holds, as far as is known."""
+        # True until an answer has shown that it cannot.  A warm-up that wants to reuse part of an
+        # older text tries it out on a few tokens, before a user would have to wait for a wrong
+        # guess.
         return self._reuse_check.goes_back
 
     def usable_file(self, name: str, kind: str) -> Snapshot | None:
@@ -189,4 +199,6 @@ class Slot:
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
+        # Only the beginning of a template comes into the slot by this.  Nothing is written down
+        # about it: the pieces that are computed next are part of the same use, and only its end is.
         return await self._files.load(name, kind, entry)

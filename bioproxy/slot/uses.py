@@ -128,8 +128,8 @@ class SlotUses:
         `llama_continues` are as in `use_for_template`.
         """
         await self._saver.save_if_due()  # what the slot holds will be lost
-        # Before the call is sent: once it is, the file may change, and a crash here must not leave
-        # it in the record.
+        # Knowing that a file may change is of use only before the call is sent: once it is, the
+        # file may change, and a crash here must not leave it in the record.
         self._files.written_by_client(may_write)
         with self._user_changes_slot(turn, None, llama_continues):
             yield
@@ -142,6 +142,8 @@ class SlotUses:
         that part is not given up when a user comes.  Fails as `LlamaApi`'s calls do, on leaving
         with `SaveFailed`, or with `OSError`.
         """
+        # A warm-up is cancelled whenever a user comes, here as well as in the body.  Up to the
+        # first evaluation that leaves the slot as known as `prepare` left it.
         use = WarmupUse(self._content, self._files, self._reuse_check, name, key, tokens)
         if not self._files.model_known:
             # llama-server was restarted, and a question was answered since.  What it left in the
@@ -158,6 +160,9 @@ class SlotUses:
             await self._saver.save_if_due()
         await use.compare(await self._preparer.prepare(name, key))
         yield use
+        # An error in the body, or its cancellation, is raised at the ``yield``, so this is not
+        # reached.  Writing down comes before saving: the save compares the witness, and must not
+        # change it.
         if use.is_complete:
             await self._preparer.remember(name, key)
             if self._files.of_use:

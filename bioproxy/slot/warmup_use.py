@@ -28,7 +28,8 @@ from bioproxy.slot.reuse_check import ReuseCheck, helped
 class WarmupUse:
     """The slot in the hands of one warm-up.
 
-    Invariant: while tokens are evaluated, nothing is claimed about the slot.
+    Invariant: from the first evaluation to the end of the use, nothing is claimed about the slot.
+    What was computed then is at risk until `save_beginning` or the end.
     """
 
     already_saved: bool
@@ -46,20 +47,23 @@ class WarmupUse:
         key: Key,
         tokens: Sequence[int],
     ) -> None:
+        # What `compare` finds out; until then nothing is claimed.  And whether the body has said
+        # that it is through.
+        self.already_saved = self.in_slot = self.is_complete = False
         self._content = content
         self._files = files
         self._reuse_check = reuse_check
         self._name = name
         self._key = key
         self._tokens = tokens
-        self.already_saved = self.in_slot = self.is_complete = False
 
     async def compare(self, prepared: Prepared) -> None:
         """Compare what the file and the slot have with the tokens.  `Slot` calls this first, after preparing the slot.
 
         Fails as `LlamaApi`'s calls do, and with `OSError` if the record cannot be written.
         """
-        # By the marks of the tokens, not by the key: what counts is what llama-server will process.
+        # Files first: where they have everything, the slot need not be looked at.  By the marks of
+        # the tokens, not by the key: what counts is what llama-server will process.
         entry = self._files.usable(self._name, PREFIX)
         self.already_saved = entry is not None and entry.marks == marks(self._tokens) and self._files.of_use
         if self.already_saved:
@@ -105,6 +109,8 @@ class WarmupUse:
 
     async def save(self, kind: str, tokens: Sequence[int]) -> None:
         """Save the slot, which holds exactly these tokens, to a file of this kind.  Fails with `SaveFailed`."""
+        # Whoever calls this does so where the gate does not preempt: llama-server finishes a save
+        # in any case, so giving it up would only throw it away.
         await self._files.save(self._name, kind, self._key, len(tokens), marks(tokens))
 
     async def save_beginning(self, end: int) -> None:
