@@ -12,7 +12,8 @@ what each leaves behind if everything ends right after it:
 1. Look at the slot's witness, the model, and the room on the disk.  Nothing has changed.
 2. Choose a name that no record points to.  Where a kind has only one name, its record is dropped
    first.
-3. llama-server writes.  A file, whole or not, that no record points to: removed at the next start.
+3. llama-server writes.  A file, whole or not, that no record points to: removed at the next start,
+   where the folder can be seen.
 4. Compare: the tokens written, the witness again, the size on the disk.  The same.
 5. Write the record, durably.  The new file under its second name; the old file, out of use, is
    removed at the start.

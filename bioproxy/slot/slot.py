@@ -165,7 +165,7 @@ class Slot:
     def llama_keeps_files(self) -> bool | None:
         """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
         # The watch asks each new process once, and sets it.  While it is `None` nothing is warmed
-        # up:  with files, one order of templates is best, and without them another.
+        # up: with files, one order of templates is best, and without them another.
         return self._files.enabled
 
     @llama_keeps_files.setter
