@@ -172,7 +172,8 @@ class SlotContent:
     async def confirm(self) -> KnownContent | None:
         """Fire with what the slot holds if the witness confirms it, with `None` if it is unknown.
 
-        Fails as `LlamaApi`'s calls do.  Cancelling changes nothing: asking leaves the slot as it is.
+        Fails as `LlamaApi`'s calls do.  Cancelling changes nothing: asking leaves the slot as it
+        is.
         """
         known = self.known
         if known is None:
@@ -202,16 +203,16 @@ class SlotContent:
     async def evaluate_for_warmup(self, tokens: Sequence[int]) -> Evaluated:
         """Have the slot hold exactly these tokens, for a warm-up.
 
-        Fires and fails as `LlamaApi.evaluate`.  Cancelling closes the connection and leaves the slot
-        unknown.
+        Fires and fails as `LlamaApi.evaluate`.  Cancelling closes the connection and leaves the
+        slot unknown.
         """
         self.taken_by_warmup()
         return await self._llama.evaluate(tokens)
 
     async def until_idle(self, clock: IReactorTime) -> None:
         """Fire when nobody works in the slot, as far as llama-server tells.  Never fails."""
-        # Polling, because llama-server has no way to say when it is done.  `deferLater` is Twisted's
-        # sleep: a Deferred that the clock fires, while everything else goes on.
+        # Polling, because llama-server has no way to say when it is done.  `deferLater` is
+        # Twisted's sleep: a Deferred that the clock fires, while everything else goes on.
         try:
             while (witness := await self._llama.witness()) is not None and witness.busy:
                 await deferLater(clock, IDLE_POLL)

@@ -1,16 +1,16 @@
 """Decides when the conversation in slot 0 is worth a file, and saves it.
 
-After an answer the slot holds the whole conversation, and the next question on it has to be computed
-only from there on.  If somebody else asks in between, that is lost, unless it was saved: to
-`NAME.chat.bin`, which holds the last conversation on that template.
+After an answer the slot holds the whole conversation, and the next question on it has to be
+computed only from there on.  If somebody else asks in between, that is lost, unless it was saved:
+to `NAME.chat.bin`, which holds the last conversation on that template.
 
 A save costs space, and time in which llama-server serves nobody else.  So it is made only when the
 conversation has grown by some hundreds of tokens, and only if it is quick compared with what it may
 save.  There is no timer here: others call `save_if_due`, in an idle moment, before something else
 takes the slot, and at the end of the process.
 
-Everything here happens inside the gate.  A save that fails is no error for those who call: they have
-a request to serve, and the conversation is merely computed again some day.
+Everything here happens inside the gate.  A save that fails is no error for those who call: they
+have a request to serve, and the conversation is merely computed again some day.
 
 Not known here: how a save is made safe (`bioproxy.slot.saving`), and who asks next.
 """
@@ -69,6 +69,7 @@ class ConversationSaver:
         self._reuse_check = reuse_check
         self._speed = speed
         self.enabled = enabled
+        # Whether the last save failed, and was told in the log.
         self._last_failed = False
 
     def due(self) -> bool:
@@ -80,15 +81,16 @@ class ConversationSaver:
         # that out would overwrite the very conversation.
         if not self._files.of_use or not self._files.model_known:
             return False
-        # How long the first save takes is not known.  It is risked, or it would never be known.
+        # Measured by the last save and the last prompt (`bioproxy.llama.speed`).  How long the
+        # first save takes is not known.  It is risked, or it would never be known.
         seconds = self._speed.save_seconds(known.witness.tokens) or 0.0
         return seconds <= max(LONGEST_SAVE, grown * self._speed.seconds_per_token * WORTH)
 
     async def save_if_due(self) -> None:
         """Save the conversation in the slot if that is due.  Never fails for reasons of llama-server's.
 
-        Cancelling stops waiting for llama-server, which finishes the save; the slot stays as known as
-        it was, because a save does not change it.
+        Cancelling stops waiting for llama-server, which finishes the save; the slot stays as known
+        as it was, because a save does not change it.
         """
         if not self.due():
             return

@@ -36,15 +36,27 @@ from bioproxy.slot.saving import FileSaver
 
 
 class SlotFiles:
-    """The slot files of all templates.  Invariant: no file is loaded that the record does not have."""
+    """The slot files of all templates, by template name and kind (`PREFIX`, `CHAT`, `PART`).
+
+    Invariant: no file is loaded that the record does not have, and each file that was found to be
+    of no use is out of the record before anybody can ask for it again.
+    """
 
     log = Logger()
 
     enabled: bool | None
-    """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
+    """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet.
+
+    The watch sets it for each new process.  Without that flag all slot actions are refused with
+    status 501, and bioproxy works with what the slot itself holds.
+    """
 
     folder: SlotFolder
-    """The folder with the files, as far as this host sees it."""
+    """The folder with the files, as far as this host sees it.
+
+    Where it is not seen, all files count as intact, and llama-server's own answers are all there
+    is.
+    """
 
     def __init__(
         self,
@@ -57,6 +69,7 @@ class SlotFiles:
         reuse_check: ReuseCheck,
         clock: IReactorTime,
     ) -> None:
+        # Not known before llama-server was asked: its answers do not tell how it was started.
         self.enabled = None
         self.folder = folder
         self._llama = llama
@@ -65,41 +78,47 @@ class SlotFiles:
         self._metrics = metrics
         self._reuse_check = reuse_check
         self._saver = FileSaver(llama, identity, snapshots, folder, metrics, speed, clock)
-        # `FileSaver` says what these do; here they are offered under the same names.
+        # `FileSaver` says what these do; here they are offered under the same names.  It shares the
+        # record and the folder with this object, and nothing else.
         self.save = self._saver.save
         self.end_pause = self._saver.end_pause
 
-    # What there is.
+    # What there is.  Answered from memory, and by a look at the disk where the folder is seen.
 
     @property
     def of_use(self) -> bool:
-        """Whether llama-server keeps slot files, they can be saved, and restoring them helps.
-
-        All three can change at any time, so it is asked each time it matters and never remembered.
-        """
+        """Whether llama-server keeps slot files, they can be saved, and restoring them helps."""
+        # All three can change at any time, by a restart with other flags, a full disk, or an answer
+        # that reused nothing.  So it is asked each time it matters and never remembered.
         return bool(self.enabled) and self._reuse_check.trouble is None and not self._saver.paused
 
     @property
     def model_known(self) -> bool:
         """Whether it is known which model runs; without that nothing can be saved."""
+        # A file of an unknown model could never be restored, because nobody could tell whether it
+        # fits.  The model is found out at the next restore, since that overwrites the slot.
         return self._identity.certain
 
     def recorded(self, name: str, kind: str) -> Snapshot | None:
         """Return what the record has, whatever model it is of, and without a look at the disk."""
+        # What is recorded may have become useless meanwhile; that is found out when it is loaded.
+        # What is recorded may have become useless meanwhile; that is found out when it is loaded.
+        # It serves for reasons ("made with another model") and for candidates.
         return self._snapshots.get(name, kind)
 
     def usable(self, name: str, kind: str) -> Snapshot | None:
-        """Return the snapshot if it is of the model that runs now, and intact on the disk where that is seen.
-
-        For judging what is warm.  Before a file is loaded the model is identified once more, by its
-        behaviour.
-        """
+        """Return the snapshot if it is of the model that runs now, and intact on the disk where that is seen."""
+        # For judging what is warm.  It compares with the model that was found last.  Before a file
+        # is loaded, whoever loads it has the model identified once more, by its behaviour.  While
+        # the model is unknown, just after a restart of llama-server, nothing is usable; the first
+        # request or warm-up finds the model out.
         entry, model = self._snapshots.get(name, kind), self._identity.current
         if entry is None or model is None or not entry.model.matches(model):
             return None
         return entry if self.folder.is_intact(entry) else None
 
-    # Loading.
+    # Loading.  The only way for a file into the slot: who else would look at the disk before, and
+    # compare what was read after?
 
     async def load(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot; fire with whether it did.
@@ -108,78 +127,106 @@ class SlotFiles:
         `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
         Cancelling leaves the slot unknown and the file recorded: nothing is wrong with it.
         """
+        # What the slot holds is for the caller to forget before this, because from the next
+        # ``await`` on it may be anything: the old content, this file, or nothing.
         result, loaded = "missing", None
         try:
-            # Looked at before llama-server is: a file that was cut short would end its process.
+            # The disk is looked at before llama-server is asked.  llama-server believes the sizes
+            # that it reads in the file, and one that was cut short ends its process (builds b11434,
+            # b11549).
             if self.folder.is_intact(entry):
                 loaded = await self._llama.restore(entry.filename)
         except LlamaError as error:
-            # 501: it runs without --slot-save-path now.  Anything else: it does not like the file,
-            # mostly because there is none of that name.
+            # It answered that it did not load the file.  501: it runs without --slot-save-path now.
+            # Anything else: it cannot use the file, mostly because there is none of that name.  The
+            # slot is empty then, which is no worse than what the caller had given up.
             result = "refused" if error.status == 501 else "missing"
         except (UpstreamError, UpstreamTimeout):
             # It did not answer.  Perhaps it has died of this very file, and it would die again: so
             # the file is never tried twice.  The error goes on, because what follows would fail as
-            # well.
+            # well.  `CancelledError` is not caught here: a client that hangs up says nothing about
+            # the file.
             self._metrics.slot_restores.labels(name, "failed").inc()
             self._snapshots.drop(name, kind)
             raise
         if loaded is not None:
             # It was read, but is it the file that was recorded?  Tokens and bytes must be the same.
+            # That catches a file that somebody else has saved under this name where the folder
+            # cannot be seen, unless it has just as many tokens.
             same = loaded.tokens == entry.tokens and loaded.size == entry.size
             result = "ok" if same else "failed"
+        # Counted by what came of it, so that an operator sees a wrong flag ("refused"), a folder
+        # that somebody tidies up ("missing") and a broken file ("failed") apart.
         self._metrics.slot_restores.labels(name, result).inc()
+        # Whatever the reason was, the file is forgotten: asking for it once more would fail once
+        # more, and cost the next user the same time.  The next warm-up writes a new one.
         if loaded is None or result != "ok":
             self._snapshots.drop(name, kind)
             return False
         self._metrics.slot_bytes.labels("restored").inc(loaded.size)
         return True
 
-    # Forgetting, and correcting the record.
+    # Forgetting, and correcting the record.  No ``await`` in any of these: they are done when they
+    # return, and can be called from anywhere.
 
     def written_by_client(self, filename: str | None) -> None:
         """Note that a client is about to have llama-server write this file, `None` for one that is not known."""
+        # Before, not after: the record must be right even if bioproxy is killed during the call.
+        # That a call which fails in the end has cost a file is the price.
         for name, kind, entry in self._snapshots.items():
             if filename is None:
                 # That may be any file.  Those that are looked at before they are used, and would
                 # look different after being written, can stay: they are found out then.
                 stays = self.folder.would_notice_write(entry)
             else:
-                # Some file systems take "Code.bin" and "code.bin" for the same file.  To forget one
-                # too many is cheap.
+                # The comparison must not be stricter than the file system.  Some take "Code.bin"
+                # and "code.bin" for the same file.  To forget one too many is cheap.
                 stays = entry.filename.casefold() != filename.casefold()
+            # Said in the log, because the operator will wonder why the template is warmed up again.
             if not stays:
                 self.forget(name, kind)
                 self.log.info("{file} may have been overwritten by a client, not using it", file=entry.filename)
 
     def forget(self, name: str, kind: str) -> None:
         """Forget a file, which stays on the disk until it is written anew."""
+        # For those who cannot do anything about a record that cannot be written, and must go on.
         try:
             self._snapshots.drop(name, kind)
         except OSError as error:
-            # Forgotten it is all the same while this process runs.  Only after a restart it would
-            # be believed again.
+            # In memory it is forgotten all the same, so this process is safe.  After a restart the
+            # old record would be believed again, unless it can be written by then: worth an error.
             self.log.error("the record of slot files cannot be written: {error}", error=error)
 
     def discard(self, name: str, kind: str) -> None:
         """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""
+        # In contrast to `forget` this is part of tidying up, and may fail: nothing depends on it,
+        # and the warm-up that calls it tells what went wrong.
         entry = self._snapshots.get(name, kind)
         if entry is not None:
-            # First the record, then the file: a record without its file is a lie, a file without a
-            # record is litter.
+            # First the record, then the file.  A crash in between leaves a file without a record,
+            # which is removed at the next start.  The other way round it would leave a record
+            # without its file, and a user who waits for a restore that fails.
             self._snapshots.drop(name, kind)
             self.folder.remove(entry.filename)
 
     def rename_key(self, name: str, key: Key) -> None:
         """Note that a template's file is right for this key, because the tokens are the same.  Raises `OSError`."""
+        # Otherwise requests in this shape would go on being told that the shape has changed.  White
+        # space at the end of a system message, for example, makes another key, and with many chat
+        # templates the same tokens.  Saving the same file again would be a waste.
         entry = self._snapshots.get(name)
         if entry is not None and entry.key != key:
             self._snapshots.put(name, PREFIX, replace(entry, key=key))
 
     def tidy_folder(self, templates: Iterable[str]) -> None:
         """Say what is unwise about the slot folder, and remove what a crash has left there of these templates."""
+        # The first thing that is done with the folder once it is locked.  Only at the start: while
+        # bioproxy runs, a file that no record points to may be one that llama-server is just
+        # writing.
         for text in self.folder.warnings():
             self.log.warn("{text}", text=text)
+        # Of a save that was broken off there may be a whole file or half of one; of a rename that
+        # was, two names.  Whatever the record does not name is not of use any more.
         removed = self.folder.remove_leftovers(templates, (entry.filename for _, _, entry in self._snapshots.items()))
         if removed:
             self.log.info(

@@ -2,16 +2,16 @@
 
 llama-server never checks or removes a file there.  Where `slot_save_path` is set, bioproxy does: it
 compares what is on the disk with what was recorded, gives files their usual names, removes what it
-has left behind itself, and looks whether there is room before it asks for another file.  Where it is
-not set, the folder may be on another machine.  Then every question is answered as if all were well,
-and nothing is changed.
+has left behind itself, and looks whether there is room before it asks for another file.  Where it
+is not set, the folder may be on another machine.  Then every question is answered as if all were
+well, and nothing is changed.
 
 Files here are llama-server's, and the folder may hold files of other people.  So nothing is removed
 that does not have a name of ours and begin as slot files do.
 
 Plain synchronous calls: looking at a few files takes microseconds, less than a thread would cost.
-They would block the one thread of Twisted on a network disk that hangs; slot files belong on a local
-one, for llama-server's sake as well.
+They would block the one thread of Twisted on a network disk that hangs; slot files belong on a
+local one, for llama-server's sake as well.
 
 Not known here: llama-server's calls, and the record.
 """
@@ -31,7 +31,7 @@ from bioproxy.runtime.errors import ConfigError
 from bioproxy.slot.record import NAMES, Snapshot, names_of
 
 MAGIC = b"qsgg"
-"""What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC)."""
+"""What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC, as it stands in the file)."""
 
 RESERVE = 64 << 20
 """Bytes that a save must leave free on the disk: 64 MiB.
@@ -42,13 +42,16 @@ do on most machines; twice as much keeps small disks from being used."""
 
 def free_bytes(folder: Path) -> int:
     """Return how many bytes can be written to the folder's disk.  Raises `OSError`."""
+    # What is free for everybody, not for root only: the difference is for emergencies.
     return shutil.disk_usage(folder).free
 
 
 class SlotFolder:
     """The folder at `path`, or `None` for one that cannot be seen.
 
-    Invariant: between `open` and `close` no other bioproxy writes to it, where it can be locked.
+    No method raises `OSError`: a folder that is in trouble is as good as one that is not seen, or a
+    file in it as good as gone.  Invariant: between `open` and `close` no other bioproxy writes to
+    it, where it can be locked.
     """
 
     path: Path | None
@@ -57,6 +60,7 @@ class SlotFolder:
     def __init__(
         self, path: Path | None, free: Callable[[Path], int] = free_bytes, now: Callable[[], float] = time.time
     ) -> None:
+        # How much is free, and the wall clock, can be handed in: tests cannot fill a disk or wait.
         self.path = path
         self._free = free
         self._now = now
@@ -64,32 +68,38 @@ class SlotFolder:
 
     def open(self) -> None:
         """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it."""
-        # Two would write over each other's files, warm up again, and so on for ever.  The lock is the
-        # kernel's and belongs to the open file, so it is gone with the process, however that ends.
+        # Two would write over each other's files, warm up again, and so on for ever.  The lock is
+        # the kernel's and belongs to the open file, so it is gone with the process, however that
+        # ends.
         try:
             if self.path is not None:
                 self._lock = os.open(self.path, os.O_RDONLY)
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            # The lock is not waited for: the other process may hold it for months.
             self.close()
             raise ConfigError(f"slot_save_path: another bioproxy uses {self.path}") from None
         except OSError:
-            # Not there, or on a disk without locks.  `warnings` tells the first, and the second is no
-            # reason not to start.
+            # Not there, or on a disk without locks.  `warnings` tells the first, and the second is
+            # no reason not to start.
             pass
 
     def close(self) -> None:
         """Unlock the folder."""
+        # Closing the file that was locked is what unlocks it.  That file is the folder itself, so
+        # nothing of ours has to lie in it for that.
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def is_intact(self, entry: Snapshot) -> bool:
         """Tell whether the file is as it was when it was recorded: of the same size, and not written since."""
+        # Asked often: for each state that is shown, and before each restore.  So it must be cheap.
         # Reading the file to be certain would take as long as restoring it.  Size and time are what
         # every program that saves a file changes.
         if self.path is None:
             return True
+        # Gone, or in a folder that cannot be entered any more: of no use either way.
         try:
             found = os.stat(self.path / entry.filename)
         except OSError:
@@ -98,8 +108,9 @@ class SlotFolder:
 
     def would_notice_write(self, entry: Snapshot) -> bool:
         """Tell whether `is_intact` would see that the file is written from now on, whatever is written."""
-        # It would not where it is not known when the file was written, nor just after that: two writes
-        # within a tick of the file system's clock have the same time, and may well have the same size.
+        # It would not where it is not known when the file was written, nor just after that: two
+        # writes within a tick of the file system's clock have the same time, and may well have the
+        # same size.
         if self.path is None or entry.written_at is None:
             return False
         # By the wall clock, which dates files.  Where that was set, a file written from now on has
@@ -108,16 +119,22 @@ class SlotFolder:
 
     def written_at(self, filename: str) -> int | None:
         """Return when a file was last written, in nanoseconds, or `None` where that cannot be seen."""
+        # Nanoseconds as a whole number, because a float could not hold them exactly, and this is
+        # compared for being equal.  Read right after the file was saved, to be compared by
+        # `is_intact` for as long as it is used.
         if self.path is None:
             return None
         try:
             return os.stat(self.path / filename).st_mtime_ns
         except OSError:
+            # `is_intact`, which is asked next, finds that the file is gone.
             return None
 
     def rename(self, old: str, new: str) -> bool:
         """Give a file another name, replacing what had it; return whether that was possible."""
         # `os.replace` is atomic: at each moment the name leads to the old file or to the new one.
+        # Without a folder the file keeps the name under which it was saved, and the record knows
+        # that.
         if self.path is None:
             return False
         try:
@@ -129,12 +146,16 @@ class SlotFolder:
 
     def remove(self, filename: str) -> bool:
         """Remove a slot file; return whether it was removed.  Anything that is no slot file stays."""
+        # Called with names that may well not exist; that is an `OSError` like any other.
         if self.path is None:
             return False
         try:
+            # A file of somebody else with one of our names would not begin like this.
             with open(self.path / filename, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
                     return False
+            # llama-server may still have the file open and read or write it to the end; that is
+            # safe.
             os.unlink(self.path / filename)
         except OSError:
             return False
@@ -143,30 +164,41 @@ class SlotFolder:
     def remove_leftovers(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
         """Remove slot files with the names of these templates that are not in use; return which."""
         # By names, not by what the folder holds: whatever else is there is none of our business.
+        # Both names of each kind are looked for: which of the two is the leftover depends on where
+        # a save was broken off.
         keep = set(in_use)
         ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
+        # `remove` looks into each file before, and most of them are not there at all.
         return [file for file in ours if file not in keep and self.remove(file)]
 
     def has_room(self, size: int) -> bool:
         """Tell whether a file of so many bytes can be written and leave the disk usable."""
+        # Roughly: other programs write to the disk meanwhile.  That is what the reserve is for,
+        # too.
         if self.path is None:
             return True
         try:
             return self._free(self.path) >= size + RESERVE
         except OSError:
-            return True  # the save itself will tell what is wrong
+            # The save itself will tell what is wrong, in better words than could be found here.
+            return True
 
     def warnings(self) -> Iterator[str]:
         """Yield what is wrong or unwise about the folder, in sentences for operators."""
         if self.path is None:
             return
+        # The first is fatal for saving, so nothing else is worth saying then.
         try:
             found = os.stat(self.path)
         except OSError as error:
             yield f"slot_save_path: {self.path}: {error.strerror}"
             return
+        # Both are mistakes of configuration that llama-server itself does not tell before a save
+        # fails.
         if not stat.S_ISDIR(found.st_mode):
             yield f"slot_save_path: {self.path}: not a folder"
+        # Everything that users have said on a template is in these files, as a KV cache from which
+        # it can be read back.  A warning and no error: the operator may have reasons.
         elif found.st_mode & 0o077:
             yield (
                 f"slot_save_path: {self.path}: others than its owner may look into it (mode"

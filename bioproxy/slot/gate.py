@@ -53,6 +53,7 @@ class Gate:
 
     log = Logger()
 
+    # The first two are settings, and may change while users wait; the queue itself stays as it is then.
     limit: int
     """How many users may wait.  May be changed at any time; those who wait already stay."""
 
@@ -71,7 +72,8 @@ class Gate:
         # gives the token to the first in the list, or puts it back.  The token is held while anybody is inside, user or
         # warm-up, so "the token is free" is the only true answer to "is the gate free?".
         self._semaphore = DeferredSemaphore(1)
-        # Who holds the token.  A user who has left can still hold it, for work that was left to be done.
+        # Whether a user holds the token, and whether that user has left already but the token is still held, for work
+        # that must be done before the next user comes in.
         self._user_inside = self._user_has_left = False
         # The warm-up inside, to be cancelled when a user comes; whether that may be done at this moment; and whether it
         # was done, to tell it from a warm-up that is cancelled because bioproxy stops.
@@ -88,7 +90,7 @@ class Gate:
     @property
     def busy(self) -> str | None:
         """Who is inside: ``"user"``, ``"warmup"``, or `None` for nobody."""
-        # For showing, and for not beginning what would be in vain.  Not for deciding who comes in: only the token does.
+        # For display, and to avoid work that could not begin anyway.  Who comes in is decided by the token alone.
         return "user" if self._user_inside else "warmup" if self._warmup is not None else None
 
     @property
@@ -106,7 +108,7 @@ class Gate:
     # Users.
 
     def user(self, who: Any = None) -> Turn:
-        """Return a turn for a user; ``async with`` begins it.  `who` that is, operators see in `Turn.who`."""
+        """Return a turn for a user, which ``async with`` begins.  `who` says whose turn it is, for operators only."""
         # Nothing has happened yet: the turn is at the gate from ``async with`` on, so one that is never begun, because
         # its request turns out to be wrong, leaves nothing to be undone.
         return Turn(self, who)
@@ -233,7 +235,8 @@ class Gate:
                 return False
             raise
         finally:
-            # In this order: the next user's coroutine runs inside `release`, and must not find a warm-up here.
+            # Whatever happened, the gate opens.  In this order: the next user's coroutine runs inside `release`, and
+            # must not find a warm-up here.
             self._warmup = None
             self._semaphore.release()
 
@@ -254,8 +257,8 @@ class Gate:
         finally:
             # Also after an error: the next warm-up must be one that gives way.
             self._may_preempt = True
-        # A user who came meanwhile could not cancel anything, so the warm-up cancels itself, by the error that it would
-        # have got.  `close` came as well, perhaps: there is no user then, but the service waits for the gate.
+        # A user who came meanwhile could not cancel the warm-up, so it is ended here, by the same error.  The same if
+        # `close` was called meanwhile: there is no user then, but the service waits for the gate.
         if (self.waiting or self._closed) and not last:
             self._preempted = True
             raise CancelledError()
@@ -273,8 +276,8 @@ class Gate:
     def close(self) -> None:
         """Turn away all who wait, and all who come from now on.  A user who is inside stays, a warm-up leaves."""
         # For the end of the process: those who wait learn at once that they must ask elsewhere, and whoever is just
-        # being answered gets the rest of the answer. First the mark, because each coroutine that is cancelled below
-        # runs at once, and looks at it for the reason.
+        # being answered gets the rest of the answer.  The mark is set first, because each coroutine that is cancelled
+        # below runs at once, and looks at the mark for the reason.
         self._closed = True
         # A copy, because each cancelled Deferred takes itself out of the list.
         for turn in list(self._semaphore.waiting):

@@ -12,7 +12,7 @@ sent the slot should hold as much of its beginning as possible.  In order of pre
 The functions here are pure: values in, a decision out.  There is nothing of Twisted in them,
 nothing to await, and no question to llama-server.  That is the point: every combination of
 circumstances can be written down as the row of a table, and ``tests/slot/test_plan.py`` is that
-table.  `bioproxy.slot.slot` collects the values, carries the decisions out, and owns everything
+table.  `bioproxy.slot.preparer` collects the values, carries the decisions out, and owns everything
 that can fail or be cancelled.
 
 Some facts cost a request to llama-server, or destroy what the slot holds.  They are not collected
@@ -168,32 +168,36 @@ def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse)
     conversation, same_key = known.conversation, known.key == wanted.key
     # A warm-up leaves no conversation behind, only the template, which is in a file already or
     # about to be.  And where the file to restore is the one that this template's conversation would
-    # be saved to, nothing is saved:  llama-server would overwrite exactly what the request needs.
+    # be saved to, nothing is saved: llama-server would overwrite exactly what the request needs.
     save_first = conversation is not None and (files.chat is None or known.name != wanted.name)
     if not same_key:
         return Replace(save_first)
 
-    # 1. The slot holds the conversation.  It wins over a file, which may be older and shorter.
+    # Case 1: the slot holds the conversation.  It wins over a file, which may be older and shorter.
     if conversation is not None and wanted.turns.continues(conversation):
         # One more question: the prompt goes on from the end of what the slot holds, as every model
         # can.  Except that some chat templates change earlier turns; then restored conversations
         # fail as well, and `conversations` is false for both.
         if wanted.turns.is_longer_than(conversation) and reuse.conversations:
             return Use(files.template_tokens, CHAT)
-        # The same question once more: the model has to go back, to before its own answer.
+        # The same question once more: the model has to go back, to before its own answer.  Also
+        # where there is one more question, but conversations are of no use: the template at least
+        # is.
         if reuse.goes_back:
             return Use(files.template_tokens)
 
-    # 2. A file has the conversation.  That is more than the template, which is all that the slot
-    #    has for this request.
+    # Case 2: a file has the conversation.  That is more than the template, which is all that the
+    # slot has for this request.
     if files.chat is not None:
         return Replace(save_first)
 
-    # 3. The slot holds the template.
+    # Case 3: the slot holds the template.  With nothing behind it, every model can go on from its
+    # end, so nothing is promised: the answer would say nothing about going back.
     if conversation is None:
-        return Use()  # with nothing behind: it goes on from the end, which proves nothing about going back
+        return Use()
     if reuse.goes_back:
         return Use(files.template_tokens, save_first=save_first)
+    # Computed from its first token, unless a file has it: that is for `plan_replacement` to say.
     return Replace(save_first)
 
 
@@ -224,14 +228,13 @@ def plan_replacement(
     """
     if reuse.no_restore:
         return Compute("ineffective")
-    # 2. and 4.  A file of another text, shape or model is never restored.  llama-server itself
-    #    would not notice: it
-    # checks the shape of the data, not the weights or the words behind it.
+    # Cases 2 and 4.  A file of another text, shape or model is never restored.  llama-server itself
+    # would not notice: it checks the shape of the data, not the weights or the words behind it.
     for kind, entry in ((CHAT, files.chat), (PREFIX, files.prefix)):
         if entry is not None and kind not in failed and entry.key == wanted.key and entry.model.matches(model):
             return Restore(kind, entry)
-    # 5. Why not?  The template's file tells, by the first thing in which it differs from what was
-    #    wanted.
+    # Case 5.  The reason is in the template's file: the first thing in which it differs from what
+    # was wanted.
     prefix = files.prefix
     if prefix is None:
         return Compute("slot-taken" if wanted.prepared_before else "first")

@@ -76,18 +76,23 @@ class SlotPreparer:
         reuse_check: ReuseCheck,
         clock: IReactorTime,
     ) -> None:
+        # The parts, each the only one of its kind: `Slot` makes this object from its own.
         self._identity = identity
         self._content = content
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
         self._clock = clock
-        # What each template was last prepared for, and the last conversation on it.
+        # What each template was last prepared for, and the last conversation on it.  In memory
+        # only, and one of each for each template: nothing here grows with the number of requests.
         self._last_keys: dict[str, Key] = {}
         self._last_turns: dict[str, ConversationChain] = {}
 
     def file_for(self, name: str, key: Key | None) -> Snapshot | None:
         """Return the template's file if it is for this key, for the model that runs now, and unchanged on disk."""
+        # Whether restoring helps at all is another question (`Slot.saved`).  Also a file that is
+        # not to be restored tells how many tokens the template has, and how much of the slot is
+        # saved.
         entry = self._files.usable(name, PREFIX)
         return entry if entry is not None and entry.key == key else None
 
@@ -113,6 +118,7 @@ class SlotPreparer:
 
     async def bring_back(self, name: str, key: Key) -> None:
         """Restore a template, with the last conversation on it if that was saved.  Fires and fails as `prepare`."""
+        # By the conversation's fingerprints alone; which messages they stand for is not kept.
         await self.prepare(name, key, self._last_turns.get(name, NO_CONVERSATION))
 
     async def remember(self, name: str, key: Key, turns: ConversationChain = NO_CONVERSATION) -> None:
@@ -131,6 +137,7 @@ class SlotPreparer:
 
     async def _prepare(self, wanted: Wanted) -> Prepared:
         """Collect the facts and carry the plan out.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
+        # Collect the facts.  One cheap question to llama-server, and none where nothing is known.
         name = wanted.name
         known = await self._content.confirm()
         # Read only now: while llama-server was asked, an operator may have discarded a file.
@@ -140,6 +147,7 @@ class SlotPreparer:
             template_tokens=prefix.tokens if prefix is not None else None,
         )
         in_slot = InSlot(known, self._content.probable if known is None else None)
+        # Decide.  The loop ends after its first round, since the reply is known then.
         decision = plan(in_slot, wanted, files, reuse)
         while isinstance(decision, CheckProbable):
             there = await self._content.probably_has(wanted.key, wanted.turns, decision.more_than)
@@ -148,9 +156,9 @@ class SlotPreparer:
             in_slot = replace(in_slot, probable_is_there=there and await self._identity.unchanged())
             decision = plan(in_slot, wanted, files, reuse)
 
-        # Saving comes first in any case: the next call may overwrite the slot, and after `Use` the
-        # request itself cuts the conversation off.  A save changes nothing in the slot, so being
-        # cancelled in it does no harm.
+        # Carry it out.  Saving comes first in any case: the next call may overwrite the slot, and
+        # after `Use` the request itself cuts the conversation off.  A save changes nothing in the
+        # slot, so being cancelled in it does no harm.
         if decision.save_first:
             await self._saver.save_if_due()
         if isinstance(decision, Use):
@@ -166,6 +174,8 @@ class SlotPreparer:
         # What the slot holds is given up, so this is the moment to learn which model runs: finding
         # out overwrites it.
         model = await self._identity.find_out()
+        # Read only now, because an operator may have had the file forgotten during the last
+        # ``await``.
         files = replace(files, prefix=self._files.recorded(name, PREFIX))
         reuse, failed, began = self._reuse(name), frozenset[str](), self._clock.seconds()
         # A file that cannot be loaded is out of the record by then, and leaves the slot empty.  The
@@ -174,6 +184,9 @@ class SlotPreparer:
             entry = decision.entry
             if await self._files.load(name, decision.kind, entry):
                 took = (self._clock.seconds() - began) * 1000
+                # The slot is known again from here on.  A client that hangs up during this question
+                # leaves it unknown, although it is restored: the safe side, at the price of a
+                # restore.
                 await self._content.remember(name, wanted.key, entry.conversation, entry.tokens)
                 return Prepared("restored", None, took, entry.tokens, decision.kind)
             failed |= {decision.kind}
@@ -181,5 +194,6 @@ class SlotPreparer:
 
     def _reuse(self, name: str) -> Reuse:
         """Return what answers have shown so far, as far as it matters for a template."""
+        # As a value: whatever happens during the next ``await``, one plan is made from one state.
         check = self._reuse_check
         return Reuse(check.goes_back, check.conversations, check.trouble is not None or check.is_doubted(name))

@@ -127,6 +127,7 @@ class QueueStats:
     def retry_after(self) -> int:
         """Return the seconds after which the queue will probably be shorter."""
         least, most = RETRY_AFTER
+        # As if those who wait now would be served one after the other, each in the mean time.
         # Nobody waiting still means one: whoever was turned away then has met a gate that is closed, or full.
         seconds = math.ceil(self._service_seconds * max(1, self._waiting()))
         return min(max(seconds, least), most)

@@ -11,8 +11,9 @@ restored only if
 
 Each template has up to three files: `PREFIX` has its prefix tokens, `CHAT` its last conversation,
 `PART` the beginning of a warm-up that was interrupted.  A good file is never overwritten: the new
-file gets a second name, and once it is known to be whole, the record switches.  Whenever the process
-or the machine dies, the old record or the new one is on the disk, and neither claims too much.
+file gets a second name, and once it is known to be whole, the record switches.  Whenever the
+process or the machine dies, the old record or the new one is on the disk, and neither claims too
+much.
 
 Plain synchronous code: each change is written and flushed before the call returns, a few
 milliseconds in which Twisted serves nobody, and in which nothing can be cancelled.
@@ -41,7 +42,10 @@ NAMES = {
     CHAT: ("{}.chat.bin", "{}.chat.new.bin"),
     PART: ("{}.part.bin",),
 }
-"""The file names of each kind: the usual one, and the one for writing while that is in use."""
+"""The file names of each kind: the usual one, and the one for writing while that is in use.
+
+`PART` has only one.  Losing an interrupted warm-up costs little, and disks are not endless.
+"""
 
 RECORD = "snapshots.json"
 """The name of the record in the state folder."""
@@ -78,8 +82,10 @@ class Snapshot:
 class SnapshotRecord:
     """The snapshots that may be restored, by template name and kind.
 
-    Invariant: what is in memory was written to the disk before, but for what was dropped while the
-    disk could not be written.  So after a crash the record has at most too little.
+    Snapshots are values that never change: whoever got one from here may keep it over an ``await``,
+    and will find it gone or replaced in the record, but never altered.  Invariant: what is in
+    memory was written to the disk before, but for what was dropped while the disk could not be
+    written.  So after a crash the record has at most too little.
     """
 
     log = Logger()
@@ -90,7 +96,7 @@ class SnapshotRecord:
         self._newer = False
 
     def load(self) -> None:
-        """Read the record, in this format or in the one before.
+        """Read the record, in this format or in the one before.  Called once, when the services start.
 
         The record of a newer bioproxy is left alone, so that going back and forth between versions costs no warm-ups.
         """
@@ -110,12 +116,13 @@ class SnapshotRecord:
                 if kind in NAMES
             }
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # Nothing is lost but time: the templates are warmed up again.  Half a record is not used,
-            # because nobody could say which half is right.
+            # Nothing is lost but time: the templates are warmed up again.  Half a record is not
+            # used, because nobody could say which half is right.
             self.log.warn("{file} cannot be read, starting without it: {error!r}", file=RECORD, error=error)
 
     def get(self, name: str, kind: str = PREFIX) -> Snapshot | None:
         """Return a snapshot of a template, if there is one that may be restored at all."""
+        # For which text and model is written in it; whoever restores it has to compare.
         return self._known.get((name, kind))
 
     def items(self) -> Iterator[tuple[str, str, Snapshot]]:
@@ -126,6 +133,8 @@ class SnapshotRecord:
 
     def free_name(self, name: str, kind: str) -> str:
         """Return the file name to save to: one that is not in use, or, where a kind has only one, that."""
+        # A file in use is never written over.  Two names are enough: the record points to one of
+        # them, and the other is free.
         entry = self.get(name, kind)
         names = names_of(name, kind)
         return next((each for each in names if entry is None or each != entry.filename), names[0])
@@ -138,7 +147,8 @@ class SnapshotRecord:
     def drop(self, name: str, kind: str = PREFIX) -> None:
         """Forget a file, because it is gone, useless, or about to be written.
 
-        Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long as the process runs.
+        Raises `OSError` if that cannot be written down; forgotten it is all the same, for as long
+        as the process runs.
         """
         self._known.pop((name, kind), None)
         # First out of memory, then from the disk: the other order could go on using the file.
@@ -147,7 +157,9 @@ class SnapshotRecord:
         self._write(self._known)
 
     def _write(self, known: dict[tuple[str, str], Snapshot]) -> None:
-        # A newer bioproxy's record stays until there is something to put in its place.
+        # The whole record each time, to a new file that then replaces the old one: a few kilobytes, a few times an
+        # hour, and no half of it can ever be read.  A newer bioproxy's record stays until there is something to put in
+        # its place.
         if known or not self._newer:
             files = [{"prompt": name, "kind": kind, **asdict(entry)} for (name, kind), entry in known.items()]
             self._state.write(RECORD, {"format": FORMAT, "files": files})
@@ -170,13 +182,15 @@ def entries_before(content: Any) -> Iterator[tuple[str, str, Any]]:
 
 def names_of(name: str, kind: str) -> list[str]:
     """Return the file names that a template's files of this kind may have, the usual one first."""
+    # A template's name has only letters, digits, "_" and "-", so no two templates share a file
+    # name.
     return [pattern.format(name) for pattern in NAMES[kind]]
 
 
 def snapshot(name: str, kind: str, entry: Any) -> Snapshot:
     """Make a `Snapshot` of what JSON has of it.  Raises `TypeError`, `KeyError` and the like for anything else."""
-    # The record is a file that people can edit.  Each value is made to be of its type here, so that a
-    # wrong one is found at the start, and a file name can never lead out of the slot folder.
+    # The record is a file that people can edit.  Each value is made to be of its type here, so that
+    # a wrong one is found at the start, and a file name can never lead out of the slot folder.
     result = Snapshot(**entry)
     if result.filename not in names_of(name, kind):
         raise ValueError(result.filename)

@@ -2,8 +2,8 @@
 
 The slot is llama-server's working place: the tokens that it has processed, with their KV cache.
 Each request leaves something there that the next one may reuse, so each use has a before (save what
-would be lost, bring in what helps) and an after (write down what was left).  A caller who had to
-remember both would forget one of them some day.
+would be lost, bring in what helps) and an after (write down what was left).  If callers had to do both
+by hand, some path would forget one of them.
 
 ``async with`` is ``with`` whose entering and leaving may wait, and here both wait for llama-server.
 `asynccontextmanager` makes one of a function with a ``yield``: what stands before the ``yield`` is
@@ -47,7 +47,8 @@ REUSES_NOTHING = Prepared("cold", "ineffective")
 class TemplateUse:
     """A user's request on a template while it uses the slot.
 
-    `prepared` is how the slot was prepared for it.
+    `prepared` is how the slot was prepared for it.  Invariant: unless `answered` was called,
+    nothing is written down about the slot when the use ends.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -101,9 +102,9 @@ class SlotUses:
         """Use the slot for a user's request on the template `name`, which begins with `key` and `turns`.
 
         `turn` is the user's at the gate.  A request that does not reuse (``reuses=False``: it has
-        ``"cache_prompt":  false`` or adapters of its own) leaves nothing of use either.
-        `llama_continues` tells that llama-server goes on with the request even if nobody listens
-        any more.
+        ``"cache_prompt": false`` or adapters of its own) leaves nothing of use either.
+        `llama_continues` tells that llama-server goes on with the request even if its client is
+        gone.
 
         Entering never fails for reasons of llama-server's.  Cancelling while entering leaves the
         slot unknown, or as it was; cancelling in the body leaves it unknown.
@@ -134,8 +135,8 @@ class SlotUses:
         `llama_continues` are as in `use_for_template`.
         """
         await self._saver.save_if_due()  # what the slot holds will be lost
-        # Before the call is sent: once it is, the file may change, and a crash here must not leave
-        # it in the record.
+        # Forgotten before the call is sent, not after: from then on the file may change at any time,
+        # and a crash of bioproxy must not leave it in the record.
         self._files.written_by_client(may_write)
         with self._user_changes_slot(turn, None, llama_continues):
             yield
@@ -148,6 +149,8 @@ class SlotUses:
         that part is not given up when a user comes.  Fails as `LlamaApi`'s calls do, on leaving
         with `SaveFailed`, or with `OSError`.
         """
+        # A warm-up is cancelled whenever a user comes, here as well as in the body.  Up to the
+        # first evaluation that leaves the slot as known as `prepare` left it.
         use = WarmupUse(self._content, self._files, self._reuse_check, name, key, tokens)
         if not self._files.model_known:
             # llama-server was restarted, and a question was answered since.  What it left in the
@@ -164,6 +167,9 @@ class SlotUses:
             await self._saver.save_if_due()
         await use.compare(await self._preparer.prepare(name, key))
         yield use
+        # An error in the body, or its cancellation, is raised at the ``yield``, so this is not
+        # reached.  Writing down comes before saving: a user who comes during the save is let in
+        # right after it, and then there must be nothing left to do.
         if use.is_complete:
             await self._preparer.remember(name, key)
             if self._files.of_use:
@@ -186,20 +192,24 @@ class SlotUses:
         except CancelledError:
             if llama_continues:
                 # llama-server goes on with requests that have an X-Conversation-Id although their
-                # connection is closed:  the answer can be picked up at /v1/stream.  The next user
-                # would find the slot busy, and an answer of somebody else growing in it.  So the
+                # connection is closed: the answer can be picked up at /v1/stream.  The next user
+                # would find the slot busy, with another client's answer growing in it.  So the
                 # gate stays closed until llama-server says that the slot is idle.
                 turn.hold_gate_for(lambda: self._content.until_idle(self._clock))
             raise
 
     async def _after_answer(self, name: str, key: Key, turns: ConversationChain, use: TemplateUse) -> None:
         """Learn from an answer whether preparing helped, and write down what it left in the slot."""
+        # In this order: what was learned decides which of the files count as saved.
         if use.reused is not None:
             self.judge(name, use.prepared, use.reused)
         await self._preparer.remember(name, key, turns)
 
     def judge(self, name: str, prepared: Prepared, reused: int) -> None:
         """Compare how many tokens an answer says were `reused` with what was promised."""
+        # Three things can be learned, from three kinds of promises: whether the model goes back in
+        # what it holds, whether restored conversations are of use, and whether restored templates
+        # are.
         if prepared.promised is None:
             return
         if prepared.source is None:

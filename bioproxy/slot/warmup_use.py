@@ -28,7 +28,8 @@ from bioproxy.slot.reuse_check import ReuseCheck, helped
 class WarmupUse:
     """The slot in the hands of one warm-up.
 
-    Invariant: while tokens are evaluated, nothing is claimed about the slot.
+    Invariant: from the first evaluation to the end of the use, nothing is claimed about the slot.
+    What was computed then is at risk until `save_beginning` or the end.
     """
 
     already_saved: bool
@@ -46,19 +47,23 @@ class WarmupUse:
         key: Key,
         tokens: Sequence[int],
     ) -> None:
+        # What `compare` finds out; until then nothing is claimed.  And whether the body has said
+        # that it is through.
+        self.already_saved = self.in_slot = self.is_complete = False
         self._content = content
         self._files = files
         self._reuse_check = reuse_check
         self._name = name
         self._key = key
         self._tokens = tokens
-        self.already_saved = self.in_slot = self.is_complete = False
 
     async def compare(self, prepared: Prepared) -> None:
         """Compare what the file and the slot have with the tokens.  `Slot` calls this first, after preparing the slot.
 
         Fails as `LlamaApi`'s calls do, and with `OSError` if the record cannot be written.
         """
+        # Files first: where they have everything, the slot need not be looked at.  By the marks of
+        # the tokens, not by the key: what counts is what llama-server will process.
         entry = self._files.usable(self._name, PREFIX)
         self.already_saved = entry is not None and entry.marks == prefix_digests(self._tokens) and self._files.of_use
         if self.already_saved:
@@ -77,6 +82,7 @@ class WarmupUse:
     @property
     def conversation_behind(self) -> bool:
         """Whether the slot is known to hold a conversation behind the template."""
+        # To be asked before `evaluate`, which has everything forgotten that is known of the slot.
         return self._content.known is not None and self._content.known.conversation is not None
 
     async def evaluate(self, end: int) -> Evaluated:
@@ -89,6 +95,8 @@ class WarmupUse:
 
     def judge_beginning(self, promised: int, reused: int) -> None:
         """Note how many of the `promised` tokens of a restored beginning were reused."""
+        # Here the tokens are known to be right: the marks of the file were compared with them.  So
+        # there is no doubt to be cleared up, and it counts for or against llama-server at once.
         if helped(promised, reused):
             self._reuse_check.helped()
         else:
@@ -96,10 +104,13 @@ class WarmupUse:
 
     def judge_cut(self, reused: int) -> None:
         """Note how many tokens were reused when a conversation behind the template was cut off."""
+        # Just what going back means: all of the template should have been there.
         self._reuse_check.went_back(len(self._tokens), reused)
 
     async def save(self, kind: str, tokens: Sequence[int]) -> None:
         """Save the slot, which holds exactly these tokens, to a file of this kind.  Fails with `SaveFailed`."""
+        # Whoever calls this does so where the gate does not preempt: llama-server finishes a save in any case, so
+        # giving it up would only throw it away.
         await self._files.save(self._name, kind, self._key, len(tokens), prefix_digests(tokens))
 
     async def save_beginning(self, end: int) -> None:
@@ -108,10 +119,13 @@ class WarmupUse:
 
     def completed(self) -> None:
         """Have it written down and saved, on leaving, that the slot holds exactly the template."""
+        # A mark instead of doing it here, because the gate must not be given up during the save,
+        # and the leaving part of the use sees to that.
         self.is_complete = True
 
     def discard_leftovers(self) -> None:
         """Remove files that are of no more use now that the template is warm.  Raises `OSError`."""
+        # The beginning is part of the whole now.
         self._files.discard(self._name, PART)
         chat, prefix = self._files.recorded(self._name, CHAT), self._files.recorded(self._name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:

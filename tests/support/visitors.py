@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy.runtime.errors import Unavailable
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.turn import Turn
@@ -72,3 +74,22 @@ class Visitors:
                 await self.stay(then)
 
         return Deferred.fromCoroutine(self.gate.warmup(work))
+
+
+class GateTest(Visitors, SynchronousTestCase):
+    """A gate where two may wait, for ten seconds."""
+
+    def setUp(self) -> None:
+        """Make it."""
+        self.build(limit=2, timeout=10)
+        self.addCleanup(lambda: self.empty())
+
+    def refusal(self, visit: Deferred[float]) -> Unavailable:
+        """Return why a user was turned away."""
+        error = self.failureResultOf(visit, Unavailable).value
+        assert isinstance(error, Unavailable)
+        return error
+
+    def gauge(self, name: str, **labels: str) -> float | None:
+        """Return a metric's value."""
+        return self.metrics.registry.get_sample_value(f"bioproxy_{name}", labels)

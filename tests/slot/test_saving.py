@@ -1,0 +1,251 @@
+"""From the slot to a file: a good file is never lost, and none is recorded that is not whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from bioproxy.prompts.digests import digest, prefix_digests
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
+from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot
+from bioproxy.slot.saving import SHORTEST_PAUSE
+from tests.support.fakes import Refusal
+from tests.support.slot_files import SlotFilesTest
+from tests.support.world import KEY
+from tests.support.world import PREFIX as TOKENS
+
+OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
+SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
+
+
+class Saving(SlotFilesTest):
+    """A save that goes well, or finds out in time that it does not."""
+
+    def test_saved(self) -> None:
+        """A save is recorded with what llama-server wrote, for this text and this model, and counted."""
+        entry = self.save()
+        self.assertEqual(
+            ("code.new.bin", KEY, len(TOKENS), 10 * len(TOKENS), prefix_digests(TOKENS), None, None),
+            (entry.filename, entry.key, entry.tokens, entry.size, entry.marks, entry.conversation, entry.written_at),
+        )
+        self.assertEqual((entry, self.built.identity.current), (self.recorded(), entry.model))
+        self.assertEqual(2, self.count("saves", "ok"))
+        self.assertEqual(2 * entry.size, self.built.sample("slot_bytes_total", direction="saved"))
+
+    def test_names_take_turns(self) -> None:
+        """Where files cannot be renamed, saves go to two names in turn, never to the one that is recorded."""
+        self.assertEqual(
+            ["code.bin", "code.new.bin", "code.bin"],
+            [self.recorded().filename, self.save().filename, self.save().filename],
+        )
+
+    def test_old_one_stays(self) -> None:
+        """While a file is being written the old one is recorded and whole, and nothing says that it is not."""
+        old = self.recorded()
+        self.evaluate([*TOKENS, 5])
+        self.server.pause_at = {SAVE}
+        saving = self.saving(tokens=len(TOKENS) + 1)
+        self.assertEqual((1, old), (self.server.paused, self.recorded()))
+        self.server.go_on()
+        self.built.settle()
+        new = self.successResultOf(saving)
+        self.assertEqual((len(TOKENS) + 1, new), (new.tokens, self.recorded()))
+        self.assertEqual(TOKENS, (self.server.files or {})[old.filename])
+
+    def test_kinds_apart(self) -> None:
+        """A save of one kind leaves the others alone."""
+        before = self.recorded()
+        self.assertEqual("code.chat.bin", self.save(CHAT).filename)
+        self.assertEqual("code.part.bin", self.save(PART).filename)
+        self.assertEqual(before, self.recorded())
+
+    def test_part_has_one_name(self) -> None:
+        """The beginning of a warm-up has one file only: while that is written over, it is not recorded."""
+        self.save(PART)
+        for end in (self.server.break_off, self.server.go_on):
+            self.server.pause_at = {SAVE}
+            saving = self.saving(PART)
+            self.assertIsNone(self.built.snapshots.get("code", PART))
+            end()
+            self.built.settle()
+            self.server.pause_at = set()
+            if end == self.server.go_on:
+                self.assertEqual(self.successResultOf(saving), self.recorded(PART))
+            else:
+                self.fails(saving)
+                self.assertIsNone(self.built.snapshots.get("code", PART))
+
+    def test_somebody_else_before(self) -> None:
+        """Where the slot holds another number of tokens, or is at work, nothing is written."""
+        before = self.recorded()
+        self.assertEqual("saving code.new.bin: another request used the slot", self.fails(self.saving(tokens=5)))
+        self.server.busy = True
+        self.assertIn("another request used the slot", self.fails(self.saving()))
+        self.assertEqual((1, before), (self.server.paths().count(SAVE), self.recorded()))
+        self.assertEqual(2, self.count("saves", "failed"))
+
+    def test_somebody_else_meanwhile(self) -> None:
+        """Where somebody used the slot during the save, or llama-server was restarted, it does not count."""
+        before = self.recorded()
+        happenings: list[Callable[[], object]] = [
+            lambda: self.evaluate([1] * len(TOKENS)),
+            lambda: self.server.restart(self.server.marker),
+            lambda: setattr(self.server, "busy", True),
+        ]
+        for number, happens in enumerate(happenings):
+            self.server.busy, self.server.pause_at = False, set()
+            self.evaluate(TOKENS)
+            self.server.pause_at = {SAVE}
+            saving = self.saving()
+            happens()
+            self.server.go_on()
+            self.built.settle()
+            self.assertIn("code.new.bin: ", self.fails(saving), number)
+            self.assertEqual(before, self.recorded())
+
+    def test_without_witness(self) -> None:
+        """With `--no-slots` a save counts if the same model runs after it, and not otherwise."""
+        self.server.slots_shown = False
+        entry = self.save()
+        self.server.pause_at = {SAVE}
+        saving = self.saving()
+        self.another_model()
+        self.server.tokens = list(TOKENS)
+        self.server.pause_at = set()
+        self.server.go_on()
+        self.built.settle()
+        self.assertIn("the model changed", self.fails(saving))
+        self.assertEqual(entry, self.recorded())
+
+    def test_empty(self) -> None:
+        """A slot that is empty when it is saved gives no record, whatever the witness said."""
+        before = self.recorded()
+        self.server.slots_shown = False
+        self.server.tokens = []
+        self.fails(self.saving())
+        self.assertEqual(before, self.recorded())
+
+    def test_refused(self) -> None:
+        """A llama-server without slot files refuses; that is counted as such."""
+        self.server.files = None
+        self.assertIn("saving code.new.bin: ", self.fails(self.saving()))
+        self.assertEqual((1, 0), (self.count("saves", "refused"), self.count("saves", "failed")))
+
+    def test_rest(self) -> None:
+        """After a save that can only fail again files rest for a while, longer each time until one succeeds."""
+        self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
+        self.fails(self.saving(name="other"))
+        self.assertTrue(self.files.of_use)  # that may be for a reason of its own
+        for seconds in (SHORTEST_PAUSE, 2 * SHORTEST_PAUSE):
+            self.built.llama_server.answers = {SAVE: Refusal(500, "no space left on device")}
+            self.fails(self.saving())
+            self.built.clock.advance(seconds - 1)
+            self.assertFalse(self.files.of_use)
+            self.built.clock.advance(1)
+            self.assertTrue(self.files.of_use)
+        self.server.answers = {}
+        self.save()
+        self.server.answers = {SAVE: b"nonsense"}
+        self.fails(self.saving())
+        self.assertTrue(self.files.of_use)
+
+    def test_model_unknown(self) -> None:
+        """Nothing is saved while it is unknown which model runs."""
+        self.assertTrue(self.files.model_known)
+        self.built.identity.current = None
+        self.assertFalse(self.files.model_known)
+        self.assertIn("llama-server was restarted", self.fails(self.saving()))
+        self.assertEqual(1, self.server.paths().count(SAVE))
+
+    def test_speed(self) -> None:
+        """Each save tells how long the next will take, and how large it will be."""
+        self.server.pause_at = {SAVE}
+        saving = self.saving()
+        self.built.clock.advance(len(TOKENS) * 0.5)
+        self.server.go_on()
+        self.built.settle()
+        self.successResultOf(saving)
+        self.assertEqual((50.0, 1000), (self.built.speed.save_seconds(100), self.built.speed.bytes_of(100)))
+
+    def test_record_cannot_be_written(self) -> None:
+        """A save that cannot be recorded fails, and the old file is still recorded."""
+        before = self.recorded()
+        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        self.fails(self.saving())
+        self.assertEqual(before, self.recorded())
+        self.is_restored(TOKENS)
+
+
+class Crashing(SlotFilesTest):
+    """Whatever breaks off a save, at whatever step, the old file stays recorded and good."""
+
+    def steps(self) -> list[tuple[str, Callable[[], Deferred[Snapshot]]]]:
+        """Return ways to begin a save that pauses at one of its steps."""
+
+        def pauses(*paths: str) -> Callable[[], Deferred[Snapshot]]:
+            def begin() -> Deferred[Snapshot]:
+                self.server.pause_at = {paths[0]}
+                saving = self.saving(tokens=len(TOKENS) + 1)
+                for path in paths[1:]:
+                    self.server.pause_at = {path}
+                    self.server.go_on()
+                    self.built.settle()
+                return saving
+
+            return begin
+
+        return [("witness", pauses("/slots")), ("save", pauses(SAVE)), ("witness after", pauses(SAVE, "/slots"))]
+
+    def ends(self, saving: Deferred[Snapshot], end: str) -> None:
+        """End it."""
+        if end == "cancelled":
+            saving.cancel()
+            self.built.settle()
+            self.failureResultOf(saving, CancelledError)
+        else:
+            self.server.break_off()
+            self.built.settle()
+            self.fails(saving)
+
+    def check(self) -> None:
+        """Break saves off at each step."""
+        old = self.recorded()
+        for step, begin in self.steps():
+            for end in ("cancelled", "broken off"):
+                self.evaluate([*TOKENS, 5])
+                saving = begin()
+                self.assertEqual(1, self.server.paused, step)
+                self.ends(saving, end)
+                self.server.pause_at = set()
+                self.assertEqual(old, self.recorded(), (step, end))
+                self.assertEqual(old, self.files.usable("code", PREFIX), (step, end))
+                self.is_restored(TOKENS)
+        self.evaluate([*TOKENS, 5])
+        self.save(tokens=len(TOKENS) + 1)
+        self.is_restored([*TOKENS, 5])
+
+    def test_unseen_folder(self) -> None:
+        """In a folder that the proxy does not see."""
+        self.check()
+
+    def test_seen_folder(self) -> None:
+        """In one that it sees; there nothing is left over in the end."""
+        self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots_folder()))
+        self.check()
+        self.assertEqual(["code.bin"], os.listdir(self.slots_folder()))
+
+    def test_without_witness(self) -> None:
+        """With `--no-slots`, also where the model is asked for afterwards."""
+        old = self.recorded()
+        self.server.slots_shown = False
+        for path in ("/slots", SAVE, "/props"):
+            for end in ("cancelled", "broken off"):
+                self.evaluate(TOKENS)
+                self.server.pause_at = {path}
+                saving = self.saving()
+                self.assertEqual(1, self.server.paused, path)
+                self.ends(saving, end)
+                self.server.pause_at = set()
+                self.assertEqual(old, self.recorded(), (path, end))
