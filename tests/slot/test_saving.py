@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from bioproxy.prompts.digests import digest, marks
-from bioproxy.prompts.prompt_shape import BARE
+from bioproxy.prompts.digests import marks
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot
 from bioproxy.slot.saving import SHORTEST_PAUSE
 from tests.support.fakes import Refusal
@@ -16,8 +15,7 @@ from tests.support.slot_files import SlotFilesTest
 from tests.support.world import KEY
 from tests.support.world import PREFIX as TOKENS
 
-OTHER = BARE.key(digest("something else "))
-SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
+SAVE = "/slots/0?action=save"
 
 
 class Saving(SlotFilesTest):
