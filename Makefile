@@ -28,6 +28,7 @@ lint: .venv/with-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 wheel: .venv/with-test
 	$(BIN)/python tools/packages.py

@@ -221,5 +221,7 @@ class Slot:
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
         # Only the beginning of a template comes into the slot by this.  Nothing is written down
-        # about it: the pieces that are computed next are part of the same use, and only its end is.
+        # about it, and what was known before is forgotten only with the first piece that is computed
+        # next.  A warm-up that is cancelled in between leaves that to the witness, which tells by
+        # the number of tokens that the slot is not what it was.
         return await self._files.load(name, kind, entry)

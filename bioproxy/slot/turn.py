@@ -16,15 +16,28 @@ Which order turns come in is decided by `bioproxy.slot.gate`; here is only what 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-if TYPE_CHECKING:
-    from bioproxy.slot.gate import Gate
-
 Work = Coroutine[Deferred[Any], Any, None]
 """A coroutine that awaits Deferreds and gives nothing: what ``async def f() -> None`` makes when it is called."""
+
+
+class Admission(Protocol):
+    """What a turn needs of the gate (`bioproxy.slot.gate.Gate`), which in turn makes the turns.
+
+    Named here, so that the two modules do not import each other.
+    """
+
+    def place(self, turn: Turn) -> int:
+        """Return the turn's place in the queue."""
+
+    async def enter(self, turn: Turn) -> float:
+        """Wait until the turn may come in."""
+
+    def leave(self, turn: Turn, work: Callable[[], Work] | None) -> None:
+        """Let the next one in, after `work`."""
 
 
 class Turn:
@@ -45,7 +58,7 @@ class Turn:
     acquired: Deferred[Any] | None
     """What fires when the gate lets the user in; `None` before the user has come to the gate."""
 
-    def __init__(self, gate: Gate, who: Any) -> None:
+    def __init__(self, gate: Admission, who: Any) -> None:
         self.who = who
         self.has_entered = False
         self.since = ""

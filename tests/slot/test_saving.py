@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from bioproxy.prompts.digests import digest, prefix_digests
-from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
+from bioproxy.prompts.digests import prefix_digests
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot
 from bioproxy.slot.saving import SHORTEST_PAUSE
 from tests.support.fakes import Refusal
@@ -16,8 +15,7 @@ from tests.support.slot_files import SlotFilesTest
 from tests.support.world import KEY
 from tests.support.world import PREFIX as TOKENS
 
-OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
-SAVE, RESTORE = "/slots/0?action=save", "/slots/0?action=restore"
+SAVE = "/slots/0?action=save"
 
 
 class Saving(SlotFilesTest):
