@@ -169,7 +169,6 @@ class FileSaver:
     def _begin_pause(self, name: str) -> None:
         """Do without saving for a while, if it is not only this template that cannot be saved."""
         # Seconds by the reactor's clock, which stands still while bioproxy cannot run.
-        # Seconds by the reactor's clock, which stands still while bioproxy cannot run.
         # One template alone may be too large, or have an unlucky name, and must not keep the others
         # from their files.  When a second one fails it is a full disk or a wrong folder: the next
         # one would fare no better, and computing it, for minutes perhaps, would be in vain.  A set,

@@ -163,5 +163,8 @@ async def test_killed_while_saving(llama_of: LlamaOf, daemon_of: DaemonOf, bulky
     await daemon.chat("something else")
     answer = await daemon.chat("@code why?", **ODDS)
     assert (answer.cache, agree(answer, right)) == ("restored", True)
-    assert {"code.bin"} <= {file.name for file in llama.slots.iterdir()} <= {"code.bin", "code.chat.bin"}
+    # One file of the template, and nothing left over.  A kill between the record of a new file and its renaming, in the
+    # last round, leaves it under its second name, where it is as good.
+    names = {file.name for file in llama.slots.iterdir()} - {"code.chat.bin", "code.chat.new.bin"}
+    assert names in ({"code.bin"}, {"code.new.bin"}), names
     assert "Traceback" not in daemon.output
