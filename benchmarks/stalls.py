@@ -27,6 +27,10 @@ from benchmarks.servers import Children, free_ports
 SIZES = (16 << 10, 128 << 10, 1 << 20, 8 << 20, 64_000_000)
 """Bytes of a body: up to the largest that is read at once, then those that are read in another process."""
 
+TRIES = 3
+"""How often each body is sent; the try with the shortest stall counts.  What is bioproxy's own comes back each time,
+and what other programs do to the machine does not."""
+
 LONGEST = 0.05
 """Seconds that nobody may keep everybody else waiting."""
 
@@ -131,6 +135,18 @@ def send(port: int, path: str, body: bytes) -> tuple[int, float]:
     return response.status, time.monotonic() - began
 
 
+def measure(port: int, admin: int, path: str, body: bytes, chat: bytes) -> tuple[int, float, Beside, Beside]:
+    """Send a body while two others ask; return status, seconds, and the two who asked for `/healthz` and for a chat."""
+    health, other = Beside(admin, "/healthz"), Beside(port, PATH, chat)
+    for each in (health, other):
+        each.start()
+    status, took = send(port, path, body)
+    for each in (health, other):
+        each.over.set()
+        each.join()
+    return status, took, health, other
+
+
 def main() -> None:
     """Measure and print."""
     with ExitStack() as stack:
@@ -150,13 +166,9 @@ def main() -> None:
         for kind, (path, make) in KINDS.items():
             for size in SIZES:
                 body = make(size)
-                health, other = Beside(admin, "/healthz"), Beside(port, PATH, chat)
-                for each in (health, other):
-                    each.start()
-                status, took = send(port, path, body)
-                for each in (health, other):
-                    each.over.set()
-                    each.join()
+                status, took, health, other = min(
+                    (measure(port, admin, path, body, chat) for _ in range(TRIES)), key=lambda each: each[2].longest
+                )
                 worst = max(worst, health.longest)
                 print(
                     f"{kind:32}{len(body):12}{status:8}{took * 1000:10.1f}{health.longest * 1000:18.1f}"
