@@ -54,7 +54,7 @@ def now(settings: Settings, texts: Iterable[tuple[str, str]], say: Say, reactor:
         install(real)
         reactor = real
     url, path = settings.llama_url, settings.slot_save_path
-    # The same parts as `bioproxy.service` makes, but only those that a request to llama-server needs.
+    # The same parts as `bioproxy.assembly` makes, but only those that a request to llama-server needs.
     # An *agent* is Twisted's word for an HTTP client.  It needs the CA file, and `Upstream` the key for llama-server.
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     try:

@@ -102,7 +102,6 @@ class SlotFiles:
     def recorded(self, name: str, kind: str) -> Snapshot | None:
         """Return what the record has, whatever model it is of, and without a look at the disk."""
         # What is recorded may have become useless meanwhile; that is found out when it is loaded.
-        # What is recorded may have become useless meanwhile; that is found out when it is loaded.
         # It serves for reasons ("made with another model") and for candidates.
         return self._snapshots.get(name, kind)
 

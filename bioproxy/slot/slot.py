@@ -124,13 +124,6 @@ class Slot:
         # relies on it; for showing a state it is good enough.
         return self._content.has(key)
 
-    def may_compute(self, name: str, key: Key) -> bool:
-        """Tell whether computing a template in the slot makes it warm, where there are no files."""
-        # Not where nobody could tell afterwards that the slot holds it: it would be computed again and again.  Nor
-        # where a user left something on this template there, even in another shape: that user's next question needs
-        # just that.
-        return self.tells_content and not self.holds(key) and not self.is_used_by_user(name)
-
     @property
     def tells_content(self) -> bool:
         """Whether llama-server tells what its slot holds; not with ``--no-slots``."""
