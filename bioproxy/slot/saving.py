@@ -28,7 +28,6 @@ files are loaded.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -39,6 +38,7 @@ from bioproxy.llama.model_identity import Model, ModelIdentity
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_shape import Key
+from bioproxy.runtime.backoff import Backoff
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.folder import SlotFolder
@@ -68,6 +68,10 @@ somebody's tidying up is noticed.
 """
 
 
+SAVES = "saves"
+"""The name under which the pause of all saves is kept."""
+
+
 class FileSaver:
     """Saves the slot to files, one save at a time.
 
@@ -95,24 +99,24 @@ class FileSaver:
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
-        # The templates whose last save failed; how long the last pause was, in seconds; until when
-        # it lasts.
+        # The templates whose last save failed.
         self._failed: set[str] = set()
-        self._pause = 0.0
-        self._paused_until = -math.inf
+        # Not lengthened at random, as the pauses of warm-ups are: there is one pause for all files, so nothing that
+        # failed together would be tried again together.
+        self._backoff = Backoff(clock, SHORTEST_PAUSE, LONGEST_PAUSE, jitter=0)
 
     @property
     def paused(self) -> bool:
         """Whether saving pauses because it has failed, and would probably fail again."""
         # Asked before anything is computed or begun for the sake of a file.  `save` itself does not
         # look: whoever has got as far as that may as well try.
-        return self._clock.seconds() < self._paused_until
+        return self._backoff.waiting(SAVES) is not None
 
     def end_pause(self) -> None:
-        """End a pause, because somebody says that saving will work now."""
-        # How long the last pause was stays known: if it does not work after all, the next is
-        # longer.
-        self._paused_until = -math.inf
+        """End a pause, because an operator says that saving will work now."""
+        # The word of an operator counts like a success: if saving does not work after all, the next pause is the
+        # shortest again.
+        self._backoff.over(SAVES)
 
     # `save` is the whole of it, and in the order of the list above: `_write` has the steps that can
     # be cancelled, `_record` those that cannot.
@@ -160,7 +164,7 @@ class FileSaver:
             raise SaveFailed(f"saving {filename}: {error}") from None
         # One save that worked shows that the disk is well: failures before it were about something
         # else, and the next pause begins with the shortest again.
-        self._pause = 0.0
+        self._backoff.over(SAVES)
         self._failed.clear()
         self._metrics.slot_saves.labels(name, "ok").inc()
         self._metrics.slot_bytes.labels("saved").inc(entry.size)
@@ -175,8 +179,7 @@ class FileSaver:
         # because one template that fails again and again is still only one.
         self._failed.add(name)
         if len(self._failed) > 1:
-            self._pause = min(max(SHORTEST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
-            self._paused_until = self._clock.seconds() + self._pause
+            self._backoff.failed(SAVES)
 
     async def _write(self, name: str, kind: str, filename: str, tokens: int) -> tuple[int, Model]:
         """Have llama-server write the file; fire with its bytes and the model.  Fails as `save`, or `LlamaApi`."""

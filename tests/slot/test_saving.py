@@ -143,6 +143,10 @@ class Saving(SlotFilesTest):
             self.assertFalse(self.files.of_use)
             self.built.clock.advance(1)
             self.assertTrue(self.files.of_use)
+        self.fails(self.saving())
+        self.assertFalse(self.files.of_use)
+        self.files.end_pause()  # an operator's word
+        self.assertTrue(self.files.of_use)
         self.server.answers = {}
         self.save()
         self.server.answers = {SAVE: b"nonsense"}
