@@ -27,7 +27,7 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredLock, TimeoutError
+from twisted.internet.defer import Deferred, DeferredList, DeferredLock, TimeoutError
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport, IUNIXTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
@@ -82,6 +82,8 @@ class Worker(Service):
         # A queue: `async with` waits until all earlier calls have left it.
         self._one_at_a_time = DeferredLock()
         self._child: Child | None = None
+        # The present child, and those killed before that Twisted has not reported as gone yet.
+        self._alive: set[Child] = set()
 
     async def call(self, function: Callable[..., Any], descriptor: int, *args: Any) -> Any:
         """Run `function(view, *args)` in the child, where `view` is the content of an open file, as an `mmap`.
@@ -122,23 +124,28 @@ class Worker(Service):
     def _start(self) -> Child:
         """Start a child.  Raises `Unavailable`."""
         try:
-            return Child(self._reactor)
+            child = Child(self._reactor)
         except OSError as error:  # too many processes or open files
             raise Unavailable(f"no process can be started to read large requests: {error.strerror}") from None
+        self._alive.add(child)
+        child.gone.addCallback(lambda _: self._alive.discard(child))
+        return child
 
-    def stopService(self) -> None:
-        """Kill the child, if there is one.  Called by the parent service."""
+    def stopService(self) -> Deferred[Any]:
+        """Kill the child, if there is one; fires when no child is left.  Called by the parent service, which waits."""
         super().stopService()
         if self._child is not None:
             # A call in progress fails, and with it the request that waits for it; the ports are being closed as well.
             self._child.end()
             self._child = None
+        return DeferredList([child.gone for child in self._alive])
 
 
 class Child(ProcessProtocol):
     """The child process, and the connection to it.
 
-    `ended` is set once and for all, by `end` or when the process is gone; the child is of no use from then on.
+    `ended` is set once and for all, by `end` or when the process is gone; the child is of no use from then on.  `gone`
+    fires when the process has been collected and its pipes are closed.
     """
 
     log = Logger()
@@ -146,6 +153,7 @@ class Child(ProcessProtocol):
     def __init__(self, reactor: Any) -> None:
         """Start the process.  Raises `OSError` where the operating system refuses a socket or a process."""
         self.ended = False
+        self.gone: Deferred[None] = Deferred()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         # Both ends are duplicated, by Twisted and for the child, so our own copies are closed at the end of the block.
         # A copy of the child's end that stayed open here would hide the child's death: our end would never see EOF.
@@ -198,6 +206,7 @@ class Child(ProcessProtocol):
         self.ended = True
         # Normally the connection is lost anyway; this makes sure that a question in it fails.
         self._line.close()
+        self.gone.callback(None)
 
 
 class Line(Int32StringReceiver):

@@ -31,15 +31,12 @@ class Working(TestCase):
         self.file = TemporaryFile()  # noqa: SIM115 - closed in `end`
         self.file.write(b"x" * 1000)
         self.file.flush()
-        self.addCleanup(lambda: Deferred.fromCoroutine(self.end()))
+        self.addCleanup(self.end)
 
-    async def end(self) -> None:
-        """End it, and wait until its child is gone."""
-        child = self.worker._child
-        self.worker.stopService()
+    def end(self) -> Deferred[Any]:
+        """End it; fires when no child is left."""
         self.file.close()
-        while child is not None and child.transport is not None and child.transport.pid is not None:
-            await deferLater(reactor, 0.01)
+        return self.worker.stopService()
 
     def call(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         """Have a function run."""
@@ -144,9 +141,8 @@ class Working(TestCase):
     async def test_stopped(self) -> None:
         """With the service the child ends, and no process is left."""
         process = await self.child()
-        self.worker.stopService()
-        while Path(f"/proc/{process}").exists():
-            await deferLater(reactor, 0.01)
+        await self.worker.stopService()
+        self.assertFalse(Path(f"/proc/{process}").exists())
 
     async def test_no_descriptors_left(self) -> None:
         """Calls leave no files open, here or in the child."""
