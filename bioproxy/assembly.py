@@ -223,7 +223,7 @@ def assemble(
         warmer,
         upstream,
         request_log,
-        MissReasons(shape_learning, warmer, slot),
+        MissReasons(shape_learning, warmer, warmup, slot),
         keys,
         reactor,
         settings.ping_interval,

@@ -220,11 +220,12 @@ class Proxy:
     def _tell_prepared(self, exchange: Exchange, filled: FilledRequest, prepared: Prepared) -> None:
         """Tell the client how the slot was prepared for its request."""
         record = exchange.record
-        record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
+        record.cache, record.restore_ms = prepared.cache, prepared.restore_ms
         exchange.tell("X-Bioproxy-Cache", prepared.cache)
         if prepared.miss is not None:
-            exchange.tell("X-Bioproxy-Miss", prepared.miss)
-            record.miss_detail = self._miss_reasons.detail(filled, prepared.miss)
+            record.miss = self._miss_reasons.reason(filled, prepared.miss)
+            exchange.tell("X-Bioproxy-Miss", record.miss)
+            record.miss_detail = self._miss_reasons.detail(filled, record.miss)
             if record.miss_detail is not None:
                 exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
         if prepared.restore_ms is not None:
