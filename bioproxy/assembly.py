@@ -47,11 +47,13 @@ from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.template_poller import InThread, TemplatePoller
+from bioproxy.proxy.admission import Admission
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import Elsewhere, RequestReader
 from bioproxy.proxy.shutdown import Shutdown
+from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.runtime.state_folder import StateFolder
@@ -159,7 +161,7 @@ class Parts:
 
     def clients_site(self, reactor: Any) -> CheckedSite:
         """Return what serves connections to the clients' port, with the reactor for their time-outs."""
-        return CheckedSite("clients' port", self.proxy.resource(), reactor, self.proxy.judge, self.limits)
+        return CheckedSite("clients' port", self.proxy.resource(), reactor, Admission(self.keys).judge, self.limits)
 
     def operators_site(self, reactor: Any) -> CheckedSite:
         """Return what serves connections to the operator's port, likewise."""
@@ -219,12 +221,10 @@ def assemble(
         reader,
         gate,
         slot,
-        shape_learning,
-        warmer,
+        SlotAccess(slot, shape_learning, MissReasons(shape_learning, warmer, warmup, slot)),
+        schedule,
         upstream,
         request_log,
-        MissReasons(shape_learning, warmer, warmup, slot),
-        keys,
         reactor,
         settings.ping_interval,
     )
