@@ -77,7 +77,8 @@ class SlotAccess:
     def tell(self, exchange: Exchange, filled: FilledRequest, prepared: Prepared) -> None:
         """Tell the client how the slot was prepared for its request, and note the same in the record.
 
-        If the head of the answer is out already, only the record gets it: `/status` and the log are always complete.
+        `prepared` is what entering the use has found.  If the head of the answer is out already, only the record gets
+        it, so `/status` and the log are always complete.
         """
         # The record gets the same words as the headers, so a client's complaint can be found in the log by its id.
         # Nothing is rounded there: the log and `/status` do that, and the metrics need the exact number.
@@ -107,6 +108,7 @@ class SlotAccess:
         if reused is not None and record.miss is None:
             record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
             record.miss = "ineffective" if record.miss_detail else None
+        # Questions are counted here and not when they arrive: one that failed teaches nothing.
         # Only the first question of a conversation says in which shape the next one will come.  A later one is told
         # without its shape, and counts merely as a use of the template.
         self._shape_learning.asked(filled.template.name, filled.shape if filled.first_question else None)
