@@ -40,12 +40,13 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 
-from bioproxy.assembly import Outside, Parts, assemble
+from bioproxy.assembly import assemble
 from bioproxy.http.connection_limits import allowed_connections
 from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
 from bioproxy.llama.connections import check_ca_file
 from bioproxy.operator.hangup import Hangup
 from bioproxy.operator.options import Options
+from bioproxy.parts import Outside, Parts
 from bioproxy.runtime.clock import Heartbeat, install
 from bioproxy.runtime.log_output import leaves_it_to_us, log_observer
 from bioproxy.runtime.root_service import Root

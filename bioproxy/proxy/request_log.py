@@ -138,7 +138,7 @@ class RequestLog:
         self.kept += 1
         if name:
             self._note_use(name, record)
-        # One line for each request, whose format is the same for all of them, so that `grep` and `awk` can work with it.
+        # One line for each request, in the same format for all of them, so that `grep` and `awk` can work with it.
         # What is not known is `None` there, and a miss is named only where there is one.
         self.log.info(
             "{r.id} {path} {r.status} template={r.template} cache={r.cache}{miss} prompt={r.prompt_tokens}"

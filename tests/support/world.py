@@ -23,8 +23,9 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from bioproxy.assembly import Outside, assemble
+from bioproxy.assembly import assemble
 from bioproxy.llama.connections import Agents
+from bioproxy.parts import Outside
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
