@@ -12,6 +12,9 @@ root's rights, and for tests, which look at parts that never start.
 On Twisted: parts get the reactor as an argument and never import it.  Most of them use it only as a clock
 (`IReactorTime`), to set timers and to measure durations.
 
+Parts that call each other in both directions do not exist.  Where an earlier part must hear of something that happens
+in a later one, it gets a function, mostly as a ``lambda`` or a bound method, which is called when it happens.
+
 The only thing that is decided here is which part takes which new setting when the configuration is reloaded.
 """
 
@@ -59,8 +62,25 @@ def assemble(
 
     `reactor` is Twisted's reactor, or a clock that stands for it.  `outside` is what tests replace.  `read_settings`
     reads the configuration again, or raises `ConfigError`; without it, a reload finds what is in force already.
+
+    An arrow means "knows and calls"; every part on the right is made before the one on its left::
+
+        Hangup, Admin --> Reload ----> the parts with settings
+        Admin ----------> Status ----> most parts, to show what they believe
+        LiveEvents -----> Status, History
+        Proxy ----------> Gate         wait for its turn
+                 |------> RequestReader --> TemplatePoller
+                 |------> SlotAccess -----> Slot, MissReasons
+                 `------> Upstream     send the request
+        Warmer ---------> Schedule     what is due
+                 |------> Gate         begin only if no user is there
+                 `------> Warmup -----> Slot, LlamaApi
+
+    The proxy and the warmer do not know each other's work.  They meet at the gate, which lets users in first, and in
+    the slot, which says what is there.
     """
-    # The lower half.  These are short names for what is used more than once below.
+    # The lower half, with everything that the upper half stands on.  These are short names for what is used more than
+    # once below.
     lower = assemble_slot(settings, reactor, outside)
     metrics, upstream, llama, speed = lower.metrics, lower.upstream, lower.llama, lower.speed
     gate, slot, watch, keys = lower.gate, lower.slot, lower.watch, lower.keys
@@ -68,17 +88,27 @@ def assemble(
     # What is done while no user waits.  The poller knows texts, the catalogue knows prompts (a text in the shape in
     # which clients send it), the schedule knows which prompt is due, and the warmer does it.
     poller = TemplatePoller(settings.templates, outside.in_thread, metrics)
+    # The rounds come every few seconds, and a reload may change how many.  A thread reads what has changed.
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
     shape_learning = ShapeLearning(lower.state)
+    # The catalogue asks for the shape each time, because clients may change it with any question.
     catalogue = Catalogue(poller, shape_learning.shape)
     schedule = Schedule(catalogue, shape_learning, slot, watch, reactor, ahead=settings.warmup)
+    # The schedule decides and changes nothing; the warm-up does one piece of work and decides nothing.  The warmer puts
+    # them together.  It gets the gate as well, because it must not begin anything while a user is there.
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
+    # `Prefixes` remembers each prompt's tokens, so that a warm-up that is interrupted again and again has them made
+    # once. Nobody else needs it, so it is not in the table.
     warmer = Warmer(schedule, catalogue, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
 
     # The life of a request.  The order of the steps is in `Proxy`; everything that it needs for a step is handed in
     # here.
+    # The log also teaches the speed, because each answer says how long its prompt took.
     request_log = RequestLog(metrics, speed, reactor)
+    # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
     reader = RequestReader(poller, outside.elsewhere, settings.max_body)
+    # The proxy gets the schedule and not the warmer: a request only tells what was asked for, and it never waits for a
+    # warm-up.  That a warm-up makes room is the gate's business.
     proxy = Proxy(
         reader,
         gate,
@@ -92,46 +122,68 @@ def assemble(
     )
     # Limits and warning of the clients' port.  They are parts and not in the port's service, because a reload changes
     # the one and has the other look again.
+    # How many connections are possible depends on the limit of open files, which is asked again at the start.
     limits = ConnectionLimits(settings.max_body, allowed_connections())
+    # A function for the keys, because they are read later, when the services start.
     open_port_warning = OpenPortWarning("the clients' port", lambda: keys.required)
 
     # What an operator sees: the numbers of the last hour, the state at this moment, and both as events for open pages.
+    # The history is collected from the metrics, so the curves and Prometheus never show different numbers.
     history = History(metrics, gate, reactor)
+    # The status asks the parts each time and stores nothing, so it cannot be out of date.
     status = Status(poller, gate, slot, warmer, watch, upstream, request_log, reactor)
     events = LiveEvents(status, history, reactor)
+    # The operator's port has no keys.  A web page in the operator's browser could send requests to it, though, by a
+    # name that resolves to this machine; so only known names are answered.
     host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
 
     # What a reload does.  Each new value is a plain assignment or a call that cannot fail: the configuration as a whole
     # was found to be valid before, so there is no reload that is done by half.
     def use_templates(prefixes: Mapping[str, Path]) -> None:
+        """Use these templates from now on.  Requests that have found theirs already keep them."""
+        # A template that is gone, or has another file now, must not keep the troubles and the progress of the old one.
         for name in poller.set_templates(templates_of(prefixes)):
             warmer.forget(name)
 
     def limit_bodies(size: int) -> None:
+        """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled."""
         reader.max_body = limits.max_body = size
 
     # Which part takes a new value of a setting, while requests and warm-ups go on.  A setting that is not here needs a
     # restart, and the reload says so: ports, folders and llama-server's address are used by connections and locks that
     # exist.  `partial(setattr, ...)` is a function that assigns its argument to that attribute.
     takers: dict[str, Callable[[Any], None]] = {
+        # The host at which the port listens is always a known name; only a restart changes that one.
         "admin_hosts": lambda hosts: host_check.know((settings.admin_host, *hosts)),
         # `keys` are read before all others, as they may be wrong; what is left is that a port may be open now.
         "api_key_file": lambda _: open_port_warning.check(),
+        # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
         "llama_api_key_file": lambda _: None,
+        # A body that is just arriving is judged by the new limit from its next piece on.
         "max_body": limit_bodies,
+        # For requests that come from now on: each of them reads it once.
         "ping_interval": partial(setattr, proxy, "ping_interval"),
+        # The round that is due next still comes by the old interval.
         "poll_interval": polling.every,
         "prefixes": use_templates,
+        # Requests that wait already stay, also if they are more than the new limit, and keep their time-out.
         "queue_limit": partial(setattr, gate, "limit"),
         "queue_timeout": partial(setattr, gate, "timeout"),
+        # What is saved already stays, and is still restored.
         "save_conversations": partial(setattr, lower.saver, "enabled"),
+        # The watch looks every two seconds, and warm-ups are decided twice a second: these apply with the next look.
         "upstream_timeout": partial(setattr, watch, "timeout"),
+        # A warm-up that runs is finished in any case; the next piece has the new size.
         "warmup": partial(setattr, schedule, "ahead"),
         "warmup_chunk": partial(setattr, warmup, "longest_piece"),
     }
+    # The reload comes after all others, because it has a way into many of them.  Nobody but the operator's port and the
+    # signal SIGHUP knows it.
+    # Tests that never reload hand in no `read_settings`; then nothing is ever new.
     reload = Reload(settings, read_settings or (lambda: settings), keys, takers)
-    # Everything of the lower half, and the rest by name.  The three last ones make rounds of a function: `Periodic`
-    # calls it again only when the coroutine of the last call has ended, logs its errors, and cancels it at a stop.
+    # Everything of the lower half (`vars` gives the fields of a dataclass by name), and the rest by name.  The three
+    # last ones make rounds of a function: `Periodic` calls it again only when the coroutine of the last call has ended,
+    # logs its errors, and cancels it at a stop.
     return Parts(
         **vars(lower),
         poller=poller,
@@ -151,7 +203,10 @@ def assemble(
         events=events,
         host_check=host_check,
         reload=reload,
+        # The last part of all: it shows or starts what the others do, and none of them knows it.
         admin=Admin(status, events, Page(), poller, warmer, watch, reload, metrics),
+        # The names are those in the tree of services and in the log.  The intervals are constants of the modules whose
+        # rounds they time, where their meaning is explained.
         watching=Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         warming=Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
         history_taking=Periodic(reactor, HISTORY_INTERVAL, history.take, "history"),

@@ -125,27 +125,45 @@ class SlotParts:
 
     # What was configured, and the world outside.
     settings: Settings
+    """The configuration as it was at the start.  A reload does not replace it, but changes attributes of parts."""
     outside: Outside
+    """What leaves the process."""
     # What all others stand on.
     metrics: Metrics
+    """All counters, gauges and histograms, in a registry of their own."""
     keys: ApiKeys
+    """The clients' keys, and the one for llama-server.  Read when the services start, and at a reload."""
     state: StateFolder
+    """bioproxy's own folder, for what must survive a restart."""
     # llama-server, and what is known of it.
     upstream: Upstream
+    """Sends every request to llama-server, those of clients and our own, and can end all of them."""
     llama: LlamaApi
+    """bioproxy's own calls to llama-server, by what they mean."""
     identity: ModelIdentity
+    """Which model runs, as far as that can be found out."""
     speed: Speed
+    """How fast llama-server processes and saves tokens, learned from its answers."""
     # The slot: who may use it, what is in it, and what is in its files.
     gate: Gate
+    """The queue: one use of the slot at a time, users before warm-ups."""
     snapshots: SnapshotRecord
+    """The record of slot files: which text and which model each is of."""
     folder: SlotFolder
+    """llama-server's folder with the slot files, as far as it can be seen from here."""
     reuse_check: ReuseCheck
+    """Whether llama-server really reuses what was restored."""
     content: SlotContent
+    """What is believed to be in the slot."""
     files: SlotFiles
+    """Saves and restores the slot, and keeps the record right."""
     saver: ConversationSaver
+    """Saves a conversation that would be lost."""
     slot: Slot
-    # Looks whether llama-server is still there and still the same, and tells the slot.
+    """The slot as all others see it; puts the parts before it together."""
+    # After the slot, because it tells the slot when llama-server has fallen asleep or is another process.
     watch: ProcessWatch
+    """Whether llama-server is up, which process it is, and what it can do."""
 
 
 @dataclass(frozen=True)
@@ -154,30 +172,51 @@ class Parts(SlotParts):
 
     # What is done while no user waits.
     poller: TemplatePoller
+    """Reads the template files, and again when they change."""
     polling: Periodic
+    """The rounds of `poller`."""
     shape_learning: ShapeLearning
+    """What clients put before a template: what has to be warmed up with it."""
     catalogue: Catalogue
+    """The prompts that are to be warm."""
     schedule: Schedule
+    """Which prompt is due next, and why."""
     warmup: Warmup
+    """One warm-up at a time, and how far each has come."""
     warmer: Warmer
+    """Has the warm-ups done that are due, while no user waits."""
     # The life of a request.
     request_log: RequestLog
+    """The latest requests, for `/status` and the log."""
     reader: RequestReader
+    """Finds templates in requests and fills them in."""
     proxy: Proxy
+    """The clients' port: the order of the steps of a request."""
     limits: ConnectionLimits
+    """Limits of the clients' port for connections, bodies and memory."""
     open_port_warning: OpenPortWarning
+    """Warns if other machines can reach the clients' port and no key is asked for."""
     # What an operator sees and does.
     history: History
+    """Numbers of the last hour, for the curves of the live page."""
     status: Status
+    """The present state, as `/status` shows it."""
     events: LiveEvents
+    """A service that sends both to open pages as they change."""
     host_check: HostCheck
+    """Refuses requests to the operator's port that come from another site's web page."""
     reload: Reload
+    """Reads the configuration again and hands new values to the parts."""
     admin: Admin
+    """The operator's port: its routes and actions."""
     # What runs by itself, again and again.  Each is a service with one function of a part above, so that starting and
     # stopping need not be written in every part.
     watching: Periodic
+    """The rounds of `watch`."""
     warming: Periodic
+    """The rounds of `warmer`."""
     history_taking: Periodic
+    """The rounds of `history`."""
 
     def clients_site(self, reactor: Any) -> CheckedSite:
         """Return what serves connections to the clients' port, with the reactor for their time-outs."""
