@@ -1,27 +1,36 @@
 """What twistd starts: a tree of services, made of the parts that `bioproxy.assembly` makes.
 
-A *service* is Twisted's word for something that starts and stops.  twistd calls `makeService` with the parsed options
-and runs what it returns.  The root starts its children in this order and stops them in reverse::
+A *service* is Twisted's word for an object that starts and stops.  twistd finds `makeService` by the plugin, calls it
+with the parsed options, and runs what it returns: a `MultiService`, which is a service with children.  It starts its
+children in the order in which they were added, and stops them in reverse.  So a service can rely on those
+above it in this tree::
 
     bioproxy
-    |- demo       a llama.cpp of its own, with --demo only
-    |- state      keys and the proxy's own records are read, its folders locked
+    |- demo       starts a llama.cpp of its own, with --demo only
+    |- state      reads keys and bioproxy's own records, locks its folders
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
-    |- history    the numbers of the last hour, every 5 s
-    |- events     tells open pages what happens
-    |- worker     reads large requests, in a process of its own
+    |- history    collects the numbers of the last hour, every 5 s
+    |- events     updates open live pages
+    |- worker     parses large requests in a second process
     |- operator's port
     |- clients' port
-    |- hangup     SIGHUP has the configuration read again
-    `- heartbeat  has time stand still while nothing here can run
+    |- hangup     reloads the configuration at SIGHUP
+    `- heartbeat  stops the clock while this process cannot run
 
-A start has two halves.  In `privilegedStartService` twistd still has the rights that it was started with, perhaps
-root's: keys are read and ports opened there.  In `startService` it has given them up, and everything else begins.
+A start has two halves, and this order is the reason why a service can have both.  In `privilegedStartService` twistd
+still has the rights that it was started with, perhaps root's: keys that only root may read are read there, and ports
+below 1024 are opened.  Then twistd gives these rights up, if it was told to.  In `startService`
+everything else begins: folders are locked, records are read, timers start.  A file that is made in the first half would
+belong to root, and the process could not replace it later.  An error in either half ends the process with one line
+(`bioproxy.runtime.root_service`): a service that is half started is of no use to anybody.
 
 The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.survey_run`, and
-nowhere else: importing it chooses it, and whoever gets it handed in can be tested with another clock.
+nowhere else: importing `twisted.internet.reactor` chooses which kind of loop the whole process has.  All other code
+gets the reactor handed in, so tests can use a clock that they advance by hand.
+
+This module does not know how the parts depend on each other (`bioproxy.assembly`), nor what any of them does.
 """
 
 from __future__ import annotations
@@ -31,7 +40,8 @@ from typing import Any
 
 from twisted.application.service import IService, MultiService
 
-from bioproxy.assembly import Outside, Parts, assemble
+from bioproxy.assembly.assemble import assemble
+from bioproxy.assembly.parts import Outside, Parts
 from bioproxy.http.connection_limits import allowed_connections
 from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
 from bioproxy.llama.connections import check_ca_file
@@ -43,25 +53,41 @@ from bioproxy.runtime.root_service import Root
 from bioproxy.runtime.state_folder import State
 
 __all__ = ["Options", "makeService"]
+"""What the plugin promises to twistd: an object with these two names (`IServiceMaker`)."""
 
 
 def makeService(options: Options, reactor: Any = None) -> MultiService:
-    """Build everything.  Called by twistd, which finds this name and `Options` through the plugin.
+    """Build everything, start nothing, and return the root of the tree.
 
-    `reactor` is the one that twistd runs, unless a test hands in another one, with a clock of its own.
+    Called once by twistd, before it opens its log, becomes a daemon or gives up rights.  `options` are parsed and
+    checked.  `reactor` is the one that twistd runs, unless a test hands in another one, with a clock of its own.
+    Raises `CannotStart`, whose text is the one line that the user sees.
     """
-    os.umask(0o077)  # whatever this process writes, twistd's log too, is for its owner's eyes only
+    # First of all, because everything that is written from here on gets its rights from it: twistd's log, the records,
+    # the sockets.  All of them tell about a user's work, so only the owner may read them.
+    os.umask(0o077)
+    # twistd passes no reactor.  By now it has chosen one (``--reactor``), so importing it here gets that one.
+    # With the real reactor, timers must not follow the wall clock, nor count the time in which the process was stopped.
+    # A test's clock has neither problem.
     usable = None
     if reactor is None:
         from twisted.internet import reactor as real
 
         reactor = real
         usable = install(reactor)
+    # The log is chosen before anything can be logged.  As a function, because making the observer opens the file, and
+    # this process may still turn out not to start.  If the user told twistd where to log, that stays.
     root = Root()
+    # The settings as they are now, and the function that reads the file again with the same command line: a reload
+    # calls it, and may find an error there.
     settings, read_settings = options.settings, options.read
     twistd = options.parent
     if twistd is not None and leaves_it_to_us(twistd):
         root.log_observer = lambda: log_observer(options.settings.log_format, twistd, reactor)
+    # The demonstration replaces some settings: where llama-server is, and which templates there are.  A reload must
+    # apply the same changes, or it would point the proxy at a llama-server that does not exist.  It is the first child,
+    # so its llama.cpp starts before anything looks for it, and is stopped last.  It is imported only here: no other
+    # start needs it.
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
@@ -71,11 +97,17 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         read_settings = lambda: demo.adapted(options.read())  # noqa: E731 - it takes the place of another function
         demo.setServiceParent(root)
 
+    # Making the parts touches no file and no network.  From here on only the order of the children matters.
     parts = assemble(settings, reactor, Outside.real(reactor, settings), read_settings)
+    # `setServiceParent` adds a service to the end of its parent's list, which is what makes the order of starts.
     for service in services(parts, root, reactor):
         service.setServiceParent(root)
+    # The last child.  The first beat must come when all others run: a long start would look like a stall.  At the stop
+    # it ends first, and the clock then simply runs, so that the time limits of the others' stops still hold.
     if usable is not None:
         Heartbeat(reactor, usable, parts.metrics.reactor_stall_seconds).setServiceParent(root)
+    # While the demonstration's llama.cpp loads, "llama-server does not answer" is no warning but the plan.  What to try
+    # is announced when the templates are warm.
     if demo is not None:
         parts.watch.starting = demo.starting
         demo.announce(lambda: all(parts.warmer.state(name)[0] == "warm" for name in parts.poller.templates))
@@ -83,12 +115,23 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
 
 
 def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
-    """Return the services of all parts, in the order in which they start; a stop of `root` begins with its shutdown."""
+    """Return the services of all parts, in the order in which they start.
+
+    Sets the shutdown of `root` as well, because it needs the service of the clients' port: a stop does not begin with
+    the children but with the requests in progress.  Raises `CannotStart` if a port's endpoint makes no sense.
+    """
     settings = parts.settings
 
+    # Called at the start and not here, although the parts have a number already: with root's rights, which twistd may
+    # give up soon, the limit of open files can be raised further.
     def allow_connections() -> None:
         parts.limits.connections = allowed_connections()
 
+    # The state comes before everything that uses it, and most of all before the ports: nobody may be served while keys
+    # are not read.  Three lists, for three moments.  First what may need the rights of the start: keys may belong to
+    # root.  Then the folders are locked, so that a second bioproxy fails before it changes anything.  Then the records
+    # are read.  Last of these, leftovers of a crash are removed from the slot folder: whatever file the record does not
+    # name.
     state = State(
         (parts.keys.read, lambda: check_ca_file(settings.llama_ca_file), allow_connections),
         (parts.state, parts.folder),
@@ -98,6 +141,9 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
             lambda: parts.files.tidy_folder(parts.poller.templates),
         ),
     )
+    # Without an endpoint of its own, a port is TCP at the host and number that were configured.  Nothing is opened
+    # here: the services do that, in the first half of the start.  The operator's port has no keys; what protects it is
+    # that it listens on this machine only, so a warning is logged whenever another machine can reach it.
     operators_port = port_service(
         settings.admin_listen or tcp_endpoint(settings.admin_host, settings.admin_port),
         parts.operators_site(reactor),
@@ -110,7 +156,18 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         reactor,
         parts.open_port_warning.port_opened,
     )
+    # The service of the clients' port is needed for this: closing that port is the shutdown's second step, and keeping
+    # the operator's open lets `/status` show how a stop goes on.  When SIGTERM comes, the reactor asks the root to stop
+    # and waits for its Deferred.  The root runs this first: requests in progress need everything below, so no child may
+    # stop before they are finished.
     root.shutdown = parts.shutdown(clients_port, reactor).say
+    # Each one needs only those before it.  At a stop, `MultiService` begins to stop the last one first; it does not
+    # wait for one before it goes on to the next, but for all of them together.  What really has to be in sequence is
+    # therefore in the shutdown above, which is over by then.
+    # The ports come late, so that the first client meets a bioproxy that is complete.  They are opened earlier, in the
+    # first half of the start, but the reactor accepts connections only when it runs, after both halves.  The worker
+    # stands before them because requests need it; tests do without it.  SIGHUP comes last: a reload while parts are
+    # still starting would change settings that they are just reading.
     return [
         state,
         parts.watching,

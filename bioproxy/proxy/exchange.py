@@ -7,8 +7,15 @@ An answer has three stages, and an error is told differently in each:
 3. the head went out, and the body is anything else: the connection is ended uncleanly, so that nobody takes the part
    that was sent for the whole.
 
-The head of a stream may go out before llama-server has said anything, to a client that waits for long: see
-`bioproxy.http.keepalive`.
+The head of a stream may go out before llama-server has said anything, so stage 2 can begin while the request still
+waits in the queue.  Other proxies on the way close connections that are silent for long; a comment from time to time
+prevents that, and the first comment cannot be sent without a head (`bioproxy.http.keepalive`).
+
+On Twisted: a request object is also what its answer is written to.  `setHeader` only prepares the head, and the first
+`write` sends it; `startedWriting` says whether that has happened.  So the stage is never stored here: it is read from
+the request, and cannot be wrong.
+
+This module does not know the queue or the slot, nor in which order the steps come (`bioproxy.proxy.proxy`).
 """
 
 from __future__ import annotations
@@ -30,40 +37,57 @@ from bioproxy.runtime.errors import ProxyError
 
 
 class Exchange:
-    """A client's request, on its way.
+    """A client's request on its way to llama-server, and the answer on its way back.
 
-    `target` and `body` are what is sent on, `record` what is told of it later, `timings` what llama-server says of it.
+    Invariant: after the first byte of llama-server's answer, nothing but that answer is written, or an error that ends
+    it.
     """
 
     def __init__(
         self, request: IncomingRequest, clock: IReactorTime, buffers: BufferBudget, ping_interval: float
     ) -> None:
+        """Make an exchange for a request that has arrived with its whole body.
+
+        `clock` measures its times, `buffers` is the memory that all answers share, and `ping_interval` is in seconds.
+        """
         self.request = request
+        """The request as Twisted parsed it; the answer is written to it as well."""
         self.record = Record(request.uri.decode("ascii", "replace"), clock.seconds())
+        """What the log and `/status` will say of it.  Its path is the whole target until that is parsed."""
         self.output = ClientOutput(request, clock, buffers)
+        """The way out for the body of the answer, which does not wait for a slow client."""
         self.timings = Timings()
+        """What llama-server says in its answer: tokens reused and computed."""
         self.keepalive = Keepalive(self.output, clock, ping_interval)
+        """The comments to a client that waits for a stream."""
         self.target = b""
-        # Whole by now, in memory or, if it is large, in a temporary file.
+        """The path and query to send on; empty until the request's target was found to be valid."""
         self.body = RequestBody(request.content)
+        """The body to send on, complete: in memory or, if it is large, in a temporary file.  Filling replaces it."""
         self._clock = clock
 
     def tell(self, name: str, value: str) -> None:
-        """Tell the client something in a header, if the head has not gone out yet."""
+        """Tell the client something in a header; without effect if the head has gone out already."""
         self.request.setHeader(name, value)
 
     async def send(self, upstream: Upstream) -> None:
         """Send the request to llama-server and give the client what comes back.
 
-        Fires when llama-server is through; the client may have yet to read some.  Fails with `ProxyError`; cancelling
-        closes the connection to llama-server.
+        Fires when llama-server has sent its whole answer; the client may have yet to read some.  Fails with
+        `ProxyError`; cancelling closes the connection to llama-server, which then stops computing.
         """
-        pairs = [(name, value) for name, values in self.request.requestHeaders.getAllRawHeaders() for value in values]
+        # The headers as they came, in their order and with repetitions, but for those that are about one connection.
         # `Expect` asks us to say when the body may come (RFC 9110, section 10.1.1).  It is here already.
+        pairs = [(name, value) for name, values in self.request.requestHeaders.getAllRawHeaders() for value in values]
         crossing = [(name, value) for name, value in end_to_end(pairs) if name.lower() != b"expect"]
+        # Waits for the head of the answer without a limit: llama-server sends it only when the prompt is processed,
+        # which may take minutes.  Whether llama-server is still alive is watched elsewhere.
         response = await upstream.relay(self.request.method, self.target, crossing, self.body)
+        # From here to the head of our own answer there is no `await` on the usual path, so no comment can come in
+        # between, nor into the body afterwards.
         self.keepalive.end()
         self.record.status = response.code
+        # If a comment was sent, the client has a head with status 200, and only a stream of events fits behind it.
         if self.keepalive.sent:
             await relay.only_stream(response, upstream)
         else:
@@ -71,16 +95,22 @@ class Exchange:
         await relay.send_body(response, self.output, upstream, self._on_data)
 
     def fail(self, error: ProxyError) -> None:
-        """Tell the client of an error, in the way that is still possible."""
+        """Tell the client of an error, in the way that is still possible.  Never fails."""
+        # The comments end first: one of them behind the error would be garbage.
         self.keepalive.end()
         self.record.status = error.status
         if self.request.startedWriting:
+            # Stages 2 and 3.  `output` knows which one it is by the content type that was sent.
             self.output.fail(error_event(self.record.path, error))
         else:
+            # Stage 1.  llama-server's body may have been announced already; what was registered for it is taken back,
+            # since Twisted allows one producer for each connection.
             self.output.withdraw()
             send_error(self.request, self.record.path, error)
 
     def _on_data(self, data: bytes) -> None:
+        """Look at a piece of llama-server's body.  Called for each one, before it is written to the client."""
+        # The first piece stands for the first token.  The head does not: llama-server may send it much earlier.
         if self.record.ttft_ms is None:
             self.record.ttft_ms = (self._clock.seconds() - self.record.arrived) * 1000
         self.timings.feed(data)

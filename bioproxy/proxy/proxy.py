@@ -1,240 +1,291 @@
 """The life of a request, from the client's first byte to the answer's last.
 
-`_gated` is the heart, and reads from top to bottom: find the template, wait at the gate, put the right state into the
-slot, send, relay the answer, note what the slot holds now.  Each `await` is a point where the world may interrupt: the
-client hangs up, llama-server breaks off, the service stops.
+`Proxy._gated` is the heart, and reads from top to bottom: find the templates, wait at the gate, fill them, prepare the
+slot, send the request, relay the answer, note what the slot holds now.  Each `await` in it is a point where other code
+runs and where the request may end: its client hangs up, llama-server breaks off, the service stops.
 
-Klein maps paths to functions, and lets them be coroutines (``async def``): when a client hangs up, Klein *cancels* the
-coroutine, which means that the `await` it is waiting in raises `CancelledError`.  Python then runs every ``finally``
-and ``async with`` on the way out: a place in the queue is given up, the gate is freed, the connection to llama-server
-is closed.  So there is no bookkeeping of clients that have gone.  (In Twisted, unlike asyncio, `CancelledError` is an
-ordinary `Exception`: an ``except Exception`` around an `await` must let it pass.)
+Klein is a small library on top of Twisted's HTTP server.  It maps paths to functions and lets them be coroutines
+(``async def``).  When a client hangs up, Klein *cancels* the coroutine: the `await` in progress raises
+`CancelledError`.  Python then runs every ``finally`` and ``async with`` on the way out, and these give up the place in
+the queue, open the gate and close the connection to llama-server.  So there is no list of clients that have gone, and
+no code at each `await` for a client that may be gone.  In Twisted, unlike asyncio, `CancelledError` is an ordinary
+`Exception`: an ``except Exception`` around an `await` must let it pass.
 
-Requests that do not use the slot pass straight through.
+A request is never sent to llama-server a second time, whatever goes wrong.  It is not idempotent: llama-server may have
+generated half an answer, and repeating that takes the slot from others for minutes, for a client that may not want it
+any more.  The client gets the error, and decides.
+
+This module knows the order of steps only: not what the slot holds, not the APIs, not the bytes on the connection.
 """
 
 from __future__ import annotations
-
-from contextlib import AbstractAsyncContextManager
 
 from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from bioproxy.http.client_output import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
-from bioproxy.http.targets import ADAPTERS, SLOT_ACTIONS, origin_form, path_of, uses_slot
+from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
 from bioproxy.llama.upstream import Upstream
-from bioproxy.prompts.filling import FilledRequest
 from bioproxy.proxy.exchange import Exchange
-from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import RequestReader
-from bioproxy.runtime.errors import BadTarget, ProxyError
-from bioproxy.settings.api_keys import ApiKeys
-from bioproxy.slot.client_calls import saved_to
+from bioproxy.proxy.slot_access import SlotAccess
+from bioproxy.runtime.errors import ProxyError
 from bioproxy.slot.gate import Gate
-from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.slot import Slot
-from bioproxy.slot.turn import Turn
-from bioproxy.slot.uses import TemplateUse
-from bioproxy.warmup.shape_learning import ShapeLearning
-from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.schedule import Schedule
 
 CLIENT_GONE = 499
-"""The status noted for a request whose client hung up.  Nobody receives it; nginx uses the same number."""
+"""The status noted for a request whose client hung up.
+
+Nobody receives it: it is for the log, `/status` and the metrics, where a hang-up must not count as an error of
+llama-server.  nginx uses the same number for this.
+"""
 
 
 class Proxy:
-    """The proxy port.  Every request is answered, ended uncleanly, or has lost its client."""
+    """Serves the clients' port.
+
+    Invariant: every request gets an answer, is ended uncleanly so that its answer does not look complete, or has lost
+    its client.  Each one is logged exactly once, whichever of these it is.
+
+    What a gated request waits for, in this order, and what a hang-up does at that point::
+
+        find      the worker process, for a large body    ends that process; the next request starts another one
+        gate      the requests before this one            leaves the queue
+        fill      a thread that reads template files      opens the gate; what the thread reads is dropped
+        prepare   some short calls of llama-server        closes the connection of the call in progress
+        head      llama-server computing the prompt       closes the connection; llama-server stops at its next batch
+        body      llama-server generating the answer      closes the connection; llama-server stops at its next token
+        the rest  the client reading, outside the gate    drops what was kept for it
+
+    From "gate" to "body" the time is what all others wait for, so nothing else is awaited there.
+    """
 
     app = Klein()
+    """The routes: a class attribute, because the decorator `route` is used while the class is being defined.
+
+    Klein binds it to the object when it is read from one, as Python does with functions.
+    """
+
     log = Logger()
+    """Logs under the name of this module and class.  It takes the place of a global logger."""
+
+    ping_interval: float
+    """Seconds between comments to a client that waits for a stream; 0 for none.  May be changed at any time."""
 
     def __init__(
         self,
         reader: RequestReader,
         gate: Gate,
         slot: Slot,
-        shape_learning: ShapeLearning,
-        warmer: Warmer,
+        slot_access: SlotAccess,
+        schedule: Schedule,
         upstream: Upstream,
         request_log: RequestLog,
-        miss_reasons: MissReasons,
-        keys: ApiKeys,
         clock: IReactorTime,
         ping_interval: float,
     ) -> None:
+        """Put the parts together; nothing happens before the first request.
+
+        `reader` finds and fills templates, `gate` is the queue, and `slot_access` prepares the `slot`.  `schedule` is
+        told which templates are asked for.  `upstream` sends requests on, and knows whether llama-server responds.
+        `request_log` gets each request when it has ended.  `clock` measures all times: the reactor's in production, one
+        that is advanced by hand in tests.  `ping_interval` is the first value of the attribute, in seconds.
+        """
         self._reader = reader
         self._gate = gate
         self._slot = slot
-        self._shape_learning = shape_learning
-        self._warmer = warmer
+        self._slot_access = slot_access
+        self._schedule = schedule
         self._upstream = upstream
         self._request_log = request_log
-        self._keys = keys
-        self._miss_reasons = miss_reasons
         self._clock = clock
         self.ping_interval = ping_interval
+        # One budget for all clients: the memory that slow readers take together is what has to be limited.
+        # `bioproxy.http.client_output` takes from it, and gives back when a client has read or is gone.
         self._buffers = BufferBudget()
+        # The requests that are being served, and what fires when the last of them has ended.  A Deferred fires once, so
+        # there is a new one after each time.
         self._running: set[Exchange] = set()
         self._quiet: Deferred[None] = Deferred()
 
     def resource(self) -> IResource:
-        """Return what a `Site` serves."""
-        return CatchAllResource(self.app.resource())
+        """Return what a `Site` serves: Twisted's word for the object that answers requests.
 
-    def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
-        """Return why a request is refused, if it is, before its body comes; if not, take its key out of its headers."""
-        if method == b"CONNECT":
-            return BadTarget("this is no way to anywhere else")  # whatever follows would be taken for another protocol
-        try:
-            refusal = self._keys.judge(method, path_of(origin_form(target)), headers)
-        except BadTarget as error:
-            return error
-        if refusal is None:
-            self._keys.exchange(headers)  # now: other keys may be in force when the request is sent on
-        return refusal
+        A new one for each call; all of them lead to this object.
+        """
+        # Every path leads to `serve`: which paths exist is for llama-server to say, and later builds have new ones.
+        return CatchAllResource(self.app.resource())
 
     @app.route("/")
     async def serve(self, request: IncomingRequest) -> None:
-        """Answer one request, whatever its path and method.  Klein calls this, and cancels it on a hang-up."""
+        """Answer one request, whatever its path and method.
+
+        Klein calls this when the request has arrived with its body, and cancels it on a hang-up.  Fires when the client
+        has read its answer; fails with `CancelledError` only.
+        """
+        # The interval is read once for each request, so a reload of the configuration applies to those that come later.
         exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
+        # From here to the `try` there is no `await`, so nothing can end this coroutine before the `finally` protects
+        # it.
         self._running.add(exchange)
         try:
             await self._answer(exchange)
+            # The answer is complete, but a slow client may have yet to read megabytes of it.  That is waited for here,
+            # outside the gate: other requests go on meanwhile, and a stop of the service still sees this request as
+            # running.  If the client hangs up now, only what was kept for it is dropped.
             if exchange.output.begun:
-                await exchange.output.done  # nobody waits for this client: the gate is open again
+                await exchange.output.done
         except CancelledError:
+            # The only place that notes a hang-up.  Raised again, because Klein expects the coroutine that it cancelled
+            # to end like that, and writes nothing to the lost connection.
             exchange.record.status = CLIENT_GONE
             raise
         finally:
+            # Synchronous on purpose: a coroutine that was cancelled may not await here, or `cancel` would return
+            # before the cleanup is done.  First the timer, which would write to a connection that is gone.
             exchange.keepalive.end()
             self._request_log.close(
                 exchange.record, uses_slot(request.method, exchange.record.path), exchange.timings.values
             )
+            # The request leaves the set before the Deferred fires: firing runs the code of the shutdown at once, inside
+            # this call, and that code must find nothing running.
             self._running.discard(exchange)
             if not self._running:
                 self._quiet.callback(None)
                 self._quiet = Deferred()
 
     def finished(self) -> Deferred[None]:
-        """Fire when all requests that came so far, and meanwhile, are answered."""
+        """Return a Deferred that fires when all requests are answered, those that come meanwhile too.
+
+        Never fails.  Cancelling it only ends this waiting: no request is ended by it.
+        """
+        # Asked by the shutdown, when the port is closed already.  Requests that come "meanwhile" are those on open
+        # connections, which the port does not close.
         if not self._running:
             return succeed(None)
+        # A Deferred of the caller's own.  If all callers got the same one, the first time-out would cancel it for the
+        # others.
         finished: Deferred[None] = Deferred()
         self._quiet.chainDeferred(finished)
         return finished
 
     async def _answer(self, exchange: Exchange) -> None:
-        """Serve a request, and tell the client what went wrong if something did.  Fails with `CancelledError` only."""
+        """Serve a request, and tell the client what went wrong if something did.
+
+        Fires when llama-server is through with it, or the error is told.  Fails with `CancelledError` only.
+        """
         request, record = exchange.request, exchange.record
         try:
+            # Before the refusal is looked at, because the path decides the format in which an error is told.
             exchange.target = origin_form(request.uri)
             record.path = path_of(exchange.target)
             gated = uses_slot(request.method, record.path)
             if gated:
+                # While a client does not read its answer, the slot would stay busy: a gated answer is kept for it.
                 exchange.output.buffer_limit = SLOT_BUFFER_BYTES
                 exchange.tell("X-Bioproxy-Request-Id", record.id)
+            # The head or the body was refused while it arrived.  Such a request comes here like all others, so that it,
+            # too, has a record, a line in the log, and an answer in the format of its API.
             if request.refusal is not None:
                 raise request.refusal
+            # Another adapter makes another model of the same weights.  Noted before the call is sent: if its client
+            # hangs up, nobody would learn whether it still took effect.
             if record.path == ADAPTERS and request.method == b"POST":
                 self._slot.model_changed()
+            # Errors of both are told below, in one place, because only the exchange knows how far its answer has come.
             await (self._gated(exchange) if gated else self._ungated(exchange))
         except CancelledError:
+            # Must come first: it would match `Exception` below, and an error would be written to a client that is gone.
             raise
         except ProxyError as error:
+            # All that is expected to go wrong: it has a status and a sentence for the client, so no traceback is
+            # logged. Retrying is not done here for any of them (see the module's docstring); where it makes sense, the
+            # error says so in `Retry-After`.
             exchange.fail(error)
         except Exception:
-            # A bug of ours.  The client must learn of it all the same, and not from Klein, which would append its
-            # page to an answer that has begun, and end it as if it were whole.
-            self.log.failure("while serving {path}", path=record.path)
-            exchange.fail(ProxyError("bioproxy made a mistake; its log has the details"))
+            # A bug in bioproxy.  The client must learn of it all the same, and not from Klein: Klein would append its
+            # own error page to an answer that has begun, and end it as if it were complete.
+            self.log.failure("internal error while serving {path}", path=record.path)
+            exchange.fail(ProxyError("internal error in bioproxy; its log has the details"))
 
     async def _ungated(self, exchange: Exchange) -> None:
-        """Serve a request that does not use the slot; what counts the tokens of a request, say, counts them filled."""
+        """Serve a request that does not use the slot.
+
+        It is not queued, but templates are filled here, too: a request that counts tokens has to count those of the
+        request that it stands for.  Fires and fails as `Exchange.send`; cancelling ends whichever step is in progress.
+        """
+        # Both steps follow each other at once here, because there is no queue between them.  They may wait for the
+        # worker process and for a thread, and a hang-up gives up either.
         found = await self._reader.find(exchange.record.path, exchange.body)
         if found is not None:
             exchange.body = exchange.body.filled((await self._reader.fill(found)).pieces)
         await exchange.send(self._upstream)
 
     async def _gated(self, exchange: Exchange) -> None:
-        """Serve a request that uses the slot."""
+        """Serve a request that uses the slot.
+
+        Fires when llama-server has sent its answer and the slot is free again, or will be as soon as what it holds is
+        noted.  Fails with `ProxyError`.  Cancelling gives up the queue, the gate or the answer, whichever it has come
+        to; docs/cancellation.md has a row for each `await`.
+        """
         record = exchange.record
-        # 1. Find the templates that it names.
+        # 1. Find the templates that it names.  Before the queue, because a request that is refused (no such file, too
+        #    large) must learn that at once and not after minutes.  Nothing is held yet, so a hang-up costs nothing.
         found = await self._reader.find(record.path, exchange.body)
         if found is not None:
             record.template = found.templates[0].name
             exchange.tell("X-Bioproxy-Template", record.template)
         filled = None
 
-        # 2. Wait for one's turn.
+        # 2. Wait for its turn.  A client that asked for a stream gets comments meanwhile.  The first of them takes the
+        #    head of the answer along, so from here on the head may be out: `tell` then has no effect on the client, and
+        #    an error becomes an event in the stream (`Exchange.fail`).
+        #    The place in the queue is taken by entering the block, which also interrupts a warm-up.  Leaving the block
+        #    opens the gate, whatever the reason: the last line, an error, or a hang-up at any `await` inside.
         turn = self._gate.user(record)
+        # Two functions, because both answers are needed only when a comment is due, and change until then.  They refer
+        # to the body as it arrived: `exchange.body` is replaced below, and the filled one need not be parsed.
         arrived = exchange.body
+        # An error of the queue (full, waited too long, stopping) is raised on entering, before anything was prepared.
         exchange.keepalive.begin(lambda: self._reader.asks_for_stream(record.path, arrived), lambda: turn.place)
         async with turn as waited:
             record.queue_ms = waited * 1000
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
-            self._upstream.check()  # who comes after one that waited in vain need not find that out again
+            # Fail fast while llama-server is unresponsive.  The request before this one may have waited for the whole
+            # time-out; without this line, everybody in the queue would do so, one after the other.
+            self._upstream.check()
 
-            # 3. Fill the templates, as they are now, and put the right state into the slot.
+            # 3. Fill the templates and prepare the slot.  Filled only now: a file may have been edited while the
+            #    request waited, and hundreds of waiting requests would otherwise each hold a filled body.
             if found is not None:
+                # `found` has positions in the body, so filling makes a list of slices and copies nothing large.
+                # The files are looked at in a thread, so this `await` may take long on a slow disk, with the gate
+                # closed. It can also fail: a file that was readable before the queue may be gone by now.
                 filled = await self._reader.fill(found)
                 exchange.body = arrived.filled(filled.pieces)
-                self._warmer.schedule.asked(filled.template.name)
-            async with self._use_of_slot(turn, exchange, filled) as use:
+                self._schedule.asked(filled.template.name)
+            # Entering prepares the slot, which takes several calls of llama-server; a failure there makes the request
+            # slower and nothing else.  A hang-up leaves the slot as known as it was, or unknown, never wrong.
+            async with self._slot_access.use(turn, exchange, filled) as use:
+                # Told before the request is sent: the head of the answer comes from llama-server, and takes these
+                # along.
                 if filled is not None and use is not None:
-                    self._tell_prepared(exchange, filled, use.prepared)
+                    self._slot_access.tell(exchange, filled, use.prepared)
 
-                # 4. Send it and relay the answer.
+                # 4. Send it and relay the answer.  This is the long `await`, from seconds to minutes.  A hang-up closes
+                # the connection, and llama-server stops computing at its next batch or token.  If llama-server breaks
+                #    off, the error leaves through both blocks, which open the gate and leave the slot unknown.
                 await exchange.send(self._upstream)
 
-                # 5. Learn from the answer.  What the slot holds now is noted on leaving.
+                # 5. Learn from the answer.  There is no `await` from here to the end of the block, so an answer that
+                #    was received completely is also noted.  What the slot holds is asked on leaving, by the gate
+                #    itself, so that a client that hangs up now cannot interrupt it.
                 if filled is not None and use is not None and filled.reusable and record.status == 200:
-                    use.answered(self._learn(exchange, filled))
-
-    def _use_of_slot(
-        self, turn: Turn, exchange: Exchange, filled: FilledRequest | None
-    ) -> AbstractAsyncContextManager[TemplateUse | None]:
-        """Return the use of the slot that a request makes."""
-        headers = exchange.request.requestHeaders
-        # llama-server goes on with these even if nobody listens: they can be picked up at /v1/stream.
-        continues = headers.hasHeader("x-conversation-id")
-        if filled is not None:
-            return self._slot.use_for_template(
-                turn,
-                filled.template.name,
-                filled.key,
-                filled.conversation,
-                reuses=filled.reusable,
-                llama_continues=continues,
-            )
-        is_slot_call = exchange.record.path.startswith(SLOT_ACTIONS)
-        written = saved_to(exchange.target, headers, exchange.body) if is_slot_call else ""
-        return self._slot.use_otherwise(turn, may_write=written, llama_continues=continues)
-
-    def _tell_prepared(self, exchange: Exchange, filled: FilledRequest, prepared: Prepared) -> None:
-        """Tell the client how the slot was prepared for its request."""
-        record = exchange.record
-        record.cache, record.miss, record.restore_ms = prepared.cache, prepared.miss, prepared.restore_ms
-        exchange.tell("X-Bioproxy-Cache", prepared.cache)
-        if prepared.miss is not None:
-            exchange.tell("X-Bioproxy-Miss", prepared.miss)
-            record.miss_detail = self._miss_reasons.detail(filled, prepared.miss)
-            if record.miss_detail is not None:
-                exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
-        if prepared.restore_ms is not None:
-            exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
-
-    def _learn(self, exchange: Exchange, filled: FilledRequest) -> int | None:
-        """Draw conclusions from an answer; return how many tokens it says were reused, `None` if it does not say."""
-        record, reused = exchange.record, exchange.timings.values.get("cache_n")
-        if reused is not None and record.miss is None:
-            record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
-            record.miss = "ineffective" if record.miss_detail else None
-        self._shape_learning.asked(filled.template.name, filled.shape if filled.first_question else None)
-        return None if reused is None else int(reused)
+                    use.answered(self._slot_access.learn(exchange, filled))

@@ -1,8 +1,18 @@
 """Finds the templates that a request names, and fills them in.
 
-What is found and how it is filled, `template_search` and `filling` say; here is what that takes: the files as they are
-now, and somebody to read the request.  A short one is read at once, a longer one in a process of its own
-(`bioproxy.runtime.worker`).
+How they are found and filled is decided by pure functions (`bioproxy.prompts.template_search`, `...filling`).  What is
+left for this module is everything around them that waits: reading the request somewhere, and looking at the files.
+
+Why "somewhere": Twisted serves all clients in one thread, so a request that takes a second to parse would stop all
+others for a second.  A short request is parsed at once, in well under a millisecond; a longer one is handed to a second
+process (`bioproxy.runtime.worker`), and the coroutine awaits its answer while others go on.  Files are looked at in a
+thread for the same reason: a network file system may take seconds.
+
+Finding and filling are two calls, because a request waits between them for its turn at the slot.  Found before: a
+request that would be refused learns that at once.  Filled after: the text is that of the files as they are then, and
+a request that waits keeps a few positions instead of a filled body.
+
+This module does not know the queue, or what a filled request is used for.
 """
 
 from __future__ import annotations
@@ -21,7 +31,11 @@ from bioproxy.prompts.template_poller import TemplatePoller
 
 
 class Elsewhere(Protocol):
-    """Runs a function of an open file's content somewhere else, as `Worker.call` does."""
+    """Runs a function of an open file's content in another process, as `Worker.call` does.
+
+    The function gets the content, and `args` behind it; both it and its result must be picklable.  Fires with its
+    result, or fails with `ProxyError`; cancelling ends the process that is at work.  Tests run the function here.
+    """
 
     def __call__(
         self, function: Callable[..., Any], descriptor: int, *args: Any
@@ -29,23 +43,36 @@ class Elsewhere(Protocol):
 
 
 class RequestReader:
-    """Fills the templates that a `TemplatePoller` knows into bodies, which then have `max_body` bytes at most."""
+    """Fills the templates that a `TemplatePoller` knows into the bodies of requests.
+
+    Invariant: no body is parsed in the reactor's thread unless it is short, and none is copied.
+    """
+
+    max_body: int
+    """Bytes of a filled body, at most.  Changes when the configuration is reloaded."""
 
     def __init__(self, poller: TemplatePoller, elsewhere: Elsewhere, max_body: int) -> None:
+        """`poller` knows the templates and their texts; `elsewhere` parses large bodies."""
         self.max_body = max_body
         self._poller = poller
         self._elsewhere = elsewhere
 
     async def find(self, path: str, body: RequestBody) -> NamedTemplates | None:
-        """Find the templates that a request names; `None` where it names none.  Raises `ProxyError`.
+        """Find the templates that a request names.
 
-        What could not be filled is refused here already, before it has waited for its turn.
+        Fires with them, or with `None` if it names none.  Fails with `ProxyError` if the body cannot be parsed or a
+        template cannot be filled in.  Cancelling gives up the worker or the thread; what that finds is dropped.
         """
+        # As they are now: a reload may change them during the first `await` below, and one request must not see two
+        # sets of templates.
         templates = tuple(self._poller.templates.values())
         if path not in FORMATS or not templates:
             return None
         found: NamedTemplates | None = await self._read(template_search.find_templates, body, path, templates)
         if found is not None:
+            # Filled once on trial, and the result is dropped, so that a request that cannot be filled is refused before
+            # it has waited for minutes.  That costs little, because filling copies no text.  The text that the poller
+            # has is good enough for it; only a file that was never read is read now.
             texts = {
                 template.name: self._poller.text(template.name) or await self._poller.read_current(template)
                 for template in found.templates
@@ -54,19 +81,29 @@ class RequestReader:
         return found
 
     async def fill(self, found: NamedTemplates) -> FilledRequest:
-        """Fill the templates in.  Raises `ProxyError`.
+        """Fill the templates in.
 
-        The files are looked at now, so the text is never older than they are.
+        Fires with the filled request; fails with `ProxyError` if a file cannot be read any more, or is too large by
+        now.  Cancelling gives up the thread that looks at the files.
         """
+        # The files are looked at now, and read again if they have changed, so the text is never older than they are.
         texts = {template.name: await self._poller.read_current(template) for template in found.templates}
         return found.fill(texts, self.max_body)
 
     async def asks_for_stream(self, path: str, body: RequestBody) -> bool:
-        """Tell whether a request asks for a stream.  Raises `ProxyError`."""
+        """Tell whether a request asks for its answer as a stream of events.
+
+        Fails with `ProxyError` if the body cannot be parsed; cancelling gives up the worker.
+        """
+        # Some APIs have no streams at all, and their bodies need not be parsed for that.
         return path in STREAMING and bool(await self._read(wants_stream, body))
 
     async def _read(self, function: Callable[..., Any], body: RequestBody, *args: Any) -> Any:
-        """Have a function read a body, where nobody has to wait for it."""
+        """Have a function read a body, where no other request has to wait for it.
+
+        Fires with its result; fails and is cancelled as `find`.
+        """
+        # A large body is in a temporary file.  The other process gets the open file itself, so nothing is copied.
         if body.is_short:
             return function(body.as_received(), *args)
         return await self._elsewhere(function, body.fileno(), *args)

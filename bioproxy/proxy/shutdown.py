@@ -1,9 +1,23 @@
-"""The end: what happens between SIGTERM and the last line of the log.
+"""The shutdown: what happens between SIGTERM and the moment in which the services stop.
 
-twistd stops its services and waits for the `Deferred` that this returns.  Stopping everything at once would break off
-the answer that is being given, so it is done in order: nobody new comes in; those who wait are told at once, so that
-they can ask elsewhere; whoever is being answered gets some seconds; and what the slot holds is saved if it is worth
-it.
+Stopping everything at once would break off the answer that is being given.  So there is an order:
+
+1. the gate closes, and everybody in the queue gets an error now, while there is time to ask another server;
+2. the clients' port closes, so that nobody new comes, and the operating system can give the port to a successor;
+3. requests that are being answered get up to 10 seconds; what is not finished then is ended with an error;
+4. the conversation in the slot is saved, if it is worth it, because it would be lost with llama-server's next request;
+5. the last bytes get a moment to leave.
+
+The gate comes before the port, because closing a port may take a while, and a request that arrives meanwhile must not
+find a place in the queue.  The worst case is 10 + 0.05 s after a long answer, or 10 + 2 + 2 + 0.05 s if the answer ends
+in time; after `SIGKILL`, which systemd sends after 90 s, none of this would happen.
+
+On Twisted: at SIGTERM the reactor fires an event, "before shutdown", whose handlers may return a `Deferred`, and waits
+for it.  twistd's handler stops the root service, and the root returns the Deferred of `Shutdown.say`
+(`bioproxy.runtime.root_service`).  So the reactor goes on for as long as it takes: connections, timers and the
+answers of llama-server work as before, which is what makes a gentle end possible at all.
+
+This module does not know what the services are that stop afterwards.
 """
 
 from __future__ import annotations
@@ -24,17 +38,31 @@ from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.gate import Gate
 
 ANSWERING = 10.0
-"""Seconds that a running answer may take to its end."""
+"""Seconds that a running answer may take to its end.
+
+Halved, more answers are broken off by a restart; doubled, a restart takes as long as that whenever an answer is long.
+"""
 
 SAVING = 2.0
-"""Seconds that saving a conversation may take, and that is waited for until the gate is free for it."""
+"""Seconds that saving a conversation may take, and before that as long again until the gate is free for it.
+
+A save of some thousand tokens takes well under a second on a local disk.  Halved, a slow disk loses the conversation;
+doubled, a llama-server that is unresponsive delays the stop by twice as much.
+"""
 
 FLUSHING = 0.05
-"""Seconds for the last bytes to leave: what was written is sent in the reactor's next turn."""
+"""Seconds for the last bytes to leave.
+
+What was written goes out in the reactor's next turn, and some more turns follow for what did not fit into a socket's
+buffer.  Halved, a busy machine may cut the last event of an answer; doubled, every stop takes that much longer.
+"""
 
 
 class Shutdown:
-    """Stops the proxy gently."""
+    """Stops the proxy gently.
+
+    Invariant: each step has a time limit or cannot wait, and an error in one does not keep the next from being done.
+    """
 
     log = Logger()
 
@@ -47,6 +75,11 @@ class Shutdown:
         saver: ConversationSaver,
         clock: IReactorTime,
     ) -> None:
+        """Put the parts together; nothing happens before `say`.
+
+        `clients_port` and `gate` are closed.  `proxy` knows which requests are running, `upstream` can end them, and
+        `saver` saves what they leave in the slot.  `clock` measures the limits.
+        """
         self._clients_port = clients_port
         self._gate = gate
         self._proxy = proxy
@@ -55,30 +88,50 @@ class Shutdown:
         self._clock = clock
 
     async def say(self) -> None:
-        """Fire when the proxy is at rest, or has had its time.  Never fails."""
+        """Do all of it.  Called by the root service when twistd stops it.
+
+        Fires when the proxy is at rest or has had its time.  Never fails.  Nobody cancels it.
+        """
         for step in (self._turn_away, self._let_finish):
             try:
                 await step()
             except Exception:
-                # Whatever it is, the rest must be done all the same.
-                self.log.failure("while stopping")
+                # Whatever it is, the rest must be done all the same: an exception that got out of here would have the
+                # root stop nothing at all, and the process would end with files half written.
+                self.log.failure("error during shutdown")
+        # Answers are handed to the operating system only when the reactor gets to it.  Without this pause the error to
+        # a client in the queue might never leave the process.
         await deferLater(self._clock, FLUSHING)
 
     async def _turn_away(self) -> None:
-        """Let nobody new in, and tell those who wait."""
+        """Refuse new requests and those that wait.  Fires when the port is closed; may fail as closing it does."""
+        # The `await` of each request in the queue fails here and now with `Unavailable`, which its client gets as a 503
+        # with `Retry-After`.  A warm-up is cancelled.
         self._gate.close()
+        # Connections that are open stay: they carry the answers that are to be finished.  `maybeDeferred`, because
+        # `stopService` of a service may return `None` instead of a Deferred.
         await maybeDeferred(self._clients_port.stopService)
 
     async def _let_finish(self) -> None:
-        """Give those who are being answered some time, and save what that leaves in the slot, if it is worth it."""
+        """Let running answers end, and save what they leave in the slot.  Fires when that is done or out of time."""
         if not await self._within(ANSWERING, self._proxy.finished):
-            self.log.warn("stopping in the middle of an answer: it took longer than {seconds:g} s", seconds=ANSWERING)
+            # Every call to llama-server ends with this error; a client sees it as the last event of its stream, or as a
+            # connection that is reset.  Nothing is saved: what a broken answer leaves in the slot is not known.
+            self.log.warn("stopping before an answer was finished: it took over {seconds:g} s", seconds=ANSWERING)
             self._upstream.end_all(lambda: ShuttingDown("bioproxy is shutting down"))
+        # The answer may be over while the gate is still closed, because what the slot holds is being noted.  A save
+        # before that would not know what it saves.  The gate lets nobody else in any more, so once it is free, it stays
+        # free.
         elif await self._within(SAVING, lambda: Deferred.fromCoroutine(self._gate.until_free())):
             await self._within(SAVING, lambda: Deferred.fromCoroutine(self._saver.save_if_due()))
 
     async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> bool:
-        """Wait for something, but not longer; fire with whether it was done."""
+        """Wait for what `begin` starts, for at most so many seconds.
+
+        Fires with whether it was done in time.  If not, it was cancelled; fails with its error if it has one.
+        """
+        # `addTimeout` cancels the Deferred after that time and turns the `CancelledError` into Twisted's own
+        # `TimeoutError`, which is another class than Python's.
         try:
             await begin().addTimeout(seconds, self._clock)
         except TimeoutError:

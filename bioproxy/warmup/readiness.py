@@ -68,8 +68,7 @@ class Readiness:
         if prompt is None or self.state(id)[0] == "warm":
             return float(prompt is not None)
         # An interrupted warm-up goes on where it was, so what it reached still counts; not for another text, though.
-        known = self._warmup.progress.get(id)
-        return 0.0 if known is None else known.of(prompt.key)
+        return self._warmup.unfinished(id, prompt.key) or 0.0
 
     def show(self) -> None:
         """Bring the gauges up to date.

@@ -104,6 +104,15 @@ class Warmup:
         finally:
             self.current = None
 
+    def unfinished(self, name: str, key: Key) -> float | None:
+        """Return how far the warm-up for this key has come, from 0 to 1, if it was begun and has not ended yet.
+
+        `None` for a key whose warm-up was never begun, or was finished.  One that a user has interrupted is unfinished,
+        and so is one that has failed: the next try goes on with both.
+        """
+        progress = self.progress.get(name)
+        return progress.done if progress is not None and progress.key == key else None
+
     async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted) -> None:
         """Do the same, with the prompt's id and key, as the slot and its files know it.
 
@@ -114,6 +123,8 @@ class Warmup:
         # Made anew only after a success or a reload: the same object over all tries, so that what an interruption
         # wasted and how long users let a piece take is known in the next one.
         progress = self.progress.setdefault(name, Progress(key))
+        # From here on this key's warm-up counts as begun, also if a user comes before its first piece is done.
+        progress.reached(key, progress.of(key))
         # Entering saves a conversation of users if it is worth that, finds out which model runs, restores the prompt's
         # file if there is one, and compares what is there with the tokens.  A user who comes while something is saved
         # is made room for right after the save, because llama-server finishes a save that it began in any case.

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from bioproxy.assembly import LARGEST_ACTION
+from bioproxy.assembly.parts import LARGEST_ACTION
 from bioproxy.http.deadlines import BODY_BYTES, BODY_SECONDS, CLIENT_STALL_SECONDS, HEAD_SECONDS, REFUSAL_SECONDS
 from bioproxy.runtime.spool import SMALL
 from tests.support.raw import Raw, RawTest

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
-from tests.support.world import CODE, SlotTest, WorldTest
+from bioproxy.proxy.miss_reasons import MEANINGS
+from tests.support.fakes import Refusal
+from tests.support.world import CODE, PREFIX, SlotTest, WarmTest, WorldTest, logged
 
 
 def shape(*before: Any, **fields: Any) -> Shape:
@@ -78,17 +82,6 @@ class Told(WorldTest):
         self.assertEqual("first", call.headers["x-bioproxy-miss"])
         self.assertNotIn("x-bioproxy-miss-detail", call.headers)
 
-    def test_in_a_warm_up(self) -> None:
-        """One that comes in the middle of it says how far it is."""
-        world = self.ready_world({"code": f"{'x' * 3000}<{{message}}>"})
-        world.llama_server.pause_at.add("/completion")
-        world.start(world.warmer.round)
-        call = world.chat("@code why?")
-        world.llama_server.pause_at.clear()
-        world.llama_server.go_on()
-        world.settle()
-        self.assertEqual("first", call.headers["x-bioproxy-miss"])
-
     def test_trouble(self) -> None:
         """Where warm-ups fail, the reason is told."""
         world = self.ready_world({"code": f"{'x' * 20000}<{{message}}>"})
@@ -139,6 +132,94 @@ class Told(WorldTest):
         """Who wants everything computed anew is told that this is why."""
         call = self.warm_world().chat("@code why?", cache_prompt=False)
         self.assertIn("cache_prompt", call.headers["x-bioproxy-miss-detail"])
+
+
+class UnderWay(WarmTest):
+    """Questions that come before the end of their template's warm-up."""
+
+    def interrupt(self, *messages: str, pieces: int = 1, **more: Any) -> tuple[str, str, str | None]:
+        """Ask when a warm-up has done so many pieces; return the answer's cache, miss and detail."""
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        for _ in range(1 + pieces):  # the first one is the question which model runs
+            self.go_on()
+        self.assertEqual("warming", self.state())
+        self.server.pause_at = set()
+        return self.told(*messages, **more)
+
+    def told(self, *messages: str, **more: Any) -> tuple[str, str, str | None]:
+        """Ask; return the answer's cache, miss and detail."""
+        headers = self.built.chat(*(messages or ("@code why?",)), **more).headers
+        return headers["x-bioproxy-cache"], headers["x-bioproxy-miss"], headers.get("x-bioproxy-miss-detail")
+
+    def test_never_asked(self) -> None:
+        """The first question is told so, and how far the warm-up is, in headers, `/status` and the log."""
+        self.use(warmup_chunk=7)
+        share = 7 / len(PREFIX)
+        said = f"its warm-up is at {share:.0%}"
+        with capturedLogs() as events:
+            self.assertEqual(("cold", "warming", said), self.interrupt())
+        record = self.built.operate("GET", "/status").json()["requests"][0]
+        self.assertEqual(("warming", said), (record["miss"], record["miss_detail"]))
+        self.assertTrue([line for line in logged(events) if "cache=cold miss=warming" in line])
+
+    def test_before_the_first_piece(self) -> None:
+        """It is the reason from the warm-up's start on."""
+        self.use(warmup_chunk=7)
+        self.assertEqual(("cold", "warming", "its warm-up is at 0%"), self.interrupt(pieces=0))
+
+    def test_interrupted_earlier(self) -> None:
+        """It stays the reason until the warm-up is finished, whatever else has the slot meanwhile."""
+        self.use(warmup_chunk=7)
+        first = self.interrupt()
+        self.server.restart()
+        self.look()
+        self.assertEqual(first, self.told("@code how?"))
+        self.rounds(2)
+        call = self.built.chat("@code what?")
+        self.assertEqual("hot", call.headers["x-bioproxy-cache"])
+        self.assertNotIn("x-bioproxy-miss", call.headers)
+
+    def test_edited(self) -> None:
+        """It goes before that the text has changed, once the warm-up of the new text has begun."""
+        self.use(warmup_chunk=7)
+        self.rounds()
+        self.edit("Now this is known: abc. <{message}>")
+        self.assertEqual("content-changed", self.told()[1])
+        for path in ("/completion", "/slots"):
+            self.edit(f"{path} is what this is about: abc. <{{message}}>")
+            self.server.pause_at = {path}
+            self.begin()
+            self.assertEqual(("warming", 1), (self.state(), self.server.paused), path)
+            self.server.pause_at = set()
+            self.assertEqual(("cold", "warming"), self.told()[:2], path)
+        self.edit("This is the last one: abc. <{message}>")
+        self.assertEqual("content-changed", self.told()[1])
+
+    def test_another_shape(self) -> None:
+        """The warm-up of another shape is not that of the question's prompt."""
+        self.use(warmup_chunk=7)
+        self.assertEqual(("cold", "first", None), self.interrupt(system="Be brief."))
+
+    def test_failed(self) -> None:
+        """A warm-up that failed is not under way: what went wrong is told instead."""
+        self.use(warmup_chunk=7)
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        self.go_on()
+        self.go_on()
+        self.server.answers["/completion"] = Refusal(500, "out of memory", "server_error")
+        self.server.pause_at = set()
+        self.go_on()
+        del self.server.answers["/completion"]
+        self.assertEqual("error", self.state())
+        self.assertEqual(("cold", "slot-taken", self.error()), self.told())
+
+    def test_words(self) -> None:
+        """Each word is explained in the documentation for clients."""
+        text = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
+        for word in MEANINGS:
+            self.assertIn(f"| `{word}` |", text)
 
 
 class Afterwards(SlotTest):

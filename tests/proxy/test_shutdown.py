@@ -139,7 +139,7 @@ class Stopping(FarewellTest):
             world.advance(9.9)
             self.assertEqual([], logged(events))
             world.advance(0.1)
-            self.assertEqual("stopping in the middle of an answer: it took longer than 10 s", logged(events)[0])
+            self.assertEqual("stopping before an answer was finished: it took over 10 s", logged(events)[0])
             self.check_at_rest(said)
         told = {"message": "bioproxy is shutting down", "type": "unavailable_error", "code": 503}
         self.assertEqual({"error": told}, json.loads(call.body.rsplit(b"data: ", 1)[1]))

@@ -23,7 +23,8 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from twisted.web.server import Site
 from zope.interface import implementer
 
-from bioproxy.assembly import Outside, assemble
+from bioproxy.assembly.assemble import assemble
+from bioproxy.assembly.parts import Outside
 from bioproxy.llama.connections import Agents
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest

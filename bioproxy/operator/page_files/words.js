@@ -36,6 +36,7 @@ export const fileName = (path) => (path ?? "").split(/[\\/]/).pop() || path;
 /** Why a request was cold, by the code in `miss`. */
 export const MISSES = {
   "first": "first use of the template",
+  "warming": "its warm-up was not finished",
   "no-file": "its slot file is missing",
   "other-model": "its slot file was made with another model",
   "content-changed": "the template's text changed",

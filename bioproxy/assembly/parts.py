@@ -1,0 +1,234 @@
+"""What one bioproxy consists of: the table of its parts, and what they need of the world outside.
+
+There is no registry of components and there are no globals.  A part is a plain object that gets the parts it needs in
+its constructor, and this table has all of them, so that `bioproxy.service` can start what has to be started, and a test
+can look at any of them.  `bioproxy.assembly` makes them.
+
+The table has two halves.  `SlotParts` is everything up to llama-server's one slot: who may use it, and what is in it.
+`Parts` adds what uses the slot: warm-ups, requests, and the operator's view.  Nothing in the first half knows anything
+in the second.
+
+On Twisted: a *site* is what makes a protocol object for each new connection to a port.  It is not made with the parts,
+but when its port is, because it needs the reactor for its time-outs, and a test may use another one for that.
+
+This module makes no part and decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from bioproxy.http.connection_limits import ConnectionLimits
+from bioproxy.http.ports import OpenPortWarning
+from bioproxy.http.site import CheckedSite
+from bioproxy.llama.api import LlamaApi
+from bioproxy.llama.connections import Agents
+from bioproxy.llama.model_identity import ModelIdentity
+from bioproxy.llama.process_watch import ProcessWatch
+from bioproxy.llama.speed import Speed
+from bioproxy.llama.upstream import Upstream
+from bioproxy.operator.admin import Admin
+from bioproxy.operator.history import History
+from bioproxy.operator.host_check import HostCheck
+from bioproxy.operator.live_events import LiveEvents
+from bioproxy.operator.reload import Reload
+from bioproxy.operator.status import Status
+from bioproxy.prompts.catalogue import Catalogue
+from bioproxy.prompts.template_poller import InThread, TemplatePoller
+from bioproxy.proxy.admission import Admission
+from bioproxy.proxy.proxy import Proxy
+from bioproxy.proxy.request_log import RequestLog
+from bioproxy.proxy.request_reader import Elsewhere, RequestReader
+from bioproxy.proxy.shutdown import Shutdown
+from bioproxy.runtime.metrics import Metrics
+from bioproxy.runtime.periodic import Periodic
+from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.runtime.worker import Worker
+from bioproxy.settings.api_keys import ApiKeys
+from bioproxy.settings.configuration import Settings
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.files import SlotFiles
+from bioproxy.slot.folder import SlotFolder, free_bytes
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.record import SnapshotRecord
+from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot.slot import Slot
+from bioproxy.warmup.schedule import Schedule
+from bioproxy.warmup.shape_learning import ShapeLearning
+from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.warmup import Warmup
+
+OPERATORS = 100
+"""Connections to the operator's port at a time, at most.
+
+An open live page has one, a scrape of the metrics another for a moment.  Halved, that is still enough for a team;
+doubled, the operator's port may take more of the open files that clients need.
+"""
+
+LARGEST_ACTION = 64 * 1024
+"""Bytes of a body sent to the operator's port, at most.
+
+No action there has a body that is read.  Halved or doubled, nothing changes but what a mistake may cost.
+"""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What the parts need of the world outside.
+
+    Everything that leaves the process goes through here or through the reactor, so a test that replaces both runs all
+    of bioproxy in memory.
+    """
+
+    agents: Agents
+    """Send requests to llama-server."""
+
+    in_thread: InThread
+    """Runs a function that blocks, such as reading a file, in a thread; its Deferred fires in the reactor's thread."""
+
+    elsewhere: Elsewhere
+    """Runs a function of an open file's content in another process."""
+
+    free_space: Callable[[Path], int] = free_bytes
+    """Tells how many bytes are left on the disk of a folder."""
+
+    worker: IService | None = None
+    """The service behind `elsewhere`, if it has one that must be started and stopped."""
+
+    @classmethod
+    def real(cls, reactor: Any, settings: Settings) -> Outside:
+        """Return the network, the reactor's threads, and a process of our own.  Nothing of it is opened or started."""
+
+        # The pool belongs to the reactor that was handed in.  `deferToThread` would take the global one.
+        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
+        worker = Worker(reactor)
+        agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
+        return cls(agents, in_thread, worker.call, worker=worker)
+
+
+@dataclass(frozen=True)
+class SlotParts:
+    """The parts up to the slot, in the order in which they are made: each needs only those before it.
+
+    Frozen: a part is never exchanged for another.  What a reload changes are attributes of parts.
+    """
+
+    # What was configured, and the world outside.
+    settings: Settings
+    """The configuration as it was at the start.  A reload does not replace it, but changes attributes of parts."""
+    outside: Outside
+    """What leaves the process."""
+    # What all others stand on.
+    metrics: Metrics
+    """All counters, gauges and histograms, in a registry of their own."""
+    keys: ApiKeys
+    """The clients' keys, and the one for llama-server.  Read when the services start, and at a reload."""
+    state: StateFolder
+    """bioproxy's own folder, for what must survive a restart."""
+    # llama-server, and what is known of it.
+    upstream: Upstream
+    """Sends every request to llama-server, those of clients and our own, and can end all of them."""
+    llama: LlamaApi
+    """bioproxy's own calls to llama-server, by what they mean."""
+    identity: ModelIdentity
+    """Which model runs, as far as that can be found out."""
+    speed: Speed
+    """How fast llama-server processes and saves tokens, learned from its answers."""
+    # The slot: who may use it, what is in it, and what is in its files.
+    gate: Gate
+    """The queue: one use of the slot at a time, users before warm-ups."""
+    snapshots: SnapshotRecord
+    """The record of slot files: which text and which model each is of."""
+    folder: SlotFolder
+    """llama-server's folder with the slot files, as far as it can be seen from here."""
+    reuse_check: ReuseCheck
+    """Whether llama-server really reuses what was restored."""
+    content: SlotContent
+    """What is believed to be in the slot."""
+    files: SlotFiles
+    """Saves and restores the slot, and keeps the record right."""
+    saver: ConversationSaver
+    """Saves a conversation that would be lost."""
+    slot: Slot
+    """The slot as all others see it; puts the parts before it together."""
+    # After the slot, because it tells the slot when llama-server has fallen asleep or is another process.
+    watch: ProcessWatch
+    """Whether llama-server is up, which process it is, and what it can do."""
+
+
+@dataclass(frozen=True)
+class Parts(SlotParts):
+    """All parts of one bioproxy."""
+
+    # What is done while no user waits.
+    poller: TemplatePoller
+    """Reads the template files, and again when they change."""
+    polling: Periodic
+    """The rounds of `poller`."""
+    shape_learning: ShapeLearning
+    """What clients put before a template: what has to be warmed up with it."""
+    catalogue: Catalogue
+    """The prompts that are to be warm."""
+    schedule: Schedule
+    """Which prompt is due next, and why."""
+    warmup: Warmup
+    """One warm-up at a time, and how far each has come."""
+    warmer: Warmer
+    """Has the warm-ups done that are due, while no user waits."""
+    # The life of a request.
+    request_log: RequestLog
+    """The latest requests, for `/status` and the log."""
+    reader: RequestReader
+    """Finds templates in requests and fills them in."""
+    proxy: Proxy
+    """The clients' port: the order of the steps of a request."""
+    limits: ConnectionLimits
+    """Limits of the clients' port for connections, bodies and memory."""
+    open_port_warning: OpenPortWarning
+    """Warns if other machines can reach the clients' port and no key is asked for."""
+    # What an operator sees and does.
+    history: History
+    """Numbers of the last hour, for the curves of the live page."""
+    status: Status
+    """The present state, as `/status` shows it."""
+    events: LiveEvents
+    """A service that sends both to open pages as they change."""
+    host_check: HostCheck
+    """Refuses requests to the operator's port that come from another site's web page."""
+    reload: Reload
+    """Reads the configuration again and hands new values to the parts."""
+    admin: Admin
+    """The operator's port: its routes and actions."""
+    # What runs by itself, again and again.  Each is a service with one function of a part above, so that starting and
+    # stopping need not be written in every part.
+    watching: Periodic
+    """The rounds of `watch`."""
+    warming: Periodic
+    """The rounds of `warmer`."""
+    history_taking: Periodic
+    """The rounds of `history`."""
+
+    def clients_site(self, reactor: Any) -> CheckedSite:
+        """Return what serves connections to the clients' port, with the reactor for their time-outs."""
+        judge = Admission(self.keys).judge
+        return CheckedSite("clients' port", self.proxy.resource(), reactor, judge, self.limits)
+
+    def operators_site(self, reactor: Any) -> CheckedSite:
+        """Return what serves connections to the operator's port, likewise."""
+        # Limits of its own: however many clients there are, an operator can still look what is going on.
+        limits = ConnectionLimits(LARGEST_ACTION, OPERATORS)
+        return CheckedSite("operator's port", self.admin.resource(), reactor, self.host_check.judge, limits)
+
+    def shutdown(self, clients_port: IService, reactor: Any) -> Shutdown:
+        """Return how requests end when bioproxy stops; `clients_port` is the service that it closes first."""
+        return Shutdown(clients_port, self.gate, self.proxy, self.upstream, self.saver, reactor)

@@ -1,0 +1,115 @@
+"""How one request and the slot come together: which use it makes of the slot, what its client is told, what is learned.
+
+`bioproxy.slot` knows prompts and tokens, and nothing of HTTP; `bioproxy.proxy.exchange` knows one request and its
+answer.  This module translates between the two, in three steps that `bioproxy.proxy.proxy` takes in this order:
+
+1. before: choose the use of the slot that fits the request (`SlotAccess.use`);
+2. when the slot is prepared: tell the client how, in headers, and note it for the log (`SlotAccess.tell`);
+3. after the answer: find out whether that helped (`SlotAccess.learn`).
+
+A use of the slot is an *asynchronous context manager*: entering an ``async with`` block prepares the slot, and leaving
+it notes what the slot holds.  `SlotAccess.use` only makes such an object, and nothing happens before the block is
+entered.  The other two methods await nothing.  In Twisted other code runs only while a coroutine awaits something, so
+no other request, warm-up or hang-up can come into the middle of them.
+
+This module does not know the queue, nor how a request is sent.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+
+from bioproxy.http.targets import SLOT_ACTIONS
+from bioproxy.prompts.filling import FilledRequest
+from bioproxy.proxy.exchange import Exchange
+from bioproxy.proxy.miss_reasons import MissReasons
+from bioproxy.slot.client_calls import saved_to
+from bioproxy.slot.preparer import Prepared
+from bioproxy.slot.slot import Slot
+from bioproxy.slot.turn import Turn
+from bioproxy.slot.uses import TemplateUse
+from bioproxy.warmup.shape_learning import ShapeLearning
+
+
+class SlotAccess:
+    """Brings requests and the slot together.
+
+    Invariant: it has no state of its own, so what is known of a request is in its `Exchange` and nowhere else.
+    """
+
+    def __init__(self, slot: Slot, shape_learning: ShapeLearning, miss_reasons: MissReasons) -> None:
+        """`slot` is used; `shape_learning` is told of each question; `miss_reasons` explains cold answers."""
+        self._slot = slot
+        self._shape_learning = shape_learning
+        self._miss_reasons = miss_reasons
+
+    def use(
+        self, turn: Turn, exchange: Exchange, filled: FilledRequest | None
+    ) -> AbstractAsyncContextManager[TemplateUse | None]:
+        """Return the use of the slot that a request makes, to be entered inside its `turn` at the gate.
+
+        Awaits nothing itself.  Entering what it returns waits for llama-server, and does not fail for its reasons;
+        cancelling that leaves the slot unknown, or as it was.
+
+        `filled` is the request with its templates, `None` if it names none.  The block gets a `TemplateUse` in the
+        first case and `None` in the second.
+        """
+        # llama-server continues such a request when its connection is closed: the client can fetch the answer later, at
+        # /v1/stream.  If that client hangs up, the slot is busy although nobody waits here, and the gate must know it.
+        headers = exchange.request.requestHeaders
+        continues = headers.hasHeader("x-conversation-id")
+        if filled is not None:
+            return self._slot.use_for_template(
+                turn,
+                filled.template.name,
+                filled.key,
+                filled.conversation,
+                reuses=filled.reusable,
+                llama_continues=continues,
+            )
+        # Anything else displaces what the slot holds, and leaves something there that is of no use for templates.
+        # A client may itself have llama-server save the slot to a file, perhaps to one of ours.  The record must not
+        # claim then that this file has a template.
+        is_slot_call = exchange.record.path.startswith(SLOT_ACTIONS)
+        written = saved_to(exchange.target, headers, exchange.body) if is_slot_call else ""
+        return self._slot.use_otherwise(turn, may_write=written, llama_continues=continues)
+
+    def tell(self, exchange: Exchange, filled: FilledRequest, prepared: Prepared) -> None:
+        """Tell the client how the slot was prepared for its request, and note the same in the record.
+
+        `prepared` is what entering the use has found.  If the head of the answer is out already, only the record gets
+        it, so `/status` and the log are always complete.
+        """
+        # The record gets the same words as the headers, so a client's complaint can be found in the log by its id.
+        # Nothing is rounded there: the log and `/status` do that, and the metrics need the exact number.
+        record = exchange.record
+        record.cache, record.restore_ms = prepared.cache, prepared.restore_ms
+        exchange.tell("X-Bioproxy-Cache", prepared.cache)
+        if prepared.miss is not None:
+            # The slot's word first becomes the client's word: a warm-up in progress is a better reason than "the slot
+            # holds something else", which is only what its interruption looks like from inside.
+            record.miss = self._miss_reasons.reason(filled, prepared.miss)
+            exchange.tell("X-Bioproxy-Miss", record.miss)
+            record.miss_detail = self._miss_reasons.detail(filled, record.miss)
+            if record.miss_detail is not None:
+                exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
+        if prepared.restore_ms is not None:
+            exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
+
+    def learn(self, exchange: Exchange, filled: FilledRequest) -> int | None:
+        """Draw conclusions from an answer that has ended well.
+
+        Return how many tokens llama-server says it reused, or `None` if the answer does not say.
+        """
+        record, reused = exchange.record, exchange.timings.values.get("cache_n")
+        # A belief is compared with a fact here.  The slot was prepared as hot or restored, and llama-server counted
+        # what it really reused.  This is known only when the answer is over, so the client cannot be told in a header;
+        # a miss that was already explained keeps its first reason.
+        if reused is not None and record.miss is None:
+            record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
+            record.miss = "ineffective" if record.miss_detail else None
+        # Questions are counted here and not when they arrive: one that failed teaches nothing.
+        # Only the first question of a conversation says in which shape the next one will come.  A later one is told
+        # without its shape, and counts merely as a use of the template.
+        self._shape_learning.asked(filled.template.name, filled.shape if filled.first_question else None)
+        return None if reused is None else int(reused)
