@@ -12,8 +12,8 @@ a step by overriding its method.  For one request the order is:
 6. `requestDone` when the answer is complete.  Bytes of the next request, which were kept meanwhile, are read now;
 7. `connectionLost`, once, whichever side has closed the connection and in whatever state it was.
 
-Twisted leaves three things to its user, and they are added here: ambiguous requests are refused
-(`bioproxy.http.request_checks`), slow ones too (`bioproxy.http.deadlines`), and so are too many or too large ones
+This module adds three checks that Twisted does not make.  It refuses ambiguous requests
+(`bioproxy.http.request_checks`), slow requests (`bioproxy.http.deadlines`), and requests that are too many or too large
 (`bioproxy.http.connection_limits`).  The channel does not know paths, keys or llama-server.
 """
 
@@ -50,13 +50,14 @@ class Site(Protocol):
 class Channel(HTTPChannel):
     """A client's connection.  All public methods but `end_request_early` are called by Twisted.
 
-    Invariant: after a refusal (`_refused`) nothing that arrives on the connection is read as a request any more.  A
-    refused request is one whose end is uncertain, so what follows it may be its body as well as the next request, and
-    reading a body as a request is what attackers want ("request smuggling").
+    Invariant: after a refusal (`_refused`) nothing that arrives on the connection is read as a request any more.  The
+    end of a refused request is uncertain: the bytes after it may be its body or the next request.  A server that reads
+    a body as a request allows the attack "request smuggling".
 
     A request is refused in one of two ways.  A request whose head could be parsed is answered by the code that answers
-    all requests, which finds the reason in `IncomingRequest.refusal`: so it is logged, counted, and told in the words
-    of its API.  Bytes that are not a request have no such way, and `_send_refusal` writes the answer itself.
+    all requests, which finds the reason in `IncomingRequest.refusal`.  So the refusal is logged and counted, and its
+    answer has the error format of the API.  Bytes that are not a request cannot be answered by that code, so
+    `_send_refusal` writes the answer itself.
     """
 
     site: Site
@@ -66,7 +67,8 @@ class Channel(HTTPChannel):
     """The connection, over TCP, TLS or a Unix socket.  Set by Twisted before `connectionMade`.
 
     It can be closed in two ways.  `loseConnection` first sends all that was written, which takes as long as the client
-    likes.  `abortConnection`, called by Twisted's `forceAbortClient`, drops it and resets the connection at once.
+    needs to read it.  `abortConnection`, called by Twisted's `forceAbortClient`, discards it and resets the connection
+    at once.
     """
 
     requests: list[IncomingRequest]
@@ -80,14 +82,15 @@ class Channel(HTTPChannel):
     _refused = False
 
     def connectionMade(self) -> None:
-        """Begin with a new connection."""
+        """Create the deadlines of a new connection, and count the connection as idle."""
         super().connectionMade()
-        # `callLater` is the one of Twisted's `TimeoutMixin`, from which `HTTPChannel` has its idle timeout.  Not in
-        # `__init__`: the factory sets `callLater`, the clock to use, after it has made the channel.
+        # `callLater` belongs to Twisted's `TimeoutMixin`, which also gives `HTTPChannel` its idle timeout.  The
+        # deadlines are not made in `__init__`, because the factory sets `callLater`, the clock to use, after it has
+        # made the channel.
         self._arrival_deadline = ArrivalDeadline(self.callLater)
         self._refusal_deadline = Deadline(self.callLater)
         self._closing_deadline = Deadline(self.callLater)
-        # From the first moment: a connection on which nothing was ever sent is the first to make room for others.
+        # Idle from the start: a connection on which nothing is sent may be closed to make room for others.
         self.site.limits.mark_idle(self)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
@@ -132,25 +135,25 @@ class Channel(HTTPChannel):
 
         Called by Twisted when the *next* line is there, since only that tells whether the header goes on.
         """
-        # Before Twisted's own check, which accepts most control characters and the transfer encoding "identity", and
-        # has Python convert a length of any number of digits.
+        # This comes before Twisted's own check, which accepts most control characters and the transfer encoding
+        # "identity", and converts a length with any number of digits.
         if is_ambiguous_header(line):
             self._respondToBadRequestAndDisconnect()
             return False
         return bool(super().headerReceived(line))
 
     def allHeadersReceived(self) -> None:
-        """Decide whether the request may come in.  Called by Twisted at the end of the head, before any of the body.
+        """Accept or refuse the request.  Called by Twisted at the end of the head, before any of the body.
 
-        This is the earliest moment at which a request can be refused for what its head says, and the cheapest one: a
-        client with a wrong key, or with 70 MB where 64 are allowed, is told so before it has sent them.
+        This is the earliest moment at which a request can be refused for what its head says, and the cheapest: a client
+        with a wrong key, or with a body of 70 MB where 64 MB are allowed, gets the error before it sends the body.
         """
         self._arrival_deadline.stop()
-        # From now on the connection is not closed to make room for a new one: its client has asked for something.
+        # From now on the connection is not closed to make room for a new one: its client waits for an answer.
         self.site.limits.mark_active(self)
         request = self.requests[-1]
-        # In this order: a target or a key in a head that has two meanings must not be looked at, and a client without a
-        # key must not learn how much room there is.  `check_head` also replaces the client's key by llama-server's.
+        # The order matters: the target and the key of an ambiguous head must not be used, and a client without a key
+        # must not learn how much space is left.  `check_head` also replaces the client's key by llama-server's.
         request.refusal = (
             head_error(self._version, request.requestHeaders)
             or self.site.check_head(self._command, self._path, request.requestHeaders)
@@ -165,8 +168,9 @@ class Channel(HTTPChannel):
                 expired = partial(self._body_is_slow, request)
                 self._arrival_deadline.expect_body(lambda: request.size, expired)
         else:
-            # As if the request had no body: Twisted looks at `length` next, and calls `allContentReceived` at once.
-            # `gotLength` is skipped with the rest of Twisted's method, and makes `content`, which is needed later.
+            # Treat the request as one without a body: Twisted reads `length` next, and calls `allContentReceived` at
+            # once.  `gotLength` is called here because Twisted's method, which was skipped, would call it; it creates
+            # `content`, which is needed later.
             request.gotLength(0)
             self.length = 0
 
@@ -185,10 +189,10 @@ class Channel(HTTPChannel):
     def _finishRequestBody(self, data: bytes) -> None:
         """Check the trailers, which are headers after the last chunk.  Called by Twisted at the end of a body.
 
-        Twisted reads trailers and discards them.  Refusing ambiguous ones costs nothing, and a place for ambiguous
-        lines is a place to hide a request.  `data` is what follows the body: the beginning of the next request.
+        Twisted reads trailers and discards them.  Ambiguous trailers are refused nevertheless, because a request could
+        be hidden in them.  `data` is what follows the body: the beginning of the next request.
         """
-        # Only the decoder of chunks has trailers; the one of `Content-Length` has not.
+        # Only the decoder of chunks has trailers; the decoder for `Content-Length` has not.
         trailers = getattr(self._transferDecoder, "_trailerHeaders", [])
         if any(is_ambiguous_trailer(bytes(line)) for line in trailers):
             return self._respondToBadRequestAndDisconnect()
@@ -196,8 +200,8 @@ class Channel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         """Have the request answered.  Called by Twisted when its body is complete, and here when it is refused."""
-        # Also stops the call of `end_request_early`, whose request has been completed in the same piece of data: a
-        # second `allContentReceived` would have it answered twice.
+        # This also cancels a call that `end_request_early` has scheduled, if the request has been completed in the same
+        # piece of data: a second `allContentReceived` would answer the request twice.
         self._arrival_deadline.stop()
         if self.requests[-1].refusal is not None:
             self._close_after_answer()
@@ -205,8 +209,9 @@ class Channel(HTTPChannel):
 
     def requestDone(self, request: IncomingRequest) -> None:
         """Free what an answered request held and read the next one.  Called by Twisted when an answer is complete."""
-        # Before Twisted's part: the bytes of the next request may be here already, and then Twisted parses them in this
-        # very call and `allHeadersReceived` marks the connection active.  Afterwards, that would be undone here.
+        # This comes before Twisted's method: the bytes of the next request may have arrived already, and then Twisted
+        # parses them inside that method and `allHeadersReceived` marks the connection active.  A later `mark_idle`
+        # would undo that.
         self.site.limits.mark_idle(self, request.size)
         super().requestDone(request)
 
@@ -224,13 +229,13 @@ class Channel(HTTPChannel):
         Twisted's `loseConnection` first sends what was written, and waits for the client to read it, without a limit.
         The closing deadline sets one.
 
-        A refused client may still be sending.  If a socket is closed while bytes that nobody has read lie in it, the
-        kernel sends a reset, and a reset makes the client's kernel drop the answer that was on its way (RFC 9112,
-        section 9.6).  So the connection of a refused client is read on for a moment, `dataReceived` drops the bytes,
-        and only then it is closed.  Twisted may have paused reading while the request was answered, hence
+        A refused client may still be sending.  If a socket is closed while it holds unread bytes, the kernel sends a
+        reset, and a reset makes the client's kernel drop the answer that was on its way (RFC 9112, section 9.6).  So
+        after a refusal, the bytes that still arrive are read for a moment, `dataReceived` discards them, and only then
+        the connection is closed.  Twisted may have paused reading while the request was answered, hence
         `resumeProducing`.
         """
-        # Each deadline is started once: Twisted may call this again, and must not get more time by that.
+        # Each deadline is started once: Twisted may call this again, and that must not extend the time.
         if not self._closing_deadline.was_started:
             self._closing_deadline.start(CLIENT_STALL_SECONDS, self.forceAbortClient)
         if not self._refused or self._refusal_deadline.was_started:
@@ -251,7 +256,7 @@ class Channel(HTTPChannel):
         self._send_refusal(BadRequest("the request is not valid HTTP/1.1"))
 
     def _send_refusal(self, error: ProxyError) -> None:
-        """Answer what is not a request, or not yet, and therefore cannot be answered as one."""
+        """Write the answer to bytes that are not a request, or not yet a complete head, and close the connection."""
         # Twisted's parser may report several faults of one piece of data.  A second answer would be read as the answer
         # to a request that the client has not sent yet.
         if self._refused:
@@ -259,9 +264,9 @@ class Channel(HTTPChannel):
         self._arrival_deadline.stop()
         self._refused = True
         # Written by hand, without a `Request`: there may be none, or one without method and path.  The path is unknown
-        # for the same reason, so the error has OpenAI's shape, which llama-server uses for its own endpoints as well.
-        # It cannot get into the middle of another answer: while there is one, Twisted parses nothing, and the deadline
-        # of a head is not started.
+        # for the same reason, so the error has OpenAI's format, which llama-server uses for its own endpoints as well.
+        # These bytes cannot get into the middle of another answer: during an answer Twisted parses nothing, and the
+        # deadline of a head is not started.
         body = error_body("", error)
         self.transport.write(
             b"HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
@@ -270,7 +275,7 @@ class Channel(HTTPChannel):
         self.loseConnection()
 
     def _close_after_answer(self) -> None:
-        """Answer the request that has arrived last, read no other one, then close the connection."""
+        """Let the last request be answered, read no further request, and close the connection after the answer."""
         self._refused = True
         # `persistent` makes Twisted call `loseConnection` after the answer.  The header tells the client, which would
         # otherwise send its next request on this connection, see it closed, and not know whether to send it again.
@@ -278,9 +283,8 @@ class Channel(HTTPChannel):
         self.requests[-1].responseHeaders.setRawHeaders(b"connection", [b"close"])
 
     def _body_is_slow(self, request: IncomingRequest, error: TooSlow) -> None:
-        """Have a request answered whose body does not arrive.  This is a call of the reactor's, no parser is active."""
-        # Twisted's method does not care how much of the body has arrived: it hands over the request, and its `refusal`
-        # is seen before its body.  What arrives of that later is dropped, because the connection is refused from now
-        # on.
+        """Have a request answered whose body does not arrive.  Called by the reactor, so no parser is active."""
+        # Twisted's method also works with an incomplete body: it passes the request on, and the request's `refusal` is
+        # read before its body.  Later bytes of the body are discarded, because the connection is refused from now on.
         request.refusal = error
         self.allContentReceived()

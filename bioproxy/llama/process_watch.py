@@ -1,21 +1,22 @@
 """Watches llama-server: whether it is up, and whether it is still the same process.
 
-A *look* happens every two seconds, and when `/readyz` is asked.  It sends two cheap requests: `/health`, which
-llama-server answers within 20 ms even while it processes a long prompt (measured with b11434 and b11549), and `/props`,
-whose random ``media_marker`` tells one process from the next (llama.cpp, tools/server/server-common.cpp, function
-``get_media_marker``).  Polling is the only way: llama-server announces neither its start nor its end nor its sleep.
+A *look*, which is one check of llama-server, happens every two seconds, and when `/readyz` is requested.  It sends two
+cheap requests: `/health`, which llama-server answers within 20 ms even while it processes a long prompt (measured with
+b11434 and b11549), and `/props`, whose random ``media_marker`` tells one process from the next (llama.cpp,
+tools/server/server-common.cpp, function ``get_media_marker``).  Polling is the only way: llama-server announces neither
+its start nor its end nor its sleep.
 
 The same looks notice when llama-server is *unresponsive*: it accepts connections and answers neither a request nor
-`/health`.  After `upstream_timeout` seconds of that, all calls that wait for it fail.  A long prompt is no reason to
-give up, because `/health` keeps being answered.
+`/health`.  After `upstream_timeout` seconds of that, all calls that wait for it fail.  A long prompt does not have this
+effect, because `/health` is answered meanwhile.
 
-The Twisted idea here: a look is a coroutine, and `Deferred.fromCoroutine` turns it into a `Deferred`, Twisted's object
-for a result that comes later.  Only a `Deferred` can be given a time limit (`addTimeout`) and be cancelled.  Everything
-runs in one thread, and only at an `await` can another coroutine run in between.  So a change that is made without an
-`await` in the middle is never seen half done, and no lock is needed.
+The idea of Twisted in this module: a look is a coroutine, and `Deferred.fromCoroutine` turns it into a `Deferred`,
+Twisted's object for a result that comes later.  Only a `Deferred` can be given a time limit (`addTimeout`) and be
+cancelled.  Everything runs in one thread, and only at an `await` can another coroutine run in between.  So other
+coroutines never see a half-made change if there is no `await` in it, and no lock is needed.
 
-This module does not know who depends on llama-server's process.  The layers above hand in plain callables
-(`Listeners`), which `bioproxy.assembly` puts together.
+This module does not know which code depends on llama-server's process.  The layers above pass functions (`Listeners`),
+which `bioproxy.assembly` collects.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ because llama-server is given up only at the end of a look.
 STARTING = "llama-server is starting"
 """The `trouble` of a failed look while bioproxy itself has just started llama-server.
 
-Loading a model takes seconds to minutes, and nothing else would be known of it meanwhile.  One line at level info tells
-it, instead of one warning for each kind of failure on the way (refused, then 503).
+Loading a model takes seconds to minutes.  One log line at level info reports it, instead of one warning for each kind
+of failure meanwhile (a refused connection, then status 503).
 """
 
 
@@ -61,25 +62,25 @@ it, instead of one warning for each kind of failure on the way (refused, then 50
 class Listeners:
     """What the layers above do when something about llama-server's process changes.
 
-    Invariant: within one look they are called in the order in which they stand here, and none of them waits.  Each is
-    an ordinary function, so nothing else runs between a change and the last reaction to it.
+    Invariant: within one look they are called in the order of the fields here, and none of them waits.  Each is an
+    ordinary function, so nothing else runs between a change and the last reaction to it.
 
-    Why not Twisted's own means, or a list of subscribers?  There is exactly one listener for each event, its result or
-    its place in the order matters, and with named fields a type checker sees a wrong one, and a reader sees all of
-    them.
+    There is exactly one listener for each event, and its result or its place in the order matters.  So these are named
+    fields instead of a list of subscribers: a type checker finds a wrong listener, and all listeners can be read in one
+    place.
     """
 
     fell_asleep: Callable[[], None]
     """llama-server has unloaded its model and, with it, what its slot held."""
 
     another_process: Callable[[bool], None]
-    """Another process runs, or may run.  The argument tells whether a request has met this very process before."""
+    """Another process runs, or may run.  The argument tells whether a request has reached this process before."""
 
     slot_files: Callable[[bool], None]
-    """Whether the process writes slot files was found out."""
+    """It is now known whether the process writes slot files, which the argument tells."""
 
     advise: Callable[[Props, bool], None]
-    """All that can be asked of this process was asked: its properties, and whether it writes slot files."""
+    """All facts about this process are known now: its properties, and whether it writes slot files."""
 
     what_helps: Callable[[LlamaCallFailed], str]
     """Return what an operator can do about a failed look, in a few words for the log."""
@@ -88,10 +89,10 @@ class Listeners:
 class ProcessWatch:
     """Holds the current process of llama-server, and tells the listeners when it changes.
 
-    Invariant: `process` is the last one that answered.  It is replaced as a whole, and before any listener is called,
-    so a listener that reads it finds the new one.  While llama-server is out of reach, `trouble` says why and `process`
-    stays what it was, so that `/status` can still name the model.  When it answers again, that counts as another
-    process, whatever it says about itself.
+    Invariant: `process` is the process that answered last.  It is replaced as a whole, and before any listener is
+    called, so a listener that reads it gets the new process.  While llama-server is unreachable, `trouble` says why and
+    `process` is kept, so that `/status` can still name the model.  When llama-server answers again, it counts as
+    another process, whatever properties it reports.
     """
 
     log = Logger()
@@ -109,13 +110,14 @@ class ProcessWatch:
         self.process = NOT_MET
         """The process that answered last."""
         self.trouble: str | None = "not asked yet"
-        """Why the last look failed, human-readable; `None` if it did not."""
+        """Why the last look failed, in words for operators; `None` if it succeeded."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
         self.starting: Callable[[], bool] = lambda: False
-        """Tells whether bioproxy has just started llama-server itself, so that no answer is to be expected yet.
+        """Tells whether bioproxy itself has just started llama-server, so that no answer can be expected yet.
 
-        Whoever starts it puts another function here; where an operator starts it, the answer is always no.
+        The code that starts llama-server assigns another function; if an operator starts llama-server, the result is
+        always `False`.
         """
         self._llama = llama
         self._upstream = upstream
@@ -128,38 +130,39 @@ class ProcessWatch:
     def up(self) -> bool:
         """Whether the last look succeeded: llama-server runs and has its model loaded, or loads it when asked.
 
-        Up to `INTERVAL` plus `PATIENCE` seconds old.  Good enough to decide whether a warm-up is worth starting; a
-        user's request does not depend on it, but is always sent.
+        The result is up to `INTERVAL` plus `PATIENCE` seconds old.  That is good enough to decide whether a warm-up is
+        worth starting; users' requests do not depend on it and are always sent.
         """
         return self.trouble is None
 
     async def look(self) -> None:
-        """Ask llama-server how it is, and log what has changed.
+        """Check the state of llama-server, and log what has changed.
 
         Fires with `None` after at most `PATIENCE` seconds, and never fails because of llama-server.  Cancelling closes
-        the connection of the request in progress; what the look has found out until then stays.
+        the connection of the request in progress; what the look has stored until then is kept.
         """
-        # Asked first: a connection that is refused during the start may be told only after the end of the start.
+        # Called first: a connection that is refused during the start may be reported only after the start has ended.
         starting = self.starting()
         trouble, fix, complete = None, "", False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
         except TimeoutError:
             # `addTimeout` has cancelled the coroutine, which closed its connection, and turned the resulting
-            # CancelledError into this one.  A cancellation from outside, at shutdown, stays a CancelledError and
-            # passes.
-            trouble, fix = "llama-server does not answer", "if it is stuck, start it again"
+            # CancelledError into a TimeoutError.  A cancellation from outside, at shutdown, stays a CancelledError and
+            # is not caught here.
+            trouble, fix = "llama-server does not answer", "if it hangs, restart it"
         except LlamaCallFailed as error:
             # For example 503 while the model is being loaded.
             trouble, fix = str(error), self._listeners.what_helps(error)
-        # A failed look alone proves little: a stream may be flowing meanwhile.  `last_heard` covers every answer and
-        # every piece of one, whoever asked for it.  This is the only time limit that a relayed request has: nobody can
-        # tell how long a long prompt takes, so a limit for each request would end good ones.  `give_up` is called at
-        # each further failed look as well, because it also ends the calls that were begun meanwhile.
+        # A failed look alone does not prove much: llama-server may be sending a stream meanwhile.  `last_heard` is
+        # updated by every answer and every piece of an answer, to any request.  This is the only time limit of a
+        # relayed request: the time for a long prompt cannot be predicted, so a limit for each request would end good
+        # requests.  `give_up` is called again at each further failed look, because it also ends the calls that were
+        # begun meanwhile.
         if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
-        # Changes are logged, states are not: a server that is down for an hour is one line.  `self.trouble` still is
-        # the state before this look.
+        # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
+        # the result of the look before this one.
         if trouble is not None and starting:
             trouble = STARTING
             if trouble != self.trouble:
@@ -176,8 +179,8 @@ class ProcessWatch:
                 build=self.process.props.build,
                 context=self.process.props.context,
             )
-        # Advice comes after the line above, so that the log first says what runs there and then what is unwise about
-        # it.
+        # Advice comes after the line above, so that the log first says what is running, and then what should be
+        # changed.
         if complete:
             self._listeners.advise(self.process.props, bool(self.process.slot_files))
         self.trouble = trouble
@@ -186,11 +189,11 @@ class ProcessWatch:
     async def _ask(self) -> bool:
         """Send the requests of one look and note what they say.
 
-        Fires with whether this look has found out the last thing there is to know about this process.  Fails as
+        Fires with `True` if this look has completed what can be known about this process, else with `False`.  Fails as
         `LlamaApi`'s calls do.
         """
-        # `/health` first: while the model is being loaded it answers 503 at once, and `/props` would only fail
-        # likewise. `/health` needs no api key, so a wrong key fails at `/props`, with a status of its own (401).
+        # `/health` first: while the model is being loaded it answers 503 at once, and `/props` would fail in the same
+        # way. `/health` needs no api key, so a wrong key fails at `/props`, with a status of its own (401).
         await self._llama.health()
         self._note(await self._llama.props())
         # Asked once for each process, and not while it sleeps: every request except `/health`, `/props`, `/models` and
@@ -199,41 +202,41 @@ class ProcessWatch:
             return False
         slot_files = await self._llama.slot_files_enabled()
         # Two looks may overlap: `/readyz` starts one whenever it is asked.  So `self.process` is read again here, after
-        # the `await`: replacing the value from before would undo what the other look has noted meanwhile.  An answer of
-        # an older process cannot arrive this late, because its end closed the connection.
+        # the `await`: replacing the value from before would undo what the other look has stored meanwhile.  An answer
+        # of an older process cannot arrive this late, because its end closed the connection.
         self.process = replace(self.process, slot_files=slot_files)
         self._listeners.slot_files(slot_files)
         return True
 
     def _note(self, props: Props) -> None:
-        """Take over what `/props` says, and tell the listeners if that is a change.
+        """Store what `/props` says, and call the listeners if it has changed.
 
         The order matters, because users' requests go on between two looks:
 
         1. Sleep comes first.  A model that was unloaded may be another one when it is loaded again from its file, even
            in the same process, so from now on `ModelIdentity` trusts nothing but the fingerprint.
-        2. Then another process.  `ModelIdentity` is asked first, because it alone can tell whether a *request* has met
-           this process before this look did: a request that restores a file asks `/props` itself, up to `INTERVAL`
-           seconds ahead of the watch, and notes what it leaves in the slot.  That note is about the new process and
-           must survive.  If the slot forgot it here, the next question would be restored, or computed, for nothing.
-           What was learned about the *old* process (does restoring help, can the model go back) is forgotten in both
-           cases.
-        3. Whether slot files are written is asked last, in `_ask`, because it needs another request.  Until its answer
-           is there, the slot goes on with the old one: a restore that is refused costs one cheap request.
+        2. Then another process.  `ModelIdentity` is asked first, because only `ModelIdentity` knows whether a *request*
+           has reached this process before this look: a request that restores a file asks `/props` itself, up to
+           `INTERVAL` seconds ahead of the watch, and notes what it leaves in the slot.  That record is about the new
+           process and must be kept.  If the slot dropped it here, the next request would be restored, or computed,
+           without need.  What was learned about the *old* process (whether restoring helps, whether the model can
+           continue from a point inside the slot's tokens) is dropped in both cases.
+        3. Whether slot files are written is asked last, in `_ask`, because it needs another request.  Until it is
+           answered, the slot uses the old answer: a restore that is refused costs one cheap request.
         """
         before = self.process
-        # `self.up` is still the result of the look before this one: it changes only at the end of `look`.
-        # After it was out of reach it may be another process even with equal properties: older builds all have the same
-        # marker.
+        # `self.up` is still the result of the look before this one: it changes only at the end of `look`.  After
+        # llama-server was unreachable it may be another process, even with equal properties: older builds all have the
+        # same marker.
         if another := props != before.props or not self.up:
             self.process = LlamaProcess(before.serial + 1, props)
         else:
             self.process = replace(before, props=props)
-        # Only the moment of falling asleep is told.  Waking up needs nothing: the request that woke the model up has
-        # noted what it left in the slot.
+        # Only falling asleep is reported.  Waking up need not be: the request that woke the model up has recorded what
+        # it left in the slot.
         if props.asleep and not before.props.asleep:
             self._listeners.fell_asleep()
             self._identity.fell_asleep()
-        # The slot is told whether what it believes is about this process already; see 2.
+        # The argument tells the slot whether its record is about this process already; see 2.
         if another:
             self._listeners.another_process(self._identity.met(props))

@@ -10,13 +10,13 @@ empty line.  If the connection is lost, the browser requests it again by itself.
 One `LoopingCall` compares the state once a second, for all pages together, and only while a page is open.  What it
 finds is encoded once, and the same bytes go to every page.
 
-The idea of Twisted in here is the *producer*.  Twisted never blocks when it writes: what the network does not take is
-kept in memory.  A sender that registers as a producer of a connection is told to pause when 64 KiB are waiting, and to
-resume when they are gone.  A page that does not read (a sleeping laptop, a slow network) is paused: it gets no events
-meanwhile, everything at once when it reads again, and is disconnected after a minute.  So the memory that open pages
-take is limited, whatever they do.
+The idea of Twisted in this module is the *producer*.  Twisted never blocks when it writes: bytes that the network does
+not accept yet are kept in memory.  A sender that registers as the producer of a connection is told to pause when 64 KiB
+are waiting, and to resume when these have been sent.  A page that does not read (a sleeping laptop, a slow network) is
+paused: it gets no events meanwhile and the whole state when it reads again, and is disconnected after a minute of
+pause.  So the memory that open pages take is limited, whatever they do.
 
-Does not know what the state is made of (`bioproxy.operator.status`), nor what the page does with it.
+This module does not know what the state consists of (`bioproxy.operator.status`), nor what the page does with it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from bioproxy.operator.history import History
 from bioproxy.operator.status import Status
 
 INTERVAL = 1.0
-"""Seconds between comparisons, so also the most by which a page is late.
+"""Seconds between comparisons, which is also the longest delay of a page.
 
 With half of it an open page costs twice the computing time while something happens; with twice as much, short requests
-come and go unseen.
+may begin and end between two comparisons.
 """
 
 BEAT = 15.0
 """Seconds without an event after which a ``beat`` is sent.
 
 Proxies between browser and bioproxy often close connections that are silent for 30 or 60 seconds.  Half of it only
-sends more; with twice as much, the first of those limits is reached.
+sends more events; with twice as much, the first of those limits is reached.
 """
 
 PATIENCE = 60.0
@@ -60,8 +60,8 @@ connections longer.  A page that is disconnected reconnects by itself, so neithe
 LIMIT = 50
 """Open pages at most; one more is answered with 503.
 
-Each takes a connection of the operator's port, which has 100, and 64 KiB of memory or a bit more.  Half of it would do
-for a team; with twice as much, pages could take all connections, and nobody could reload or read the metrics.
+Each takes a connection of the operator's port, which has 100, and 64 KiB of memory or a bit more.  Half of it would be
+enough for a team; with twice as much, pages could take all connections, and nobody could reload or read the metrics.
 """
 
 
@@ -98,13 +98,13 @@ class Viewer:
     @property
     def lost(self) -> bool:
         """Whether the page has not read for `PATIENCE` seconds."""
-        # Not a timer of its own: the comparison comes by once a second anyway.
+        # This needs no timer: each comparison, once a second, reads it.
         return self._paused_at is not None and self._clock.seconds() - self._paused_at >= PATIENCE
 
     def drop(self) -> None:
         """Close the connection at once, and discard what is still in its buffer."""
-        # The page's browser reconnects by itself if it is still alive.  An orderly close would first wait for the
-        # buffer, which the page does not read.  Twisted sets `channel` to `None` when the connection is gone already.
+        # The page's browser reconnects by itself if it is still alive.  A normal close would first wait until the page
+        # has read the buffer.  Twisted sets `channel` to `None` when the connection is gone already.
         if (channel := self._request.channel) is not None:
             channel.forceAbortClient()
 
@@ -117,7 +117,7 @@ class Viewer:
         self._paused_at = None
 
     def stopProducing(self) -> None:
-        """Do nothing about a page that is gone.  Called by Twisted.
+        """Do nothing when the connection of a page is lost.  Called by Twisted.
 
         Klein also cancels the route that serves the page, and `LiveEvents.attend` cleans up there.
         """
@@ -133,8 +133,8 @@ class Viewer:
 class LiveEvents(Service):
     """Sends events to all open pages.
 
-    The loop runs if and only if there are viewers.  A viewer that is neither paused nor has `missed` anything has been
-    sent all that changed until the last comparison.
+    Invariants: the loop runs if and only if there are viewers; a viewer that is neither paused nor has `missed` an
+    event has been sent all changes up to the last comparison.
     """
 
     log = Logger()
@@ -152,12 +152,11 @@ class LiveEvents(Service):
         self._requests = self._points = 0
         # When the last event was sent, in the clock's seconds.
         self._told_at = 0.0
-        # Calls `_look` again and again between its `start` and its `stop`.  In tests the clock stands still until it is
-        # moved, and so does the loop.
+        # Calls `_look` repeatedly between its `start` and its `stop`.  With `clock` a test decides when.
         self._loop = LoopingCall(self._look)
         self._loop.clock = clock
 
-    # Asked by the route before `attend`, which can no longer refuse once the answer has begun.
+    # The route checks this before it calls `attend`, because a page cannot be refused once its answer has begun.
     @property
     def full(self) -> bool:
         """Whether `LIMIT` pages are open, so that another one has to be refused."""
@@ -166,26 +165,27 @@ class LiveEvents(Service):
     async def attend(self, request: Request) -> None:
         """Send events to a page, as the answer to its `request`.
 
-        Fires when the service stops.  Cancelling means that the page has gone, and forgets it; Klein does so when the
-        connection is lost.
+        Fires when the service stops.  Klein cancels this when the connection is lost, and the page is then removed from
+        the list.
         """
         viewer = Viewer(request, self._clock)
-        # Never stored: neither a cache on the way nor the browser may repeat old events.
+        # `no-store`, because neither a cache in between nor the browser may repeat old events.
         request.setHeader(b"content-type", b"text/event-stream; charset=utf-8")
         request.setHeader(b"cache-control", b"no-store")
         # `True`: a push producer, which sends by itself and is told to pause and to resume.  (The other kind sends only
         # when it is asked.)
         request.registerProducer(viewer, True)
         if not self._viewers:
-            # All that happened while no page was open is in the first event of this one, so it is no news.
+            # The first event of this page contains all that happened while no page was open, so that must not count as
+            # a change.
             self._news()
             self._told_at = self._clock.seconds()
-            # `start` returns a Deferred that fails if `_look` raises, which would be a bug.  Unless somebody handles
-            # it, Twisted logs it much later or never, and the pages just stand still.
-            self._loop.start(INTERVAL, now=False).addErrback(lambda failure: self.log.failure("events", failure))
+            # `start` returns a Deferred that fails if `_look` raises, which would be a bug.  Without an errback Twisted
+            # would log it much later or never, while the pages are no longer updated.
+            self._loop.start(INTERVAL, now=False).addErrback(lambda failure: self.log.failure("live page", failure))
         # Before the first event is sent: if sending pauses the viewer at once, the next comparison must know it.
         self._viewers.append(viewer)
-        # Cancelling raises `CancelledError` at the `await`; `finally` is the same for that and for the orderly end.
+        # Cancelling raises `CancelledError` at the `await`; `finally` cleans up both then and at the normal end.
         try:
             viewer.tell(self._everything())
             await viewer.over
@@ -193,7 +193,8 @@ class LiveEvents(Service):
             self._viewers.remove(viewer)
             if not self._viewers and self._loop.running:
                 self._loop.stop()
-            # Required before an answer can be ended.  Without a channel the connection is gone, and nothing to end.
+            # An answer can be ended only after this call.  Without a channel the connection is gone, and there is no
+            # answer to end.
             if request.channel is not None:
                 request.unregisterProducer()
 
@@ -206,7 +207,6 @@ class LiveEvents(Service):
 
     def _look(self) -> None:
         """Compare the state, and send what is new to all pages.  Called by the loop, every `INTERVAL` seconds."""
-        # One comparison and one event for all viewers, however many there are.
         news, silent = self._news(), self._clock.seconds() - self._told_at
         event = self._encode("change", news) if news else self._encode("beat", {}) if silent >= BEAT else None
         if event is not None:
@@ -221,7 +221,8 @@ class LiveEvents(Service):
             elif viewer.paused:
                 viewer.missed = viewer.missed or event is not None
             elif viewer.missed:
-                # A ``change`` makes sense only after all those before it, so a viewer that missed one begins anew.
+                # A ``change`` makes sense only after all those before it, so a viewer that missed an event gets the
+                # whole state.
                 everything = everything or self._everything()
                 viewer.tell(everything)
             elif event is not None:
@@ -230,8 +231,8 @@ class LiveEvents(Service):
     def _everything(self) -> bytes:
         """Return the event that a page begins with: the whole state, all requests and all points.
 
-        Also tells the browser to wait 2000 ms before it reconnects.  Half of it would be a burden while bioproxy is
-        restarted; with twice as much, a page looks dead after a restart.
+        Also tells the browser to wait 2000 ms before it reconnects.  With half of it, pages send many requests while
+        bioproxy is restarted; with twice as much, a page has no connection for longer after a restart.
         """
         return b"retry: 2000\n" + self._encode("status", {**self._status.whole(), "history": self._history.latest()})
 
@@ -239,8 +240,8 @@ class LiveEvents(Service):
         """Return what changed since this was last called, and remember the present state for the next call."""
         # Keys that are gone would be missed here, but `now` always has the same keys.
         now, request_log, history = self._status.now(), self._status.request_log, self._history
-        # Whole values of the outermost keys: if one template's progress changes, all templates are sent.  They are few,
-        # and the page then needs no code to merge changes.
+        # The whole value of each top-level key is sent: if one template's progress changes, all templates are sent.
+        # There are few templates, and the page needs no code to merge changes.
         news = {key: value for key, value in now.items() if value != self._known.get(key)}
         # Requests and points are only ever added, so a count of all that there ever were tells which ones are new,
         # also when old ones have been dropped meanwhile.
@@ -248,7 +249,7 @@ class LiveEvents(Service):
             news["requests"] = request_log.latest(request_log.kept - self._requests)
         if history.taken > self._points:
             news["history"] = history.latest(history.taken - self._points)
-        # `now` made new objects, so what is stored here does not change when the parts go on.
+        # `Status.now` returns new objects, so what is stored here does not change later.
         self._known, self._requests, self._points = now, request_log.kept, history.taken
         return news
 
@@ -258,8 +259,8 @@ class LiveEvents(Service):
         Each event has the present time twice.  `told_at` is the time of day, from which the page computes ages: the
         browser's own clock may be wrong.  `clock` is the reactor's time in seconds, in which the plots' points are.
         """
-        # JSON has no line ends inside, so one ``data:`` line is enough.
-        # Small numbers of digits, because each event repeats them: milliseconds are more than the page can show.
+        # JSON has no line ends inside, so one ``data:`` line is enough.  Both times end at milliseconds: the page
+        # cannot show more, and each event repeats them.
         told_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         clock = round(self._clock.seconds(), 3)
         text = json.dumps({"told_at": told_at, "clock": clock, **data}, separators=(",", ":"))

@@ -1,21 +1,22 @@
-"""The gate: decides who may use llama-server's slot now.  One at a time, users before warm-ups.
+"""The gate: decides who may use llama-server's slot now: one user or warm-up at a time, users first.
 
-A slot works on one request after the other, and each request finds what the one before has left.  So everything that
-uses the slot passes here, and code inside the gate can rely on being alone.
+A slot processes one request after the other, and each request finds what the request before has left in it.  So all
+code that uses the slot must enter the gate first, and code inside the gate can rely on being the only user of the slot.
 
-Twisted runs all of bioproxy in one thread, so this lock protects against something else than locks do elsewhere.  Two
-coroutines never run at the same moment, but each ``await`` lets others run, and one answer has thousands of them.  The
-lock is Twisted's `DeferredSemaphore`, which blocks nobody: ``acquire()`` returns a `Deferred`, an object that gets its
-result later, and the coroutine that awaits it sleeps until then, while the rest of the program goes on.
+Twisted runs all of bioproxy in one thread, so this lock does not protect against other threads.  Two coroutines never
+run at the same moment, but each ``await`` lets others run, and relaying one answer has thousands of them.  The lock is
+Twisted's `DeferredSemaphore`, which never blocks the thread: ``acquire()`` returns a `Deferred`, an object that gets
+its result later, and the coroutine that awaits it sleeps until then, while the rest of the program goes on.
 
 A Deferred can be *cancelled*.  Then it fails with `CancelledError`, which the coroutine sees as an exception at its
-``await``, and if it stood in the semaphore's list it is out of it.  That is all there is to a client that hangs up in
-the queue.  A time-out is the same with a clock: it cancels, and the error is `TimeoutError` instead.
+``await``.  A Deferred that waits in the semaphore's list is then removed from the list.  This is how a client that
+hangs up leaves the queue.  A time-out works in the same way: a timer cancels the Deferred, which fails with
+`TimeoutError`.
 
-Users come in first come, first served.  A warm-up never queues, because it must never stand before a user: it takes the
-gate if that is free and nobody waits, and is cancelled as soon as a user comes.
+Users enter in the order of their arrival.  A warm-up never joins the queue, because it must never be ahead of a user.
+A warm-up enters only if the gate is free and no user waits, and is cancelled as soon as a user comes.
 
-Not known here: HTTP, what is done inside, and whether it was worth it.  `bioproxy.slot.queue_stats` has the numbers.
+This module knows neither HTTP nor the work inside the gate.  `bioproxy.slot.queue_stats` keeps the statistics.
 """
 
 from __future__ import annotations
@@ -35,73 +36,74 @@ from bioproxy.slot.turn import Turn, Work
 
 
 class Gate:
-    """At most one is inside; users come in the order of their arrival; no warm-up is inside while a user waits.
+    """At most one user or warm-up is inside; users enter in order of arrival; no warm-up is inside while a user waits.
 
-    The last has one exception, a warm-up inside `without_preemption`.  In short:
+    The last rule has one exception: a warm-up inside `without_preemption`.  In short:
 
     ===================  =========================  ===================================
-    who comes            meets                      and then
+    who arrives          finds inside               what happens
     ===================  =========================  ===================================
-    a user               nobody                     is inside at once
+    a user               nobody                     enters at once
     a user               a user                     waits, or is turned away at `limit`
-    a user               a warm-up                  that is cancelled; inside at once
+    a user               a warm-up                  cancels the warm-up, enters at once
     a user               a warm-up that is saving   waits for the end of the save
-    a warm-up            anybody                    does nothing, tries again later
-    anybody              a closed gate              is turned away
+    a warm-up            a user or a warm-up        does nothing, tries again later
+    any of them          a closed gate              is turned away
     ===================  =========================  ===================================
     """
 
     log = Logger()
 
-    # The first two are settings, and may change while users wait; the queue itself stays as it is then.
+    # `limit` and `timeout` are settings.  A reload may change them; the queue is not changed by that.
     limit: int
-    """How many users may wait.  May be changed at any time; those who wait already stay."""
+    """How many users may wait.  May be changed at any time; users who wait already stay."""
 
     timeout: float
-    """Seconds that a user may wait.  A change is for those who come from then on."""
+    """Seconds that a user may wait.  A change applies to users who arrive later."""
 
     stats: QueueStats
-    """The numbers about the queue."""
+    """Statistics about the queue."""
 
     def __init__(self, clock: IReactorTime, metrics: Metrics, limit: int, timeout: float) -> None:
         self.limit = limit
         self.timeout = timeout
         self._clock = clock
-        # A counter of tokens, here one, and the list `waiting` of Deferreds that have none.  `acquire` takes the token
-        # if it is there, and the Deferred has fired when it returns; otherwise the Deferred joins the list.  `release`
-        # gives the token to the first in the list, or puts it back.  The token is held while anybody is inside, user or
-        # warm-up, so "the token is free" is the only true answer to "is the gate free?".
+        # A semaphore has a number of tokens, here one, and `waiting`, the list of Deferreds without a token.  `acquire`
+        # takes the token if it is free, and returns a Deferred that has fired; otherwise the Deferred joins the list.
+        # `release` gives the token to the first Deferred in the list, or makes the token free if the list is empty.
+        # The token is held while a user or a warm-up is inside.  So the gate is free if and only if the token is free.
         self._semaphore = DeferredSemaphore(1)
         # Whether a user holds the token, and whether that user has left already but the token is still held, for work
         # that must be done before the next user comes in.
         self._user_inside = self._user_has_left = False
-        # The warm-up inside, to be cancelled when a user comes; whether that may be done at this moment; and whether it
-        # was done, to tell it from a warm-up that is cancelled because bioproxy stops.
+        # The warm-up inside, if there is one; whether an arriving user may cancel the warm-up at this moment; and
+        # whether the gate has cancelled it.  A warm-up that is cancelled because bioproxy stops is treated differently.
         self._warmup: Deferred[Any] | None = None
         self._may_preempt, self._preempted = True, False
-        # Whether bioproxy is shutting down: nobody comes in any more.
+        # Whether bioproxy is shutting down.  Then no user and no warm-up may enter any more.
         self._closed = False
-        # How many users have left since the outermost `_release` began, itself included.
+        # How many calls of `_release` still have to release the semaphore, the one in progress included.
         self._releases_due = 0
         self.stats = QueueStats(clock, metrics, lambda: self.waiting, lambda: self.busy)
 
-    # What the gate looks like now.
+    # The present state.
 
     @property
     def busy(self) -> str | None:
         """Who is inside: ``"user"``, ``"warmup"``, or `None` for nobody."""
-        # For display, and to avoid work that could not begin anyway.  Who comes in is decided by the token alone.
+        # For display, and to avoid preparing work that could not begin.  Only the token decides who may enter.
         return "user" if self._user_inside else "warmup" if self._warmup is not None else None
 
     @property
     def waiting(self) -> int:
         """How many users wait."""
-        # Counted by the semaphore itself, which is never behind: whoever is cancelled is out of its list at once.
+        # The semaphore's own list is always up to date: a cancelled Deferred is removed from it at once.
         return len(self._semaphore.waiting)
 
     def place(self, turn: Turn) -> int:
         """Return a user's place in the queue, 1 for the next one; 0 for a user who does not wait."""
-        # Looked up when a waiting client is told, every few seconds, rather than kept up to date for all.
+        # Searched when a waiting client is sent its place, every few seconds, instead of being kept up to date for all
+        # users.
         waiting = self._semaphore.waiting
         return waiting.index(turn.acquired) + 1 if turn.acquired in waiting else 0
 
@@ -109,15 +111,15 @@ class Gate:
 
     def user(self, who: Any = None) -> Turn:
         """Return a turn for a user, which ``async with`` begins.  `who` says whose turn it is, for operators only."""
-        # Nothing has happened yet: the turn is at the gate from ``async with`` on, so one that is never begun, because
-        # its request turns out to be wrong, leaves nothing to be undone.
+        # The turn joins the queue only at ``async with``.  So a turn that is never begun, because its request turns out
+        # to be invalid, needs no clean-up.
         return Turn(self, who)
 
     async def enter(self, turn: Turn) -> float:
-        """Wait until a user may come in.  For `Turn`, which says what this fires with and fails with."""
-        # Whatever ends the waiting without success, the turn is out of the queue when the error is seen: the semaphore
-        # has removed the Deferred, and here its turn is removed.  A Deferred cannot be cancelled any more once it has
-        # fired, so there is no moment at which a user who gives up takes the token along.
+        """Wait until a user may enter.  Called by `Turn`, whose `__aenter__` describes the result and the errors."""
+        # If waiting fails, the turn is out of the queue before the caller gets the error: the semaphore has removed the
+        # Deferred, and the code below removes the turn.  A Deferred that has fired can no longer be cancelled, so a
+        # user who gives up while waiting never keeps the token.
         arrived, meets_warmup = self._clock.seconds(), self.busy == "warmup"
         turn.acquired = self._join_queue()
         turn.since = timestamp()
@@ -128,14 +130,14 @@ class Gate:
             self.stats.turns.remove(turn)
             raise self.unavailable(f"waited {self.timeout:g} s for llama-server to be free") from None
         except CancelledError:
-            # Cancelled by whom?  A client that hangs up gets no answer, so its error goes on as it is.  But `close`
-            # cancels those who wait, too, and these must be told why.
+            # There are two causes.  If the client has hung up, it gets no answer, and the error is passed on unchanged.
+            # If `close` has cancelled the wait, the client must be told the reason.
             self.stats.turns.remove(turn)
             if self._closed:
                 raise self.unavailable("bioproxy is shutting down") from None
             raise
-        # No ``await`` from here to the return.  The token was given away inside somebody's `release`, and this
-        # coroutine runs on inside that call; nobody may look at the gate before it says who is inside.
+        # No ``await`` from here to the return.  This coroutine may be running inside the call of `release` that gave it
+        # the token, and no other code may read the gate's state before the state says that a user is inside.
         self._user_inside = turn.has_entered = True
         turn.since = timestamp()
         waited = self._clock.seconds() - arrived
@@ -143,43 +145,45 @@ class Gate:
         return waited
 
     def leave(self, turn: Turn, work: Callable[[], Work] | None) -> None:
-        """Let the next user in, after `work`, if there is any.  For `Turn`."""
-        # Returns at once in any case: leaving must not be something that can be cancelled, or a client that hangs up in
-        # that moment would leave the gate closed for ever.
+        """Let the next user in, after `work` if there is any.  Called by `Turn`."""
+        # A function that returns at once, not a coroutine: leaving must not be cancellable, or a client that hangs up
+        # at that moment would leave the gate closed for ever.
         if work is None:
             self.stats.turns.remove(turn)
             self._release()
             return
         self._user_has_left = True
-        # `fromCoroutine` starts the work in a coroutine of its own.  It belongs to no client, so no client's hang-up
-        # can cancel it.  Whatever comes of it, the gate opens: a gate that stays closed would be worse than any error.
+        # `fromCoroutine` starts the work in a coroutine of its own.  That coroutine belongs to no client, so no
+        # client's hang-up can cancel it.  The gate opens even if the work fails: a gate that stays closed would be
+        # worse than any error.
         holding = Deferred.fromCoroutine(work())
-        holding.addErrback(lambda failure: self.log.failure("while a turn ended", failure))
+        holding.addErrback(lambda failure: self.log.failure("work after a user's turn failed", failure))
         holding.addBoth(lambda _: self.leave(turn, None))
 
     def unavailable(self, reason: str) -> Unavailable:
         """Return the error for a user who is turned away, with the time after which the queue may be shorter."""
-        # Clients get it as status 503 with ``Retry-After``, which well-made ones obey.  The time is estimated at the
-        # moment of the refusal, from the queue as it is then.
+        # Clients get status 503 with the header ``Retry-After``, which good clients obey.  The time is estimated from
+        # the queue at the moment of the refusal.
         return Unavailable(reason, self.stats.retry_after())
 
     def _join_queue(self) -> Deferred[Any]:
         """Join the queue; the Deferred fires when the user may come in.  Raises `Unavailable`."""
-        # A plain function and no coroutine, on purpose: nobody else can run between counting those who wait and joining
-        # them, so the limit holds exactly.
+        # A function, not a coroutine, on purpose: no other code can run between counting the waiting users and joining
+        # them, so the limit is exact.
         if self._closed:
             raise self.unavailable("bioproxy is shutting down")
-        # A warm-up inside is no reason to turn anybody away, because it leaves.  Neither is a user who has left while
-        # the gate is still held: that is mostly a single quick question to llama-server.
+        # A warm-up inside does not count here, because it will be cancelled.  A user who has left does not count
+        # either, although the gate is still held: the work that holds the gate is mostly a single quick request to
+        # llama-server.
         inside = self._user_inside and not self._user_has_left
         if (inside or self.waiting) and self.waiting >= self.limit:
             raise self.unavailable(f"llama-server is busy, and {self.waiting} requests are waiting already")
-        # First join, then preempt: the warm-up releases its token while it is cancelled, and must find the user in the
-        # list.  The other way round, a warm-up that starts in that moment would find the gate free.
+        # First join, then preempt: the warm-up releases its token while it is being cancelled, and the user must be in
+        # the list by then.  In the reverse order, another warm-up could start at that moment and find the gate free.
         acquired = self._semaphore.acquire()
         if not acquired.called:
-            # `addTimeout` cancels the Deferred, which takes it out of the list; it then fails with `TimeoutError`.
-            # Its timer ends with the Deferred, whichever way that is.
+            # `addTimeout` cancels the Deferred, which takes it out of the list; it then fails with `TimeoutError`.  The
+            # timer is stopped when the Deferred fires or fails.
             acquired.addTimeout(self.timeout, self._clock)
         self._preempt()
         self.stats.user_joined()
@@ -187,13 +191,13 @@ class Gate:
 
     def _release(self) -> None:
         """Let the next user in, after a user."""
-        # Everything must be tidy before the token is given away, because the next user's coroutine runs inside that
+        # All fields must be up to date before the token is released, because the next user's coroutine runs inside that
         # call.
         self._user_inside = self._user_has_left = False
         self.stats.user_left()
-        # `release` runs the next user's coroutine before it returns.  That one may be through just as fast, and call
-        # `_release` from inside this call, and so on: a queue of a thousand would need a stack of thousands of frames.
-        # So only the outermost call releases, once for each call that was made meanwhile.
+        # `release` runs the next user's coroutine before it returns.  That coroutine may end at once and call
+        # `_release` from inside this call, and so on: a queue of a thousand users would need thousands of stack frames.
+        # So only the outermost call releases the token, once for itself and once for each nested call.
         self._releases_due += 1
         if self._releases_due == 1:
             while self._releases_due:
@@ -205,79 +209,81 @@ class Gate:
     async def warmup(self, work: Callable[[], Work]) -> bool:
         """Do `work` inside the gate, if the gate is free now.
 
-        Fires with whether the work was done to its end, which it was not if a user was there or came.  Fails as `work`
-        fails; cancelling cancels `work`.
+        Fires with `True` if the work was completed, with `False` if the gate was not free or a user came meanwhile.
+        Fails as `work` fails; cancelling cancels `work`.
 
-        What happens when a user comes meanwhile, step by step, all within the user's call of `_join_queue`: the user's
-        Deferred joins the list; `_preempt` cancels the warm-up's; the `await` inside the work raises, the connection to
-        llama-server closes, and the work ends; the ``finally`` below releases the token, which fires the user's
-        Deferred.  llama-server itself stops at the end of its current batch, and the user's request waits there for so
-        long: that is why warm-ups are sent in small pieces.
+        When a user comes meanwhile, all of these steps happen within the user's call of `_join_queue`: the user's
+        Deferred joins the list; `_preempt` cancels the warm-up's Deferred; the `await` inside the work raises an error,
+        the connection to llama-server closes, and the work ends; the ``finally`` below releases the token, which fires
+        the user's Deferred.  llama-server itself stops only at the end of its current batch, and the user's request
+        waits for that.  So warm-ups are sent in small pieces.
         """
-        # The token is asked, not `busy`: a user whom a warm-up makes room for has it some moments before being inside.
+        # The token is checked, not `busy`: after a warm-up was cancelled for a user, the user has the token slightly
+        # before `busy` shows it.
         if not self._semaphore.tokens or self._closed:
             return False
-        await self._semaphore.acquire()  # there is a token, so this fires at once and nobody comes in between
+        await self._semaphore.acquire()  # a token is free, so this fires at once, before other code can run
         self._preempted = False
         self.stats.warmup_entered()
-        # A coroutine alone cannot be cancelled.  `fromCoroutine` starts it and gives a Deferred that can.
+        # A coroutine alone cannot be cancelled.  `fromCoroutine` starts it and returns a Deferred that can be
+        # cancelled.
         running = self._warmup = Deferred.fromCoroutine(work())
-        # Two may cancel from here on.  `_preempt` cancels `running`.  Whoever awaits this method cancels the ``await``
-        # below, which Twisted passes on to what is awaited: `running` again.  In both cases the work ends first, and
-        # its ``finally`` blocks have run when the error arrives here.
+        # From here on there are two ways to cancel.  `_preempt` cancels `running`.  Cancelling the caller of this
+        # method cancels the ``await`` below, and Twisted passes that on to the awaited Deferred, which is `running`
+        # again.  In both cases the work ends first, and its ``finally`` blocks have run when the error arrives here.
         try:
             await running
             return True
         except CancelledError:
-            # A warm-up that was preempted is nothing unusual: it is tried again.  One that was cancelled otherwise ends
-            # because the service stops, and then the error must go on, or the caller would never stop.
+            # A preempted warm-up is no error: it will be tried again.  Any other cancellation means that the service
+            # stops, and then the error must be passed on, or the caller would never stop.
             if self._preempted:
                 return False
             raise
         finally:
-            # Whatever happened, the gate opens.  In this order: the next user's coroutine runs inside `release`, and
-            # must not find a warm-up here.
+            # The gate opens in all cases.  `_warmup` is cleared first: the next user's coroutine runs inside `release`,
+            # and must not find a warm-up.
             self._warmup = None
             self._semaphore.release()
 
     @contextmanager
     def without_preemption(self, last: bool = False) -> Iterator[None]:
-        """Inside a warm-up: what is done under this ``with`` is not given up when a user comes.
+        """Protect a part of a warm-up: the code in this ``with`` block is not cancelled when a user comes.
 
-        It is for saving to a file.  llama-server finishes a save that it has begun even if nobody waits for the answer,
-        and serves nobody meanwhile.  Giving up then would gain nothing for the user, and throw the warm-up's work away.
-        A plain ``with``, and no waiting of its own: it only sets a flag that `_preempt` looks at.
+        Used for saving to a file.  llama-server finishes a save that it has begun even if no client waits for the
+        answer, and processes no other request meanwhile.  Cancelling then would not help the user, and would lose the
+        warm-up's work.  The ``with`` statement itself waits for nothing: it only sets a flag that `_preempt` reads.
 
-        On leaving, raises `CancelledError` if a user came meanwhile, so that the warm-up gives way then; unless this
-        was the `last` thing that it has to do, which makes it a warm-up that was done.
+        Raises `CancelledError` at the end of the block if a user came meanwhile, so that the warm-up ends.  With `last`
+        it does not: the block was the last step of the warm-up, which then counts as completed.
         """
         self._may_preempt = False
         try:
             yield
         finally:
-            # Also after an error: the next warm-up must be one that gives way.
+            # Also after an error: users must be able to cancel the next warm-up.
             self._may_preempt = True
-        # A user who came meanwhile could not cancel the warm-up, so it is ended here, by the same error.  The same if
-        # `close` was called meanwhile: there is no user then, but the service waits for the gate.
+        # A user who came meanwhile could not cancel the warm-up, so it is ended here, by the same error.  The same
+        # applies if `close` was called meanwhile: there is no user then, but the service waits for the gate.
         if (self.waiting or self._closed) and not last:
             self._preempted = True
             raise CancelledError()
 
     def _preempt(self) -> None:
         """Have the warm-up inside leave, if there is one and it may be interrupted now."""
-        # If it may not, nothing is lost: `without_preemption` looks who has come when its block ends.
+        # If it may not be interrupted, `without_preemption` checks for waiting users at the end of its block.
         if self._warmup is not None and self._may_preempt:
             # Set before cancelling: the warm-up's ``except`` runs inside the next line.
             self._preempted = True
             self._warmup.cancel()
 
-    # The end.
+    # Shutdown.
 
     def close(self) -> None:
-        """Turn away all who wait, and all who come from now on.  A user who is inside stays, a warm-up leaves."""
-        # For the end of the process: those who wait learn at once that they must ask elsewhere, and whoever is just
-        # being answered gets the rest of the answer.  The mark is set first, because each coroutine that is cancelled
-        # below runs at once, and looks at the mark for the reason.
+        """Turn away all waiting users, and all who come later.  A user who is inside stays; a warm-up is cancelled."""
+        # Called at shutdown: waiting clients learn at once that they must try another server, and a client that is
+        # being answered gets the rest of its answer.  `_closed` is set first, because each coroutine that is cancelled
+        # below runs at once, and reads `_closed` to find the reason.
         self._closed = True
         # A copy, because each cancelled Deferred takes itself out of the list.
         for turn in list(self._semaphore.waiting):
@@ -286,7 +292,7 @@ class Gate:
 
     async def until_free(self) -> None:
         """Fire when nobody is inside.  Only for a gate that was closed; cancelling stops waiting."""
-        # It waits in the list where users waited, which is why nobody may come any more: it would count as a user who
-        # waits, and stand before others.
+        # This call waits in the users' list, so the gate must be closed: otherwise the call would count as a waiting
+        # user, and be ahead of others.
         await self._semaphore.acquire()
         self._semaphore.release()

@@ -1,23 +1,23 @@
-"""Slot 0 of llama-server: the one object through which all others use it and ask about it.
+"""Slot 0 of llama-server: the object through which all other code uses the slot and asks about it.
 
 The slot is where llama-server processes prompts.  It holds the tokens of the last request with
-their KV cache, and a prompt that begins with the same tokens goes on from there.  bioproxy is in
-essence the art of having the right tokens there in time, and this is the door to it.  It leads to
-several parts, each in its own module:
+their KV cache, and a prompt that begins with the same tokens goes on from there.  bioproxy's main
+task is to have the right tokens in the slot in time.  `Slot` combines several parts, each in its
+own module:
 
-* `bioproxy.slot.content`: what the slot holds, and whether that is still so;
+* `bioproxy.slot.content`: what the slot holds, and whether that is still true;
 * `bioproxy.slot.files`, `bioproxy.slot.saving`: the files that it was saved to;
 * `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
-* `bioproxy.slot.reuse_check`: whether all this helps with the model that runs;
-* `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what to do before a request, and doing it;
+* `bioproxy.slot.reuse_check`: whether restoring and reuse work with the present model;
+* `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what must be done before a request, and the code
+  that does it;
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
-Nobody outside reaches through to them.  Whoever wants to change the slot uses one of the three
-blocks; whoever wants to know something asks a question here, and gets an answer at once: no
-question needs an ``await``, so what it tells is what bioproxy knows, and not what llama-server
-would say at this moment.
+Code in other folders does not use these parts directly.  To change the slot, it uses one of the
+three blocks.  To get information about the slot, it calls a method here that needs no ``await``.
+The result is what bioproxy knows, which may differ from what llama-server would say at this moment.
 
-Deliberately unknown here: who waits at the gate, what requests look like, and which template is
+This module does not know who waits at the gate, what requests look like, or which template is
 warmed up next.
 """
 
@@ -38,11 +38,12 @@ from bioproxy.slot.uses import SlotUses
 
 
 class Slot:
-    """Slot 0.
+    """Slot 0 of llama-server, with all that bioproxy knows about its content and its files.
 
-    Invariant: what is known of the slot is true at each point where another coroutine may run.
-    That is, at each ``await``: Twisted runs everything in one thread, and switches nowhere else.  A
-    method here without ``async`` sees one state of everything, and needs no lock.
+    Invariant: what is recorded about the slot is true at each point where another coroutine may
+    run, that is, at each ``await``.  Twisted runs all coroutines in one thread, and switches
+    between them nowhere else.  So a method without ``async`` sees a consistent state, and needs no
+    lock.
     """
 
     def __init__(
@@ -60,59 +61,62 @@ class Slot:
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
-        # Two parts that are of no concern to those who build a slot, so they are made here.
+        # These two parts are used only through `Slot`, so they are made here.
         self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
         uses = SlotUses(self._preparer, content, files, saver, reuse_check, metrics, clock)
-        # Using the slot, always inside the gate.  The parts say what each of these does; they are
-        # offered here under the same names, so that there is one object to know.  For requests and
-        # warm-ups, the first three are all they need.
+        # Methods that use the slot, always inside the gate.  They are methods of the parts, with
+        # the same names, and are documented there.  Requests and warm-ups need only the first
+        # three.
         self.use_for_template = uses.use_for_template
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
         self.judge = uses.judge
-        # What the uses consist of.  `bring_back` alone is called from outside, by a warm-up that
-        # puts a template back which others have displaced: it changes the slot and computes
-        # nothing, so there is nothing to be done after it.
+        # The steps of these uses.  Of these only `bring_back` is called from another folder, by the
+        # warmer, to restore a template that other warm-ups have displaced.  It changes the slot but
+        # computes nothing, so no step has to follow.
         self.prepare = self._preparer.prepare
         self.remember = self._preparer.remember
         self.bring_back = self._preparer.bring_back
-        # For idle moments and the end of the process.  A save changes nothing in the slot.
+        # Called when no user is active, and at shutdown.  A save changes nothing in the slot.
         self.save_conversation = saver.save_if_due
 
-    # What happened elsewhere.  These may come at any time, also while somebody is inside the gate
-    # and waits for llama-server; `SlotContent` and `SlotFiles` expect that after each ``await``.
+    # Events in other parts of bioproxy.  These methods may be called at any time, also while a user
+    # or a warm-up inside the gate waits for llama-server; `SlotContent` and `SlotFiles` expect that
+    # after each ``await``.
 
     def llama_restarted(self, slot_known: bool = False) -> None:
-        """Note that another process of llama-server runs: nothing learned from the last one counts."""
-        # The watch looks every two seconds, so a request may have met the new process before, and
-        # what it left in the slot may be written down already.  Then, with `slot_known`, it stays.
+        """Note that another process of llama-server runs: what was learned from the last one is no longer valid."""
+        # The process watch polls every two seconds, so a request may have reached the new process
+        # before, and what that request left in the slot may be recorded already.  Then `slot_known`
+        # is true, and the record is kept.
         if not slot_known:
             self._content.llama_restarted()
         self._reuse_check.llama_restarted()
 
     def llama_fell_asleep(self) -> None:
         """Note that llama-server has unloaded its model, and the content of the slot with it."""
-        # It is the same process with the same flags, so what answers have shown of it stays true.
+        # It is the same process with the same flags, so what was learned from its answers stays
+        # valid.
         self._content.llama_restarted()
 
     def model_changed(self) -> None:
         """Note that somebody changes the model that runs: its adapters."""
-        # The tokens in the slot stay, but their KV cache is of another model now.  Which one is
-        # found out, by its behaviour, before the next file is restored.
+        # The tokens in the slot stay, but their KV cache does not belong to the new model.  The new
+        # model is identified, by its behaviour, before the next file is restored.
         self._content.forget()
         self._identity.current = None
 
     def tokens_compared(self, name: str, same: bool) -> None:
         """Note that a template's tokens were compared with its file, and whether they are the `same`."""
-        # Equal tokens that were not reused are llama-server's fault; other tokens are the text's.
-        # With that the doubt is over in any case: what is right is in the file, or about to be
-        # warmed up.
+        # If the tokens are equal, the cause is llama-server, which did not reuse them; if not, the
+        # cause is the text.  In both cases the doubt ends: the right tokens are in the file, or
+        # will be warmed up next.
         self._reuse_check.tokens_compared(name, same)
 
     def discard_template_file(self, name: str) -> None:
-        """Have a template saved anew, for an operator: forget its file, and end a pause after failed saves."""
-        # The file itself stays until the new one is whole.  It is not used any more, but a disk
-        # that is nearly full should not lose the last thing that it has.
+        """Forget a template's file, so that it is saved again, and end a pause after failed saves.  For operators."""
+        # Only the record is dropped.  The file is not used any more, but stays on the disk until
+        # the new file is complete, because saving may fail on a disk that is nearly full.
         self._files.end_pause()
         self._files.forget(name, PREFIX)
 
@@ -120,8 +124,8 @@ class Slot:
 
     def holds(self, key: Key | None) -> bool:
         """Tell whether the slot was left with this key's tokens, as far as is known."""
-        # Somebody may have used llama-server behind bioproxy's back.  That is found out by whoever
-        # relies on it; for showing a state it is good enough.
+        # Another client may have used llama-server without bioproxy.  Code that relies on the
+        # content checks for that; for display, this answer is good enough.
         return self._content.has(key)
 
     @property
@@ -135,38 +139,41 @@ class Slot:
         return self._content.left_by_user and known is not None and known.name == name
 
     def was_displaced(self, name: str, key: Key) -> bool:
-        """Tell whether a warm-up, and no user, took the slot from a template that a file could bring back."""
-        # After a user's request the slot has what that user probably goes on with, and nothing is
-        # worth more.  After warm-ups it has whatever happened to be warmed up last.
+        """Tell whether a warm-up, and no user, displaced a template that could be restored from a file."""
+        # After a user's request the slot holds what that user will probably continue, and no other
+        # content is more useful.  After warm-ups the slot holds the template that was warmed up
+        # last, which may be any.
         content = self._content
         ours = content.visible and not content.left_by_user and not content.has(key)
         return ours and self.saved(name, key) is not None
 
     def conversation_save_is_due(self) -> bool:
         """Tell whether the slot holds a conversation that is worth saving now."""
-        # Asked before the gate is entered, so that nobody enters it for nothing.  It may be
-        # otherwise by the time the gate is free, so the save asks once more.
+        # Asked before the gate is entered, so that it is not entered for nothing.  The answer may
+        # have changed by the time the gate is free, so the save checks again.
         return self._saver.due()
 
-    # Questions about files.  A look at the disk takes microseconds, where the folder is seen.
+    # Questions about files.  Some check the file on the disk, if this host sees the folder; that
+    # takes microseconds.
 
     def saved(self, name: str, key: Key | None) -> Snapshot | None:
         """Return the template's file if it may be restored now: for this key, by the model that runs."""
-        # This is what "warm" means where there are files.  A doubted file is none: its template is
-        # due for a warm-up, which compares the tokens.
+        # With slot files, "warm" means that there is such a file.  A doubted file does not count:
+        # its template is due for a warm-up, which compares the tokens.
         usable = self.may_use_files and not self.is_doubted(name)
         return self._preparer.file_for(name, key) if usable else None
 
     def is_doubted(self, name: str) -> bool:
         """Tell whether the template's tokens must be compared with its file before that is restored again."""
-        # Whoever compares must have them made anew, since the chat template may make others now.
+        # The warm-up that compares them must ask llama-server for the tokens again, because the
+        # chat template may produce other tokens now.
         return self._reuse_check.is_doubted(name)
 
     @property
     def llama_keeps_files(self) -> bool | None:
-        """Whether llama-server runs with ``--slot-save-path``; `None`: it was not asked yet."""
+        """Whether llama-server runs with ``--slot-save-path``; `None`: llama-server was not asked yet."""
         # The watch asks each new process once, and sets it.  While it is `None` nothing is warmed
-        # up: with files, one order of templates is best, and without them another.
+        # up, because the best order of the templates depends on it.
         return self._files.enabled
 
     @llama_keeps_files.setter
@@ -176,21 +183,21 @@ class Slot:
     @property
     def may_use_files(self) -> bool:
         """Whether slot files can be saved now, and restoring them helps."""
-        # Without them a template can be warm only in the slot itself, one at a time.
+        # Without files, only one template can be warm at a time: the one in the slot.
         return self._files.of_use
 
     @property
     def restore_trouble(self) -> str | None:
-        """Why nothing is restored with this llama-server, in a sentence for operators; `None` if that is not so."""
+        """Why nothing is restored with this llama-server, in a sentence for operators; `None` if there is no reason."""
         # It stays until another process runs: flags and builds do not change before that.
         return self._reuse_check.trouble
 
     @property
     def model_goes_back(self) -> bool:
-        """Whether the model can go on from inside what the slot holds, as far as is known."""
-        # True until an answer has shown that it cannot.  A warm-up that wants to reuse part of an
-        # older text tries it out on a few tokens, before a user would have to wait for a wrong
-        # guess.
+        """Whether the model can continue from a point inside the slot's tokens, as far as is known."""
+        # True until an answer has shown that it cannot.  A warm-up that could reuse part of an
+        # older text tests this with a few tokens first, so that no user has to wait because of a
+        # wrong guess.
         return self._reuse_check.goes_back
 
     @property
@@ -199,7 +206,7 @@ class Slot:
         return self._files.model_known
 
     def recorded_file(self, name: str) -> Snapshot | None:
-        """Return the record of a template's file, of whatever model and text."""
+        """Return the record of a template's file, whatever its model and text."""
         return self._files.recorded(name, PREFIX)
 
     def is_intact(self, entry: Snapshot) -> bool:
@@ -213,8 +220,8 @@ class Slot:
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
-        # Only the beginning of a template comes into the slot by this.  Nothing is written down
-        # about it, and what was known before is forgotten only with the first piece that is computed
-        # next.  A warm-up that is cancelled in between leaves that to the witness, which tells by
-        # the number of tokens that the slot is not what it was.
+        # This brings only the beginning of a template into the slot, and nothing is recorded about
+        # that.  The old record is dropped when the next piece is computed.  If the warm-up is
+        # cancelled before that, the old record is detected as wrong later: the number of tokens in
+        # the slot (`LlamaApi.witness`) has changed.
         return await self._files.load(name, kind, entry)

@@ -1,22 +1,22 @@
-"""The three ways to use slot 0, each an ``async with`` block that does what must come before and after.
+"""The three ways to use slot 0: ``async with`` blocks that do what is necessary before and after each use.
 
-The slot is llama-server's working place: the tokens that it has processed, with their KV cache.
-Each request leaves something there that the next one may reuse, so each use has a before (save what
-would be lost, bring in what helps) and an after (write down what was left).  If callers had to do both
-by hand, some path would forget one of them.
+Slot 0 holds the tokens that llama-server has processed last, with their KV cache.  Each request
+leaves tokens there that the next request may reuse.  So each use has steps before it (save what
+would be lost, restore what helps) and after it (record what was left).  If callers had to do these
+steps themselves, some code path would forget one.
 
-``async with`` is ``with`` whose entering and leaving may wait, and here both wait for llama-server.
-`asynccontextmanager` makes one of a function with a ``yield``: what stands before the ``yield`` is
-entering, what stands behind is leaving, and an error of the body is raised at the ``yield`` itself.
+An ``async with`` block may wait while it is entered and left; here it waits for llama-server.
+`asynccontextmanager` makes such a block from a function with a ``yield``: the code before the
+``yield`` runs on entering, the code after it on leaving, and an error of the body is raised at the
+``yield`` itself.
 
-What happens when the body does not run to its end is the heart of it.  When a client hangs up,
-Twisted *cancels* the coroutine of its request: the ``await`` in the body raises `CancelledError`,
-and so does, on its way out, the ``yield`` here.  The rule "unknown unless all went well" then needs
-no code at any place that may fail: what is known is forgotten when the body begins, and only a body
-that says ``answered`` has it written down again.
+The important case is a body that does not run to its end.  When a client hangs up, Twisted
+*cancels* the coroutine of its request: the ``await`` in the body raises `CancelledError`, and so
+does, on its way out, the ``yield`` here.  The rule "unknown unless all went well" needs no code at
+the places that may fail: the record of the slot's content is dropped when the body begins, and is
+written again only if the body has called ``answered``.
 
-Deliberately unknown here: what a request looks like, when it is sent, and what a client is told of
-it.
+This module does not know what a request looks like, when it is sent, or what its client is told.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TemplateUse:
     """A user's request on a template while it uses the slot.
 
     `prepared` is how the slot was prepared for it.  Invariant: unless `answered` was called,
-    nothing is written down about the slot when the use ends.
+    nothing is recorded about the slot when the use ends.
     """
 
     def __init__(self, prepared: Prepared) -> None:
@@ -57,9 +57,10 @@ class TemplateUse:
         self.reused: int | None = None
 
     def answered(self, reused: int | None) -> None:
-        """Have it written down what the slot holds, because llama-server answered the request to its end.
+        """Have the slot's content recorded on leaving, because llama-server answered the request to its end.
 
-        `reused` is how many tokens it says that it reused, `None` where it does not say.
+        `reused` is the number of tokens that llama-server reports as reused, `None` if it reports
+        no number.
         """
         self.is_answered, self.reused = True, reused
 
@@ -67,7 +68,7 @@ class TemplateUse:
 class SlotUses:
     """The uses of the slot.  Each begins inside the gate, and no two overlap.
 
-    Invariant: while a body runs, nothing is claimed about the slot but what it probably gets.
+    Invariant: while a body runs, only the slot's probable new content is recorded.
     """
 
     def __init__(
@@ -101,13 +102,13 @@ class SlotUses:
     ) -> AsyncIterator[TemplateUse]:
         """Use the slot for a user's request on the template `name`, which begins with `key` and `turns`.
 
-        `turn` is the user's at the gate.  A request that does not reuse (``reuses=False``: it has
-        ``"cache_prompt": false`` or adapters of its own) leaves nothing of use either.
-        `llama_continues` tells that llama-server goes on with the request even if its client is
-        gone.
+        `turn` is the user's turn at the gate.  A request that does not reuse (``reuses=False``: it
+        has ``"cache_prompt": false`` or adapters of its own) leaves nothing that can be reused
+        either.  `llama_continues` tells that llama-server goes on with the request even if its
+        client is gone.
 
-        Entering never fails for reasons of llama-server's.  Cancelling while entering leaves the
-        slot unknown, or as it was; cancelling in the body leaves it unknown.
+        Errors of llama-server never make entering fail.  After cancelling while entering, the
+        slot's content is unknown or unchanged; after cancelling in the body, it is unknown.
         """
         if reuses:
             prepared = await self._preparer.prepare(name, key, turns)
@@ -117,10 +118,10 @@ class SlotUses:
         use = TemplateUse(prepared)
         with self._user_changes_slot(turn, ProbableContent(key, turns) if reuses else None, llama_continues):
             yield use
-        # The client has its whole answer by now.  It may hang up any moment, and that would cancel
-        # this coroutine in the middle of writing down what the slot holds.  So the turn does that
-        # instead: it keeps the gate closed for this work, in a coroutine of its own that no client
-        # can cancel, and only then lets the next user in.
+        # The client has its whole answer by now.  The client may hang up at any moment, and that
+        # would cancel this coroutine while it records what the slot holds.  So the turn does this
+        # work instead: it keeps the gate closed, runs the work in a separate coroutine that no
+        # client can cancel, and then lets the next user in.
         if use.is_answered:
             turn.hold_gate_for(lambda: self._after_answer(name, key, turns, use))
 
@@ -130,13 +131,13 @@ class SlotUses:
     ) -> AsyncIterator[None]:
         """Use the slot for a user's request that has nothing to do with any template.
 
-        `may_write` is the file that a client's own call may have llama-server write; empty for
-        none, `None` if it may be any (`bioproxy.slot.client_calls.saved_to`).  `turn` and
+        `may_write` is the file that llama-server may write for this call of a client; empty for no
+        file, `None` if it may be any file (`bioproxy.slot.client_calls.saved_to`).  `turn` and
         `llama_continues` are as in `use_for_template`.
         """
-        await self._saver.save_if_due()  # what the slot holds will be lost
-        # Forgotten before the call is sent, not after: from then on the file may change at any time,
-        # and a crash of bioproxy must not leave it in the record.
+        await self._saver.save_if_due()  # the request overwrites what the slot holds
+        # The file's record is dropped before the call is sent, not after: from then on the file may
+        # change at any time, and a crash of bioproxy must not leave the record in place.
         self._files.written_by_client(may_write)
         with self._user_changes_slot(turn, None, llama_continues):
             yield
@@ -145,31 +146,31 @@ class SlotUses:
     async def use_for_warmup(self, gate: Gate, name: str, key: Key, tokens: Sequence[int]) -> AsyncIterator[WarmupUse]:
         """Use the slot for a warm-up of the template `name` with these prefix tokens.
 
-        If the body says ``completed``, what the slot holds is written down and saved on leaving;
-        that part is not given up when a user comes.  Fails as `LlamaApi`'s calls do, on leaving
-        with `SaveFailed`, or with `OSError`.
+        If the body calls ``completed``, what the slot holds is recorded and saved on leaving; an
+        arriving user does not cancel the save.  Fails as `LlamaApi`'s calls do, on leaving with
+        `SaveFailed`, or with `OSError`.
         """
-        # A warm-up is cancelled whenever a user comes, here as well as in the body.  Up to the
-        # first evaluation that leaves the slot as known as `prepare` left it.
+        # A warm-up is cancelled whenever a user comes, here as well as in the body.  Before the
+        # first evaluation, cancelling does not change what `prepare` has recorded about the slot.
         use = WarmupUse(self._content, self._files, self._reuse_check, name, key, tokens)
         if not self._files.model_known:
-            # llama-server was restarted, and a question was answered since.  What it left in the
-            # slot is right, but a file needs to be told which model it belongs to, and finding that
-            # out overwrites the slot.  So the slot counts as unknown: the prefix has to be computed
-            # again.
+            # llama-server was restarted, and has answered a request since.  What that request left
+            # in the slot is correct, but the record of a file needs the model, and identifying the
+            # model overwrites the slot.  So the slot's content counts as unknown, and the prefix
+            # has to be computed again.
             self._content.forget()
-        # What users left in the slot would be lost, also where it is a conversation on this very
-        # template.  The template's own tokens do not count as unsaved then: this warm-up is about
-        # to save them.
+        # What users left in the slot would be lost, even if it is a conversation on this template,
+        # so it is saved first.  The template's own tokens are marked as saved before that, because
+        # this warm-up will save them.
         if self._content.has(key):
             self._content.mark_saved(len(tokens))
         with gate.without_preemption():
             await self._saver.save_if_due()
         await use.compare(await self._preparer.prepare(name, key))
         yield use
-        # An error in the body, or its cancellation, is raised at the ``yield``, so this is not
-        # reached.  Writing down comes before saving: a user who comes during the save is let in
-        # right after it, and then there must be nothing left to do.
+        # An error in the body, or its cancellation, is raised at the ``yield``, so the code below
+        # does not run.  Recording comes before saving: a user who comes during the save enters
+        # right after it, and then no work may be left.
         if use.is_complete:
             await self._preparer.remember(name, key)
             if self._files.of_use:
@@ -178,14 +179,14 @@ class SlotUses:
 
     @contextmanager
     def _user_changes_slot(self, turn: Turn, probable: ProbableContent | None, llama_continues: bool) -> Iterator[None]:
-        """Send a user's request inside this ``with``: from here on the slot changes, and how is not known.
+        """Enclose the sending of a user's request: from here on the slot's content is not known.
 
         `probable` is what the request will probably leave in the slot.  It is kept even if the
-        request is broken off, and confirmed before it is relied on.
+        request is interrupted, and checked before it is relied on.
         """
-        # This is the line between "known" and "unknown".  Whatever ends the body from here on, an
-        # error of llama-server as well as a client that hangs up, nothing has to be undone: it has
-        # been forgotten already.
+        # From here on the slot's content is unknown.  If an error of llama-server or a client that
+        # hangs up ends the body, nothing has to be undone, because the record has been dropped
+        # already.
         self._content.taken_by_user(probable)
         try:
             yield
@@ -193,23 +194,23 @@ class SlotUses:
             if llama_continues:
                 # llama-server goes on with requests that have an X-Conversation-Id although their
                 # connection is closed: the answer can be picked up at /v1/stream.  The next user
-                # would find the slot busy, with another client's answer growing in it.  So the
-                # gate stays closed until llama-server says that the slot is idle.
+                # would find the slot busy with another client's answer.  So the gate stays closed
+                # until llama-server says that the slot is idle.
                 turn.hold_gate_for(lambda: self._content.until_idle(self._clock))
             raise
 
     async def _after_answer(self, name: str, key: Key, turns: ConversationChain, use: TemplateUse) -> None:
-        """Learn from an answer whether preparing helped, and write down what it left in the slot."""
-        # In this order: what was learned decides which of the files count as saved.
+        """Learn from an answer whether preparing helped, and record what the request left in the slot."""
+        # `judge` comes first: its result decides which files count as saved.
         if use.reused is not None:
             self.judge(name, use.prepared, use.reused)
         await self._preparer.remember(name, key, turns)
 
     def judge(self, name: str, prepared: Prepared, reused: int) -> None:
-        """Compare how many tokens an answer says were `reused` with what was promised."""
-        # Three things can be learned, from three kinds of promises: whether the model goes back in
-        # what it holds, whether restored conversations are of use, and whether restored templates
-        # are.
+        """Compare the number of tokens that an answer reports as `reused` with the number that was promised."""
+        # There are three kinds of promises, and each shows one fact: whether the model can continue
+        # from a point inside the slot's tokens, whether restoring conversations helps, and whether
+        # restoring templates helps.
         if prepared.promised is None:
             return
         if prepared.source is None:
@@ -223,6 +224,6 @@ class SlotUses:
             self._reuse_check.helped()
         else:
             # Either this llama-server reuses nothing, or the chat template makes other tokens of
-            # the same text now: one with a date in it does at midnight, for all templates.  The
-            # next warm-up compares, and tells which.
+            # the same text now, for example after midnight if it contains the date.  That then
+            # concerns all templates.  The next warm-up compares the tokens and so finds the cause.
             self._reuse_check.doubt(name, prepared.promised, reused)
