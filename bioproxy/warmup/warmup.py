@@ -1,9 +1,9 @@
 """One warm-up: has llama-server process a prompt's tokens, and saves the result.
 
-Why in pieces: llama-server notices a closed connection only between two batches, which may be seconds apart.  A
-user who arrives during a warm-up waits for the piece in progress, so a piece has about as many tokens as llama-server
-processes in one second.  Each piece is a request with all tokens up to its end.  The tokens of the pieces before are in
-the slot already, so sending them again costs nothing.
+Why in pieces: llama-server notices a closed connection only between two batches, which may be seconds apart.  A user
+who arrives during a warm-up waits for the piece in progress, so a piece has about as many tokens as llama-server
+processes in half a second.  Each piece is a request with all tokens up to its end.  The tokens of the pieces before are
+in the slot already, so sending them again costs nothing.
 
 Pieces must not be sent where the slot holds the whole prompt already, perhaps with a conversation behind it: a request
 that is shorter than what the slot holds cuts the slot down to it.  Then all tokens are sent at once, and llama-server
@@ -36,7 +36,7 @@ from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
-from bioproxy.warmup.progress import Progress
+from bioproxy.warmup.progress import Progress, piece_end
 from bioproxy.warmup.resume import Resume
 
 REST = 20
@@ -167,7 +167,7 @@ class Warmup:
         while done < len(tokens) and wanted():
             # A user who comes now cancels the ``await`` below, and waits until llama-server has noticed that: one
             # batch.
-            end = min(done + piece, len(tokens))
+            end = piece_end(done, piece, len(tokens))
             # A piece that fails ends the warm-up; what was saved on the way stays, and the next try goes on from there.
             try:
                 reused = await self._evaluate(use, end, progress)

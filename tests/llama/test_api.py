@@ -63,8 +63,8 @@ class Answers(LlamaTest):
 
     def test_evaluate(self) -> None:
         """Evaluating leaves exactly these tokens in slot 0 and tells what was reused."""
-        self.assertEqual(Evaluated(0, 3, 3.0), self.result(lambda: self.llama.evaluate([1, 2, 3])))
-        self.assertEqual(Evaluated(3, 2, 2.0), self.result(lambda: self.llama.evaluate([1, 2, 3, 4, 5])))
+        self.assertEqual(Evaluated(0, 3, 1.5), self.result(lambda: self.llama.evaluate([1, 2, 3])))
+        self.assertEqual(Evaluated(3, 2, 1.0), self.result(lambda: self.llama.evaluate([1, 2, 3, 4, 5])))
         self.assertEqual([1, 2, 3, 4, 5], self.server.tokens)
         body = self.server.requests[-1][1]
         self.assertEqual((0, 0), (body["id_slot"], body["n_predict"]))

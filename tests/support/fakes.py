@@ -66,7 +66,7 @@ class FakeLlama:
         self.goes_back = True  # False: can only go on from the end of what it holds, as recurrent models
         self.reuses_files = True  # False: computes everything anew after a restore
         self.asleep = False
-        self.ms_per_token = 1.0
+        self.ms_per_token = 0.5
         self.requests: list[tuple[str, Any]] = []
         self.raw: list[tuple[bytes, Headers, bytes]] = []  # the same requests: method, headers, body
         self.gone: list[str] = []  # paths of requests whose client hung up

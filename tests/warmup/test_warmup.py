@@ -11,8 +11,8 @@ LINES = "".join(f"Line {number}. " for number in range(400))
 """A long text."""
 
 LENGTH = len(tokens(f"<user>{LINES}"))
-ENDS = [256, 768, 1280, 1792, 2304, 2816, 3328, 3840, LENGTH]
-"""Where the pieces of its warm-up end: at a millisecond for each token, with no more than 512 in a piece."""
+ENDS = [256, *range(512, LENGTH, 512), LENGTH]
+"""Where the pieces of its warm-up end at half a millisecond for each token, when that is known: at multiples of 512."""
 
 
 class Pieces(WarmTest):
@@ -34,8 +34,8 @@ class Pieces(WarmTest):
         self.assertEqual({"code.bin": PREFIX}, self.server.files)
 
     def test_speed(self) -> None:
-        """Once the speed is known a piece takes about a second, but never fewer than 64 tokens."""
-        for ms, expected in ((1.0, [256, 1256, 2256, 3007]), (50.0, [256, 320, 384])):
+        """Once the speed is known a piece takes about half a second, with 64, 128, 256 or 512 tokens."""
+        for ms, expected in ((0.1, [256, 512, 1024, 1536]), (1.5, [256, 512, 768]), (50.0, [256, 320, 384])):
             self.use({"code": "x" * 3000 + "<{message}>"}, warmup_chunk=2048, state_dir=self.folder / str(ms))
             self.server.ms_per_token = ms
             self.rounds()
@@ -132,8 +132,8 @@ class Parts(LongTest):
     """The beginning of a warm-up, kept in case that a user comes."""
 
     def test_when(self) -> None:
-        """The beginning is saved when computing it again would take a second, and 20 times as long as saving it."""
-        for seconds, expected in ((0.0, [1280, 2304, 3328]), (0.00004, [1280]), (0.00005, [])):
+        """The beginning is saved when it took half a second to compute, and 20 times as long as to save."""
+        for seconds, expected in ((0.0, [1024, 2048, 3072]), (0.00002, [1024]), (0.00003, [])):
             self.use({"code": f"{LINES}<{{message}}>"}, state_dir=self.folder / str(seconds))
             self.built.speed.saved(1, 10, seconds)
             self.server.pause_at = {SAVE}
@@ -151,7 +151,7 @@ class Parts(LongTest):
     def test_resumed(self) -> None:
         """After a user came the warm-up goes on from the part, not from the beginning."""
         self.interrupt_after(3)
-        self.assertEqual(tokens(f"<user>{LINES}")[:1280], self.built.saved(kind=PART))
+        self.assertEqual(tokens(f"<user>{LINES}")[:1024], self.built.saved(kind=PART))
         self.assertEqual((["code.part.bin"], ENDS[3:]), self.warm())
         self.assert_warm(LINES)
 
@@ -173,7 +173,7 @@ class Parts(LongTest):
         for pieces in (4, 0):
             self.interrupt_after(pieces)
             progress.append(round(self.built.warmer.progress("code") * LENGTH))
-        self.assertEqual([1792, 1280], progress)
+        self.assertEqual([1536, 1024], progress)
 
     def test_too_early(self) -> None:
         """What was computed before the first part is lost."""
@@ -225,7 +225,7 @@ class Parts(LongTest):
 
     def test_edited_before(self) -> None:
         """After an edit in what the part has, early or late, everything is computed; the part is gone in the end."""
-        for number, text in enumerate((f"X{LINES[1:]}", f"{LINES[:1200]}X{LINES[1201:]}", LINES[:1000])):
+        for number, text in enumerate((f"X{LINES[1:]}", f"{LINES[:900]}X{LINES[901:]}", LINES[:1000])):
             self.use({"code": f"{LINES}<{{message}}>"}, state_dir=self.folder / str(number))
             self.find_out()
             self.interrupt_after(3)
@@ -255,7 +255,7 @@ class Parts(LongTest):
         """Where nothing is reused of a part, pieces double until that is made up for, and the text is warm anyway."""
         self.interrupt_after(3)
         self.server.reuses_files = False
-        self.assertEqual((["code.part.bin"], [1792, 3584, LENGTH]), self.warm())
+        self.assertEqual((["code.part.bin"], [1536, 3072, 3584, LENGTH]), self.warm())
         self.assert_warm(LINES)
 
 
@@ -347,7 +347,7 @@ class Hurried(WarmTest):
                 self.built.settle()
             self.server.pause_at = set()
             self.built.chat("hello")
-        self.assertEqual([512, 500, 250, 125, 64], self.pieces())
+        self.assertEqual([256, 128, 64, 64, 64], self.pieces())
         self.assertEqual(5, self.ended("preempted"))
         self.rounds()
         self.assertEqual("warm", self.state())
