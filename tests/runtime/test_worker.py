@@ -125,6 +125,13 @@ class Working(TestCase):
             await call
         self.assertNotEqual(first, await self.child())
 
+    async def test_signalled(self) -> None:
+        """What ends bioproxy in an orderly way is often sent to all processes of a group; the child still answers."""
+        first = await self.child()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(first, number)
+        self.assertEqual(first, await self.child())
+
     async def test_mistake(self) -> None:
         """A mistake of ours is logged, with what the child says of it; the next call is served."""
         events = self.log_events()
