@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -56,6 +56,8 @@ class Keepalive:
         self._output = output
         self._interval = interval
         self._asks_for_stream: AsksForStream | None = None
+        # The call of `asks_for_stream` that has not ended yet, to be cancelled.
+        self._asking: Deferred[bool] | None = None
         self._queue_place: Callable[[], int] = int  # `int()` is 0
         self._loop = LoopingCall(self._send_comment)
         # Twisted reads this attribute for the time; without it, the loop would go by the global reactor.
@@ -81,9 +83,12 @@ class Keepalive:
 
     def end(self) -> None:
         """Send no more comments.  May be called at any time, also twice or without `begin`."""
-        # `stop` does not interrupt a comment that is waiting for `asks_for_stream`; `_send_comment` sees it afterwards.
         if self._loop.running:
             self._loop.stop()
+        # `stop` does not interrupt a comment that waits for `asks_for_stream`, so that is cancelled.  If the client is
+        # gone, the request's file is closed: read later, its number would stand for no file, or for another one.
+        if self._asking is not None:
+            self._asking.cancel()
         # The two functions refer to the request, which may be large.  The answer may take minutes from here on, and the
         # loop would keep the request in memory for so long.
         self._asks_for_stream, self._queue_place = None, int
@@ -91,13 +96,19 @@ class Keepalive:
     async def _send_comment(self) -> None:
         """Send a comment, the first one with the head of the answer.  Called by the loop once in each interval."""
         if not self.sent and self._asks_for_stream is not None:
+            # A coroutine alone cannot be cancelled; the Deferred that `fromCoroutine` makes of it can.
+            self._asking = Deferred.fromCoroutine(self._asks_for_stream())
             try:
-                is_stream = await self._asks_for_stream()
+                is_stream = await self._asking
+            except CancelledError:  # by `end`
+                return
             except ProxyError:
                 # The body cannot be parsed, or not now: it is nested too deeply, say, or there is no room for its file.
                 # Whoever answers the request meets the same error and tells the client; a comment sent now would turn
                 # its status into 200.
                 is_stream = False
+            finally:
+                self._asking = None
             # An `await` gives others a turn: the answer may have begun meanwhile and have sent its own head.
             if not self._loop.running:
                 return

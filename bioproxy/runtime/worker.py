@@ -97,7 +97,7 @@ class Worker(Service):
         async with self._one_at_a_time:
             # A child may also have died between two calls, for example because the system ran out of memory.
             child = self._child
-            if child is None or child.ended:
+            if child is None or not child.usable:
                 child = self._child = self._start()
             # A child that has just been started need not be waited for: the question waits in the socket.
             done = False
@@ -171,6 +171,13 @@ class Child(ProcessProtocol):
                 self, command[0], command, env=environment, childFDs=descriptors
             )
 
+    @property
+    def usable(self) -> bool:
+        """Whether the child can be asked: it runs, as far as is known, and its connection is open."""
+        # When a process dies, Twisted may report the end of its connection some moments before that of the process.  A
+        # question in between would never be sent, and nothing would tell that no answer comes.
+        return not self.ended and not self._line.lost
+
     def ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Deferred[tuple[bool, Any]]:
         """Have the child run a function; see `Line.ask`."""
         # `pickle` stores a function as the names of its module and of itself, so the child imports the same one.
@@ -223,6 +230,9 @@ class Line(Int32StringReceiver):
     transport: Any
     """The socket, set by Twisted."""
 
+    lost = False
+    """Whether the connection was lost.  Once it was, it stays so."""
+
     _answer: Deferred[tuple[bool, Any]] | None = None
 
     def ask(self, descriptor: int, question: bytes) -> Deferred[tuple[bool, Any]]:
@@ -254,6 +264,7 @@ class Line(Int32StringReceiver):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         """Report that no answer will come.  Called by Twisted, also when the child is gone."""
+        self.lost = True
         answer, self._answer = self._answer, None
         # A Deferred that was cancelled, by the time-out or by a client that hung up, has fired already, and Twisted
         # allows each Deferred to fire only once.

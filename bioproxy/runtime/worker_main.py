@@ -17,6 +17,7 @@ import gc
 import os
 import pickle
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -42,6 +43,10 @@ PIECE = 1 << 16
 
 def main() -> None:
     """Answer questions until bioproxy closes the socket."""
+    # Ctrl-C, the end of a terminal, and systemd signal all processes of a group, this one too.  But bioproxy then first
+    # finishes the requests in progress, for which this process is still needed; it closes the socket when it is done.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     limit_memory(int(sys.argv[1]))
     os.nice(NICE)
     # Python's garbage collector looks for objects that refer to each other in a circle.  Decoded JSON has none, but it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
@@ -122,6 +123,24 @@ class PingsTest(SynchronousTestCase):
         self.clock.advance(1)
         self.clock.advance(10)
         self.assertEqual([True], asked)
+
+    def test_ended_while_asking(self) -> None:
+        """Nobody reads the request any more once its comments have ended: its file may be closed then."""
+        cancelled: list[Deferred[bool]] = []
+
+        async def streams() -> bool:
+            return await Deferred(cancelled.append)
+
+        keepalive = Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10)
+        keepalive.begin(streams, lambda: 1)
+        self.clock.advance(10)
+        self.assertEqual([], cancelled)
+        keepalive.end()
+        keepalive.end()
+        self.assertEqual(1, len(cancelled))
+        self.clock.advance(100)
+        self.assertEqual((0, b""), (keepalive.sent, self.call.received))
+        self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_each_path(self) -> None:
         """Every kind of stream has them."""

@@ -122,6 +122,25 @@ class Working(TestCase):
             await call
         self.assertNotEqual(first, await self.child())
 
+    async def test_connection_lost(self) -> None:
+        """A child whose connection is lost is not asked, even while nothing is known of its end."""
+        first, old = await self.child(), self.worker._child
+        assert old is not None
+        self.patch(old, "processEnded", lambda _: None)
+        self.patch(worker, "SECONDS", 5)
+        os.kill(first, signal.SIGKILL)
+        while old._line.transport.connected:
+            await deferLater(reactor, 0.01)
+        self.assertFalse(old.ended)
+        self.assertNotEqual(first, await self.child())
+
+    async def test_signalled(self) -> None:
+        """What ends bioproxy in an orderly way is often sent to all processes of a group; the child still answers."""
+        first = await self.child()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(first, number)
+        self.assertEqual(first, await self.child())
+
     async def test_mistake(self) -> None:
         """A mistake of ours is logged, with what the child says of it; the next call is served."""
         events = self.log_events()
