@@ -134,11 +134,13 @@ class Worker(Service):
     def stopService(self) -> Deferred[Any]:
         """Kill the child, if there is one; fires when no child is left.  Called by the parent service, which waits."""
         super().stopService()
-        if self._child is not None:
-            # A call in progress fails, and with it the request that waits for it; the ports are being closed as well.
-            self._child.end()
-            self._child = None
-        return DeferredList([child.gone for child in self._alive])
+        # A call in progress fails, and with it the request that waits for it; the ports are being closed as well.  Also a
+        # child whose connection was lost is killed here, if it has not ended by itself.
+        children = list(self._alive)
+        for child in children:
+            child.end()
+        self._child = None
+        return DeferredList([child.gone for child in children])
 
 
 class Child(ProcessProtocol):
