@@ -134,8 +134,8 @@ class Worker(Service):
     def stopService(self) -> Deferred[Any]:
         """Kill the child, if there is one; fires when no child is left.  Called by the parent service, which waits."""
         super().stopService()
-        # A call in progress fails, and with it the request that waits for it; the ports are being closed as well.  Also a
-        # child whose connection was lost is killed here, if it has not ended by itself.
+        # A call in progress fails, and with it the request that waits for it; the ports are being closed as well.  Also
+        # a child whose connection was lost is killed here, if it has not ended by itself.
         children = list(self._alive)
         for child in children:
             child.end()

@@ -13,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from bioproxy.runtime import worker
@@ -126,13 +127,17 @@ class Working(TestCase):
         """A child whose connection is lost is not asked, even while nothing is known of its end."""
         first, old = await self.child(), self.worker._child
         assert old is not None
-        self.patch(old, "processEnded", lambda _: None)
+        reported: list[Failure] = []
+        report, old.processEnded = old.processEnded, reported.append  # type: ignore[method-assign, assignment]
         self.patch(worker, "SECONDS", 5)
         os.kill(first, signal.SIGKILL)
         while old._line.transport.connected:
             await deferLater(reactor, 0.01)
         self.assertFalse(old.ended)
         self.assertNotEqual(first, await self.child())
+        while not reported:
+            await deferLater(reactor, 0.01)
+        report(reported[0])
 
     async def test_signalled(self) -> None:
         """What ends bioproxy in an orderly way is often sent to all processes of a group; the child still answers."""
