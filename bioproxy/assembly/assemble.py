@@ -159,6 +159,11 @@ def assemble(
         "api_key_file": lambda _: open_port_warning.check(),
         # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
         "llama_api_key_file": lambda _: None,
+        # No part uses these four yet.  Each is to be taken over without a restart, so each has its entry already.
+        "learn": lambda _: None,
+        "learn_minimum": lambda _: None,
+        "prompts_limit": lambda _: None,
+        "conversations_limit": lambda _: None,
         # A body that is just arriving is judged by the new limit from its next piece on.
         "max_body": limit_bodies,
         # For requests that come from now on: each of them reads it once.

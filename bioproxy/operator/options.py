@@ -122,6 +122,14 @@ class Options(usage.Options):
         """do not keep conversations in files"""
         self.given["save_conversations"] = False
 
+    def opt_learn(self) -> None:
+        """learn prompts from requests, and keep the conversations on them (the default)"""
+        self.given["learn"] = True
+
+    def opt_no_learn(self) -> None:
+        """use templates only: learn nothing from requests"""
+        self.given["learn"] = False
+
     def opt_version(self) -> None:
         """print bioproxy's version and exit"""
         # Otherwise Twisted would print its own version, and bioproxy's nowhere.

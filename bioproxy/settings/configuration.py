@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from bioproxy.prompts.templates import Template
 from bioproxy.runtime.errors import ConfigError
-from bioproxy.settings.kinds import Check, flag, names, one_of, path, prefixes, seconds, text, url, whole
+from bioproxy.settings.kinds import Check, flag, names, one_of, path, prefixes, seconds, size, text, url, whole
 
 
 def xdg_folder(variable: str, fallback: str) -> Path:
@@ -92,6 +92,16 @@ class Settings:
     # sooner and makes a warm-up slower; twice as much the other way round.
     warmup_chunk: int = setting(512, whole(1, 1_000_000), "tokens of a warm-up sent at a time, at most")
     save_conversations: bool = setting(True, flag, "keep conversations in files too")
+    # Prompts that nobody configured.  They need `slot_save_path`: bioproxy removes their files itself.
+    learn: bool = setting(True, flag, "learn prompts from requests, and keep the conversations on them")
+    # Half of 1,024 tokens would keep files for prompts that a GPU computes in a fraction of a second; with twice as
+    # much, users of a slow machine wait for many seconds for what could have been restored.
+    learn_minimum: int = setting(1024, whole(1, 1_000_000), "tokens below which nothing is learned or kept")
+    # A prompt of 10,000 tokens takes about 1.2 GB with a usual model of 8 billion parameters, so half of these sizes
+    # holds few of them.  Twice as much fills a small disk.  There are more conversations than prompts, and they are
+    # longer.
+    prompts_limit: int = setting(8 << 30, size(0, 1 << 50), "bytes of files of learned prompts at most, such as 8G")
+    conversations_limit: int = setting(16 << 30, size(0, 1 << 50), "bytes of files of conversations at most")
     # Folders.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
     state_dir: Path = setting(

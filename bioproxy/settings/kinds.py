@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.prompts.templates import Template
+
+SIZE = re.compile(r"([0-9]{1,16}(?:\.[0-9]{1,6})?)([KMGkmg])")
+"""A size as a text: a number, with or without a fraction, and a unit.
+
+The number of digits is limited, because Python refuses to convert a text of more than 4,300 digits, with an error that
+says nothing about settings.
+"""
+
+UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+"""The bytes in each unit of a size."""
 
 # In each function `_folder` is the folder for relative paths, and is unused if the value is no path.
 
@@ -68,6 +79,30 @@ def whole(low: int, high: int) -> Check:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError(f"must be a whole number from {low} to {high}, not {json.dumps(value)}")
         return value
+
+    return check
+
+
+def size(low: int, high: int) -> Check:
+    """Return a check that accepts sizes from `low` to `high` bytes, both included.
+
+    A size is a whole number of bytes, or a text with a unit, such as ``8G`` or ``1.5g``.  The units K, M and G are
+    powers of 1024.  The result is always a number of bytes, so that no part has to know how a size is written.
+    """
+
+    def check(value: Any, _folder: Path) -> int:
+        """Accept a size in the range."""
+        found = SIZE.fullmatch(value) if isinstance(value, str) else None
+        # A text without a unit is refused like any number in quotation marks.  On the command line a number without a
+        # unit has become a number already (`bioproxy.operator.options`).
+        count = int(float(found[1]) * UNITS[found[2].upper()]) if found else value
+        # A fraction of a byte, such as the number 1.5, is most likely a text whose unit was forgotten.
+        if isinstance(count, bool) or not isinstance(count, int) or not low <= count <= high:
+            raise ValueError(
+                f'must be a number of bytes, or a text like "8G" with K, M or G, from {low} to {high >> 30}G,'
+                f" not {json.dumps(value)}"
+            )
+        return count
 
     return check
 
@@ -144,10 +179,12 @@ def prefixes(value: Any, folder: Path) -> Mapping[str, Path]:
 
 
 def with_names(files: Mapping[str, Path]) -> Mapping[str, Path]:
-    """Return `files` unchanged if each prefix gives a valid name, and no two prefixes give the same name.
+    """Return `files` unchanged if each prefix gives a valid name of its own.
 
     A template's name, the prefix without its punctuation, is part of file names, of paths on the operator's port and
-    of metrics.  Two templates with one name would overwrite each other's slot files.
+    of metrics.  Two templates with one name would overwrite each other's slot files.  So would a template with
+    the name of a learned prompt; and its file could be removed to keep within `prompts_limit`, which never happens to
+    the file of a template.
     """
     # The prefix that has each name, to quote both in the error.  `Template.of` raises `ValueError` for a prefix without
     # a valid name.
@@ -156,5 +193,7 @@ def with_names(files: Mapping[str, Path]) -> Mapping[str, Path]:
         name = Template.of(prefix, file).name
         if name in owners:
             raise ValueError(f"{owners[name]!r} and {prefix!r} both have the name {name!r}")
+        if is_learned(name):
+            raise ValueError(f"{prefix!r} gives the name {name!r}, which looks like that of a learned prompt")
         owners[name] = prefix
     return files

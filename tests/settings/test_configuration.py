@@ -31,6 +31,10 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "warmup": (True, False, True),
     "warmup_chunk": (512, 1, 64),
     "save_conversations": (True, False, True),
+    "learn": (True, False, True),
+    "learn_minimum": (1024, 1, 2048),
+    "prompts_limit": (8 << 30, 0, 1 << 50),
+    "conversations_limit": (16 << 30, 1, 1024),
     "slot_save_path": (None, "slots", "../slots"),
     "state_dir": (Path("/xdg/state/bioproxy"), "state", "/state"),
     "queue_limit": (100, 0, 7),
@@ -52,8 +56,27 @@ BAD: dict[str, list[Any]] = {
     "upstream_timeout": [0, 0.9, 86401, float("nan"), float("inf"), "30", False],
     "poll_interval queue_timeout": [0, -1, 86401, None],
     "ping_interval": [-0.1, 86401],
-    "warmup save_conversations": [0, 1, "true", None],
-    "warmup_chunk max_body": [0, -1, 1.0, 2**40 + 1],
+    "warmup save_conversations learn": [0, 1, "true", None],
+    "warmup_chunk max_body learn_minimum": [0, -1, 1.0, 2**40 + 1],
+    "prompts_limit conversations_limit": [
+        *(-1, 1.0, 1.5, float("nan"), (1 << 50) + 1, 10**4000, True, None, []),
+        *(
+            "",
+            "G",
+            "8",
+            "8T",
+            "8GB",
+            "8 G",
+            "-1G",
+            ".5G",
+            "1.G",
+            "1e3M",
+            "1048577G",
+            "9" * 5000 + "G",
+            "8\u212a",
+            "\u0668G",
+        ),
+    ],
     "queue_limit": [-1, 1_000_001, "many"],
     "listen admin_listen": [1, "", None],
     "admin_hosts": [1, None, [1], ["a:1"], ["a b"], "a/b", {}],
@@ -128,6 +151,30 @@ class Loading(FolderTest):
     def test_numbers_are_what_they_say(self) -> None:
         """Seconds are floats, whatever way they were written; the rest keeps its type."""
         self.assertIsInstance(self.load({"poll_interval": 3}).poll_interval, float)
+
+    def test_sizes(self) -> None:
+        """A size is a number of bytes, or a text with a unit in either case; the setting is bytes in any case."""
+        for value, count in (
+            (0, 0),
+            (8589934592, 8 << 30),
+            ("0K", 0),
+            ("1k", 1024),
+            ("300M", 300 << 20),
+            ("1.5g", 3 << 29),
+            ("0.0001K", 0),
+            ("1048576G", 1 << 50),
+        ):
+            for key in ("prompts_limit", "conversations_limit"):
+                found = getattr(self.load({key: value}), key)
+                self.assertEqual((count, int), (found, type(found)), value)
+
+    def test_bad_size(self) -> None:
+        """The error says how a size is written, and which ones are possible."""
+        self.assertEqual(
+            f'{self.file}: prompts_limit: must be a number of bytes, or a text like "8G" with K, M or G,'
+            ' from 0 to 1048576G, not "8T"',
+            self.refused({"prompts_limit": "8T"}),
+        )
 
     def test_prefixes_are_added(self) -> None:
         """The command line's prefixes are added to the file's, in order, each relative to its source."""
@@ -259,6 +306,20 @@ class Loading(FolderTest):
             message = self.refused({"prefixes": content}, command_line)
             for part in ("'@a'", "'/a'", "name 'a'"):
                 self.assertIn(part, message)
+
+    def test_name_of_a_learned_prompt(self) -> None:
+        """A template is not called as learned prompts are: their files would be taken for each other."""
+        for content, command_line in (
+            ({"prefixes": {"@auto-0123456789ab": "t.txt"}}, None),
+            ({}, {"prefixes": {"@auto-0123456789ab": "t.txt"}}),
+        ):
+            self.assertIn(
+                "'@auto-0123456789ab' gives the name 'auto-0123456789ab', which looks like that of a learned prompt",
+                self.refused(content, command_line),
+            )
+        similar = ["auto", "auto-0123456789a", "auto-0123456789abc", "auto-0123456789ag", "my-auto-0123456789ab"]
+        settings = self.load({"prefixes": {f"@{name}": "t.txt" for name in similar}})
+        self.assertEqual(similar, [template.name for template in settings.templates])
 
     def test_bad_name_tells_its_file(self) -> None:
         """A prefix without a usable name is a bad value like any other: the line names file and key."""
