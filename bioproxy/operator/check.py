@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TextIO
 
 from bioproxy.llama.connections import check_ca_file
+from bioproxy.operator import disk_use
 from bioproxy.operator.advice import Advice
 from bioproxy.prompts import templates
 from bioproxy.runtime.errors import ConfigError, TemplateError
@@ -68,6 +69,8 @@ def report(settings: Settings) -> Report:
             lines.append(f"warning: {complaint}")
         else:
             problems.append(complaint)
+    # How much is on disk, and how much may be.
+    lines.extend(disk_use.lines(settings))
     if not settings.templates:
         lines.append("no templates: every request passes through unchanged")
     # One broken template must not hide what is wrong with the others.
