@@ -36,7 +36,10 @@ Survey = Callable[[Settings, Iterable[tuple[str, str]], Callable[[str | Advice],
 
 
 class Report(NamedTuple):
-    """The result of reading the configuration and the templates."""
+    """The result of reading the configuration and the templates.
+
+    Invariant: what is in `problems` is not in `lines`, so nothing is printed twice.
+    """
 
     lines: list[str]
     """What was found, in the order in which it is printed."""
@@ -64,12 +67,14 @@ def report(settings: Settings) -> Report:
     folder = settings.slot_save_path
     # A folder that is there but open to others still works.  Without the folder, bioproxy would not start.
     for complaint in SlotFolder(folder).warnings():
-        # Otherwise the setting names no folder.
-        if folder is not None and folder.is_dir():
+        # Otherwise the setting names no folder.  `os.path.isdir` is false for a path that cannot be looked at, such as
+        # one that is too long; `Path.is_dir` raises an error for some of these.
+        if folder is not None and os.path.isdir(folder):
             lines.append(f"warning: {complaint}")
         else:
             problems.append(complaint)
-    # How much is on disk, and how much may be.
+    # How much is on disk, and how much may be.  Said even if the folder is open to others, and whether llama-server
+    # runs or not: the files are there in any case.
     lines.extend(disk_use.lines(settings))
     if not settings.templates:
         lines.append("no templates: every request passes through unchanged")
@@ -128,11 +133,13 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
 
 def in_words(advice: Advice) -> str:
     """Return an advice as two lines: what was found, and what helps."""
+    # `Advice` has no word for how serious it is: the log has levels instead, and needs none.
     return f"{'warning' if advice.serious else 'note'}: {advice.what}\n    what helps: {advice.fix}"
 
 
 def indented(text: str) -> str:
     """Return text with four spaces in front of each line."""
+    # An advice has two lines.  Without `MULTILINE`, ``^`` would be the beginning of the first one only.
     return re.sub("^", "    ", text, flags=re.MULTILINE)
 
 
@@ -141,6 +148,7 @@ def coloured(text: str) -> str:
 
     White space before it is allowed.  The sequence after the word restores the terminal's own colour.
     """
+    # Only at the beginning: the same word further on, such as in a file's name, is no statement about the line.
     return re.sub(
         rf"^( *)({'|'.join(COLOURS)}):", lambda found: f"{found[1]}\x1b[{COLOURS[found[2]]}m{found[2]}:\x1b[0m", text
     )

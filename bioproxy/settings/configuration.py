@@ -102,14 +102,16 @@ class Settings:
     # longer.
     prompts_limit: int = setting(8 << 30, size(0, 1 << 50), "bytes of files of learned prompts at most, such as 8G")
     conversations_limit: int = setting(16 << 30, size(0, 1 << 50), "bytes of files of conversations at most")
-    # Folders.
+    # Folders.  Neither is made here: `state_dir` is made when the services start, and the slot folder by the operator.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"
     )
-    # Limits.  Half of them would turn users away who would wait; with twice as much, users wait longer for a refusal.
+    # Limits of the queue.  A `queue_limit` of 0 refuses each request that would have to wait.  Half of them would turn
+    # users away who would wait; with twice as much, users wait longer for a refusal.
     queue_limit: int = setting(100, whole(0, 1_000_000), "waiting requests at most")
     queue_timeout: float = setting(600.0, seconds(0.05, 86400), "seconds that a request may wait")
+    # Comments are allowed at any place of an event stream, and clients ignore them.
     # Proxies and clients often drop a connection that is silent for 30 seconds or more.
     ping_interval: float = setting(10.0, seconds(0, 86400), "seconds between comments to a waiting stream, 0 for none")
     max_body: int = setting(67108864, whole(1, 2**40), "bytes of a request body at most")
@@ -162,7 +164,7 @@ def read_file(file: Path, may_be_missing: bool = False) -> dict[str, Any]:
         raise ConfigError(f"{file}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{file}: not JSON: {error}") from None
-    # A list or a text is valid JSON, too.
+    # A list or a text is valid JSON, too, and so is ``null``.
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must hold one JSON object")
     return content
@@ -175,6 +177,7 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
     `folder`.  `file` is what ``--config`` names; it must exist.  With `None` the default file is read, if there is one
     and `use_file` is true.  Raises `ConfigError`.
     """
+    # What is in neither source stays out of `values`, and `Settings` has the default.
     values: dict[str, Any] = {}
     source = file or default_file()
     if use_file:
@@ -209,6 +212,7 @@ def refuse_loop(settings: Settings) -> None:
     # A URL without a port has the default port of its scheme.
     target = urlsplit(settings.llama_url)
     port = target.port or (443 if target.scheme == "https" else 80)
+    # Both of bioproxy's ports count; requests to the operator's port make no loop, but it is no llama-server either.
     # Different names for this machine.  Listening on 0.0.0.0 or :: means all of its addresses, these included.
     local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
     own = [
@@ -255,6 +259,7 @@ def option(key: str) -> str:
 
 def suggestion(key: str) -> str:
     """Return the end of an error for an unknown key: the most similar known key, or nothing if none is similar."""
+    # `get_close_matches` compares letter by letter, so a key with a hyphen for an underscore is found, too.
     # By the ratio of equal characters, at least 0.6, which is the default of `difflib`.
     near = difflib.get_close_matches(key, FIELDS, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -59,7 +59,8 @@ def one_of(*names: str) -> Check:
 
     def check(value: Any, _folder: Path) -> str:
         """Accept one of `names`."""
-        # A value of another type equals no name.
+        # A value of another type equals no name.  Compared with each name, since a list or an object from JSON cannot
+        # be looked up in a set: it has no hash.
         if value not in names:
             raise ValueError(f"must be {' or '.join(names)}, not {json.dumps(value)}")
         return str(value)
@@ -115,7 +116,8 @@ def seconds(low: float, high: float) -> Check:
 
     def check(value: Any, _folder: Path) -> float:
         """Accept a number of seconds in the range."""
-        # Python's JSON reads ``NaN``; comparing it is always false, so it is refused, too.
+        # Python's JSON reads ``NaN``; comparing it is always false, so it is refused, too.  So is ``Infinity``, because
+        # `high` is finite: no timer can wait for either.
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"must be a number of seconds from {low:g} to {high:g}, not {json.dumps(value)}")
         return float(value)
@@ -161,6 +163,7 @@ def names(value: Any, folder: Path) -> tuple[str, ...]:
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise ValueError(f'must be a list like ["bioproxy"], not {json.dumps(value)}')
     # White space around a comma is allowed, and so is a comma at the end.
+    # An empty list is valid and the default.
     found = [each.strip() for each in found if each.strip()]
     for name in found:
         # No port, because the port of a request to these names does not matter.

@@ -54,7 +54,8 @@ class Reporting(FolderTest):
 
     def test_slot_folder(self) -> None:
         """A slot folder that is not there is a problem."""
-        for folder, count in ((self.folder, 0), (self.folder / "nothing", 1)):
+        # The last one stands for a folder that may not even be looked at.
+        for folder, count in ((self.folder, 0), (self.folder / "nothing", 1), (self.folder / ("x" * 300), 1)):
             self.assertEqual(count, len(check.report(Settings(slot_save_path=folder))[1]))
 
     def test_problems(self) -> None:
