@@ -212,7 +212,7 @@ def refuse_loop(settings: Settings) -> None:
     # A URL without a port has the default port of its scheme.
     target = urlsplit(settings.llama_url)
     port = target.port or (443 if target.scheme == "https" else 80)
-    # Both of bioproxy's ports count; requests to the operator's port make no loop, but it is no llama-server either.
+    # Both of bioproxy's ports count: requests to the operator's port make no loop, but it is not llama-server either.
     # Different names for this machine.  Listening on 0.0.0.0 or :: means all of its addresses, these included.
     local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
     own = [
