@@ -55,7 +55,7 @@ def report(settings: Settings) -> Report:
     """Check the files that the settings name, and read every template.  Never fails for reasons of the settings."""
     # All settings, also those with their defaults: a user sees at once whether the file that was read is the right one.
     lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
-    # Key files and the CA file: the settings' own checks only see paths.
+    # Key files and the CA file: the settings' own checks only see paths, because a file may be made after them.
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     # Each is read in the way in which the proxy reads it at its start, and by the same code.
@@ -78,6 +78,7 @@ def report(settings: Settings) -> Report:
     lines.extend(disk_use.lines(settings))
     if not settings.templates:
         lines.append("no templates: every request passes through unchanged")
+    # Read by the code that serves requests, so the check cannot judge by other rules.
     # One broken template must not hide what is wrong with the others.
     for template in settings.templates:
         # Named before it is read, so that a problem can be found in the list.
@@ -97,7 +98,8 @@ def report(settings: Settings) -> Report:
         if text.prefix.strip():
             texts.append((template.name, text.prefix))
         else:
-            # It works, but bioproxy can do nothing for it.
+            # It works, but bioproxy can do nothing for it: what differs in each request cannot be computed before.  A
+            # text behind the message does not help, since llama-server reuses beginnings only.
             lines.append("    warning: begins with <{message}>, so there is nothing to warm up")
     return Report(lines, problems, texts)
 
@@ -122,11 +124,13 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
     found = report(settings)
     for line in found.lines:
         say(line)
+    # What concerns bioproxy alone is printed by now, so a llama-server that hangs delays only what is said about it.
     # llama-server is asked even if there are problems here: the user gets all findings at once.
     if survey is not None:
         # All findings about it are indented below its address.
         say(f"llama-server at {settings.llama_url}")
         survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))
+    # Python prints the text that `SystemExit` is raised with, and nothing for 0.
     # Last, so that problems are at the end of a long output, where a user looks first.
     return "\n".join(f"bioproxy: {problem}" for problem in found.problems) or 0
 

@@ -44,6 +44,7 @@ Made from the names that the record uses, so a new name there is known here at o
 class Pile:
     """Files of one sort, counted.  Invariant: both numbers are of the same files."""
 
+    # Changed by `add`, so this is no frozen value like most dataclasses here.  Nobody keeps one but `DiskUse`.
     count: int = 0
     """How many files."""
 
@@ -64,10 +65,10 @@ class DiskUse:
     """
 
     templates: Pile
-    """Files of the configured templates, of all kinds."""
+    """Files of the configured templates, of all kinds.  Of these only conversations have a limit."""
 
     learned: Pile
-    """Files of learned prompts, and of interrupted warm-ups of these."""
+    """Files of learned prompts, and of interrupted warm-ups of these: what `prompts_limit` limits."""
 
     conversations: Pile
     """Files of conversations that are not the last one on a template."""
@@ -85,6 +86,7 @@ class DiskUse:
 
     def add(self, filename: str, size: int) -> None:
         """Count a file of `size` bytes, by its name."""
+        # Matched as it is spelled: on a file system that ignores case, llama-server still makes the names as asked for.
         # Ids have no dot, so the first dot is where the ending begins.
         id, dot, rest = filename.partition(".")
         kind = ENDINGS.get(dot + rest)
@@ -117,6 +119,7 @@ def files_in(folder: Path) -> Iterator[tuple[str, int]]:
             except FileNotFoundError:
                 # A bioproxy that serves renames and removes files at any time.
                 continue
+            # A folder's own size says nothing of what is in it, and a pipe or a socket has none.
             if stat.S_ISREG(found.st_mode):
                 yield entry.name, found.st_size
 
@@ -131,6 +134,8 @@ def lines(settings: Settings) -> list[str]:
     # `os.path.isdir` is false for a path that cannot be looked at; `Path.is_dir` raises an error for some.
     if folder is None or not os.path.isdir(folder):
         return []
+    # Counted in one pass, so the sums are of one moment, as far as other programs leave the folder alone.  A folder
+    # with 10,000 files took 60 ms where this was measured.
     use = DiskUse({template.name for template in settings.templates})
     try:
         for name, size in files_in(folder):
@@ -149,7 +154,8 @@ def lines(settings: Settings) -> list[str]:
             (use.others, "others"),
         )
     ]
-    # The second compares with the limits.  The conversations on templates are within their limit, too.
+    # The second compares with the limits, also where they are exceeded: a smaller limit applies to the files that are
+    # there only when bioproxy runs.  Conversations on templates are within the limit of conversations, too.
     limits = (
         f"{shown_size(use.learned.size)} of {shown_size(settings.prompts_limit)} for learned prompts",
         f"{shown_size(use.chats.size)} of {shown_size(settings.conversations_limit)} for conversations, those on"

@@ -52,8 +52,9 @@ def setting(default: Any, check: Check, help: str) -> Any:
     `default` may be a function, which is called for each new `Settings`: for a value that depends on the environment,
     or one that can be changed, such as a dict.
     """
+    # The metadata of a field is a dict that `dataclasses` carries along without looking at it.  So a check and a help
+    # text stand beside their field, and other modules find them by the field's name.
     metadata = {"check": check, "help": help}
-    # The metadata of a field is a dict that `dataclasses` carries along without looking at it.
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -67,7 +68,7 @@ class Settings:
     meanings are part of the interface.
     """
 
-    # Where clients connect.
+    # Where clients connect.  By default only programs on this machine can, because there is no key by default.
     host: str = setting("127.0.0.1", text, "address that clients connect to")
     port: int = setting(8081, whole(0, 65535), "port that clients connect to; 0 takes a free one")
     listen: str | None = setting(None, text, "a Twisted endpoint instead of both, such as unix:/run/bioproxy.sock")
@@ -76,7 +77,8 @@ class Settings:
     admin_port: int = setting(8082, whole(0, 65535), "the operator's port: metrics and status")
     admin_listen: str | None = setting(None, text, "a Twisted endpoint instead of both")
     admin_hosts: tuple[str, ...] = setting((), names, "more names that the operator's port answers to")
-    # Who may use the clients' port, and how llama-server is reached.
+    # Who may use the clients' port, and how llama-server is reached.  Keys are in files and not here, because settings
+    # are printed by ``--check``, and the command line of a process can be read by every user of the machine.
     api_key_file: Path | None = setting(None, path, "file with keys, one a line, of which clients must show one")
     llama_url: str = setting("http://127.0.0.1:8080", url, "where llama-server listens, http or https")
     llama_ca_file: Path | None = setting(None, path, "extra CA file to verify llama-server's certificate with")
@@ -84,13 +86,15 @@ class Settings:
     # Half of 30 seconds would give up on a llama-server that swaps for a moment; with twice as much, users wait a
     # minute before they are told that it hangs.  A long prompt is no reason: `/health` is answered meanwhile.
     upstream_timeout: float = setting(30.0, seconds(1, 86400), "seconds that llama-server may be unresponsive")
-    # Templates, and when they are processed.
+    # Templates, and when they are processed.  The files are looked at instead of watched by inotify, which does not
+    # exist on all systems and sees no changes on network disks.  A look is one `stat` for each file.
     prefixes: Mapping[str, Path] = setting(dict, prefixes, "prefix=file of a template; may be repeated")
     poll_interval: float = setting(2.0, seconds(0.05, 86400), "seconds between looks at the template files")
     warmup: bool = setting(True, flag, "process templates before anyone asks")
     # A user who arrives during a warm-up waits for the end of its present piece.  Half of 512 tokens lets users in
     # sooner and makes a warm-up slower; twice as much the other way round.
     warmup_chunk: int = setting(512, whole(1, 1_000_000), "tokens of a warm-up sent at a time, at most")
+    # For those who may not have what users said on a disk.
     save_conversations: bool = setting(True, flag, "keep conversations in files too")
     # Prompts that nobody configured.  They need `slot_save_path`: bioproxy removes their files itself.
     learn: bool = setting(True, flag, "learn prompts from requests, and keep the conversations on them")
@@ -107,14 +111,20 @@ class Settings:
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"
     )
-    # Limits of the queue.  A `queue_limit` of 0 refuses each request that would have to wait.  Half of them would turn
-    # users away who would wait; with twice as much, users wait longer for a refusal.
+    # Limits of the queue.  Half of these values turns users away who would wait; with twice as much, users wait longer
+    # for a refusal.  A longer queue costs little memory: a request that waits holds its body, and large bodies are in
+    # files.  A `queue_limit` of 0 refuses each request that would have to wait.
     queue_limit: int = setting(100, whole(0, 1_000_000), "waiting requests at most")
     queue_timeout: float = setting(600.0, seconds(0.05, 86400), "seconds that a request may wait")
-    # Comments are allowed at any place of an event stream, and clients ignore them.
-    # Proxies and clients often drop a connection that is silent for 30 seconds or more.
+    # Proxies and clients often drop a connection that is silent for 30 seconds or more.  In an event stream, comments
+    # are allowed at any place, and clients ignore them.  An answer that is not a stream cannot begin before it is
+    # known, so nothing can be sent to its client meanwhile.
     ping_interval: float = setting(10.0, seconds(0, 86400), "seconds between comments to a waiting stream, 0 for none")
+    # 64 MiB: some large images in one request.  Half of it refuses these; twice as much lets each client fill twice as
+    # much of the folder for temporary files.
     max_body: int = setting(67108864, whole(1, 2**40), "bytes of a request body at most")
+    # Only the form.  Where the log goes is up to twistd, which opens it before any service starts; so this one needs a
+    # restart, too.
     log_format: str = setting("text", one_of("text", "json"), "the log's form: text, or json, one object a line")
 
     @property
@@ -155,6 +165,7 @@ def read_file(file: Path, may_be_missing: bool = False) -> dict[str, Any]:
                 raise ConfigError(f"{file}: {name!r}: given twice")
         return dict(pairs)
 
+    # A reload reads the file in the reactor's thread, while nothing else runs: it is small and on a local disk.
     # `utf-8-sig` accepts the byte-order mark that some editors under Windows put in front.
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
@@ -187,6 +198,7 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             if key not in FIELDS:
                 raise ConfigError(f"{source}: unknown key {key!r}{suggestion(key)}")
             values[key] = checked(key, value, source.absolute().parent, f"{source}: {key}")
+    # Each value is checked although twistd has accepted the option: its parser knows names, not values.
     for key, value in command_line.items():
         result = checked(key, value, folder, option(key))
         if key == "prefixes":
@@ -209,7 +221,7 @@ def refuse_loop(settings: Settings) -> None:
     Each request would then cause another one, without end.  Only the plain mistakes are found: the same port of this
     machine, not another name that resolves to it.
     """
-    # A URL without a port has the default port of its scheme.
+    # A URL without a port has the default port of its scheme.  `url` has checked it, so `port` raises no error here.
     target = urlsplit(settings.llama_url)
     port = target.port or (443 if target.scheme == "https" else 80)
     # Both of bioproxy's ports count: requests to the operator's port make no loop, but it is not llama-server either.

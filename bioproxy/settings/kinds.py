@@ -96,6 +96,8 @@ def size(low: int, high: int) -> Check:
         found = SIZE.fullmatch(value) if isinstance(value, str) else None
         # A text without a unit is refused like any number in quotation marks.  On the command line a number without a
         # unit has become a number already (`bioproxy.operator.options`).
+        # A `float` is exact for all whole numbers up to 2**53, which is more than any `high` in use; a fraction of a
+        # unit is cut to whole bytes.
         count = int(float(found[1]) * UNITS[found[2].upper()]) if found else value
         # A fraction of a byte, such as the number 1.5, is most likely a text whose unit was forgotten.
         if isinstance(count, bool) or not isinstance(count, int) or not low <= count <= high:
