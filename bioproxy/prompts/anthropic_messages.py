@@ -28,6 +28,7 @@ from bioproxy.prompts.parsed_request import (
     Object,
     ParsedRequest,
     UserText,
+    first_user_message,
     list_items,
     objects,
     shape_in_message,
@@ -47,23 +48,49 @@ def parse_messages(request: Object) -> ParsedRequest:
     its texts; only the parts of type ``text`` are the user's own words.
     """
     messages = list_items(request.get("messages"))
+    tools = objects(list_items(request.get("tools")))
+    first = first_user_message(messages)
 
-    # Called for one text only, so the conversion is not done for requests that name no template.
-    def shape_around(text: UserText) -> Shape:
+    # The conversion, as functions: most requests are passed on without it.
+    def fields() -> Object:
         # Of `PROMPT_FIELDS` only these three have a meaning in this API.  The others are left out.
-        fields = {"chat_template_kwargs": request.get("chat_template_kwargs")}
-        if isinstance(request.get("tools"), list):
-            fields["tools"] = [chat_tool(tool) for tool in objects(request["tools"])]
+        # A list without tools gives an empty list, which a shape treats like an absent one.
+        converted = {
+            "chat_template_kwargs": request.get("chat_template_kwargs"),
+            "tools": [chat_tool(tool) for tool in tools],
+        }
         choice = request.get("tool_choice")
         if isinstance(choice, dict):
-            fields["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
-        before = list(messages[: text.message_index])
-        # A system prompt that is null is the same as none.  (In the responses API it is not.)
-        if request.get("system") is not None:
-            before.insert(0, system_message(system_text(request["system"])))
-        return shape_in_message(messages[text.message_index], text, before, fields)
+            converted["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
+        return converted
 
-    return ParsedRequest(tuple(user_texts_in("messages", messages, "text")), messages, shape_around)
+    def before(index: int | None) -> list[Any]:
+        # A system prompt that is null is the same as none.  (In the responses API it is not.)
+        system = request.get("system")
+        return [*([] if system is None else [system_message(system_text(system))]), *messages[:index]]
+
+    def shape_around(text: UserText) -> Shape:
+        return shape_in_message(messages[text.message_index], text, before(text.message_index), fields())
+
+    return ParsedRequest(
+        tuple(user_texts_in("messages", messages, "text")),
+        messages,
+        shape_around,
+        beginning=lambda: Shape.of(before(first), {}, [], fields()),
+        first_user_message=first,
+        has_tools=bool(tools),
+        # At the top level the mark means "the last block that can be cached", and so the beginning before it, too.
+        marked=any(map(is_marked, (request, *tools, *objects(list_items(request.get("system")))))),
+    )
+
+
+def is_marked(block: Object) -> bool:
+    """Tell whether a block, a tool or a request says that the prompt up to its end is worth keeping in a cache.
+
+    The mark is an object with a type and a time to live, such as ``{"type": "ephemeral", "ttl": "1h"}``.  Both are
+    ignored: which files are kept, and for how long, is decided by the space that they may take.
+    """
+    return isinstance(block.get("cache_control"), dict)
 
 
 def system_text(system: Any) -> Any:

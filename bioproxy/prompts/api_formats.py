@@ -22,7 +22,14 @@ from collections.abc import Callable
 from bioproxy.prompts.anthropic_messages import parse_messages
 from bioproxy.prompts.json_positions import Path
 from bioproxy.prompts.openai_responses import parse_responses
-from bioproxy.prompts.parsed_request import Object, ParsedRequest, UserText, list_items, user_texts_in
+from bioproxy.prompts.parsed_request import (
+    Object,
+    ParsedRequest,
+    UserText,
+    first_user_message,
+    list_items,
+    user_texts_in,
+)
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, Shape
 
 
@@ -33,12 +40,20 @@ def parse_chat(request: Object) -> ParsedRequest:
     """
     # Nothing is known about the types in the request; a value of another type counts as an empty list.
     messages = list_items(request.get("messages"))
+    first = first_user_message(messages)
 
     # A closure: it keeps the request, so that whoever asks for a shape later does not have to know the API.
     def shape_around(text: UserText) -> Shape:
         return Shape.of_chat_request(request, text.path)
 
-    return ParsedRequest(tuple(user_texts_in("messages", messages, "text")), messages, shape_around)
+    return ParsedRequest(
+        tuple(user_texts_in("messages", messages, "text")),
+        messages,
+        shape_around,
+        beginning=lambda: Shape.of(messages[:first], {}, [], request),
+        first_user_message=first,
+        has_tools=bool(list_items(request.get("tools"))),
+    )
 
 
 def parse_prompt(request: Object) -> ParsedRequest:
@@ -63,7 +78,13 @@ def parse_prompt(request: Object) -> ParsedRequest:
             texts.append(UserText(path, each, index))
     # A plain prompt has no messages and no chat template, so its shape is always the same.
     # Several prompts in one request become several tasks, and llama-server chooses the order and the slots.
-    return ParsedRequest(tuple(texts), tuple(prompts), lambda text: PLAIN_PROMPT, self_contained=len(prompts) == 1)
+    return ParsedRequest(
+        tuple(texts),
+        tuple(prompts),
+        shape_around=lambda text: PLAIN_PROMPT,
+        beginning=lambda: PLAIN_PROMPT,
+        self_contained=len(prompts) == 1,
+    )
 
 
 # To support another path, add it here; if it uses the slot, also to `bioproxy.http.targets.GATED`.
@@ -94,4 +115,11 @@ UNGATED = frozenset(path for path in FORMATS if path == "/apply-template" or pat
 """Those of the paths that do not use the slot.
 
 Their requests are filled without waiting at the gate, and get no ``id_slot``.
+"""
+
+GATED_CHATS = frozenset(path for path, parse in FORMATS.items() if parse is not parse_prompt) - UNGATED
+"""Those of the paths that take a conversation and use the slot.
+
+Only their requests have a beginning that can be learned: a plain prompt has nothing that tells where its beginning
+ends, and a request that uses no slot has no KV cache.
 """

@@ -29,6 +29,7 @@ from bioproxy.prompts.parsed_request import (
     Object,
     ParsedRequest,
     UserText,
+    first_user_message,
     list_items,
     objects,
     shape_in_message,
@@ -54,26 +55,44 @@ def parse_responses(request: Object) -> ParsedRequest:
         items = list_items(given)
         texts = tuple(user_texts_in("input", items, "input_text"))
 
-    # Called for one text only, so the conversion is not done for requests that name no template.
-    def shape_around(text: UserText) -> Shape:
+    # llama-server drops tools that are not functions, such as a web search: they do not reach the prompt.
+    functions = [tool for tool in objects(list_items(request.get("tools"))) if tool.get("type") == "function"]
+    first = first_user_message(items)
+
+    # The conversion, as functions: most requests are passed on without it.
+    def fields() -> Object:
         # Unlike in Anthropic's API, all fields of chat completions are allowed here and reach the chat template.
-        fields = {name: request.get(name) for name in PROMPT_FIELDS}
-        # llama-server drops tools that are not functions, such as a web search: they do not reach the prompt.
+        converted = {name: request.get(name) for name in PROMPT_FIELDS}
         if isinstance(request.get("tools"), list):
-            fields["tools"] = [chat_tool(tool) for tool in objects(request["tools"]) if tool.get("type") == "function"]
+            converted["tools"] = [chat_tool(tool) for tool in functions]
         # The same switch, one level deeper than in chat completions.
         reasoning = request.get("reasoning")
         if isinstance(reasoning, dict):
-            fields["reasoning_effort"] = reasoning.get("effort")
-        before = [chat_message(item) for item in items[: text.message_index]]
+            converted["reasoning_effort"] = reasoning.get("effort")
+        return converted
+
+    def before(index: int | None) -> list[Any]:
+        messages = [chat_message(item) for item in items[:index]]
         # Not `request.get(...)`: instructions that are null still become a system message, an empty one.
         if "instructions" in request:
-            before.insert(0, system_message(request["instructions"]))
-        return shape_in_message(chat_message(items[text.message_index]), text, before, fields)
+            messages.insert(0, system_message(request["instructions"]))
+        return messages
+
+    def shape_around(text: UserText) -> Shape:
+        message = chat_message(items[text.message_index])
+        return shape_in_message(message, text, before(text.message_index), fields())
 
     # A client may send only its newest message, and name the response that it continues.
     # With a previous response, the conversation before this request is stored at llama-server.
-    return ParsedRequest(texts, items, shape_around, self_contained=not request.get("previous_response_id"))
+    return ParsedRequest(
+        texts,
+        items,
+        shape_around,
+        beginning=lambda: Shape.of(before(first), {}, [], fields()),
+        first_user_message=first,
+        has_tools=bool(functions),
+        self_contained=not request.get("previous_response_id"),
+    )
 
 
 def chat_tool(tool: Object) -> Object:
