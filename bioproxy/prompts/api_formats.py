@@ -10,7 +10,10 @@ the same instructions and tools they give the same prompt.  Answers and tool cal
 Where such a history precedes the template, the shape is only compared with shapes of the same API.
 
 Each function returns closures and values only.  It does not copy texts, and it does the conversion only when somebody
-asks for a shape, because most requests name no template.
+asks for a shape, because most requests name no template.  Two shapes can be asked for.  One is around a user's text
+that names a template.  The other is the *beginning*: everything before the first user message, which is what
+conversations of the same client have in common where no template is named.  Both are made by the same conversion, so
+that a template that stands alone in the first user message can share a KV cache with that beginning.
 
 The functions are pure and never fail: what is not understood contains no user texts, and is passed on as it is.
 """
@@ -40,12 +43,15 @@ def parse_chat(request: Object) -> ParsedRequest:
     """
     # Nothing is known about the types in the request; a value of another type counts as an empty list.
     messages = list_items(request.get("messages"))
+    # Where the beginning ends.  `None` slices like the end of the list: then all messages are before it.
     first = first_user_message(messages)
 
     # A closure: it keeps the request, so that whoever asks for a shape later does not have to know the API.
     def shape_around(text: UserText) -> Shape:
         return Shape.of_chat_request(request, text.path)
 
+    # The beginning is a shape like the one around a text, with nothing of the user's message in it.  `Shape.of` takes
+    # those of the request's fields that can change the prompt.
     return ParsedRequest(
         tuple(user_texts_in("messages", messages, "text")),
         messages,
@@ -76,7 +82,8 @@ def parse_prompt(request: Object) -> ParsedRequest:
             path, each = (*path, "prompt_string"), each.get("prompt_string")
         if isinstance(each, str):
             texts.append(UserText(path, each, index))
-    # A plain prompt has no messages and no chat template, so its shape is always the same.
+    # A plain prompt has no messages and no chat template, so its shape is always the same.  It has no beginning of its
+    # own either: nothing in the text tells where the part ends that another request may share.
     # Several prompts in one request become several tasks, and llama-server chooses the order and the slots.
     return ParsedRequest(
         tuple(texts),
@@ -87,6 +94,9 @@ def parse_prompt(request: Object) -> ParsedRequest:
     )
 
 
+# Most paths occur twice in this table, since llama-server's older names have no version in front.  A path is compared
+# as a whole and without its query, as `bioproxy.http.targets.path_of` gives it.
+#
 # To support another path, add it here; if it uses the slot, also to `bioproxy.http.targets.GATED`.
 FORMATS: dict[str, Callable[[Object], ParsedRequest]] = {
     "/v1/chat/completions": parse_chat,
@@ -121,5 +131,6 @@ GATED_CHATS = frozenset(path for path, parse in FORMATS.items() if parse is not 
 """Those of the paths that take a conversation and use the slot.
 
 Only their requests have a beginning that can be learned: a plain prompt has nothing that tells where its beginning
-ends, and a request that uses no slot has no KV cache.
+ends, and a request that uses no slot has no KV cache.  Counting paths would teach the same beginnings once more, and
+their clients' requests are no use of a prompt.
 """

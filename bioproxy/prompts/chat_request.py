@@ -134,7 +134,8 @@ def digest_messages(beginning: Shape, parsed: ParsedRequest) -> tuple[str, ...]:
     #
     # `json.dumps` gives equal texts for equal messages, whatever white space and escapes the client used.  A client
     # that sends an earlier message with other keys, or in another order, begins another conversation: it may be one.
+    # Only what certainly never reaches the prompt is left out, which depends on the API.
     for message in parsed.messages:
         # The digest before stands for all earlier messages, so the time is linear: each message is read once.
-        chain.append(digest(chain[-1] if chain else beginning.digest, json.dumps(message)))
+        chain.append(digest(chain[-1] if chain else beginning.digest, json.dumps(parsed.in_prompt(message))))
     return tuple(chain)

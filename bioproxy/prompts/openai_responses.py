@@ -15,8 +15,11 @@ gets the shape of this one of chat completions::
      "reasoning_effort": "low",
      "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "@code why?"}]}
 
-Items of a history (answers, function calls and their outputs) are left as they are: a
-shape with a history is only compared with shapes of this API.
+The beginning of such a request, everything before its first user message, is converted in the same way.  A client of
+this API and one of chat completions, with equal instructions and tools, share it.
+
+Items of a history (answers, function calls and their outputs) are left as they are: a shape with a history is only
+compared with shapes of this API.
 
 This module is pure and never fails, whatever a client sends.
 """
@@ -59,8 +62,11 @@ def parse_responses(request: Object) -> ParsedRequest:
     functions = [tool for tool in objects(list_items(request.get("tools"))) if tool.get("type") == "function"]
     first = first_user_message(items)
 
-    # The conversion, as functions: most requests are passed on without it.
+    # The conversion is done in functions, because most requests are passed on without it.  There are two of them, for
+    # what both shapes share: the one around a template's text and that of the beginning must be equal wherever the text
+    # is all that stands between them, or a template and a learned prompt could not share a KV cache.
     def fields() -> Object:
+        """Return the fields that can change the prompt, as chat completions call them."""
         # Unlike in Anthropic's API, all fields of chat completions are allowed here and reach the chat template.
         converted = {name: request.get(name) for name in PROMPT_FIELDS}
         if isinstance(request.get("tools"), list):
@@ -72,7 +78,9 @@ def parse_responses(request: Object) -> ParsedRequest:
         return converted
 
     def before(index: int | None) -> list[Any]:
+        """Return the messages of chat completions before the item at `index`; all of them for `None`."""
         messages = [chat_message(item) for item in items[:index]]
+        # Instructions may be given in both places, as a field and as items.  The field comes first in the prompt.
         # Not `request.get(...)`: instructions that are null still become a system message, an empty one.
         if "instructions" in request:
             messages.insert(0, system_message(request["instructions"]))
@@ -82,6 +90,9 @@ def parse_responses(request: Object) -> ParsedRequest:
         message = chat_message(items[text.message_index])
         return shape_in_message(message, text, before(text.message_index), fields())
 
+    # There are no marks in this API: `prompt_cache_key` only tells which requests may share a beginning, which the
+    # beginnings themselves tell as well.
+    #
     # A client may send only its newest message, and name the response that it continues.
     # With a previous response, the conversation before this request is stored at llama-server.
     return ParsedRequest(

@@ -22,6 +22,11 @@ Object = dict[str, Any]
 """A JSON object."""
 
 
+def unchanged(message: Any) -> Any:
+    """Return a message as it is, for the APIs in which everything in a message may reach the prompt."""
+    return message
+
+
 @dataclass(frozen=True)
 class UserText:
     """A text that the user wrote, and where it stands in the request.
@@ -63,6 +68,11 @@ class ParsedRequest:
     """Whether llama-server gets any tools from this request, after the conversion of its API."""
     marked: bool = False
     """Whether the client marks the beginning as worth keeping.  Only Anthropic's API has such marks."""
+    in_prompt: Callable[[Any], Any] = unchanged
+    """Returns one of `messages` without what never reaches the prompt.  Conversations are recognised by the result.
+
+    A client may change such a thing in a message that it sends again, and it is still the same conversation.
+    """
     self_contained: bool = True
     """Whether the request contains its one prompt completely.
 

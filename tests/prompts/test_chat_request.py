@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given, settings
@@ -282,6 +283,41 @@ class Conversations(SynchronousTestCase):
         """The same messages behind equal beginnings are one conversation in two APIs."""
         self.assertEqual(messages().message_digests, chat().message_digests)
         self.assertEqual(responses().message_digests, learned(RESPONSES, {"input": "why?"}).message_digests)
+
+    def test_marks_move(self) -> None:
+        """A mark that moves on with each turn, as Claude Code's does, makes no other conversation."""
+
+        def text_block(words: str, **mark: Any) -> list[dict[str, Any]]:
+            return [{"type": "text", "text": words, **mark}]
+
+        mark = {"cache_control": MARK}
+        result = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
+        call = {"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "f", "input": {}}]}
+        turns = (
+            [{"role": "user", "content": text_block("why?", **mark)}],
+            [USER, call, {"role": "user", "content": [{**result, **mark}]}],
+            [
+                USER,
+                call,
+                {"role": "user", "content": [result]},
+                ANSWER,
+                {"role": "user", "content": text_block("b", **mark)},
+            ],
+        )
+        chains = [messages(messages=turn).message_digests for turn in turns]
+        for shorter, longer in pairwise(chains):
+            self.assertEqual(shorter, longer[: len(shorter)])
+
+    def test_blocks(self) -> None:
+        """Everything else in a content block makes another conversation."""
+        block = {"type": "text", "text": "why?"}
+        contents: tuple[Any, ...] = (
+            *("why?", [block, block], [{**block, "type": "x"}], [{**block, "citations": []}], [{"text": "why?"}]),
+            *([{**block, "text": 1}], [block, 1], [1], [], None),
+        )
+        found = [messages(messages=[{"role": "user", "content": content}]).message_digests for content in contents]
+        self.assertEqual(len(contents), len(set(found)))
+        self.assertEqual(messages(messages=[{"role": "user", "content": [block]}]).message_digests, found[0])
 
     def test_template_later(self) -> None:
         """A question that names a template continues the conversation without one that precedes it."""
