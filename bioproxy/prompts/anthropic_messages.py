@@ -14,8 +14,8 @@ gets the shape of this one of chat completions::
      "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "@code why?"}]}
 
 This API alone has *marks*: with ``cache_control`` a client says that the prompt up to there is worth keeping in a
-cache. llama-server ignores them.  bioproxy takes those on tools and system prompt for what they say, and removes all of
-them where requests are compared.
+cache.  llama-server ignores them.  bioproxy takes those on tools and system prompt for what they say, and removes all
+of them where requests are compared.
 
 A difference to llama-server costs time, never correctness: llama-server itself compares the tokens of
 the prompt with those in the slot, and reuses only what is equal.

@@ -58,6 +58,7 @@ def parse_chat(request: Object) -> ParsedRequest:
         shape_around,
         beginning=lambda: Shape.of(messages[:first], {}, [], request),
         first_user_message=first,
+        # What is no list is not written into a prompt as tools.
         has_tools=bool(list_items(request.get("tools"))),
     )
 

@@ -60,6 +60,7 @@ def parse_responses(request: Object) -> ParsedRequest:
 
     # llama-server drops tools that are not functions, such as a web search: they do not reach the prompt.
     functions = [tool for tool in objects(list_items(request.get("tools"))) if tool.get("type") == "function"]
+    # Where the beginning ends.  Calls of functions and their outputs have no role, and so never end it.
     first = first_user_message(items)
 
     # The conversion is done in functions, because most requests are passed on without it.  There are two of them, for

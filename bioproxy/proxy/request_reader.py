@@ -51,7 +51,7 @@ class Elsewhere(Protocol):
 class RequestReader:
     """Fills the templates that a `TemplatePoller` knows into the bodies of requests.
 
-    Invariant: no body is parsed in the reactor's thread unless it is short, and none is copied.
+    Invariant: no body is parsed in the reactor's thread unless it is short, and none that is in a file is copied.
     """
 
     max_body: int
@@ -141,7 +141,8 @@ class RequestReader:
 
         Fires with its result; fails and is cancelled as `find`.
         """
-        # A large body is in a temporary file.  The other process gets the open file itself, so nothing is copied.
+        # A large body is in a temporary file.  The other process gets the open file itself, so nothing large is copied.
         if body.is_short:
             return function(body.as_received(), *args)
-        return await self._elsewhere(function, body.fileno(), *args)
+        with body.open_elsewhere() as descriptor:
+            return await self._elsewhere(function, descriptor, *args)
