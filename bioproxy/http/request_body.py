@@ -19,7 +19,9 @@ This module does not know what is in a body or where it is sent.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from mmap import ACCESS_READ, mmap
 from os import SEEK_END
@@ -86,7 +88,7 @@ class RequestBody:
         return self._file.read()
 
     def fileno(self) -> int:
-        """Return the file descriptor of the body as it was received, for the worker process and for `mmap`.
+        """Return the file descriptor of the body as it was received, for `mmap`.
 
         A body that was in memory is written to a temporary file for that.  Raises `Unavailable` if there is no room.
         The descriptor stays the property of the file: the caller must not close it.
@@ -97,6 +99,31 @@ class RequestBody:
             # Python keeps the last bytes in a buffer of its own, which another process would not see.
             self._file.flush()
             return self._file.fileno()
+
+    @contextmanager
+    def open_elsewhere(self) -> Iterator[int]:
+        """Provide a file descriptor of the body as it was received, for the worker process, until the block is left.
+
+        Raises `Unavailable` if there is no room for a file.  The body can still be sent then.
+        """
+        if self._file_size > SMALL:
+            yield self.fileno()
+            return
+        # A body in memory is copied to a file of its own.  `fileno` would move the body there instead, and if the disk
+        # turns out to be full half-way, nothing whole would be left of it in either place.
+        with kept_on_disk():
+            copy = tempfile.TemporaryFile()  # noqa: SIM115  (closed below, in both cases)
+            try:
+                copy.write(self.as_received())
+                # Python keeps the last bytes in a buffer of its own, which another process would not see.
+                copy.flush()
+            except OSError:
+                # Closing tries to write the rest once more.
+                with suppress(OSError):
+                    copy.close()
+                raise
+        with copy:
+            yield copy.fileno()
 
     def producer(self, clock: IReactorTime) -> IBodyProducer:
         """Return the object that sends the body: a small one at once, a large one portion by portion.

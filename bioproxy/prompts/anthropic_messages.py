@@ -13,6 +13,10 @@ gets the shape of this one of chat completions::
     {"tools": [{"type": "function", "function": {"name": "search", "description": "...", "parameters": {...}}}],
      "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "@code why?"}]}
 
+This API alone has *marks*: with ``cache_control`` a client says that the prompt up to there is worth keeping in a
+cache.  llama-server ignores them.  bioproxy takes those on tools and system prompt for what they say, and removes all
+of them where requests are compared.
+
 A difference to llama-server costs time, never correctness: llama-server itself compares the tokens of
 the prompt with those in the slot, and reuses only what is equal.
 
@@ -28,6 +32,7 @@ from bioproxy.prompts.parsed_request import (
     Object,
     ParsedRequest,
     UserText,
+    first_user_message,
     list_items,
     objects,
     shape_in_message,
@@ -47,23 +52,84 @@ def parse_messages(request: Object) -> ParsedRequest:
     its texts; only the parts of type ``text`` are the user's own words.
     """
     messages = list_items(request.get("messages"))
+    # What is no object is no tool, and llama-server will refuse the request.
+    tools = objects(list_items(request.get("tools")))
+    first = first_user_message(messages)
 
-    # Called for one text only, so the conversion is not done for requests that name no template.
-    def shape_around(text: UserText) -> Shape:
+    # The conversion is done in functions, because most requests are passed on without it.  There are two of them, for
+    # what both shapes share: the one around a template's text and that of the beginning must be equal wherever the text
+    # is all that stands between them, or a template and a learned prompt could not share a KV cache.
+    def fields() -> Object:
+        """Return the fields that can change the prompt, as chat completions call them."""
         # Of `PROMPT_FIELDS` only these three have a meaning in this API.  The others are left out.
-        fields = {"chat_template_kwargs": request.get("chat_template_kwargs")}
-        if isinstance(request.get("tools"), list):
-            fields["tools"] = [chat_tool(tool) for tool in objects(request["tools"])]
+        # A list without tools gives an empty list, which a shape treats like an absent one.
+        converted = {
+            "chat_template_kwargs": request.get("chat_template_kwargs"),
+            "tools": [chat_tool(tool) for tool in tools],
+        }
         choice = request.get("tool_choice")
         if isinstance(choice, dict):
-            fields["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
-        before = list(messages[: text.message_index])
-        # A system prompt that is null is the same as none.  (In the responses API it is not.)
-        if request.get("system") is not None:
-            before.insert(0, system_message(system_text(request["system"])))
-        return shape_in_message(messages[text.message_index], text, before, fields)
+            converted["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
+        return converted
 
-    return ParsedRequest(tuple(user_texts_in("messages", messages, "text")), messages, shape_around)
+    def before(index: int | None) -> list[Any]:
+        """Return the messages of chat completions before the message at `index`; all of them for `None`."""
+        # The messages themselves are not converted.  Before a first user message there usually are none.
+        #
+        # A system prompt that is null is the same as none.  (In the responses API it is not.)
+        system = request.get("system")
+        return [*([] if system is None else [system_message(system_text(system))]), *messages[:index]]
+
+    def shape_around(text: UserText) -> Shape:
+        return shape_in_message(messages[text.message_index], text, before(text.message_index), fields())
+
+    return ParsedRequest(
+        tuple(user_texts_in("messages", messages, "text")),
+        messages,
+        shape_around,
+        beginning=lambda: Shape.of(before(first), {}, [], fields()),
+        first_user_message=first,
+        has_tools=bool(tools),
+        # Marks on messages say nothing of the beginning, and may not tell two turns of a conversation apart.
+        in_prompt=without_marks,
+        # At the top level the mark means "the last block that can be cached", and so the beginning before it, too.
+        marked=any(map(is_marked, (request, *tools, *objects(list_items(request.get("system")))))),
+    )
+
+
+def is_marked(block: Object) -> bool:
+    """Tell whether a block, a tool or a request says that the prompt up to its end is worth keeping in a cache.
+
+    The mark is an object with a type and a time to live, such as ``{"type": "ephemeral", "ttl": "1h"}``.  Both are
+    ignored: which files are kept, and for how long, is decided by the space that they may take.
+    """
+    return isinstance(block.get("cache_control"), dict)
+
+
+def without_mark(block: Any) -> Any:
+    """Return a block of a message's content without its mark."""
+    # Most blocks have none, and are not copied.
+    if not isinstance(block, dict) or "cache_control" not in block:
+        return block
+    return {name: value for name, value in block.items() if name != "cache_control"}
+
+
+def without_marks(message: Any) -> Any:
+    """Return a message without marks on the blocks of its content, and a single text block as the text alone.
+
+    Clients mark the end of the conversation, so the mark moves on with each turn: a message that was the last one is
+    sent again without it.  A text with a mark has to be written as a block, because only blocks can have one, and a
+    client may write the same text without a mark as a text.  Both give the same prompt.  (If a chat template should
+    treat them differently, that costs time only: llama-server compares the tokens.)
+    """
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+    blocks = [without_mark(block) for block in content]
+    match blocks:
+        case [{"type": "text", "text": str(text), **rest}] if not rest:
+            return {**message, "content": text}
+    return {**message, "content": blocks}
 
 
 def system_text(system: Any) -> Any:

@@ -10,7 +10,10 @@ the same instructions and tools they give the same prompt.  Answers and tool cal
 Where such a history precedes the template, the shape is only compared with shapes of the same API.
 
 Each function returns closures and values only.  It does not copy texts, and it does the conversion only when somebody
-asks for a shape, because most requests name no template.
+asks for a shape, because most requests name no template.  Two shapes can be asked for.  One is around a user's text
+that names a template.  The other is the *beginning*: everything before the first user message, which is what
+conversations of the same client have in common where no template is named.  Both are made by the same conversion, so
+that a template that stands alone in the first user message can share a KV cache with that beginning.
 
 The functions are pure and never fail: what is not understood contains no user texts, and is passed on as it is.
 """
@@ -22,7 +25,14 @@ from collections.abc import Callable
 from bioproxy.prompts.anthropic_messages import parse_messages
 from bioproxy.prompts.json_positions import Path
 from bioproxy.prompts.openai_responses import parse_responses
-from bioproxy.prompts.parsed_request import Object, ParsedRequest, UserText, list_items, user_texts_in
+from bioproxy.prompts.parsed_request import (
+    Object,
+    ParsedRequest,
+    UserText,
+    first_user_message,
+    list_items,
+    user_texts_in,
+)
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, Shape
 
 
@@ -33,12 +43,24 @@ def parse_chat(request: Object) -> ParsedRequest:
     """
     # Nothing is known about the types in the request; a value of another type counts as an empty list.
     messages = list_items(request.get("messages"))
+    # Where the beginning ends.  `None` slices like the end of the list: then all messages are before it.
+    first = first_user_message(messages)
 
     # A closure: it keeps the request, so that whoever asks for a shape later does not have to know the API.
     def shape_around(text: UserText) -> Shape:
         return Shape.of_chat_request(request, text.path)
 
-    return ParsedRequest(tuple(user_texts_in("messages", messages, "text")), messages, shape_around)
+    # The beginning is a shape like the one around a text, with nothing of the user's message in it.  `Shape.of` takes
+    # those of the request's fields that can change the prompt.
+    return ParsedRequest(
+        tuple(user_texts_in("messages", messages, "text")),
+        messages,
+        shape_around,
+        beginning=lambda: Shape.of(messages[:first], {}, [], request),
+        first_user_message=first,
+        # What is no list is not written into a prompt as tools.
+        has_tools=bool(list_items(request.get("tools"))),
+    )
 
 
 def parse_prompt(request: Object) -> ParsedRequest:
@@ -61,11 +83,21 @@ def parse_prompt(request: Object) -> ParsedRequest:
             path, each = (*path, "prompt_string"), each.get("prompt_string")
         if isinstance(each, str):
             texts.append(UserText(path, each, index))
-    # A plain prompt has no messages and no chat template, so its shape is always the same.
+    # A plain prompt has no messages and no chat template, so its shape is always the same.  It has no beginning of its
+    # own either: nothing in the text tells where the part ends that another request may share.
     # Several prompts in one request become several tasks, and llama-server chooses the order and the slots.
-    return ParsedRequest(tuple(texts), tuple(prompts), lambda text: PLAIN_PROMPT, self_contained=len(prompts) == 1)
+    return ParsedRequest(
+        tuple(texts),
+        tuple(prompts),
+        shape_around=lambda text: PLAIN_PROMPT,
+        beginning=lambda: PLAIN_PROMPT,
+        self_contained=len(prompts) == 1,
+    )
 
 
+# Most paths occur twice in this table, since llama-server's older names have no version in front.  A path is compared
+# as a whole and without its query, as `bioproxy.http.targets.path_of` gives it.
+#
 # To support another path, add it here; if it uses the slot, also to `bioproxy.http.targets.GATED`.
 FORMATS: dict[str, Callable[[Object], ParsedRequest]] = {
     "/v1/chat/completions": parse_chat,
@@ -94,4 +126,12 @@ UNGATED = frozenset(path for path in FORMATS if path == "/apply-template" or pat
 """Those of the paths that do not use the slot.
 
 Their requests are filled without waiting at the gate, and get no ``id_slot``.
+"""
+
+GATED_CHATS = frozenset(path for path, parse in FORMATS.items() if parse is not parse_prompt) - UNGATED
+"""Those of the paths that take a conversation and use the slot.
+
+Only their requests have a beginning that can be learned: a plain prompt has nothing that tells where its beginning
+ends, and a request that uses no slot has no KV cache.  Counting paths would teach the same beginnings once more, and
+their clients' requests are no use of a prompt.
 """

@@ -116,8 +116,8 @@ class NamedTemplates:
     reusable: bool
     """Whether a KV cache computed earlier may serve this request.
 
-    It may not if the client forbids that (``"cache_prompt": false``), if the request changes the model (``"lora"``), or
-    if the request does not contain its one prompt completely (`ParsedRequest.self_contained`).
+    See `bioproxy.prompts.chat_request.may_reuse`.  An ``id_slot`` of the client does not matter here, because the
+    filled request gets another one.
     """
 
     @property

@@ -15,8 +15,11 @@ gets the shape of this one of chat completions::
      "reasoning_effort": "low",
      "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "@code why?"}]}
 
-Items of a history (answers, function calls and their outputs) are left as they are: a
-shape with a history is only compared with shapes of this API.
+The beginning of such a request, everything before its first user message, is converted in the same way.  A client of
+this API and one of chat completions, with equal instructions and tools, share it.
+
+Items of a history (answers, function calls and their outputs) are left as they are: a shape with a history is only
+compared with shapes of this API.
 
 This module is pure and never fails, whatever a client sends.
 """
@@ -29,6 +32,7 @@ from bioproxy.prompts.parsed_request import (
     Object,
     ParsedRequest,
     UserText,
+    first_user_message,
     list_items,
     objects,
     shape_in_message,
@@ -54,26 +58,53 @@ def parse_responses(request: Object) -> ParsedRequest:
         items = list_items(given)
         texts = tuple(user_texts_in("input", items, "input_text"))
 
-    # Called for one text only, so the conversion is not done for requests that name no template.
-    def shape_around(text: UserText) -> Shape:
+    # llama-server drops tools that are not functions, such as a web search: they do not reach the prompt.
+    functions = [tool for tool in objects(list_items(request.get("tools"))) if tool.get("type") == "function"]
+    # Where the beginning ends.  Calls of functions and their outputs have no role, and so never end it.
+    first = first_user_message(items)
+
+    # The conversion is done in functions, because most requests are passed on without it.  There are two of them, for
+    # what both shapes share: the one around a template's text and that of the beginning must be equal wherever the text
+    # is all that stands between them, or a template and a learned prompt could not share a KV cache.
+    def fields() -> Object:
+        """Return the fields that can change the prompt, as chat completions call them."""
         # Unlike in Anthropic's API, all fields of chat completions are allowed here and reach the chat template.
-        fields = {name: request.get(name) for name in PROMPT_FIELDS}
-        # llama-server drops tools that are not functions, such as a web search: they do not reach the prompt.
+        converted = {name: request.get(name) for name in PROMPT_FIELDS}
         if isinstance(request.get("tools"), list):
-            fields["tools"] = [chat_tool(tool) for tool in objects(request["tools"]) if tool.get("type") == "function"]
+            converted["tools"] = [chat_tool(tool) for tool in functions]
         # The same switch, one level deeper than in chat completions.
         reasoning = request.get("reasoning")
         if isinstance(reasoning, dict):
-            fields["reasoning_effort"] = reasoning.get("effort")
-        before = [chat_message(item) for item in items[: text.message_index]]
+            converted["reasoning_effort"] = reasoning.get("effort")
+        return converted
+
+    def before(index: int | None) -> list[Any]:
+        """Return the messages of chat completions before the item at `index`; all of them for `None`."""
+        messages = [chat_message(item) for item in items[:index]]
+        # Instructions may be given in both places, as a field and as items.  The field comes first in the prompt.
         # Not `request.get(...)`: instructions that are null still become a system message, an empty one.
         if "instructions" in request:
-            before.insert(0, system_message(request["instructions"]))
-        return shape_in_message(chat_message(items[text.message_index]), text, before, fields)
+            messages.insert(0, system_message(request["instructions"]))
+        return messages
 
+    def shape_around(text: UserText) -> Shape:
+        message = chat_message(items[text.message_index])
+        return shape_in_message(message, text, before(text.message_index), fields())
+
+    # There are no marks in this API: `prompt_cache_key` only tells which requests may share a beginning, which the
+    # beginnings themselves tell as well.
+    #
     # A client may send only its newest message, and name the response that it continues.
     # With a previous response, the conversation before this request is stored at llama-server.
-    return ParsedRequest(texts, items, shape_around, self_contained=not request.get("previous_response_id"))
+    return ParsedRequest(
+        texts,
+        items,
+        shape_around,
+        beginning=lambda: Shape.of(before(first), {}, [], fields()),
+        first_user_message=first,
+        has_tools=bool(functions),
+        self_contained=not request.get("previous_response_id"),
+    )
 
 
 def chat_tool(tool: Object) -> Object:

@@ -22,6 +22,11 @@ Object = dict[str, Any]
 """A JSON object."""
 
 
+def unchanged(message: Any) -> Any:
+    """Return a message as it is, for the APIs in which everything in a message may reach the prompt."""
+    return message
+
+
 @dataclass(frozen=True)
 class UserText:
     """A text that the user wrote, and where it stands in the request.
@@ -50,12 +55,37 @@ class ParsedRequest:
 
     A function, not a value: the shape is needed for one text only, and in most requests for none.
     """
+    beginning: Callable[[], Shape]
+    """Returns the shape of everything before the first user message, without anything of that message itself.
+
+    It has all messages where no user message is among them, and it is the shape of a plain prompt where the API has no
+    messages.  A function for the same reason as `shape_around`, and made of the same conversion: a request whose first
+    message is nothing but a user's text has the same shape around that text as its beginning has.
+    """
+    first_user_message: int | None = None
+    """Index in `messages` of the first message that a user wrote; `None` if there is none, as in a plain prompt."""
+    has_tools: bool = False
+    """Whether llama-server gets any tools from this request, after the conversion of its API."""
+    marked: bool = False
+    """Whether the client marks the beginning as worth keeping.  Only Anthropic's API has such marks."""
+    in_prompt: Callable[[Any], Any] = unchanged
+    """Returns one of `messages` without what never reaches the prompt.  Conversations are recognised by the result.
+
+    A client may change such a thing in a message that it sends again, and it is still the same conversation.
+    """
     self_contained: bool = True
     """Whether the request contains its one prompt completely.
 
     False if llama-server puts an earlier conversation in front that only it knows, and if there are several prompts.
     Then nothing is known about the tokens, and no KV cache computed earlier is promised to fit.
     """
+
+
+def first_user_message(messages: Sequence[Any]) -> int | None:
+    """Return the index of the first message that a user wrote, `None` if there is none."""
+    # The role alone decides, whatever the content is: an image begins a conversation as well as a text does.
+    indices = (index for index, each in enumerate(messages) if isinstance(each, dict) and each.get("role") == "user")
+    return next(indices, None)
 
 
 def user_texts_in(field: str, messages: Sequence[Any], part_type: str) -> Iterator[UserText]:

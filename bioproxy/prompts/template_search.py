@@ -1,30 +1,20 @@
 """Finds the templates that a request names: which texts of the user begin with a known prefix, and where they are.
 
-The search has three steps, ordered by cost, because most requests name no template and must not pay for it:
+`bioproxy.prompts.request_search` asks this module twice for each request:
 
-1. Is the path one whose requests may name templates?  A look into a dict.
-2. Does the body contain a prefix anywhere, as bytes?  A search at memory speed, without parsing (`may_name_template`).
-3. Only then the JSON is parsed, and its user texts are compared with the prefixes (`search_json`).
+1. Does the body contain a prefix anywhere, as bytes?  A search at memory speed, without parsing (`may_name_template`).
+2. Only if it does, and after the JSON was parsed: which user texts begin with a prefix (`find_templates`)?
 
 For example, in the request ``{"messages": [{"role": "user", "content": "@code why?"}]}`` the text at
 ``("messages", 0, "content")`` names the template with the prefix ``@code``, and its message is ``why?``.  The result
 contains the byte positions of both, which is all that filling needs.
 
-The rule behind the details: a text that names a template never reaches the model unfilled.  llama-server accepts some
-bodies that Python's JSON parser rejects, so this module has to understand them as well, or to refuse them:
+The rule behind the details: a text that names a template never reaches the model unfilled.  So the first answer may be
+a yes that turns out to be a no, but never the other way round, however a client spells its JSON.  And what cannot be
+filled is refused: more texts than `MOST_FILLED`, and a multipart form with a prefix in it, which is no JSON.
 
-* a byte-order mark in front of the JSON, or a null character behind it: understood;
-* whole numbers with thousands of digits: understood;
-* a key that is given twice: the last one counts, as in llama.cpp;
-* values that nest deeper than Python can parse: refused;
-* multipart forms: refused if they name a template.
-
-A body that is not a request at all is passed on unchanged: llama-server's own error message is the best one.
-
-Parsing JSON holds Python's global interpreter lock, so in a thread it would stop Twisted's reactor just the same.
-Therefore large bodies are searched in a second *process* (`bioproxy.runtime.worker`).  That is possible because this
-module is pure: it gets bytes and values and returns a value that can be pickled.  Its time and memory are linear in
-the size of the body.
+This module is pure: it gets bytes and values and returns a value that can be pickled.  Its time and memory are linear
+in the size of the body, also for a body that was made to be slow.
 """
 
 from __future__ import annotations
@@ -35,14 +25,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from mmap import mmap
 
 from bioproxy.prompts import json_positions
-from bioproxy.prompts.api_formats import FORMATS, UNGATED
-from bioproxy.prompts.digests import digest
+from bioproxy.prompts.api_formats import UNGATED
+from bioproxy.prompts.chat_request import digest_messages, may_reuse
 from bioproxy.prompts.filling import Match, NamedTemplates
 from bioproxy.prompts.json_positions import ByteOffsets, Span
 from bioproxy.prompts.parsed_request import ParsedRequest, UserText
-from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.prompts.templates import Template
-from bioproxy.runtime.errors import BodyTooLarge, TemplateError, TooDeep
+from bioproxy.runtime.errors import BodyTooLarge, TemplateError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 """The bytes that some editors write at the beginning of a UTF-8 text.
@@ -58,39 +47,11 @@ much (some milliseconds); halved, a long conversation that names a template in e
 messages.
 """
 
-LONGEST_CONVERSATION = 4096
-"""Messages of a conversation that is recognised again, at most.
-
-Each message costs one digest of 64 characters.  A longer conversation is still filled and answered, but only its
-template is found in the slot, not the conversation.  Doubled, a request may cost 0.5 MB more while it waits; halved,
-conversations of over 2048 messages are evaluated from the template on.
-"""
-
 FIRST_WORD = re.compile(r"\S+")
 """All up to the first white space, which is what may be a prefix.  No match at white space.
 
 White space is what Python and Unicode call so, with the no-break space that some editors and web pages insert.
 """
-
-
-def find_templates(body: bytes | mmap, path: str, templates: Sequence[Template]) -> NamedTemplates | None:
-    """Return the templates that a request names.
-
-    `body` is the request's body, in memory or as a mapped file; `path` is the request's path; `templates` are those
-    that the operator has configured.
-
-    Returns `None` if the request names none, and for a body that is not a request of this API at all.  Raises `TooDeep`
-    for JSON that Python cannot parse, `BodyTooLarge` for a request that names templates more than `MOST_FILLED` times,
-    and `TemplateError` for a multipart form that names one.
-    """
-    if path not in FORMATS or not may_name_template(body, templates):
-        return None
-    # The worker process gets a large body as a mapped file, which the operating system reads page by page.
-    # `body[:]` copies a mapped file into memory.  Only needed from here on: the search above reads the mapping itself.
-    found = search_json(path, body[:], templates)
-    if found is None:
-        refuse_multipart_form(body, templates)
-    return found
 
 
 def may_name_template(body: bytes | mmap, templates: Iterable[Template]) -> bool:
@@ -123,34 +84,27 @@ def refuse_multipart_form(body: bytes | mmap, templates: Iterable[Template]) -> 
             raise TemplateError(f"template {template.name}: can be filled in JSON only, not in a form")
 
 
-def search_json(path: str, body: bytes, templates: Iterable[Template]) -> NamedTemplates | None:
-    """Parse a request and return the templates that it names; see `find_templates`.
+def find_templates(
+    path: str,
+    body: bytes,
+    source: str,
+    request: dict[str, object],
+    parsed: ParsedRequest,
+    templates: Iterable[Template],
+) -> NamedTemplates | None:
+    """Return the templates that a parsed request names, or `None` if it names none.
 
-    All errors of parsing are handled here, because Python's parser raises them from several places: while decoding the
-    bytes, while parsing, and, from some versions on, first when the deeply nested values are written again.
+    `source` is the body as text, `request` the same as Python values, and `parsed` what its API says about it.  Raises
+    `BodyTooLarge` if templates are named more than `MOST_FILLED` times, and `RecursionError` as `json` does.
     """
     by_prefix = {template.prefix: template for template in templates}
-    try:
-        # llama.cpp ignores a byte-order mark in front, and takes a null character for the end of the JSON.
-        # `parse_int`: a number with thousands of digits is an error in Python, but not in llama.cpp.
-        source = body.partition(b"\0")[0].decode("utf-8-sig")
-        request = json.loads(source, parse_int=json_positions.parse_int)
-        if not by_prefix or not isinstance(request, dict):
-            return None
-        parsed = FORMATS[path](request)
-        named = [(text, template) for text in parsed.user_texts if (template := named_by(text.text, by_prefix))]
-        if not named:
-            return None
-        # Refused, not filled partly: a prefix that stays in the text would reach the model.
-        if len(named) > MOST_FILLED:
-            raise BodyTooLarge(f"the request names templates {len(named)} times, and {MOST_FILLED} are filled at most")
-        return locate(path, body, source, request, parsed, named)
-    except ValueError:
-        # Not UTF-8, or not JSON.  `UnicodeDecodeError` and `JSONDecodeError` are both a `ValueError`.
+    named = [(text, template) for text in parsed.user_texts if (template := named_by(text.text, by_prefix))]
+    if not named:
         return None
-    except RecursionError:
-        # llama.cpp parses deeper nesting than Python does.  So the request cannot be passed on as if it named nothing.
-        raise TooDeep("the request's JSON nests too deep") from None
+    # Refused, not filled partly: a prefix that stays in the text would reach the model.
+    if len(named) > MOST_FILLED:
+        raise BodyTooLarge(f"the request names templates {len(named)} times, and {MOST_FILLED} are filled at most")
+    return locate(path, body, source, request, parsed, named)
 
 
 def locate(
@@ -183,16 +137,14 @@ def locate(
     # template's text is the longest beginning that requests on it have in common.
     # The prompt's beginning is that of the first text: what follows it has no influence on the tokens before.
     first, _ = named[0]
-    shape = parsed.shape_around(first)
     return NamedTemplates(
         size=len(body),
         matches=matches,
         slot_edit=slot_edit,
-        shape=shape,
-        message_digests=digest_messages(shape, parsed),
+        shape=parsed.shape_around(first),
+        message_digests=digest_messages(parsed.beginning(), parsed),
         first_question=first.message_index == len(parsed.messages) - 1,
-        # With LoRA adapters of its own a request computes other keys and values for the same tokens.
-        reusable=parsed.self_contained and request.get("cache_prompt") is not False and not request.get("lora"),
+        reusable=may_reuse(request, parsed),
     )
 
 
@@ -234,21 +186,3 @@ def use_slot_0(source: str, span: Span | None) -> tuple[Span, bytes]:
         return span, b"0"
     at, empty = json_positions.first_member(source)
     return (at, at), b'"id_slot": 0' if empty else b'"id_slot": 0, '
-
-
-def digest_messages(shape: Shape, parsed: ParsedRequest) -> tuple[str, ...]:
-    """Return a digest of each beginning of the conversation: of the first message, the first two, and so on.
-
-    Each digest covers the one before, and the first one covers the shape: another system message makes another
-    conversation, although its messages are the same.  Empty if there are more messages than `LONGEST_CONVERSATION`.
-    """
-    # The digests are kept for as long as the request waits, and of the last conversation for longer.
-    chain: list[str] = []
-    if len(parsed.messages) > LONGEST_CONVERSATION:
-        return ()
-    # `json.dumps` gives equal texts for equal messages, whatever white space and escapes the client used.  A client
-    # that sends an earlier message with other keys, or in another order, begins another conversation: it may be one.
-    for message in parsed.messages:
-        # The digest before stands for all earlier messages, so the time is linear: each message is read once.
-        chain.append(digest(chain[-1] if chain else shape.digest, json.dumps(message)))
-    return tuple(chain)

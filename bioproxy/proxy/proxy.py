@@ -31,6 +31,8 @@ from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
 from bioproxy.llama.upstream import Upstream
+from bioproxy.prompts.chat_request import ChatRequest
+from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import RequestReader
@@ -224,7 +226,7 @@ class Proxy:
         # Both steps follow each other at once here, because there is no queue between them.  They may wait for the
         # worker process and for a thread, and a hang-up gives up either.
         found = await self._reader.find(exchange.record.path, exchange.body)
-        if found is not None:
+        if isinstance(found, NamedTemplates):
             exchange.body = exchange.body.filled((await self._reader.fill(found)).pieces)
         await exchange.send(self._upstream)
 
@@ -239,6 +241,9 @@ class Proxy:
         # 1. Find the templates that it names.  Before the queue, because a request that is refused (no such file, too
         #    large) must learn that at once and not after minutes.  Nothing is held yet, so a hang-up costs nothing.
         found = await self._reader.find(record.path, exchange.body)
+        # A chat without a template needs nothing from here on: it is sent as it arrived.
+        if isinstance(found, ChatRequest):
+            found = None
         if found is not None:
             record.template = found.templates[0].name
             exchange.tell("X-Bioproxy-Template", record.template)

@@ -11,11 +11,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.http.targets import GATED
-from bioproxy.prompts import template_search
 from bioproxy.prompts.api_formats import FORMATS, UNGATED
 from bioproxy.prompts.parsed_request import ParsedRequest
 from bioproxy.prompts.templates import Template, TemplateText
-from tests.support.bodies import filled_body
+from tests.support.bodies import filled_body, named_templates
 
 CHAT, MESSAGES, RESPONSES, PROMPT = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion"
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
@@ -231,7 +230,7 @@ class UserTexts(SynchronousTestCase):
                         self.assertEqual(text.text, at(request, text.path))
                         self.assertIsInstance(parsed.shape_around(text).source, str)
                     source = json.dumps(request).encode()
-                    found = template_search.search_json(path, source, TEMPLATES)
+                    found = named_templates(path, source, TEMPLATES)
                     if found is not None:
                         json.loads(filled_body(source, found, TEXTS))
 
@@ -256,7 +255,7 @@ class SelfContained(SynchronousTestCase):
             self.assertEqual(
                 expected, parse(RESPONSES, {"input": "@code", "previous_response_id": given}).self_contained
             )
-        found = template_search.search_json(RESPONSES, b'{"input": "@code", "previous_response_id": "x"}', TEMPLATES)
+        found = named_templates(RESPONSES, b'{"input": "@code", "previous_response_id": "x"}', TEMPLATES)
         assert found is not None
         self.assertFalse(found.reusable)
 
@@ -268,7 +267,7 @@ class SelfContained(SynchronousTestCase):
             (["@code", "@code"], False),
             (["@code", "x"], False),
         ):
-            found = template_search.search_json(PROMPT, json.dumps({"prompt": prompt}).encode(), TEMPLATES)
+            found = named_templates(PROMPT, json.dumps({"prompt": prompt}).encode(), TEMPLATES)
             assert found is not None
             self.assertEqual(expected, found.reusable, prompt)
 

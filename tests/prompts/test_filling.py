@@ -9,13 +9,12 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import template_search
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.filling import FilledRequest, NamedTemplates
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
 from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import BodyTooLarge, TooDeep
-from tests.support.bodies import filled_body
+from tests.support.bodies import filled_body, named_templates
 
 CHAT = "/v1/chat/completions"
 NAMES = ("code", "code-review", "context")
@@ -72,7 +71,7 @@ OTHERS: list[Any] = [
 
 def find(body: str | bytes) -> NamedTemplates:
     """Return the templates that a request names, at least one."""
-    found = template_search.search_json(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
+    found = named_templates(CHAT, body.encode() if isinstance(body, str) else body, TEMPLATES)
     assert found is not None, body
     return found
 
@@ -111,7 +110,7 @@ class Filling(SynchronousTestCase):
             for content, place in ((message, ()), ([text(message)], (0, "text"))):
                 body = chat(content)
                 if expected is None:
-                    self.assertIsNone(template_search.search_json(CHAT, body.encode(), TEMPLATES), message)
+                    self.assertIsNone(named_templates(CHAT, body.encode(), TEMPLATES), message)
                     continue
                 sent = json.loads(new_body(body))["messages"][0]["content"]
                 self.assertEqual(expected, sent[place[0]][place[1]] if place else sent, message)
@@ -119,20 +118,20 @@ class Filling(SynchronousTestCase):
     def test_order_of_templates(self) -> None:
         """The longest prefix wins, in whatever order the templates are given."""
         for known in (TEMPLATES, TEMPLATES[::-1]):
-            found = template_search.search_json(CHAT, chat("@code-review x").encode(), known)
+            found = named_templates(CHAT, chat("@code-review x").encode(), known)
             assert found is not None
             self.assertEqual(["code-review"], [template.name for template in found.templates])
 
     def test_others(self) -> None:
         """A body that is not a chat request, or that names no template, is left alone."""
         for request in OTHERS:
-            self.assertIsNone(template_search.search_json(CHAT, json.dumps(request).encode(), TEMPLATES), request)
+            self.assertIsNone(named_templates(CHAT, json.dumps(request).encode(), TEMPLATES), request)
         for body in (b"", b"@code", b'{"messages"', b'{"messages":[{"role":"user","content":"@code \xff"}]}'):
-            self.assertIsNone(template_search.search_json(CHAT, body, TEMPLATES), body)
+            self.assertIsNone(named_templates(CHAT, body, TEMPLATES), body)
 
     def test_no_templates(self) -> None:
         """Without templates no request names one."""
-        self.assertIsNone(template_search.search_json(CHAT, chat("@code").encode(), []))
+        self.assertIsNone(named_templates(CHAT, chat("@code").encode(), []))
 
     def test_every_turn(self) -> None:
         """Each user message is filled, in every turn; messages of other roles are not."""
@@ -153,7 +152,7 @@ class Filling(SynchronousTestCase):
 
     def test_templates_needed(self) -> None:
         """Each needed template is listed once, in the order of the conversation."""
-        found = template_search.search_json(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
+        found = named_templates(CHAT, chat("/context", "@code", "/context", "@code").encode(), TEMPLATES)
         assert found is not None
         self.assertEqual(["context", "code"], [template.name for template in found.templates])
 
@@ -188,9 +187,7 @@ class Filling(SynchronousTestCase):
             for depth in (*range(limit - 200, limit + 20), 100_000):
                 body = b'{"%s":%s%s,"messages":[{"role":"user","content":"@code"}]}'
                 try:
-                    found = template_search.search_json(
-                        CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES
-                    )
+                    found = named_templates(CHAT, body % (field.encode(), b"[" * depth, b"]" * depth), TEMPLATES)
                     self.assertIsNotNone(found)
                     assert found is not None
                     found.fill(TEXTS, LIMIT)

@@ -16,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bioproxy.prompts import template_search
 from bioproxy.prompts.api_formats import FORMATS
 from bioproxy.prompts.templates import Template, TemplateText
-from tests.support.bodies import filled_body
+from tests.support.bodies import filled_body, named_templates
 
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
 TEXTS = {template.name: TemplateText((f'"{template.name}\\[', "]\n"), (), ()) for template in TEMPLATES}
@@ -144,7 +144,7 @@ class Filling(SynchronousTestCase):
             for user_text in FORMATS[path](request).user_texts
             if (match := NAMED.match(user_text.text))
         ]
-        found = template_search.search_json(path, body, TEMPLATES)
+        found = named_templates(path, body, TEMPLATES)
         self.assertEqual(bool(matches), found is not None)
         if found is None:
             return
@@ -205,5 +205,5 @@ class Filling(SynchronousTestCase):
     def test_no_json(self, noise: str, path: str) -> None:
         """A body that is not JSON names no template and causes no exception."""
         for body in (noise.encode("utf-8", "surrogatepass"), noise.encode("utf-16", "surrogatepass"), b"\xff@code"):
-            self.assertIsNone(template_search.search_json(path, b"{" + body, TEMPLATES))
+            self.assertIsNone(named_templates(path, b"{" + body, TEMPLATES))
             template_search.may_name_template(body, TEMPLATES)

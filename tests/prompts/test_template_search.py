@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.prompts import template_search
 from bioproxy.prompts.templates import Template, TemplateText
-from tests.support.bodies import filled_body
+from tests.support.bodies import filled_body, named_templates
 
 CHAT, MESSAGES, RESPONSES, PROMPT = "/v1/chat/completions", "/v1/messages", "/v1/responses", "/completion"
 TEMPLATES = [Template.of(prefix, Path("/t")) for prefix in ("@code", "/context")]
@@ -49,7 +49,7 @@ class Filling(SynchronousTestCase):
         """The user's texts are filled, `id_slot` is inserted in front, and all other bytes stay the same."""
         for path, (body, last) in BODIES.items():
             source = (body % ("@code a", last or "/context  b ")).encode()
-            found = template_search.search_json(path, source, TEMPLATES)
+            found = named_templates(path, source, TEMPLATES)
             assert found is not None, path
             expected = body.replace("{", '{"id_slot": 0, ', 1) % ("code[a]", last or "context[b]")
             self.assertEqual(expected, filled_body(source, found, TEXTS).decode(), path)
@@ -58,15 +58,13 @@ class Filling(SynchronousTestCase):
     def test_not_filled(self) -> None:
         """A request whose user texts name no template is not filled, even if other texts in it begin with a prefix."""
         for path, (body, _) in BODIES.items():
-            self.assertIsNone(
-                template_search.search_json(path, (body % ("a @code", "@codex")).encode(), TEMPLATES), path
-            )
+            self.assertIsNone(named_templates(path, (body % ("a @code", "@codex")).encode(), TEMPLATES), path)
 
     def test_huge_number(self) -> None:
         """A request with a number that `int` refuses, but llama.cpp accepts, is filled all the same."""
         for path, (body, last) in BODIES.items():
             text = (body % ("@code a", last)).replace("{", '{"huge": %s, ' % ("9" * 5000), 1)
-            found = template_search.search_json(path, text.encode(), TEMPLATES)
+            found = named_templates(path, text.encode(), TEMPLATES)
             assert found is not None, path
             self.assertIn(b"code[a]", filled_body(text.encode(), found, TEXTS))
             self.assertIn(b"9" * 5000, filled_body(text.encode(), found, TEXTS))
@@ -102,7 +100,7 @@ class MayNameTemplate(SynchronousTestCase):
             for ascii_only in (True, False):
                 body = json.dumps({"prompt": f"{prefix} x"}, ensure_ascii=ascii_only).encode()
                 self.assertTrue(template_search.may_name_template(body, [template]), prefix)
-                self.assertIsNotNone(template_search.search_json(PROMPT, body, [template]), prefix)
+                self.assertIsNotNone(named_templates(PROMPT, body, [template]), prefix)
 
     def test_control_characters(self) -> None:
         """A prefix must not contain a control character, for which JSON has several spellings."""

@@ -7,10 +7,12 @@ long somebody else has to wait is measured by a benchmark.
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import tracemalloc
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,8 +21,9 @@ from hypothesis import example, given, settings
 from hypothesis.strategies import integers, sampled_from
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts import template_search
-from bioproxy.prompts.api_formats import FORMATS
+from bioproxy.prompts import request_search
+from bioproxy.prompts.api_formats import FORMATS, GATED_CHATS
+from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import ProxyError
@@ -65,13 +68,21 @@ def body_of(unit: str, name: str, size: int) -> bytes:
 
 
 def read(path: str, body: bytes) -> NamedTemplates | None:
-    """Read a body and fill it, or refuse it."""
+    """Read a body and fill it, or refuse it; a chat that names no template is learned from."""
     try:
-        found = template_search.find_templates(body, path, TEMPLATES)
-        if found is not None:
+        found = request_search.read_request(body, path, TEMPLATES, 0)
+        if isinstance(found, NamedTemplates):
             found.fill(TEXTS, 1 << 30)
+            return found
     except ProxyError:
-        return None
+        pass
+    return None
+
+
+def learn(path: str, body: bytes) -> ChatRequest | None:
+    """Read a body where no templates are known."""
+    found = request_search.read_request(body, path, (), 0)
+    assert not isinstance(found, NamedTemplates)
     return found
 
 
@@ -103,7 +114,7 @@ def calls(work: Callable[[], Any]) -> int:
 
 
 class Reading(SynchronousTestCase):
-    """`template_search.find_templates` and `NamedTemplates.fill`."""
+    """`request_search.read_request` and `NamedTemplates.fill`."""
 
     @given(sampled_from(sorted(FORMATS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 60_000))
     @example("/v1/messages", "object", "tools", 1000)  # each tool is converted
@@ -122,13 +133,32 @@ class Reading(SynchronousTestCase):
                 once, twice = (calls(partial(read, path, body_of(unit, name, size))) for size in (4000, 8000))
                 self.assertLess(twice, 2.3 * once + 500, (path, unit))
 
+    @given(sampled_from(sorted(GATED_CHATS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 60_000))
+    @settings(max_examples=60, derandomize=True, deadline=None)
+    def test_learned_in_proportion(self, path: str, unit: str, name: str, size: int) -> None:
+        """The same bounds hold for a chat that is only learned from, and its result is small enough to be handed on."""
+        body = body_of(unit, name, size)
+        work = partial(learn, path, body)
+        found = work()
+        self.assertLess(memory(work), BYTES_FOR_EACH * len(body) + 50_000)
+        self.assertLess(calls(work), CALLS_FOR_EACH * len(body) + 2000)
+        # One digest for each message, a body's smallest message being `{},`.
+        self.assertLess(len(pickle.dumps(found)), 30 * len(body) + 2000)
+
+    def test_learned_twice_the_size(self) -> None:
+        """A chat of twice the size that is only learned from takes twice the work, and not four times."""
+        for path in sorted(GATED_CHATS):
+            for unit, name in product(sorted(UNITS), ("messages", "input", "tools")):
+                once, twice = (calls(partial(learn, path, body_of(unit, name, size))) for size in (4000, 8000))
+                self.assertLess(twice, 2.3 * once + 500, (path, unit))
+
     def test_many_templates(self) -> None:
         """Three hundred templates make it no slower than three."""
         many = [*TEMPLATES, *(Template.of(f"@t{number}", Path("/t")) for number in range(300))]
         body = body_of("word", "prompt", 4000)
 
         def work(known: list[Template]) -> int:
-            return calls(lambda: template_search.find_templates(body, "/completion", known))
+            return calls(lambda: request_search.read_request(body, "/completion", known, None))
 
         self.assertLess(work(many), work(TEMPLATES) + 30 * len(many))
 
@@ -140,6 +170,7 @@ class Serving(WorldTest):
         """Have a proxy whose llama-server says the same to all of them."""
         super().setUp()
         self.built = self.ready_world({"s": "[<{message}>]"})
+        self.built.parts.reader.learn_minimum = 0
         self.built.llama_server.answers = {path: {} for path in FORMATS}
 
     @given(sampled_from(sorted(FORMATS)), sampled_from(sorted(UNITS)), sampled_from(LISTS), integers(1000, 300_000))

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
-from bioproxy.http.request_body import PORTION_SIZE, SHORT_BODY
+from twisted.internet.defer import Deferred
+
+from bioproxy.http.request_body import PORTION_SIZE, SHORT_BODY, RequestBody
+from bioproxy.prompts import request_search
 from bioproxy.prompts.api_formats import UNGATED
-from bioproxy.prompts.template_search import MOST_FILLED
+from bioproxy.prompts.chat_request import ChatRequest
+from bioproxy.prompts.filling import NamedTemplates
+from bioproxy.prompts.template_search import MOST_FILLED, may_name_template
+from bioproxy.proxy.request_reader import RequestReader
+from bioproxy.runtime.errors import ProxyError, TooComplex, TooDeep, Unavailable
 from bioproxy.runtime.spool import SMALL
-from tests.support.world import CODE, World, WorldTest
+from tests.support.world import CODE, World, WorldTest, read_here
 
 CHAT = "/v1/chat/completions"
 MESSAGE = {"role": "user", "content": "@code why?"}
@@ -133,6 +142,129 @@ class Sizes(WorldTest):
         call = world.send("POST", CHAT, source)
         self.assertEqual(503, call.status)
         self.assertIn("temporary file", call.json()["error"]["message"])
+
+
+def chat_body(words: str, size: int = 0) -> bytes:
+    """Return a chat of at least `size` bytes."""
+    return json.dumps({"messages": [{"role": "user", "content": words}], "x": "x" * size}).encode()
+
+
+class Learning(WorldTest):
+    """`RequestReader.find` of a chat that names no template."""
+
+    def setUp(self) -> None:
+        """Have a reader with a template, which counts what the worker is asked."""
+        super().setUp()
+        self.built = self.ready_world()
+        self.asked: list[Callable[..., Any]] = []
+        self.fails: dict[Callable[..., Any] | None, ProxyError] = {}
+        self.reader = RequestReader(self.built.poller, self.elsewhere, 1 << 20, 1000)
+
+    def without_templates(self) -> None:
+        """Have a reader that knows no template."""
+        world = self.ready_world({}, state_dir=self.folder / "other")
+        self.reader = RequestReader(world.poller, self.elsewhere, 1 << 20, 1000)
+
+    async def elsewhere(self, function: Callable[..., Any], descriptor: int, *args: Any) -> Any:
+        """Do what the worker does, or fail."""
+        self.asked.append(function)
+        error = self.fails.get(function, self.fails.get(None))
+        if error is not None:
+            raise error
+        return await read_here(function, descriptor, *args)
+
+    def start(self, content: bytes, path: str = CHAT) -> Deferred[NamedTemplates | ChatRequest | None]:
+        """Begin to find what is in a body, which is kept as a body that has arrived."""
+        file = SpooledTemporaryFile(SMALL)  # noqa: SIM115  (closed by the cleanup)
+        self.addCleanup(file.close)
+        file.write(content)
+        return Deferred.fromCoroutine(self.reader.find(path, RequestBody(file)))
+
+    def find(self, content: bytes, path: str = CHAT) -> NamedTemplates | ChatRequest | None:
+        """Return what is found in a body."""
+        return self.successResultOf(self.start(content, path))
+
+    def failure(self, content: bytes, *kinds: type[Exception]) -> None:
+        """Check that reading a body fails in one of these ways."""
+        self.failureResultOf(self.start(content), *kinds)
+
+    def test_kinds(self) -> None:
+        """A body of any size is read, a large one by the worker; templates are found before anything is learned."""
+        for size in (1000, 2 * SHORT_BODY):
+            self.assertIsInstance(self.find(chat_body("hello", size)), ChatRequest)
+            self.assertIsInstance(self.find(chat_body("@code x", size)), NamedTemplates)
+        self.assertEqual(2, len(self.asked))
+        self.assertIsNone(self.find(chat_body("hello", 100)))
+        self.assertIsInstance(self.find(chat_body("@code x", 100)), NamedTemplates)
+
+    def test_changed(self) -> None:
+        """The minimum may be changed at any time, and nothing is learned without one."""
+        for least, kind in ((None, type(None)), (0, ChatRequest), (1 << 20, type(None))):
+            self.reader.learn_minimum = least
+            self.assertIsInstance(self.find(chat_body("hello", 100)), kind)
+        self.assertIsNone(RequestReader(self.built.poller, self.elsewhere, 1 << 20).learn_minimum)
+        self.assertIsNone(self.built.parts.reader.learn_minimum)
+
+    def test_no_detour(self) -> None:
+        """A large body from which nothing can be found is not handed to the worker."""
+        self.reader = RequestReader(
+            self.ready_world({}, state_dir=self.folder / "other").poller, self.elsewhere, 1 << 20, 1000
+        )
+        self.assertIsNone(self.find(chat_body("hello", 2 * SHORT_BODY), "/completion"))
+        self.assertIsNone(self.find(chat_body("hello", 2 * SHORT_BODY), "/v1/messages/count_tokens"))
+        self.reader.learn_minimum = None
+        self.assertIsNone(self.find(chat_body("hello", 2 * SHORT_BODY)))
+        self.assertEqual([], self.asked)
+
+    def test_worker_fails(self) -> None:
+        """If the worker cannot read a body, the request goes on if it cannot name a template, and else fails."""
+        hello, named = (chat_body(words, 2 * SHORT_BODY) for words in ("hello", "@code x"))
+        for error in (TooComplex("too much"), Unavailable("no process")):
+            # The worker works again when it is asked the simpler question.
+            self.fails = {request_search.read_request: error}
+            self.assertIsNone(self.find(hello))
+            self.assertEqual([request_search.read_request, may_name_template], self.asked[-2:])
+            self.failure(named, type(error))
+            # It never does.  The client of a body that may name a template has to be told.
+            self.fails = {None: error}
+            self.failure(hello, type(error))
+
+    def test_worker_fails_without_templates(self) -> None:
+        """Where there are no templates no body can name one, and no failure of the worker stops a request."""
+        self.reader = RequestReader(
+            self.ready_world({}, state_dir=self.folder / "other").poller, self.elsewhere, 1 << 20, 1000
+        )
+        for error in (TooComplex("too much"), Unavailable("no process")):
+            self.fails = {None: error}
+            self.assertIsNone(self.find(chat_body("@code x", 2 * SHORT_BODY)))
+        self.assertEqual([request_search.read_request] * 2, self.asked)
+
+    def test_no_room(self) -> None:
+        """Nor does a temporary file that cannot be written."""
+        self.reader = RequestReader(
+            self.ready_world({}, state_dir=self.folder / "other").poller, self.elsewhere, 1 << 20, 1000
+        )
+        self.patch(tempfile, "tempdir", str(self.folder / "gone"))
+        self.assertIsNone(self.find(chat_body("hello", 2 * SHORT_BODY)))
+        self.assertEqual([], self.asked)
+
+    def test_too_deep(self) -> None:
+        """What nests too deep is refused if it may name a template, as short bodies and as large ones."""
+        for levels in (5000, 200_000):
+            deep = b', "y": ' + b"[" * levels + b"]" * levels + b"}"
+            self.assertIsNone(self.find(chat_body("hello", 1000)[:-1] + deep))
+            self.failure(chat_body("@code x", 1000)[:-1] + deep, TooDeep)
+
+    def test_proxy(self) -> None:
+        """A chat from which something may be learned is sent on byte for byte."""
+        self.built.parts.reader.learn_minimum = 0
+        for size in (0, 2 * SHORT_BODY):
+            content = b" " + chat_body("hello \u00e9", size).replace(b": ", b" :")
+            call = self.built.send("POST", CHAT, content)
+            for _ in range(40):
+                self.built.advance(0)
+            self.assertEqual(200, call.status)
+            self.assertIn(content, [raw for _, _, raw in self.built.llama_server.raw])
 
 
 class Ungated(WorldTest):

@@ -199,6 +199,17 @@ class Requests(SpoolTest, RawTest):
             self.assertIsNone(self.built.gate.busy)
             self.assertEqual(200, self.built.chat("@code why?").status)
 
+    def test_read_for_learning(self) -> None:
+        """One that need not be read is sent all the same, whole, where no template is known that it could name."""
+        self.built.poller.templates.clear()
+        self.built.parts.reader.learn_minimum = 0
+        for name, (break_it, _) in self.ways().items():
+            break_it()
+            question = {"messages": [{"role": "user", "content": name}], "x": "x" * SHORT_BODY}
+            body = json.dumps(question).encode()
+            self.assertEqual(200, self.built.send("POST", CHAT, body).status, name)
+            self.assertIn(body, [raw for _, _, raw in self.built.llama_server.raw])
+
     def test_one_line(self) -> None:
         """Many refused requests are one line in the log, apart from each request's own."""
         self.gone()

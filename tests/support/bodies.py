@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 from bioproxy.http.request_body import RequestBody, portions
+from bioproxy.prompts import request_search
+from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.filling import NamedTemplates
-from bioproxy.prompts.templates import TemplateText
+from bioproxy.prompts.templates import Template, TemplateText
 
 
 def body(content: bytes) -> RequestBody:
     """Return a body that has come."""
     return RequestBody(BytesIO(content))
+
+
+def named_templates(path: str, source: bytes, templates: Sequence[Template]) -> NamedTemplates | None:
+    """Return the templates that a request names; nothing is learned from those that name none."""
+    found = request_search.search_json(path, source, templates)
+    assert not isinstance(found, ChatRequest)
+    return found
 
 
 def filled_body(
