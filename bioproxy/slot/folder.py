@@ -20,18 +20,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from bioproxy.prompts.prompt_ids import LEARNED
 from bioproxy.prompts.templates import COARSEST_FILE_CLOCK
 from bioproxy.runtime.errors import ConfigError
-from bioproxy.slot.record import NAMES, Snapshot, names_of
+from bioproxy.slot.snapshot import NAMES, Snapshot, names_of
 
 MAGIC = b"qsgg"
 """What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC, as it stands in the file)."""
+
+LEARNED_FILE = re.compile(rf"{LEARNED.pattern}(\.chat|\.part)?(\.new)?\.bin", re.ASCII)
+"""The names of slot files of learned prompts and of conversations."""
 
 RESERVE = 64 << 20
 """Bytes that a save must leave free on the disk: 64 MiB.
@@ -162,26 +168,32 @@ class SlotFolder:
         return True
 
     def remove_leftovers(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
-        """Remove slot files with the names of these templates that are not in use; return which."""
-        # By names, not by what the folder holds: whatever else is there is none of our business.
-        # Both names of each kind are looked for: which of the two is the leftover depends on where
-        # a save was broken off.
+        """Remove slot files of these templates and of learned prompts that are not in use; return which."""
+        # Templates' files are found by their names, because only those that are configured are known to be bioproxy's.
+        # Both names of each kind are tried: which of the two is the leftover depends on where a save was broken off.
         keep = set(in_use)
-        ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
-        # `remove` looks into each file before, and most of them are not there at all.
+        ours = [file for name in templates for kind in NAMES for file in names_of(name, kind)]
+        # Learned prompts and conversations have names that nobody else would give a file, so they are found by what the
+        # folder has.
+        with suppress(OSError):  # `warnings` tells what is wrong with the folder
+            ours += [file for file in os.listdir(self.path) if LEARNED_FILE.fullmatch(file)] if self.path else []
+        # `remove` looks into each file before, and most of those by name are not there at all.
         return [file for file in ours if file not in keep and self.remove(file)]
 
     def has_room(self, size: int) -> bool:
         """Tell whether a file of so many bytes can be written and leave the disk usable."""
-        # Roughly: other programs write to the disk meanwhile.  That is what the reserve is for,
-        # too.
+        return self.missing_bytes(size) == 0
+
+    def missing_bytes(self, size: int) -> int:
+        """Return how many bytes must become free before a file of `size` bytes can be written; 0 if none."""
+        # Only roughly, because other programs write to the disk meanwhile.  The reserve covers that, too.
         if self.path is None:
-            return True
+            return 0
         try:
-            return self._free(self.path) >= size + RESERVE
+            return max(0, size + RESERVE - self._free(self.path))
         except OSError:
-            # The save itself will tell what is wrong, in better words than could be found here.
-            return True
+            # The save itself will fail then, with a better explanation than could be found here.
+            return 0
 
     def warnings(self) -> Iterator[str]:
         """Yield what is wrong or unwise about the folder, in sentences for operators."""
