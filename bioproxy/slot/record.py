@@ -113,6 +113,10 @@ class SnapshotRecord:
         entry = self.get(name, kind)
         return None if entry is None else self._uses.of((name, kind), entry)
 
+    def was_used(self, id: Id, entry: Snapshot) -> bool:
+        """Tell whether a file was used since it was saved.  Quicker than `uses`, for those who look through many."""
+        return self._uses.was_used(id, entry)
+
     # Changes.  Each is done, in memory and on the disk, when the call returns.
 
     def free_name(self, name: str, kind: str) -> str:

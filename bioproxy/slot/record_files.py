@@ -79,9 +79,11 @@ class RecordFiles:
         Entries of earlier formats are written in this one first.  What cannot be read is skipped, with one line in the
         log for all of them: it costs warm-ups, and nothing else.
         """
+        # First what an earlier version left: after that there is only one format to read.
         self._take_over()
         found: dict[Id, Snapshot] = {}
         broken: list[str] = []
+        # By what the folder has, in any order; whoever needs an order sorts by the time of use.
         try:
             files = self._state.names(FOLDER)
         except OSError as error:
@@ -92,6 +94,8 @@ class RecordFiles:
                 # The draft of a write that a crash broke off.  The folder is locked, so nobody is writing it now.
                 self._to_remove.add(file)
             elif file.endswith(".json") and file != USES:
+                # Each entry by itself.  A disk that lost one file, or an operator's mistake in it, costs one warm-up.
+                # The broken file stays for the operator to look at, until the entry is written anew.
                 try:
                     entry = self._entry(file, self._state.read_strictly(file))
                 except (OSError, *MALFORMED):
@@ -108,12 +112,14 @@ class RecordFiles:
 
     def _entry(self, file: str, content: Any) -> dict[Id, Snapshot]:
         """Return the entry in a file's content; none if it is of a newer bioproxy.  Raises one of `MALFORMED`."""
+        # `content` may be any JSON.  Whatever is not an object fails in this line, with one of the errors named above.
         name, kind, number = content.pop("prompt"), content.pop("kind"), content.pop("format")
         # The file's name must be the one that bioproxy would choose.  A copy of an entry under another name would stay
         # when the entry is removed.
         if file_of(name, kind) != file:
             raise ValueError(file)
         if number > FORMAT or kind not in NAMES:
+            # Its slot file must not be taken for a stray, so the name is kept; that field has been there always.
             self.newer[name, kind] = str(content.get("filename", ""))
             return {}
         if number < FORMAT:
@@ -122,11 +128,14 @@ class RecordFiles:
 
     def _same_model(self, fields: Any) -> Model:
         """Return the model in these fields, the same object for equal ones.  Raises one of `MALFORMED`."""
+        # A model is some hundred bytes and ten numbers; ten thousand copies of it would be some megabytes.
         model = Model.from_json(fields)
         return self._models.setdefault(model, model)
 
     def write(self, name: str, kind: str, entry: Snapshot) -> None:
         """Write an entry, replacing the one before.  Raises `OSError`, and then that one is still there."""
+        # What must be gone goes first.  If that fails, this fails, although it might have succeeded: a disk that cannot
+        # forget must not remember either, or a restart would find two truths.
         self._remove_pending()
         content = {"format": FORMAT, "prompt": name, "kind": kind, **entry.to_json()}
         # On one line: an entry is looked at by people now and then, and written with each save.
@@ -135,6 +144,7 @@ class RecordFiles:
 
     def remove(self, ids: Iterable[Id]) -> None:
         """Remove entries; missing ones are no error.  Raises `OSError`; then they are removed before the next write."""
+        # Noted before it is tried, so an error in the middle leaves all of them noted.
         for name, kind in ids:
             self._to_remove.add(file_of(name, kind))
             self.newer.pop((name, kind), None)
@@ -142,6 +152,7 @@ class RecordFiles:
 
     def _remove_pending(self) -> None:
         """Remove the files that must be gone.  Raises `OSError`; then they must be gone still."""
+        # Files that are gone already are no error for `remove`, so after a failure half way all are simply tried again.
         if self._to_remove:
             self._state.remove(*self._to_remove)
             self._to_remove.clear()
@@ -159,6 +170,7 @@ class RecordFiles:
 
         A crash in between is harmless: the next start finds the old file again and writes the same entries once more.
         """
+        # `read` returns an empty object for a missing file, which is the case at every start but one.
         content = self._state.read(OLD_RECORD)
         if content == {}:
             return
@@ -206,6 +218,7 @@ def file_of(name: str, kind: str) -> str:
 
 def in_format_2(content: Any) -> Iterator[tuple[str, str, Any]]:
     """Yield id, kind and fields of all entries in a record of format 2.  Raises one of `MALFORMED`."""
+    # A generator, so a malformed entry raises where the others are collected, and one ``except`` is enough.
     for each in content["files"]:
         yield each["prompt"], each["kind"], {name: each[name] for name in each if name not in ("prompt", "kind")}
 

@@ -60,6 +60,7 @@ class RecordIndex:
     """The entries that are no conversations."""
 
     def __init__(self) -> None:
+        # `dict` keeps the order of insertion, which is what those see who go through all entries.
         self.entries: dict[Id, Snapshot] = {}
         self.prompts = {}
         self.totals = {each: Totals() for each in CLASSES}
@@ -74,15 +75,18 @@ class RecordIndex:
 
     def put(self, id: Id, entry: Snapshot) -> None:
         """Add or replace an entry.  A new one comes last in the order of use; a replaced one stays where it was."""
+        # The old entry is counted out as it was, since its size, its pin or its conversation may be other ones.
         kept = self.entries.get(id)
         if kept is not None:
             self._count(id, kept, -1)
         self.entries[id] = entry
         self._count(id, entry, 1)
+        # `setdefault` adds at the end and leaves alone what is there: a changed pin or file name is no use.
         self._order[class_of(*id)].setdefault(id)
 
     def drop(self, id: Id) -> None:
         """Remove an entry, if there is one."""
+        # An unknown entry is no error.  It may have been dropped while a coroutine waited for llama-server.
         entry = self.entries.pop(id, None)
         if entry is not None:
             self._count(id, entry, -1)
@@ -94,6 +98,8 @@ class RecordIndex:
 
     def least_recently_used(self, of_class: str) -> Iterator[tuple[Id, Snapshot]]:
         """Yield the entries of a class, least recently used first.  Nothing may change meanwhile."""
+        # A generator over the order itself, not over a copy: most callers want only the first few of thousands.  An
+        # `OrderedDict` that changes meanwhile raises `RuntimeError`, so a mistake is noticed.
         for id in self._order[of_class]:
             yield id, self.entries[id]
 
@@ -107,6 +113,7 @@ class RecordIndex:
         # Longest first, so the first hit is the best.  One digest is computed for each length that occurs.
         longest = len(turns.message_digests)
         for length in sorted((each for each in self._lengths if 0 < each <= longest), reverse=True):
+            # Not only a digest of messages: the texts of the templates filled into them are part of it.
             beginning = turns.first_messages(length)
             for name in reversed(self._names.get((length, beginning.digest), {})):
                 entry = self.entries[name, CHAT]
@@ -116,6 +123,7 @@ class RecordIndex:
 
     def _count(self, id: Id, entry: Snapshot, sign: int) -> None:
         """Count an entry in (`sign` 1) or out (-1), in everything but `entries` and the order."""
+        # One method for both directions, so that whatever is counted in is counted out again.
         name, kind = id
         self.totals[class_of(name, kind)].add(entry, sign)
         if kind != CHAT:

@@ -12,7 +12,7 @@ Pure but for the dictionary of uses.  Does not know files, sizes or limits.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bioproxy.slot.record_index import Id
@@ -56,6 +56,12 @@ class RecordUses:
         # Most entries are never used again.  They need no place in memory or on the disk.
         return self._uses.get(id) or Uses(0, entry.saved_at, entry.saved_at)
 
+    def was_used(self, id: Id, entry: Snapshot) -> bool:
+        """Tell whether a file was used since it was saved."""
+        # A save sets the time of the last use to its own, so any other time is that of a later use.
+        uses = self._uses.get(id)
+        return uses is not None and uses.last_used != entry.saved_at
+
     def used(self, id: Id, entry: Snapshot, now: str) -> None:
         """Count a use, now."""
         uses = self.of(id, entry)
@@ -75,7 +81,8 @@ class RecordUses:
 
     def to_json(self) -> Any:
         """Return what `load` reads."""
-        return {".".join(id): asdict(uses) for id, uses in self._uses.items()}
+        # `vars` and not `asdict`, which copies each value and takes ten times as long: nobody may wait for this.
+        return {".".join(id): vars(uses) for id, uses in self._uses.items()}
 
     def load(self, content: Any, known: dict[Id, Snapshot]) -> None:
         """Take over what was written, for the entries that are known; anything else is ignored."""

@@ -29,9 +29,9 @@ or when something is saved.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.logger import Logger
 
@@ -54,9 +54,11 @@ doubled, a burst of conversations that nobody continues displaces useful files f
 """
 
 
-@dataclass(frozen=True)
-class Held:
-    """A file, as far as it matters for what is to be removed."""
+class Held(NamedTuple):
+    """A file, as far as it matters for what is to be removed.
+
+    A named tuple, because ten thousand of them may be made during one save, and frozen dataclasses take longer.
+    """
 
     id: Id
     """Id and kind."""
@@ -127,6 +129,7 @@ class Shelf:
         prompts_limit: int,
         conversations_limit: int,
     ) -> None:
+        # Two plain attributes: a reload assigns new values, and then calls `within_limits`.
         self.prompts_limit = prompts_limit
         self.conversations_limit = conversations_limit
         self._snapshots = snapshots
@@ -189,16 +192,18 @@ class Shelf:
 
     def _held(self, of_class: str) -> Iterable[Held]:
         """Yield the files of a class, least recently used first.  The record must not change meanwhile."""
+        was_used = self._snapshots.was_used
         for id, entry in self._snapshots.least_recently_used(of_class):
-            uses = self._snapshots.uses(*id)
-            # A use is written down with the time at which it happened, and a save is the first one.
-            used = uses is not None and uses.last_used != entry.saved_at
-            yield Held(id, entry.size, entry.pinned, epoch(entry.saved_at), used)
+            yield Held(id, entry.size, entry.pinned, epoch(entry.saved_at), was_used(id, entry))
 
     def _remove(self, of_class: str, ids: list[Id]) -> None:
         """Remove files.  Raises `OSError` if the record cannot be written; then no file was removed."""
+        # The names first, since afterwards the record does not have them any more.
         files = [entry.filename for id in ids if (entry := self._snapshots.get(*id)) is not None]
+        # All entries with one flush of the disk.  After a limit was lowered there may be thousands of them.
         self._snapshots.drop_all(ids)
+        # A file that cannot be removed (missing, or no slot file at all) is no error: what counts is that nothing uses
+        # it any more.
         for file in files:
             self._folder.remove(file)
         self._metrics.shelf_removed.labels(of_class).inc(len(files))
@@ -212,6 +217,7 @@ class Shelf:
 
         Raises `OSError` if the record cannot be written.
         """
+        # Not counted as removed by the shelf: somebody wanted it.  The order is the same, record first.
         ids = [(name, kind) for kind in NAMES if self._snapshots.get(name, kind) is not None]
         files = [entry.filename for id in ids if (entry := self._snapshots.get(*id)) is not None]
         self._snapshots.drop_all(ids)
@@ -224,6 +230,8 @@ class Shelf:
 
         Raises `OSError` if the record cannot be written.
         """
+        # One entry after the other; a crash in between leaves some of them pinned, which hurts nobody.  Written only
+        # where something changes, because each write waits for the disk.
         found = [(kind, entry) for kind in NAMES if (entry := self._snapshots.get(name, kind)) is not None]
         for kind, entry in found:
             if entry.pinned != pinned:
@@ -250,11 +258,13 @@ class Shelf:
         self._snapshots.drop_all([(name, kind), (new_name, kind)])
         if replaced is not None:
             self._folder.remove(replaced.filename)
+        # A crash from here on leaves a file without an entry, under the old name or the new one.
         filename = names_of(new_name, kind)[0]
         if self._folder.rename(entry.filename, filename):
             self._snapshots.put(new_name, kind, replace(entry, filename=filename), uses)
             return True
-        # The file is missing or the folder is read-only.  A file that is as it was may be used as before.
+        # `rename` tells only that it failed.  The file is missing or the folder is read-only.  A file that is as it was
+        # may be used as before.
         if self._folder.is_intact(entry):
             self._snapshots.put(name, kind, entry, uses)
         return False

@@ -80,6 +80,7 @@ class Snapshot:
 
     def is_same_file(self, other: Snapshot) -> bool:
         """Tell whether both describe the same file, perhaps under another name or for another key."""
+        # Name, key and pin can change while the file's content stays.  What is compared here changes with each save.
         mine, theirs = ((each.saved_at, each.tokens, each.size, each.written_at) for each in (self, other))
         return mine == theirs
 
@@ -130,6 +131,7 @@ def class_of(name: str, kind: str) -> str:
     """Return the class of a file: conversations are one, whoever they belong to; prompts are templates or learned."""
     if kind == CHAT:
         return CONVERSATION
+    # By the name alone: no template may be called like a learned prompt (`bioproxy.settings`).
     return PROMPT if is_learned(name) else TEMPLATE
 
 
