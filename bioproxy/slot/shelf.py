@@ -28,7 +28,7 @@ or when something is saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -71,6 +71,10 @@ class Held(NamedTuple):
     used: bool
     """Whether it was used since."""
 
+    def rank(self, keep: Id | None, now: float) -> int:
+        """Return 0 for a file that goes first, 1 for a protected one, and 2 for the file `keep`."""
+        return 2 if self.id == keep else int(self.protected(now))
+
     def protected(self, now: float) -> bool:
         """Whether its first hour is not over yet and nobody has used it.  `now` is in seconds since 1970."""
         # Either side of now: a file "of the future" was saved before the wall clock was set back.
@@ -80,30 +84,34 @@ class Held(NamedTuple):
 def to_remove(entries: Iterable[Held], excess: int, keep: Id | None, now: float) -> list[Id]:
     """Return which files are to be removed, in order, for `excess` bytes to become free, or as many as possible.
 
-    `entries` are all files of a class, least recently used first; no more of them are read than necessary.  `keep` is
-    the file that goes last, `now` the wall clock in seconds since 1970.
+    `entries` are all files of a class, least recently used first.  No more of them are read than necessary, but they
+    may be read up to three times.  `keep` is the file that goes last, `now` the wall clock in seconds since 1970.
     """
     removed: list[Id] = []
-    protected: list[Held] = []
-    # The files that go first are mostly at the front, as new files are at the end.  So this loop ends after as many
-    # steps as files go, plus those that are pinned or protected and were not used for longer.
-    for each in entries:
-        if excess <= 0:
-            break
-        if each.pinned:
-            continue
-        if each.id == keep or each.protected(now):
-            protected.append(each)
-        else:
-            removed.append(each.id)
-            excess -= each.size
-    # Only where all others were not enough.  Sorting is stable, so those that are not `keep` stay in the order of use.
-    for each in sorted(protected, key=lambda each: each.id == keep):
-        if excess <= 0:
-            break
-        removed.append(each.id)
-        excess -= each.size
+    # One round for each rank: unprotected files, protected ones, and the one that goes last.  The files that go first
+    # are mostly at the front, so a round ends after few steps.  Only where all files are protected a whole round is in
+    # vain; nothing is collected in it, as thousands of new objects would have Python collect garbage meanwhile.
+    for rank in range(3):
+        for each in entries:
+            if excess <= 0:
+                return removed
+            if not each.pinned and each.rank(keep, now) == rank:
+                removed.append(each.id)
+                excess -= each.size
     return removed
+
+
+class HeldFiles:
+    """All files of a class, least recently used first, to be read any number of times while the record stays."""
+
+    def __init__(self, snapshots: SnapshotRecord, of_class: str, without: Id | None = None) -> None:
+        self._snapshots, self._class, self._without = snapshots, of_class, without
+
+    def __iter__(self) -> Iterator[Held]:
+        was_used = self._snapshots.was_used
+        for id, entry in self._snapshots.least_recently_used(self._class):
+            if id != self._without:
+                yield Held(id, entry.size, entry.pinned, epoch(entry.saved_at), was_used(id, entry))
 
 
 class Shelf:
@@ -171,7 +179,7 @@ class Shelf:
             totals = [self._snapshots.totals(each) for each in (CONVERSATION, PROMPT)]
             if missing > sum(each.bytes - each.pinned for each in totals):
                 return False
-            others = (each for each in self._held(of_class) if each.id != keep)
+            others = HeldFiles(self._snapshots, of_class, without=keep)
             self._remove(of_class, to_remove(others, missing, None, self._snapshots.now()))
         return self._folder.has_room(size)
 
@@ -184,17 +192,11 @@ class Shelf:
             limit = self.limit(of_class)
             excess = 0 if limit is None else self._snapshots.totals(of_class).bytes - limit
             if excess > 0:
-                ids = to_remove(self._held(of_class), excess, just_saved, self._snapshots.now())
+                ids = to_remove(HeldFiles(self._snapshots, of_class), excess, just_saved, self._snapshots.now())
                 try:
                     self._remove(of_class, ids)
                 except OSError as error:
                     self.log.error("the record of slot files cannot be written: {error}", error=error)
-
-    def _held(self, of_class: str) -> Iterable[Held]:
-        """Yield the files of a class, least recently used first.  The record must not change meanwhile."""
-        was_used = self._snapshots.was_used
-        for id, entry in self._snapshots.least_recently_used(of_class):
-            yield Held(id, entry.size, entry.pinned, epoch(entry.saved_at), was_used(id, entry))
 
     def _remove(self, of_class: str, ids: list[Id]) -> None:
         """Remove files.  Raises `OSError` if the record cannot be written; then no file was removed."""

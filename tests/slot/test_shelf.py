@@ -66,7 +66,7 @@ class Deciding(SynchronousTestCase):
             ([held("edge", saved_at=NOW - SECOND_CHANCE), old], 10, "", "edge"),
         ]
         for entries, excess, keep, expected in cases:
-            found = to_remove(iter(entries), excess, (keep, CHAT), NOW)
+            found = to_remove(entries, excess, (keep, CHAT), NOW)
             self.assertEqual(expected.split(), [name for name, _ in found], (entries, excess, keep))
 
     def test_reads_no_more_than_needed(self) -> None:
