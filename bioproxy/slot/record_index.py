@@ -42,6 +42,7 @@ class Totals:
 
     def add(self, entry: Snapshot, sign: int) -> None:
         """Count an entry in (`sign` 1) or out (-1)."""
+        # `pinned` is a `bool`, which counts as 0 or 1.
         self.files += sign
         self.bytes += sign * entry.size
         self.pinned += sign * entry.size * entry.pinned
@@ -94,6 +95,8 @@ class RecordIndex:
 
     def used(self, id: Id) -> None:
         """Move an entry to the end of the order of use."""
+        # One change of a linked list, which is why nothing is sorted by time.  Times are only for people, for the next
+        # start, and for the shelf's protection of new files.
         self._order[class_of(*id)].move_to_end(id)
 
     def least_recently_used(self, of_class: str) -> Iterator[tuple[Id, Snapshot]]:
@@ -117,6 +120,7 @@ class RecordIndex:
             beginning = turns.first_messages(length)
             for name in reversed(self._names.get((length, beginning.digest), {})):
                 entry = self.entries[name, CHAT]
+                # Asked only for a match, because it may ask the disk: mostly once for each request.
                 if usable(name, entry):
                     return name, entry
         return None
@@ -127,6 +131,7 @@ class RecordIndex:
         name, kind = id
         self.totals[class_of(name, kind)].add(entry, sign)
         if kind != CHAT:
+            # A prompt has no conversation, and nothing else to be found by but its marks, which are in the entry.
             if sign > 0:
                 self.prompts[id] = entry
             else:
@@ -134,6 +139,8 @@ class RecordIndex:
         elif entry.conversation is not None:
             conversation = entry.conversation.length, entry.conversation.digest
             self._lengths[conversation[0]] += sign
+            # Adding a name that was there moves nothing, but each replacement counts the old entry out first, so the
+            # latest name is last.
             if sign > 0:
                 self._names.setdefault(conversation, {})[name] = None
                 return

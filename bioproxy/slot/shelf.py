@@ -154,6 +154,7 @@ class Shelf:
         """Return the limit of a class in bytes, `None` where there is none."""
         if self._folder.path is None:
             return None
+        # Without a visible folder no file could be removed, and a record without its file would help nobody.
         return {PROMPT: self.prompts_limit, CONVERSATION: self.conversations_limit}.get(of_class)
 
     def accepts(self, name: str, kind: str, size: int) -> bool:
@@ -190,6 +191,7 @@ class Shelf:
         """
         for of_class in (PROMPT, CONVERSATION):
             limit = self.limit(of_class)
+            # Two numbers that are there already.  While a class is within its limit, this is all that a save costs.
             excess = 0 if limit is None else self._snapshots.totals(of_class).bytes - limit
             if excess > 0:
                 ids = to_remove(HeldFiles(self._snapshots, of_class), excess, just_saved, self._snapshots.now())
@@ -243,6 +245,7 @@ class Shelf:
     def is_pinned(self, name: str, kind: str) -> bool:
         """Tell whether a new file of this id and kind is pinned, because the one that it replaces is."""
         # The beginning of a prompt and the whole prompt replace each other.  A conversation is a thing of its own.
+        # Otherwise the pin of a template's conversation would be inherited by each later one.
         kinds = (CHAT,) if kind == CHAT else (PREFIX, PART)
         return any(entry.pinned for each in kinds if (entry := self._snapshots.get(name, each)) is not None)
 
