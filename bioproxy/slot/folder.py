@@ -1,17 +1,15 @@
-"""llama-server's slot folder as this host sees it, if this host sees it.
+"""llama-server's slot folder, where it is visible to this host.
 
-llama-server never checks or removes a file there.  Where `slot_save_path` is set, bioproxy does: it
-compares what is on the disk with what was recorded, gives files their usual names, removes what it
-has left behind itself, and looks whether there is room before it asks for another file.  Where it
-is not set, the folder may be on another machine.  Then every question is answered as if all were
-well, and nothing is changed.
+llama-server never checks or removes a file there.  If `slot_save_path` is set, bioproxy does.  It compares files on the
+disk with the record, gives files their usual names, removes its own leftovers, and checks for free space before a save.
+If `slot_save_path` is not set, the folder may be on another machine.  Then every question is answered as if all files
+were in order, and nothing is changed.
 
-Files here are llama-server's, and the folder may hold files of other people.  So nothing is removed
-that does not have a name of ours and begin as slot files do.
+The folder may hold files of other programs.  So a file is removed only if it has one of bioproxy's names and begins as
+slot files do.
 
-Plain synchronous calls: looking at a few files takes microseconds, less than a thread would cost.
-They would block the one thread of Twisted on a network disk that hangs; slot files belong on a
-local one, for llama-server's sake as well.
+The calls are synchronous: a look at a few files takes microseconds, less than a thread would cost.  On a network disk
+that hangs they would block Twisted's one thread; slot files belong on a local disk, for llama-server's sake as well.
 
 Not known here: llama-server's calls, and the record.
 """
@@ -74,9 +72,8 @@ class SlotFolder:
 
     def open(self) -> None:
         """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it."""
-        # Two would write over each other's files, warm up again, and so on for ever.  The lock is
-        # the kernel's and belongs to the open file, so it is gone with the process, however that
-        # ends.
+        # Two bioproxies would overwrite each other's files and warm up again, without end.  The kernel holds the lock
+        # for the open file, so the lock ends with the process, however that ends.
         try:
             if self.path is not None:
                 self._lock = os.open(self.path, os.O_RDONLY)
@@ -92,8 +89,7 @@ class SlotFolder:
 
     def close(self) -> None:
         """Unlock the folder."""
-        # Closing the file that was locked is what unlocks it.  That file is the folder itself, so
-        # nothing of ours has to lie in it for that.
+        # Closing the locked file releases the lock.  That file is the folder itself, so no lock file is needed in it.
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -156,7 +152,7 @@ class SlotFolder:
         if self.path is None:
             return False
         try:
-            # A file of somebody else with one of our names would not begin like this.
+            # Another program's file with one of bioproxy's names would not begin like this.
             with open(self.path / filename, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
                     return False
