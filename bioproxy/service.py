@@ -11,6 +11,7 @@ above it in this tree::
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
+    |- uses       writes which slot files were used, every minute
     |- history    collects the numbers of the last hour, every 5 s
     |- events     updates open live pages
     |- worker     parses large requests in a second process
@@ -140,6 +141,8 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
             parts.shape_learning.load,
             lambda: parts.files.tidy_folder(parts.poller.templates),
         ),
+        # At the stop, before the folders are released: the uses since the last round of `uses_writing`.
+        (parts.snapshots.flush_uses,),
     )
     # Without an endpoint of its own, a port is TCP at the host and number that were configured.  Nothing is opened
     # here: the services do that, in the first half of the start.  The operator's port has no keys; what protects it is
@@ -173,6 +176,7 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         parts.watching,
         parts.polling,
         parts.warming,
+        parts.uses_writing,
         parts.history_taking,
         parts.events,
         *([parts.outside.worker] if parts.outside.worker is not None else []),

@@ -37,6 +37,7 @@ PARTS = [
     "watch",
     "poller",
     "warmer",
+    "uses",
     "history",
     "events",
     "worker",

@@ -48,6 +48,7 @@ from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings, templates_of
+from bioproxy.slot.record_uses import INTERVAL as USES_INTERVAL
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import INTERVAL as WARMUP_INTERVAL
@@ -186,7 +187,12 @@ def assemble(
     # signal SIGHUP knows it.
     # Tests that never reload hand in no `read_settings`; then nothing is ever new.
     reload = Reload(settings, read_settings or (lambda: settings), keys, takers)
-    # Everything of the lower half (`vars` gives the fields of a dataclass by name), and the rest by name.  The three
+
+    async def write_uses() -> None:
+        """Write which slot files were used.  A coroutine, because `Periodic` calls nothing else; it never waits."""
+        lower.snapshots.flush_uses()
+
+    # Everything of the lower half (`vars` gives the fields of a dataclass by name), and the rest by name.  The four
     # last ones make rounds of a function: `Periodic` calls it again only when the coroutine of the last call has ended,
     # logs its errors, and cancels it at a stop.
     return Parts(
@@ -215,4 +221,5 @@ def assemble(
         watching=Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         warming=Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
         history_taking=Periodic(reactor, HISTORY_INTERVAL, history.take, "history"),
+        uses_writing=Periodic(reactor, USES_INTERVAL, write_uses, "uses"),
     )

@@ -60,6 +60,7 @@ from bioproxy.slot.folder import SlotFolder, free_bytes
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -151,6 +152,8 @@ class SlotParts:
     """The record of slot files: which text and which model each is of."""
     folder: SlotFolder
     """llama-server's folder with the slot files, as far as it can be seen from here."""
+    shelf: Shelf
+    """Keeps the slot files within their limits."""
     reuse_check: ReuseCheck
     """Whether llama-server really reuses what was restored."""
     content: SlotContent
@@ -215,6 +218,8 @@ class Parts(SlotParts):
     """The rounds of `watch`."""
     warming: Periodic
     """The rounds of `warmer`."""
+    uses_writing: Periodic
+    """Writes down, now and then, which slot files were used."""
     history_taking: Periodic
     """The rounds of `history`."""
 

@@ -35,6 +35,7 @@ from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot.shelf import CONVERSATIONS_LIMIT, PROMPTS_LIMIT, Shelf
 from bioproxy.slot.slot import Slot
 
 
@@ -49,7 +50,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         ProcessWatch --> LlamaApi, ModelIdentity, Upstream (to give up)
         Slot ----------> SlotContent ------> LlamaApi    what the slot holds
              |---------> ConversationSaver > SlotFiles   what is worth a save
-             |---------> SlotFiles --------> LlamaApi, SnapshotRecord, SlotFolder
+             |---------> SlotFiles --------> LlamaApi, SnapshotRecord, SlotFolder, Shelf
              `---------> ReuseCheck                      whether it helped
         LlamaApi ------> Upstream ---------> the network
     """
@@ -84,7 +85,9 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     reuse_check, content = ReuseCheck(), SlotContent(llama)
     # Saves and restores go through here only, so the record and the disk cannot drift apart unnoticed.  It measures how
     # long a save takes, for everybody who has to decide whether one is worth it.
-    files = SlotFiles(llama, identity, snapshots, folder, metrics, speed, reuse_check, reactor)
+    # The shelf removes old files, so it needs both the record and the folder.
+    shelf = Shelf(snapshots, folder, metrics, PROMPTS_LIMIT, CONVERSATIONS_LIMIT)
+    files = SlotFiles(llama, identity, snapshots, folder, shelf, metrics, speed, reuse_check, reactor)
     # The saver decides whether a conversation is worth a save: it needs to know what the slot holds, how long a save
     # takes, and whether restored conversations are of use.
     saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations)
@@ -122,6 +125,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         gate=gate,
         snapshots=snapshots,
         folder=folder,
+        shelf=shelf,
         reuse_check=reuse_check,
         content=content,
         files=files,

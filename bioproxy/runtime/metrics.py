@@ -85,6 +85,10 @@ class Metrics:
         self.slot_saves = counter("slot_saves", "Saves of slot 0 to a file", "template", "result")
         self.slot_restores = counter("slot_restores", "Restores of slot 0 from a file", "template", "result")
         self.slot_bytes = counter("slot_bytes", "Bytes of slot files", "direction")
+        # All slot files together, by class: a template's prompt, a learned prompt, a conversation.
+        self.shelf_files = gauge("shelf_files", "Slot files", "kind")
+        self.shelf_bytes = gauge("shelf_bytes", "Bytes of all slot files", "kind")
+        self.shelf_removed = counter("shelf_removed", "Slot files removed to stay within a limit", "kind")
         # bioproxy and llama-server themselves.
         self.reactor_stall_seconds = seconds("reactor_stall_seconds", "Times over 50 ms that bioproxy stood still")
         self.upstream_up = gauge("upstream_up", "1 while llama-server answers with its model loaded")

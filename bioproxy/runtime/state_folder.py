@@ -20,6 +20,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -67,42 +68,76 @@ class StateFolder:
 
     def read(self, name: str) -> Any:
         """Return a file's content, decoded; an empty `dict` if the file is missing or cannot be read."""
-        file = self._path / name
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
+            return self.read_strictly(name)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, RecursionError) as error:
             # Not an error that ends the start: what the records say can be found out again, it only takes time.
-            # `RecursionError` is what Python raises for JSON that nests too deeply.
+            file = self._path / name
             self.log.warn("{file} cannot be read, bioproxy starts without it: {error}", file=file, error=error)
             return {}
 
-    def write(self, name: str, content: Any, durable: bool = True) -> None:
+    def read_strictly(self, name: str) -> Any:
+        """Return a file's content, decoded.  Raises `OSError`, `ValueError`, or `RecursionError` for deep nesting."""
+        # Without `Path`, whose objects take as long as reading a small file; there may be ten thousand of them.
+        with open(f"{self._path}/{name}", "rb") as stream:
+            return json.loads(stream.read())
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names of all files in a subfolder; none if it is missing.  Raises `OSError` if it is unreadable.
+
+        Each result can be handed to `read` and `remove`: it begins with the subfolder's name.
+        """
+        try:
+            return [f"{folder}/{name}" for name in os.listdir(self._path / folder)]
+        except FileNotFoundError:
+            return []
+
+    def write(self, name: str, content: Any, durable: bool = True, indent: int | None = 1) -> None:
         """Replace a file by `content`, encoded as JSON.  Raises `OSError`, and then the old file is still there.
 
         With `durable` the new content is on the disk when this returns, so that it survives a power cut; without, the
-        operating system writes it within some seconds.  The rename makes sure of the rest in either case.
+        operating system writes it within some seconds.  The rename makes sure of the rest in either case.  `name` may
+        be in a subfolder, which is created if it is missing.  `indent` is that of `json.dump`.
         """
         # In the same folder, because a rename is atomic only within one file system.
         file = self._path / name
+        if "/" in name:
+            file.parent.mkdir(exist_ok=True, mode=0o700)
         draft = file.with_suffix(".new")
         # A draft that an earlier process left behind is simply overwritten.
         with open_private(draft) as stream:
-            # Indented, so that an operator can read the file.
-            json.dump(content, stream, indent=1)
+            # Indented, so that an operator can read the file.  Without, Python's faster encoder (in C) does the work;
+            # and `dumps` instead of `dump`, because only that one uses it.
+            stream.write(json.dumps(content, indent=indent))
             stream.flush()
             # Before the rename: otherwise the new name could reach the disk before the content does.
             if durable:
                 os.fsync(stream.fileno())
         draft.replace(file)
         if durable:
-            # The name is stored in the folder, which has to be written as well.
-            folder = os.open(self._path, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            self._sync(file.parent)
+
+    def remove(self, *names: str) -> None:
+        """Remove files of one folder, durably; a missing file is no error.  Raises `OSError`, perhaps half way."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(self._path / name)
+        # Once for all of them: this is what takes time.  Also if all were missing, because an earlier removal may have
+        # failed at this very step.
+        for folder in {(self._path / name).parent for name in names}:
+            with suppress(FileNotFoundError):
+                self._sync(folder)
+
+    def _sync(self, folder: Path) -> None:
+        """Have the names in a folder written to the disk.  Raises `OSError`."""
+        # The name of a file is stored in its folder, which `fsync` of the file does not write.
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def open_private(path: Path) -> TextIO:
@@ -142,16 +177,19 @@ class State(Service):
         first: Sequence[Callable[[], None]],
         folders: Sequence[Folder],
         readers: Sequence[Callable[[], None]],
+        writers: Sequence[Callable[[], None]] = (),
     ) -> None:
         """Make the service.
 
         `first` are called before any port is open, while the process still has the rights that it was started with;
-        `readers` are called, in order, after all `folders` are locked.
+        `readers` are called, in order, after all `folders` are locked; `writers` are called at the stop, before the
+        folders are released, and must not raise.
         """
         self.setName("state")
         self._first = first
         self._folders = folders
         self._readers = readers
+        self._writers = writers
 
     def privilegedStartService(self) -> None:
         """Read what comes first.  Called by the parent service, before twistd gives up root's rights."""
@@ -173,5 +211,7 @@ class State(Service):
     def stopService(self) -> None:
         """Release the folders.  Called by the parent service, after the services that started later have stopped."""
         super().stopService()
+        for write in self._writers:
+            write()
         for folder in self._folders:
             folder.close()

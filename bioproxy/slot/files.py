@@ -26,13 +26,16 @@ from twisted.logger import Logger
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.speed import Speed
+from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.metrics import Metrics
+from bioproxy.slot.file_search import FileSearch
 from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot.record import PREFIX, Id, Snapshot, SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
 from bioproxy.slot.saving import FileSaver
+from bioproxy.slot.shelf import Shelf
 
 
 class SlotFiles:
@@ -64,6 +67,7 @@ class SlotFiles:
         identity: ModelIdentity,
         snapshots: SnapshotRecord,
         folder: SlotFolder,
+        shelf: Shelf,
         metrics: Metrics,
         speed: Speed,
         reuse_check: ReuseCheck,
@@ -77,11 +81,25 @@ class SlotFiles:
         self._snapshots = snapshots
         self._metrics = metrics
         self._reuse_check = reuse_check
-        self._saver = FileSaver(llama, identity, snapshots, folder, metrics, speed, clock)
-        # `FileSaver` says what these do; here they are offered under the same names.  It shares the
-        # record and the folder with this object, and nothing else.
+        self._saver = FileSaver(llama, identity, snapshots, folder, shelf, metrics, speed, clock)
+        # What other objects do with the same record and the same folder, offered under the same names.  The classes say
+        # what the methods do.  First how a file is made, in `FileSaver`.
         self.save = self._saver.save
         self.end_pause = self._saver.end_pause
+        # Which file may be used for what, in `FileSearch`.
+        search = FileSearch(identity, snapshots, folder)
+        self.usable = search.usable
+        self.longest_conversation = search.longest_conversation
+        self.longest_prefix = search.longest_prefix
+        # What is done with files as a whole, in `Shelf`.
+        self.forget_and_remove = shelf.forget_and_remove
+        self.pin = shelf.pin
+        self.rename_entry = shelf.rename_entry
+        self.tell_shelf = shelf.tell
+        self.within_limits = shelf.within_limits
+        # And their uses, in `SnapshotRecord`.
+        self.used = snapshots.used
+        self.uses = snapshots.uses
 
     # What there is.  Answered from memory, and by a look at the disk where the folder is seen.
 
@@ -104,17 +122,6 @@ class SlotFiles:
         # What is recorded may have become useless meanwhile; that is found out when it is loaded.
         # It serves for reasons ("made with another model") and for candidates.
         return self._snapshots.get(name, kind)
-
-    def usable(self, name: str, kind: str) -> Snapshot | None:
-        """Return the snapshot if it is of the model that runs now, and intact on the disk where that is seen."""
-        # For judging what is warm.  It compares with the model that was found last.  Before a file
-        # is loaded, whoever loads it has the model identified once more, by its behaviour.  While
-        # the model is unknown, just after a restart of llama-server, nothing is usable; the first
-        # request or warm-up finds the model out.
-        entry, model = self._snapshots.get(name, kind), self._identity.current
-        if entry is None or model is None or not entry.model.matches(model):
-            return None
-        return entry if self.folder.is_intact(entry) else None
 
     # Loading.  The only way for a file into the slot: who else would look at the disk before, and
     # compare what was read after?
@@ -145,7 +152,7 @@ class SlotFiles:
             # the file is never tried twice.  The error goes on, because what follows would fail as
             # well.  `CancelledError` is not caught here: a client that hangs up says nothing about
             # the file.
-            self._metrics.slot_restores.labels(name, "failed").inc()
+            self._metrics.slot_restores.labels(metric_label(name), "failed").inc()
             self._snapshots.drop(name, kind)
             raise
         if loaded is not None:
@@ -156,13 +163,15 @@ class SlotFiles:
             result = "ok" if same else "failed"
         # Counted by what came of it, so that an operator sees a wrong flag ("refused"), a folder
         # that somebody tidies up ("missing") and a broken file ("failed") apart.
-        self._metrics.slot_restores.labels(name, result).inc()
+        self._metrics.slot_restores.labels(metric_label(name), result).inc()
         # Whatever the reason was, the file is forgotten: asking for it once more would fail once
         # more, and cost the next user the same time.  The next warm-up writes a new one.
         if loaded is None or result != "ok":
             self._snapshots.drop(name, kind)
             return False
         self._metrics.slot_bytes.labels("restored").inc(loaded.size)
+        # A use: the file goes behind all others in the order in which files are removed.
+        self.used(name, kind)
         return True
 
     # Forgetting, and correcting the record.  No ``await`` in any of these: they are done when they
@@ -170,27 +179,37 @@ class SlotFiles:
 
     def written_by_client(self, filename: str | None) -> None:
         """Note that a client is about to have llama-server write this file, `None` for one that is not known."""
-        # Before, not after: the record must be right even if bioproxy is killed during the call.
-        # That a call which fails in the end has cost a file is the price.
+        if filename == "":
+            return
+        # Before, not after: the record must be right even if bioproxy is killed during the call.  The price is that a
+        # call which fails in the end costs a file, too.
+        written: dict[Id, str] = {}
         for name, kind, entry in self._snapshots.items():
             if filename is None:
-                # That may be any file.  Those that are looked at before they are used, and would
-                # look different after being written, can stay: they are found out then.
+                # That may be any file.  Those that are checked before they are used, and would look different after
+                # being written, can stay: the check finds out.
                 stays = self.folder.would_notice_write(entry)
             else:
-                # The comparison must not be stricter than the file system.  Some take "Code.bin"
-                # and "code.bin" for the same file.  To forget one too many is cheap.
+                # The comparison must not be stricter than the file system.  Some take "Code.bin" and "code.bin" for the
+                # same file.  To forget one too many is cheap.
                 stays = entry.filename.casefold() != filename.casefold()
-            # Said in the log, because the operator will wonder why the template is warmed up again.
             if not stays:
-                self.forget(name, kind)
-                self.log.info("{file} may have been overwritten by a client, not using it", file=entry.filename)
+                written[name, kind] = entry.filename
+        # All at once, because each change of the disk takes some milliseconds, and a user is waiting.
+        if written:
+            self._forget_all(written)
+        # Logged, because an operator will wonder why a prompt is warmed up again.
+        for file in written.values():
+            self.log.info("{file} may have been overwritten by a client, not using it", file=file)
 
     def forget(self, name: str, kind: str) -> None:
         """Forget a file, which stays on the disk until it is written anew."""
-        # For those who cannot do anything about a record that cannot be written, and must go on.
+        self._forget_all([(name, kind)])
+
+    def _forget_all(self, ids: Iterable[Id]) -> None:
+        """Forget files.  For callers that must go on even if the record cannot be written."""
         try:
-            self._snapshots.drop(name, kind)
+            self._snapshots.drop_all(ids)
         except OSError as error:
             # In memory it is forgotten all the same, so this process is safe.  After a restart the
             # old record would be believed again, unless it can be written by then: worth an error.
@@ -226,8 +245,10 @@ class SlotFiles:
             self.log.warn("{text}", text=text)
         # Of a save that was broken off there may be a whole file or half of one; of a rename that
         # was, two names.  Whatever the record does not name is not of use any more.
-        removed = self.folder.remove_leftovers(templates, (entry.filename for _, _, entry in self._snapshots.items()))
+        removed = self.folder.remove_leftovers(templates, self._snapshots.filenames())
         if removed:
             self.log.info(
                 "removed from {folder}, not in use: {files}", folder=self.folder.path, files=", ".join(removed)
             )
+        # The limits may be lower now than at the last start.
+        self.within_limits()

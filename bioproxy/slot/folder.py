@@ -1,17 +1,15 @@
-"""llama-server's slot folder as this host sees it, if this host sees it.
+"""llama-server's slot folder, where it is visible to this host.
 
-llama-server never checks or removes a file there.  Where `slot_save_path` is set, bioproxy does: it
-compares what is on the disk with what was recorded, gives files their usual names, removes what it
-has left behind itself, and looks whether there is room before it asks for another file.  Where it
-is not set, the folder may be on another machine.  Then every question is answered as if all were
-well, and nothing is changed.
+llama-server never checks or removes a file there.  If `slot_save_path` is set, bioproxy does.  It compares files on the
+disk with the record, gives files their usual names, removes its own leftovers, and checks for free space before a save.
+If `slot_save_path` is not set, the folder may be on another machine.  Then every question is answered as if all files
+were in order, and nothing is changed.
 
-Files here are llama-server's, and the folder may hold files of other people.  So nothing is removed
-that does not have a name of ours and begin as slot files do.
+The folder may hold files of other programs.  So a file is removed only if it has one of bioproxy's names and begins as
+slot files do.
 
-Plain synchronous calls: looking at a few files takes microseconds, less than a thread would cost.
-They would block the one thread of Twisted on a network disk that hangs; slot files belong on a
-local one, for llama-server's sake as well.
+The calls are synchronous: a look at a few files takes microseconds, less than a thread would cost.  On a network disk
+that hangs they would block Twisted's one thread; slot files belong on a local disk, for llama-server's sake as well.
 
 Not known here: llama-server's calls, and the record.
 """
@@ -20,18 +18,24 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from bioproxy.prompts.prompt_ids import LEARNED
 from bioproxy.prompts.templates import COARSEST_FILE_CLOCK
 from bioproxy.runtime.errors import ConfigError
-from bioproxy.slot.record import NAMES, Snapshot, names_of
+from bioproxy.slot.snapshot import NAMES, Snapshot, names_of
 
 MAGIC = b"qsgg"
 """What a slot file begins with (llama.cpp's LLAMA_STATE_SEQ_MAGIC, as it stands in the file)."""
+
+LEARNED_FILE = re.compile(rf"{LEARNED.pattern}(\.chat|\.part)?(\.new)?\.bin", re.ASCII)
+"""The names of slot files of learned prompts and of conversations."""
 
 RESERVE = 64 << 20
 """Bytes that a save must leave free on the disk: 64 MiB.
@@ -68,9 +72,8 @@ class SlotFolder:
 
     def open(self) -> None:
         """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it."""
-        # Two would write over each other's files, warm up again, and so on for ever.  The lock is
-        # the kernel's and belongs to the open file, so it is gone with the process, however that
-        # ends.
+        # Two bioproxies would overwrite each other's files and warm up again, without end.  The kernel holds the lock
+        # for the open file, so the lock ends with the process, however that ends.
         try:
             if self.path is not None:
                 self._lock = os.open(self.path, os.O_RDONLY)
@@ -86,8 +89,7 @@ class SlotFolder:
 
     def close(self) -> None:
         """Unlock the folder."""
-        # Closing the file that was locked is what unlocks it.  That file is the folder itself, so
-        # nothing of ours has to lie in it for that.
+        # Closing the locked file releases the lock.  That file is the folder itself, so no lock file is needed in it.
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -150,7 +152,7 @@ class SlotFolder:
         if self.path is None:
             return False
         try:
-            # A file of somebody else with one of our names would not begin like this.
+            # Another program's file with one of bioproxy's names would not begin like this.
             with open(self.path / filename, "rb") as file:
                 if file.read(len(MAGIC)) != MAGIC:
                     return False
@@ -162,26 +164,32 @@ class SlotFolder:
         return True
 
     def remove_leftovers(self, templates: Iterable[str], in_use: Iterable[str]) -> list[str]:
-        """Remove slot files with the names of these templates that are not in use; return which."""
-        # By names, not by what the folder holds: whatever else is there is none of our business.
-        # Both names of each kind are looked for: which of the two is the leftover depends on where
-        # a save was broken off.
+        """Remove slot files of these templates and of learned prompts that are not in use; return which."""
+        # Templates' files are found by their names, because only those that are configured are known to be bioproxy's.
+        # Both names of each kind are tried: which of the two is the leftover depends on where a save was broken off.
         keep = set(in_use)
-        ours = (file for name in templates for kind in NAMES for file in names_of(name, kind))
-        # `remove` looks into each file before, and most of them are not there at all.
+        ours = [file for name in templates for kind in NAMES for file in names_of(name, kind)]
+        # Learned prompts and conversations have names that nobody else would give a file, so they are found by what the
+        # folder has.
+        with suppress(OSError):  # `warnings` tells what is wrong with the folder
+            ours += [file for file in os.listdir(self.path) if LEARNED_FILE.fullmatch(file)] if self.path else []
+        # `remove` looks into each file before, and most of those by name are not there at all.
         return [file for file in ours if file not in keep and self.remove(file)]
 
     def has_room(self, size: int) -> bool:
         """Tell whether a file of so many bytes can be written and leave the disk usable."""
-        # Roughly: other programs write to the disk meanwhile.  That is what the reserve is for,
-        # too.
+        return self.missing_bytes(size) == 0
+
+    def missing_bytes(self, size: int) -> int:
+        """Return how many bytes must become free before a file of `size` bytes can be written; 0 if none."""
+        # Only roughly, because other programs write to the disk meanwhile.  The reserve covers that, too.
         if self.path is None:
-            return True
+            return 0
         try:
-            return self._free(self.path) >= size + RESERVE
+            return max(0, size + RESERVE - self._free(self.path))
         except OSError:
-            # The save itself will tell what is wrong, in better words than could be found here.
-            return True
+            # The save itself will fail then, with a better explanation than could be found here.
+            return 0
 
     def warnings(self) -> Iterator[str]:
         """Yield what is wrong or unwise about the folder, in sentences for operators."""

@@ -24,6 +24,8 @@ ends right after each step:
    warmed up again.  This is the only possible loss.  It costs only time, and the window is
    microseconds.
 7. Write the record again, with the usual name.  State: the save is complete.
+8. Remove older files, if there are more than the limits allow (`bioproxy.slot.shelf`).  State
+   before that: the limits are exceeded, by this one file, until the next start or save.
 
 All of this happens inside the gate.  This module does not know when a save is worth its time, or
 how files are loaded.
@@ -40,12 +42,15 @@ from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import Model, ModelIdentity
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Conversation
+from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.backoff import Backoff
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.record import Snapshot, SnapshotRecord, names_of
+from bioproxy.slot.shelf import Shelf
+from bioproxy.slot.snapshot import class_of
 
 
 class SaveFailed(Exception):
@@ -59,6 +64,13 @@ class SlotChanged(SaveFailed):
     """Another request used the slot, or llama-server has changed, meanwhile; the next save may succeed.
 
     This is a class of its own because it causes no pause: the disk is not at fault.
+    """
+
+
+class TooLarge(SaveFailed):
+    """The file would be larger than the limit of all files of its class; a smaller one may still be saved.
+
+    It causes no pause either.
     """
 
 
@@ -89,6 +101,7 @@ class FileSaver:
         identity: ModelIdentity,
         snapshots: SnapshotRecord,
         folder: SlotFolder,
+        shelf: Shelf,
         metrics: Metrics,
         speed: Speed,
         clock: IReactorTime,
@@ -99,6 +112,8 @@ class FileSaver:
         # without consequences, and the steps after that only clean up.
         self._snapshots = snapshots
         self._folder = folder
+        # Removes older files, before a save where the disk is full, and after it where there are too many.
+        self._shelf = shelf
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
@@ -142,35 +157,39 @@ class FileSaver:
         # new record, no new file, and one kind of exception for callers.  The file name is chosen
         # for each save from the present record.
         filename = self._snapshots.free_name(name, kind)
+        # Asked now, because the record of kind `PART` is dropped on the way.
+        pinned = self._shelf.is_pinned(name, kind)
         try:
             size, model = await self._write(name, kind, filename, tokens)
-            # Only for display: no decision depends on the time of day.
-            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation)
+            # By the wall clock, because it must mean something after a restart.
+            now = datetime.fromtimestamp(self._snapshots.now(), timezone.utc).isoformat(timespec="seconds")
+            entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation, pinned=pinned)
             entry = self._record(name, kind, entry)
         except (SaveFailed, LlamaCallFailed, OSError) as error:
             # `CancelledError` is not handled here, on purpose: llama-server is still writing then,
             # and would create the file again if it were removed now.  "refused" means that
             # llama-server answered with an error, "failed" is any other error.
             refused = isinstance(error, LlamaError)
-            self._metrics.slot_saves.labels(name, "refused" if refused else "failed").inc()
+            self._metrics.slot_saves.labels(metric_label(name), "refused" if refused else "failed").inc()
             # If a file was written, it is of no use, and is removed.  There is one exception: if
             # only the last step has failed, the record names the file already.  Then the file is
             # good, and stays.
             known = self._snapshots.get(name, kind)
             if known is None or known.filename != filename:
                 self._folder.remove(filename)
-            # If another request has used the slot, or llama-server has failed, this says nothing
-            # about the disk.
-            if not isinstance(error, SlotChanged | UpstreamError | UpstreamTimeout):
+            # If another request has used the slot, llama-server has failed, or this file alone is too large, this says
+            # nothing about the disk.
+            if not isinstance(error, SlotChanged | TooLarge | UpstreamError | UpstreamTimeout):
                 self._begin_pause(name)
             raise SaveFailed(f"saving {filename}: {error}") from None
         # A successful save shows that the disk works: earlier failures had another cause, and the next pause is the
         # shortest again.
         self._backoff.over(SAVES)
         self._failed.clear()
-        self._metrics.slot_saves.labels(name, "ok").inc()
+        self._metrics.slot_saves.labels(metric_label(name), "ok").inc()
         self._metrics.slot_bytes.labels("saved").inc(entry.size)
+        # Step 8, after all the others: an older file goes only for one that is complete and recorded.
+        self._shelf.within_limits((name, kind))
         return entry
 
     def _begin_pause(self, name: str) -> None:
@@ -197,19 +216,18 @@ class FileSaver:
             raise SlotChanged("llama-server was restarted")
         if before is not None and (before.busy or before.tokens != tokens):
             raise SlotChanged("another request used the slot")
-        # The space that is needed is estimated from the bytes for each token in the last save;
-        # before the first save, any disk counts as large enough.  The free space is checked
-        # beforehand: a disk that becomes full during the save leaves a truncated file, and no space
-        # for the data of other programs until that file is removed.
-        if not self._folder.has_room(size := self._speed.bytes_of(tokens)):
+        # The space that is needed is estimated from the bytes for each token in the last save; before the first save,
+        # any disk counts as large enough.  The free space is checked beforehand: a disk that becomes full during the
+        # save leaves a truncated file, and no space for the data of other programs until that file is removed.  Older
+        # files make room, but not for a file that could not stay itself.
+        size = self._speed.bytes_of(tokens)
+        self._check_limit(name, kind, size)
+        if not self._shelf.make_room(size, (name, kind)):
             raise SaveFailed(f"about {size >> 20} MiB are needed, and too little is free in {self._folder.path}")
 
-        # Step 2.  `PART` has only one name: from here on that file may be incomplete at any moment,
-        # so its record is dropped first.  If the record cannot be written, this raises, and the
-        # save does not begin.
-        known = self._snapshots.get(name, kind)
-        if known is not None and known.filename == filename:
-            self._snapshots.drop(name, kind)
+        # Step 2.  `PART` has only one name: from here on that file may be incomplete at any moment, so its record is
+        # dropped first.  If the record cannot be written, this raises, and the save does not begin.
+        self._snapshots.will_write(name, kind, filename)
 
         # Step 3.  The longest ``await`` of all, up to seconds for gigabytes.  If it is cancelled,
         # this coroutine ends here, and llama-server goes on writing.  This has no bad effect: the
@@ -228,10 +246,18 @@ class FileSaver:
         # the model overwrites the slot.
         if before is None and not model.matches(await self._identity.find_out()):
             raise SlotChanged("the model changed")
-        # The time decides which conversations are worth a save, and the size how much space the
-        # next save needs.  Only successful saves are measured.
+        # The time decides which conversations are worth a save, and the size how much space the next save needs.  Only
+        # successful saves are measured.
         self._speed.saved(written.tokens, written.size, took)
+        # Once more with the true size.  The first save had no estimate.
+        self._check_limit(name, kind, written.size)
         return written.size, model
+
+    def _check_limit(self, name: str, kind: str, size: int) -> None:
+        """Raise `TooLarge` if a file of so many bytes could not stay, whatever else was removed for it."""
+        if not self._shelf.accepts(name, kind, size):
+            limit = self._shelf.limit(class_of(name, kind)) or 0
+            raise TooLarge(f"its {size >> 20} MiB are more than the limit of {limit >> 20} MiB leaves room for")
 
     def _record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
         """Switch the record to a file that llama-server has written, and give it its usual name."""

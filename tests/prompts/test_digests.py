@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis.strategies import integers
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.digests import digest, prefix_digests, shared_prefix_length
+from bioproxy.prompts.digests import DigestedTokens, digest, prefix_digests, shared_prefix_length
 
 
 class Texts(SynchronousTestCase):
@@ -32,35 +34,36 @@ class Tokens(SynchronousTestCase):
     """`prefix_digests` and `shared_prefix_length`."""
 
     def test_prefix_digests(self) -> None:
-        """There is a digest for each 256 tokens and one for the rest; equal beginnings have equal digests."""
-        counts = {0: 0, 1: 1, 255: 1, 256: 1, 257: 2, 512: 2, 600: 3}
+        """There is a digest for each 64 tokens and one for the rest; equal beginnings have equal digests."""
+        counts = {0: 0, 1: 1, 63: 1, 64: 1, 65: 2, 128: 2, 150: 3}
         self.assertEqual(counts, {length: len(prefix_digests(range(length))) for length in counts})
-        self.assertEqual(prefix_digests(range(600))[:2], prefix_digests(range(512)))
-        self.assertEqual(prefix_digests(range(600)), prefix_digests(list(range(600))))
-        self.assertEqual(6, len({*prefix_digests(range(600)), *prefix_digests([7, *range(1, 600)])}))
+        self.assertEqual(prefix_digests(range(150))[:2], prefix_digests(range(128)))
+        self.assertEqual(prefix_digests(range(150)), prefix_digests(list(range(150))))
+        self.assertEqual(6, len({*prefix_digests(range(150)), *prefix_digests([7, *range(1, 150)])}))
 
     def test_large_numbers(self) -> None:
         """Large token numbers are told apart: vocabularies have hundreds of thousands of tokens."""
         self.assertNotEqual(prefix_digests([1 << 20]), prefix_digests([1 << 40]))
 
     def test_shared_prefix_length(self) -> None:
-        """The result is the length of the saved list or a multiple of 256, and never too large."""
+        """The result is the length of the saved list or a multiple of 64, and never too large."""
         for saved, other, expected in (
-            (600, [*range(600)], 600),
-            (600, [*range(1000)], 600),  # all of it, and more behind
-            (100, [*range(600)], 100),
-            (600, [*range(599)], 512),  # shorter
-            (600, [*range(256)], 256),
-            (600, [*range(255)], 0),
-            (600, [*range(300), 7, *range(301, 600)], 256),
-            (600, [*range(599), 7], 512),
-            (600, [*range(512), 7, *range(513, 1000)], 512),
-            (600, [*range(256), 7, *range(257, 1000)], 256),
-            (512, [*range(511), 7, *range(512, 1000)], 256),
-            (600, [7, *range(1, 600)], 0),
-            (100, [*range(99), 7], 0),
-            (600, [], 0),
-            (0, [*range(600)], 0),
+            (150, [*range(150)], 150),
+            (150, [*range(250)], 150),  # all of it, and more behind
+            (30, [*range(150)], 30),
+            (150, [*range(149)], 128),  # shorter
+            (150, [*range(64)], 64),
+            (150, [*range(63)], 0),
+            (150, [*range(75), 7, *range(76, 150)], 64),
+            (150, [*range(149), 7], 128),
+            (150, [*range(128), 7, *range(129, 250)], 128),
+            (150, [*range(64), 7, *range(65, 250)], 64),
+            (128, [*range(127), 7, *range(128, 250)], 64),
+            (128, [*range(250)], 128),
+            (150, [7, *range(1, 150)], 0),
+            (30, [*range(29), 7], 0),
+            (150, [], 0),
+            (0, [*range(150)], 0),
         ):
             self.assertEqual(
                 expected,
@@ -71,3 +74,15 @@ class Tokens(SynchronousTestCase):
     def test_no_digests(self) -> None:
         """Without digests nothing is known to be shared."""
         self.assertEqual(0, shared_prefix_length((), 600, range(600)))
+
+    def test_other_digests(self) -> None:
+        """Digests of other blocks of tokens, as earlier versions wrote them, share nothing."""
+        self.assertEqual(0, shared_prefix_length(prefix_digests(range(600))[3::4], 600, range(600)))
+
+    @given(integers(0, 300), integers(0, 300), integers(0, 300))
+    def test_as_a_simple_comparison(self, saved: int, length: int, different: int) -> None:
+        """Whatever two lists share, the result is that number, rounded down to 64, or all of the saved list."""
+        other = [token if token < different else token + 1000 for token in range(length)]
+        shared = min(saved, length, different)
+        expected = saved if shared == saved else shared // 64 * 64
+        self.assertEqual(expected, DigestedTokens(other).shared_with(prefix_digests(range(saved)), saved))

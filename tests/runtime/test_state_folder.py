@@ -50,6 +50,22 @@ class Folder(FolderTest):
         self.assertEqual((1, 2), (state.read("notes.json"), state.read("other.json")))
         self.assertEqual({"lock", "notes.json", "other.json"}, set(os.listdir(self.path)))
 
+    def test_subfolder(self) -> None:
+        """Files can be in a subfolder, which is made when it is needed, for its owner only; they can be removed."""
+        state = self.open()
+        self.assertEqual([], state.names("shelf"))
+        state.remove("shelf/a.json")
+        for name in ("shelf/a.json", "shelf/b.json"):
+            state.write(name, [name], indent=None)
+        self.assertEqual({"shelf/a.json", "shelf/b.json"}, set(state.names("shelf")))
+        self.assertEqual(["shelf/a.json"], state.read_strictly("shelf/a.json"))
+        self.assertEqual(0o700, (self.path / "shelf").stat().st_mode & 0o777)
+        state.remove("shelf/a.json", "shelf/missing.json")
+        self.assertEqual(["shelf/b.json"], state.names("shelf"))
+        self.assertRaises(FileNotFoundError, state.read_strictly, "shelf/a.json")
+        (self.path / "shelf" / "c.json").mkdir()
+        self.assertRaises(OSError, state.remove, "shelf/c.json")
+
     def test_atomic(self) -> None:
         """A file is replaced, never written in place: whoever has the old one open sees the old one, whole."""
         state = self.open()
@@ -153,6 +169,15 @@ class Running(FolderTest):
         again = StateFolder(self.folder)
         again.open()
         again.close()
+
+    def test_writers(self) -> None:
+        """At the stop what is only in memory is written, while the folders still belong to this process."""
+        folder = StateFolder(self.folder / "state")
+        state = State((), (folder,), (), (partial(folder.write, "notes.json", 1),))
+        state.startService()
+        self.assertEqual({}, folder.read("notes.json"))
+        state.stopService()
+        self.assertEqual(1, folder.read("notes.json"))
 
     def test_first(self) -> None:
         """What comes first is read before the folder is held, once, in the half of the start that has the rights."""

@@ -15,6 +15,7 @@ from bioproxy.runtime.errors import UpstreamError
 from bioproxy.slot.folder import RESERVE
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
 from tests.support.fakes import MAGIC
+from tests.support.record_files import block
 from tests.support.slot_files import SlotFilesTest
 from tests.support.world import PREFIX as TOKENS
 from tests.support.world import logged
@@ -221,7 +222,7 @@ class SeenFolder(SlotFilesTest):
     def test_discard_cannot_be_written(self) -> None:
         """A file stays as long as the record on disk may still point to it."""
         self.save(PART)
-        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        block(self.built.settings.state_dir)
         with self.assertRaises(OSError):
             self.files.discard("code", PART)
         self.assertEqual(["code.bin", "code.part.bin"], self.names())
@@ -331,7 +332,7 @@ class Judging(SlotFilesTest):
 
     def test_forgotten_without_a_disk(self) -> None:
         """It is forgotten also if that cannot be written down, which is logged."""
-        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        block(self.built.settings.state_dir)
         with capturedLogs() as events:
             self.files.written_by_client("code.bin")
         self.assertIsNone(self.built.snapshots.get("code"))

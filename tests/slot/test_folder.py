@@ -93,6 +93,7 @@ class Looking(SlotFolderTest):
         folder = SlotFolder(self.folder, free)
         self.assertEqual((True, False), (folder.has_room(10 * MIB), folder.has_room(10 * MIB + 1)))
         self.assertEqual([self.folder] * 2, asked)
+        self.assertEqual((0, 1), (folder.missing_bytes(10 * MIB), folder.missing_bytes(10 * MIB + 1)))
         self.assertFalse(self.seen.has_room(1 << 62))  # the real disk
         self.assertTrue(SlotFolder(self.folder / "missing").has_room(1 << 62))
 
@@ -167,6 +168,25 @@ class Changing(SlotFolderTest):
         removed = self.seen.remove_leftovers(["code"], ["code.new.bin", "code.chat.bin", "story.bin"])
         self.assertEqual({"code.bin", "code.chat.new.bin", "code.part.bin"}, set(removed))
         self.assertEqual(sorted(["code.new.bin", "code.chat.bin", *others]), self.names())
+
+    def test_sweep_learned(self) -> None:
+        """Files with names of learned prompts and conversations are found without knowing which there were."""
+        one, other = "auto-0123456789ab", "auto-ba9876543210"
+        ours = [f"{one}{end}.bin" for end in ("", ".new", ".chat", ".chat.new", ".part", ".part.new")]
+        others = [
+            "auto-0123.bin",
+            f"{one}.bin.gz",
+            f"{one}.image.bin",
+            f"x{one}.bin",
+            "auto-0123456789AB.bin",
+            "auto.bin",
+        ]
+        self.write(*ours, *others, f"{other}.chat.bin", f"{other}.bin")
+        self.write(f"{other}.part.bin", content=b"a program")
+        removed = self.seen.remove_leftovers([], [f"{one}.bin", f"{other}.chat.bin"])
+        self.assertEqual({*ours[1:], f"{other}.bin"}, set(removed))
+        self.assertEqual(sorted([ours[0], f"{other}.chat.bin", f"{other}.part.bin", *others]), self.names())
+        self.assertEqual([], SlotFolder(self.folder / "missing").remove_leftovers([], []))
 
     def test_sweep_by_name_and_content(self) -> None:
         """A file with one of our names that is no slot file is somebody else's."""

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 
 from bioproxy.prompts.digests import prefix_digests
+from bioproxy.slot.folder import RESERVE
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot
 from bioproxy.slot.saving import SHORTEST_PAUSE
 from tests.support.fakes import Refusal
+from tests.support.record_files import block, unblock
 from tests.support.slot_files import SlotFilesTest
 from tests.support.world import KEY
 from tests.support.world import PREFIX as TOKENS
@@ -174,10 +176,83 @@ class Saving(SlotFilesTest):
     def test_record_cannot_be_written(self) -> None:
         """A save that cannot be recorded fails, and the old file is still recorded."""
         before = self.recorded()
-        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        block(self.built.settings.state_dir)
         self.fails(self.saving())
+        unblock(self.built.settings.state_dir)
         self.assertEqual(before, self.recorded())
         self.is_restored(TOKENS)
+
+
+class Limited(SlotFilesTest):
+    """Saves to a folder whose files have limits."""
+
+    def setUp(self) -> None:
+        """Show the folder."""
+        super().setUp()
+        self.slots = self.slots_folder()
+        self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots))
+        self.shelf = self.built.parts.shelf
+        self.size = 10 * len(TOKENS)
+
+    def test_makes_place(self) -> None:
+        """A new conversation takes the place of an older one, a template's prompt stays."""
+        self.shelf.conversations_limit = self.size
+        for name in ("auto-0123456789ab", "code"):
+            self.successResultOf(self.saving(CHAT, name=name))
+            self.assertEqual({f"{name}.chat.bin", "code.bin"}, set(os.listdir(self.slots)))
+        self.assertEqual(0, self.built.files.tell_shelf()["prompt"]["files"])
+        self.assertEqual(1, self.built.sample("shelf_removed_total", kind="conversation"))
+
+    def test_label(self) -> None:
+        """Learned prompts are one in the metrics."""
+        entry = self.successResultOf(self.saving(CHAT, name="auto-0123456789ab"))
+        self.assertTrue(self.run_now(lambda: self.files.load("auto-0123456789ab", CHAT, entry)))
+        for metric in ("saves", "restores"):
+            self.assertEqual(1, self.built.sample(f"slot_{metric}_total", template="auto", result="ok"))
+
+    def test_too_large(self) -> None:
+        """What could never stay is not begun, removes nothing, and causes no pause."""
+        self.save(CHAT)
+        self.shelf.conversations_limit = self.size - 1
+        before = self.server.paths().count(SAVE)
+        for name in ("auto-0123456789ab", "auto-0123456789ac", "auto-0123456789ad"):
+            text = self.fails(self.saving(CHAT, name=name))
+            self.assertIn("are more than the limit", text)
+        self.assertEqual(before, self.server.paths().count(SAVE))
+        self.assertTrue(self.files.of_use)
+        self.assertEqual(["code.bin", "code.chat.bin"], sorted(os.listdir(self.slots)))
+
+    def test_too_large_after_all(self) -> None:
+        """Where the size is known only afterwards, the file is removed again, and nothing else."""
+        self.save(CHAT)
+        self.built.speed._bytes_per_token = 0.0
+        self.shelf.conversations_limit = self.size - 1
+        self.assertIn("are more than the limit", self.fails(self.saving(CHAT, name="auto-0123456789ab")))
+        self.assertEqual(["code.bin", "code.chat.bin"], sorted(os.listdir(self.slots)))
+        self.assertTrue(self.files.of_use)
+
+    def test_full_disk(self) -> None:
+        """Where the disk is full, conversations make room; where they cannot, nothing is saved or removed."""
+        self.save(CHAT)
+        self.built.free = RESERVE
+        # The folder in memory does not get emptier by itself.
+        self.assertIn("too little is free", self.fails(self.saving(name="auto-0123456789ab")))
+        self.assertEqual(["code.bin"], sorted(os.listdir(self.slots)))
+
+    def test_pinned(self) -> None:
+        """A file that replaces a pinned one is pinned."""
+        for kind in (PREFIX, PART, CHAT):
+            self.save(kind)
+        self.assertTrue(self.files.pin("code", True))
+        self.assertTrue(all(self.save(kind).pinned for kind in (PREFIX, PART, CHAT)))
+        self.files.pin("code", False)
+        self.assertFalse(any(self.save(kind).pinned for kind in (PREFIX, PART, CHAT)))
+
+    def test_used(self) -> None:
+        """Restoring is a use; a file that could not be restored has none."""
+        self.is_restored(TOKENS)
+        uses = self.files.uses("code", PREFIX)
+        self.assertEqual(1, uses and uses.hits)
 
 
 class Crashing(SlotFilesTest):

@@ -13,6 +13,7 @@ from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.slot.content import ProbableContent
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PREFIX
+from tests.support.record_files import block
 from tests.support.world import KEY, SlotTest
 from tests.support.world import PREFIX as TOKENS
 
@@ -116,7 +117,7 @@ class Preparing(SlotTest):
         """Neither does it fail where a useless file cannot be forgotten on disk."""
         self.built.content.forget()
         self.server.files = {}
-        (self.built.settings.state_dir / "snapshots.new").mkdir()
+        block(self.built.settings.state_dir)
         self.assertEqual(Prepared("cold"), self.prepare())
 
     def test_cancelled(self) -> None:

@@ -31,7 +31,7 @@ class SlotFilesTest(SlotTest):
         entry = self.built.snapshots.get("code", kind)
         again = SnapshotRecord(self.built.state)
         again.load()
-        self.assertEqual(list(self.built.snapshots.items()), list(again.items()))
+        self.assertEqual(sorted(self.built.snapshots.items()), sorted(again.items()))
         assert entry is not None
         return entry
 

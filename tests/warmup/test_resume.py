@@ -68,17 +68,17 @@ class HeadStartTest(SlotTest):
         self.assertEqual(0, self.restores())
 
     def test_older_text(self) -> None:
-        """Of an older text all is used that is surely the same, in steps of 256 tokens, or all of it."""
+        """Of an older text all is used that is surely the same, in steps of 64 tokens, or all of it."""
         self.assertEqual((512, 64), (LEAST, TRIAL))
         self.save(PREFIX, text(1000))
-        for same, expected in ((1000, 1000), (999, 768), (768, 768), (767, 512), (512, 512), (511, 0)):
+        for same, expected in ((1000, 1000), (999, 960), (576, 576), (575, 512), (512, 512), (511, 0)):
             self.assertEqual(expected, self.restore([*text(same), *text(200, 5)]), same)
 
     def test_tried_out(self) -> None:
         """Whether the model can go back to where the texts part is tried on a few tokens, before it is relied on."""
         self.save(PREFIX, text(1000))
         before = len(self.server.requests)
-        self.assertEqual(768, self.restore([*text(800), *text(200, 5)]))
+        self.assertEqual(768, self.restore([*text(780), *text(200, 5)]))
         self.assertEqual([RESTORE, "/completion", RESTORE], self.asked_since(before))
         self.assertEqual(text(64), self.server.requests[-2][1]["prompt"])
         self.assertEqual(text(1000), self.server.tokens)

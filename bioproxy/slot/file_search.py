@@ -1,0 +1,77 @@
+"""Finds the slot file that helps a request most: the longest match among files that may be used.
+
+There may be thousands of files, and a user waits for the answer.  So a file is first matched by what the record has in
+memory, and only a match is then checked: is it of the model that runs now, and is it still on the disk as it was
+recorded?  The check of the disk is one call of the operating system, some microseconds.
+
+Two kinds of matches: a *conversation* is found by the digests of its messages, a *prompt* by the digests of its tokens.
+In both cases the longest one wins, because it leaves the least to compute.
+
+Nothing here waits, so an answer is right when it is given.  It may be out of date after the next ``await`` of the
+caller: an operator may forget a file at any time.  Loading checks the file once more (`bioproxy.slot.files`).
+
+Does not know llama-server's calls, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bioproxy.llama.model_identity import ModelIdentity
+from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.prompts.digests import DigestedTokens
+from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot.record import Snapshot, SnapshotRecord
+
+
+class FileSearch:
+    """Answers which file may be used.
+
+    Invariant: no answer is a file of another model than the one that was found last, or one that was changed since it
+    was recorded, as far as the folder is visible.
+    """
+
+    def __init__(self, identity: ModelIdentity, snapshots: SnapshotRecord, folder: SlotFolder) -> None:
+        self._identity = identity
+        self._snapshots = snapshots
+        self._folder = folder
+
+    def usable(self, name: str, kind: str) -> Snapshot | None:
+        """Return the snapshot if it is of the model that runs now, and intact on the disk where that is visible."""
+        # For judging what is warm.  It compares with the model that was found last.  Before a file is loaded, the model
+        # is identified once more, by its behaviour.  While the model is unknown, just after a restart of llama-server,
+        # nothing is usable; the first request or warm-up finds the model out.
+        entry = self._snapshots.get(name, kind)
+        return entry if entry is not None and self._is_usable(entry) else None
+
+    def longest_conversation(self, turns: ConversationChain) -> tuple[str, Snapshot] | None:
+        """Return id and snapshot of the longest saved conversation that `turns` continues, `None` if there is none.
+
+        While it is not certain which model runs, files of any model are candidates.  The model must be identified
+        before one of them is restored.
+        """
+        # Identifying the model overwrites the slot.  It is worth that only if there is a candidate.
+        check = self._is_usable if self._identity.certain else self._folder.is_intact
+        return self._snapshots.longest_conversation(turns, lambda name, entry: check(entry))
+
+    def longest_prefix(self, tokens: Sequence[int]) -> tuple[str, str, Snapshot, int] | None:
+        """Return the usable prompt or part of one that shares most tokens with the beginning of `tokens`.
+
+        The result is id, kind and snapshot, and how many tokens are shared; `None` if none shares any.
+        """
+        # The tokens are digested once.  Comparing with a file is then a few comparisons of short texts.
+        digested = DigestedTokens(tokens)
+        best: tuple[str, str, Snapshot, int] | None = None
+        for name, kind, entry in self._snapshots.prompts():
+            shared = digested.shared_with(entry.marks, entry.tokens)
+            # Of two that share the same, the shorter one is better: less is read, and nothing has to be cut off.
+            better = shared > 0 and (best is None or (shared, -entry.tokens) > (best[3], -best[2].tokens))
+            # The disk is asked last, and only for a file that would win.
+            if better and self._is_usable(entry):
+                best = name, kind, entry, shared
+        return best
+
+    def _is_usable(self, entry: Snapshot) -> bool:
+        """Tell whether a file is of the model that runs now, and intact on the disk where that is visible."""
+        model = self._identity.current
+        return model is not None and entry.model.matches(model) and self._folder.is_intact(entry)
