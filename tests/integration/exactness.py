@@ -16,7 +16,7 @@ BATCH = 512
 """Tokens in a batch of llama.cpp, its default for ``-ub``."""
 
 SAME = 0.001
-"""Largest difference of log-probabilities that counts as none.  What was seen is 0 or more than 0.004."""
+"""Largest difference of log-probabilities that counts as none.  What was seen is 0, or more than this."""
 
 WORDS = 40
 """Tokens of an answer that are compared, besides the first one's odds."""
