@@ -99,7 +99,11 @@ class Size:
 
 
 QUANTIZED_BLOCK = 32
-"""Numbers that share a scale in the formats ``Q8_0`` and ``Q4_0``, as GGUF defines them."""
+"""Numbers that share a scale in the formats ``Q8_0`` and ``Q4_0``, as GGUF defines them.
+
+Tests need such formats because rounding makes small differences large: where llama.cpp's kernels for short and long
+batches disagree in the last digits, a quantized model says so plainly, and one with plain floats hardly does.
+"""
 
 CONVOLUTION = 3
 """Tokens that a recurrent layer of a hybrid model combines at a time."""
@@ -196,7 +200,8 @@ def add_weights(writer: gguf.GGUFWriter, name: str, values: Values, quantization
     import gguf
     import gguf.quants
 
-    # A row is divided into blocks of 32 numbers that share a scale, so its length must be a multiple of 32.
+    # A row is divided into blocks of 32 numbers that share a scale, so its length must be a multiple of 32.  Other
+    # matrices stay as they are; the convolutions of a hybrid model, with rows of 3, are among them.
     kind = gguf.GGMLQuantizationType[quantization]
     matrix = values.ndim == 2 and values.shape[1] % QUANTIZED_BLOCK == 0
     if matrix and quantization != "F32":

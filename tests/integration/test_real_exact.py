@@ -170,11 +170,14 @@ async def test_hybrid(llama_of: LlamaOf, model_of: ModelOf) -> None:
     for behind, exact in ((0, False), (4, True)):
         await empty(llama)
         await warm(llama, text[:CUT], 512, 64, behind=behind)
+        results = []
         for question, expected in zip(questions, answers, strict=True):
             await slot_file(llama, "restore")
             answer = await ask(llama, asked(text, question))
             assert answer.json()["timings"]["cache_n"] == CUT
-            assert same(answer, expected) == exact, (behind, question, difference(answer, expected))
+            results.append(same(answer, expected))
+        # Four wrong tokens of 1,280 change little, and one question by itself might hide it.
+        assert all(results) == exact, (behind, results)
 
 
 @pytest.mark.parametrize(
