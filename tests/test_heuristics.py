@@ -15,6 +15,7 @@ CODE = ROOT / "bioproxy"
 DOCUMENT = ROOT / "docs" / "heuristics.md"
 
 NO_HEURISTICS: dict[tuple[str, ...], str] = {
+    ("demo", "QUANTIZED_BLOCK"): "defined by the GGUF format",
     ("demo", "CONVOLUTION"): "part of the demo model's architecture",
     **dict.fromkeys(
         (("demo", "NORMAL"), ("demo", "UNKNOWN"), ("demo", "CONTROL"), ("demo", "BYTE")), "llama.cpp's types of tokens"

@@ -98,6 +98,13 @@ class Size:
         return self.architecture == "lfm2" and block % 2 == 0
 
 
+QUANTIZED_BLOCK = 32
+"""Numbers that share a scale in the formats ``Q8_0`` and ``Q4_0``, as GGUF defines them.
+
+Tests need such formats because rounding makes small differences large: where llama.cpp's kernels for short and long
+batches disagree in the last digits, a quantized model says so plainly, and one with plain floats hardly does.
+"""
+
 CONVOLUTION = 3
 """Tokens that a recurrent layer of a hybrid model combines at a time."""
 
@@ -142,12 +149,16 @@ def vocabulary() -> tuple[list[str], list[float], list[int]]:
     return tokens, scores, types
 
 
-def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT_TEMPLATE) -> None:
+def write_model(
+    path: Path, size: Size, seed: int = 1, chat_template: str = CHAT_TEMPLATE, quantization: str = "F32"
+) -> None:
     """Write a GGUF file with random weights to `path`, whole or not at all.
 
     `seed` selects the weights: the same seed gives the same bytes, and two seeds give two models of the same shape with
-    different answers.  `chat_template` is the Jinja text that turns messages into a prompt.  Blocks for some seconds if
-    `size` is large.  Raises `OSError` if the file cannot be written.
+    different answers.  `chat_template` is the Jinja text that turns messages into a prompt.  `quantization` is the
+    format of the matrices, by ggml's name: ``F32``, or ``Q8_0`` or ``Q4_0`` for blocks of 32 small integers, as most
+    downloaded models have.  Blocks for some seconds if `size` is large.  Raises `OSError` if the file cannot be
+    written.
     """
     # Imported here, because `gguf` and `numpy` come with the extra `demo`, and only generating a model needs them.
     import gguf
@@ -169,7 +180,7 @@ def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT
     writer.add_unk_token_id(tokens.index("<unk>"))
     writer.add_chat_template(chat_template)
     for name, values in weights(size, types, seed):
-        writer.add_tensor(f"{name}.weight", values)
+        add_weights(writer, name, values, quantization)
     # The writer holds all tensors in memory until here; 112 MB for the largest model.
     try:
         writer.write_header_to_file()
@@ -179,6 +190,24 @@ def write_model(path: Path, size: Size, seed: int = 1, chat_template: str = CHAT
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def add_weights(writer: gguf.GGUFWriter, name: str, values: Values, quantization: str) -> None:
+    """Add one tensor to the file, quantized if llama.cpp takes it so: see `write_model`.
+
+    Norms and convolutions stay exact: llama.cpp multiplies them number by number and wants plain floats.
+    """
+    import gguf
+    import gguf.quants
+
+    # A row is divided into blocks of 32 numbers that share a scale, so its length must be a multiple of 32.  Other
+    # matrices stay as they are; the convolutions of a hybrid model, with rows of 3, are among them.
+    kind = gguf.GGMLQuantizationType[quantization]
+    matrix = values.ndim == 2 and values.shape[1] % QUANTIZED_BLOCK == 0
+    if matrix and quantization != "F32":
+        writer.add_tensor(f"{name}.weight", gguf.quants.quantize(values, kind), raw_dtype=kind)
+    else:
+        writer.add_tensor(f"{name}.weight", values)
 
 
 def describe(writer: gguf.GGUFWriter, size: Size) -> None:

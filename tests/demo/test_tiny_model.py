@@ -74,6 +74,16 @@ class Writing(FolderTest):
         self.assertEqual([TINY.width, len(tokens)], list(weights["output.weight"].shape))
         self.assertEqual([TINY.width, TINY.feed_forward], list(weights["blk.1.ffn_up.weight"].shape))
 
+    def test_quantized(self) -> None:
+        """Matrices are in the format that was asked for; norms, whose values all matter, stay plain floats."""
+        path = self.folder / "model.gguf"
+        write_model(path, TINY, quantization="Q8_0")
+        kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+        self.assertEqual("Q8_0", kinds["output.weight"])
+        self.assertEqual("Q8_0", kinds["blk.1.ffn_up.weight"])
+        self.assertEqual("F32", kinds["blk.1.ffn_norm.weight"])
+        self.assertEqual({"Q8_0", "F32"}, set(kinds.values()))
+
     def test_only_text_is_said(self) -> None:
         """Tokens that are no ordinary text have weights of zero, all others have not."""
         reader = gguf.GGUFReader(self.write("model.gguf"))
