@@ -1,7 +1,8 @@
 """Takes the pictures of the live page in docs/screenshots: ``make screenshots``.
 
 Nothing in them is made up: a real llama.cpp with a small random model runs behind a bioproxy with four templates, and
-clients ask for a minute or two.  Then there are two scenes: users who wait, and a warm-up.
+clients ask for a minute or two, an agent among them whose prompt nobody configured.  Then there are two scenes: users
+who wait, and a warm-up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "screenshots"
 MODEL = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768)
 
-SIZES = {"wide": (1280, 1000, 1.0), "narrow": (390, 844, 1.5)}
+AGENT = "You are an agent. "
+"""How the agent's system message begins; words of its own follow."""
+
+SIZES = {"wide": (1280, 1300, 1.0), "narrow": (390, 844, 1.5)}
 """Width and height in CSS pixels, and pixels for each.  The narrow ones are as high as they need."""
 
 PORT, ADMIN, LLAMA = 18081, 18082, 18080
@@ -125,10 +129,12 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def ask(message: str, tokens: int = 12, *before: str) -> str:
+def ask(message: str, tokens: int = 12, *before: str, system: str = "") -> str:
     """Ask one question; return the answer."""
     roles = ("user", "assistant")
     messages = [{"role": roles[index % 2], "content": text} for index, text in enumerate((*before, message))]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
     body = json.dumps({"messages": messages, "max_tokens": tokens}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/chat/completions", body, {"Content-Type": "application/json"}
@@ -155,11 +161,22 @@ def traffic() -> None:
     ask("@code and how long is it?")
     ask("@review what is wrong here?")
     ask("hello", 30)
+    agent()
     for round_ in range(6):
         burst = [(f"@code question {round_}", 30), (f"@review question {round_}", 20), ("no template", 30)]
         with together(*burst[: 1 + round_ % 3], *[("@handbook where?", 20)] * (round_ % 3)):
             pass
         time.sleep(5)
+
+
+def agent() -> None:
+    """Ask as an agent does, in three sessions of two turns, with the same long system message each time."""
+    system = AGENT + " ".join(word(index) for index in range(1500))
+    for session in range(3):
+        question = f"Task {session}: " + " ".join(word(index) for index in range(300))
+        answer = ask(question, 30, system=system)
+        ask("Go on.", 20, question, answer, system=system)
+        time.sleep(4)  # as long as a person takes, so that the conversation is saved
 
 
 def take(browser: Browser, size: str, dark: bool) -> None:

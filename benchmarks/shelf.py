@@ -93,9 +93,9 @@ def main(entries: int) -> None:
         shelf = Shelf(loaded, SlotFolder(path / "slots"), Metrics(), 1 << 60, limit)
 
         latest = [number for number in range(entries) if number % 20][-ROUNDS:]
-        measure("longest_conversation, found", lambda n: loaded.longest_conversation(chain(latest[n])))
+        measure("longest conversation, found", lambda n: next(loaded.continued_conversations(chain(latest[n])), None))
         turns = [chain(entries + number) for number in range(ROUNDS)]
-        measure("longest_conversation, none", lambda n: loaded.longest_conversation(turns[n]))
+        measure("longest conversation, none", lambda n: next(loaded.continued_conversations(turns[n]), None))
         tokens = list(range(TOKENS))
         measure(f"digests of {TOKENS} tokens", lambda _: DigestedTokens(tokens))
         digested = DigestedTokens(tokens)

@@ -1,10 +1,12 @@
-"""Is bioproxy right also when a thousand wait?  ``make soak`` finds out in less than three minutes.
+"""Is bioproxy right also when a thousand wait?  ``make soak`` finds out in about ten minutes.
 
 Crowds come, one after the other: someone keeps llama-server busy while all of a crowd join the queue.  Then it moves,
 and half of them leave, each at a moment of its own: still waiting, in the middle of an answer, or after it.  They are
 real clients (`benchmarks.soak_clients`) of a bioproxy that was started as a user would, in front of a stand-in
 (`benchmarks.soak_llama`) that takes notes.  The second part (`benchmarks.soak_preempt`) is about users who come in the
-middle of a warm-up, the third (`benchmarks.soak_slow`) about clients that are slow on purpose.
+middle of a warm-up, the third (`benchmarks.soak_slow`) about clients that are slow on purpose.  Then come coding
+agents: their days on each kind of model and in each dialect (`benchmarks.agents_day`), thousands of conversations in
+little space, and kills at random moments (`benchmarks.soak_shelf`).
 
 Whatever is not as it should be ends the run, with a line that says what.  ``python -m benchmarks.soak --help`` tells
 what can be chosen; the same ``--seed`` makes the same crowds.
@@ -25,10 +27,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.agents_day import product
 from benchmarks.first_words import get, wait_for
 from benchmarks.servers import Children, free_ports
 from benchmarks.soak_clients import PATIENCE, Visitor, look_for_trouble
 from benchmarks.soak_preempt import preemptions
+from benchmarks.soak_shelf import kills, one_shots
 from benchmarks.soak_slow import allow_files, open_files, slow
 
 CROWDS = 4
@@ -177,11 +181,17 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=1000, help="how many are a crowd (default: 1000)")
     parser.add_argument("--tries", type=int, default=100, help="users who come in a warm-up (default: 100)")
     parser.add_argument("--slow", type=float, default=20, help="seconds for each kind of slow clients (default: 20)")
+    parser.add_argument(
+        "--days", action=argparse.BooleanOptionalAction, default=True, help="agents' days (default: yes)"
+    )
+    parser.add_argument("--conversations", type=int, default=2000, help="conversations in little space (default: 2000)")
+    parser.add_argument("--kills", type=int, default=20, help="kills at random moments (default: 20)")
     parser.add_argument("--seed", type=int, default=1, help="makes the same run again (default: 1)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("FAILED: it took too long"))
-    signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + 6 * PATIENCE))
+    agents = 600 * options.days + options.conversations + 30 * options.kills
+    signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + agents + 6 * PATIENCE))
     with tempfile.TemporaryDirectory(prefix="bioproxy-soak-") as folder:
         try:
             crowds(Path(folder), options.seconds, options.clients, options.seed)
@@ -189,6 +199,12 @@ def main() -> int:
                 preemptions(Path(folder), options.tries, options.seed)
             if options.slow:
                 slow(Path(folder), options.slow, options.clients)
+            if options.days:
+                product(Path(folder) / "days")
+            if options.conversations:
+                one_shots(Path(folder) / "one-shots", options.conversations)
+            if options.kills:
+                kills(Path(folder) / "kills", options.kills, options.seed)
         except (AssertionError, OSError, EOFError, asyncio.TimeoutError) as error:
             print(f"FAILED (seed {options.seed}): {str(error) or repr(error)}")
             return 1

@@ -139,6 +139,7 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         (
             parts.snapshots.load,
             parts.shape_learning.load,
+            parts.learned.load,
             lambda: parts.files.tidy_folder(parts.poller.templates),
         ),
         # At the stop, before the folders are released: the uses since the last round of `uses_writing`.

@@ -21,6 +21,7 @@ NO_HEURISTICS: dict[tuple[str, ...], str] = {
         (("demo", "NORMAL"), ("demo", "UNKNOWN"), ("demo", "CONTROL"), ("demo", "BYTE")), "llama.cpp's types of tokens"
     ),
     ("operator", "UINT32"): "GGUF's number for a type",
+    ("prompts", "FORMAT"): "the version of the file's format",
     ("prompts", "DIGITS"): "what names of learned prompts look like, on which users rely",
     ("proxy", "CLIENT_GONE"): "the HTTP status that is noted for a lost client",
     ("runtime", "LARGEST"): "the range of llama-server's 64-bit integers",

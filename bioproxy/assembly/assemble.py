@@ -21,12 +21,13 @@ The only thing that is decided here is which part takes which new setting when t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bioproxy.assembly.parts import Outside, Parts
-from bioproxy.assembly.slot_parts import assemble_slot
+from bioproxy.assembly.slot_parts import assemble_slot, learned_from
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.prefix_tokens import Prefixes
@@ -37,9 +38,12 @@ from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
 from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.page import Page
+from bioproxy.operator.prompt_actions import PromptActions
+from bioproxy.operator.prompts_status import PromptsStatus
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.catalogue import Catalogue
+from bioproxy.prompts.learned_prompts import LearnedPrompts
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.proxy.proxy import Proxy
@@ -49,6 +53,9 @@ from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings, templates_of
 from bioproxy.slot.record_uses import INTERVAL as USES_INTERVAL
+from bioproxy.warmup.idle_work import IdleWork
+from bioproxy.warmup.prompt_learning import PromptLearning
+from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import INTERVAL as WARMUP_INTERVAL
@@ -93,28 +100,59 @@ def assemble(
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
     shape_learning = ShapeLearning(lower.state)
     # The catalogue asks for the shape each time, because clients may change it with any question.
-    catalogue = Catalogue(poller, shape_learning.shape)
-    schedule = Schedule(catalogue, shape_learning, slot, watch, reactor, ahead=settings.warmup)
+    # Beside the templates it has what was learned from requests.  That is kept in files only, and where bioproxy cannot
+    # see the folder, it could not remove them either.
+    minimum = learned_from(settings)
+    learned = LearnedPrompts(lower.state)
+    prompt_learning = PromptLearning(learned, llama, watch, reactor, minimum)
+    catalogue = Catalogue(poller, shape_learning.shape, learned)
+    schedule = Schedule(
+        catalogue,
+        shape_learning,
+        slot,
+        watch,
+        reactor,
+        ahead=settings.warmup,
+        idle_seconds=gate.stats.idle_seconds,
+        learns=minimum is not None,
+    )
     # The schedule decides and changes nothing; the warm-up does one piece of work and decides nothing.  The warmer puts
     # them together.  It gets the gate as well, because it must not begin anything while a user is there.
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
-    # `Prefixes` remembers each prompt's tokens, so that a warm-up that is interrupted again and again has them made
-    # once. Nobody else needs it, so it is not in the table.
-    warmer = Warmer(schedule, catalogue, shape_learning, Prefixes(llama), warmup, gate, slot, watch, metrics, reactor)
+    # Its tokens are remembered, so that a warm-up that is interrupted again and again has them made once.
+    prompt_tokens = PromptTokens(Prefixes(llama), settings.learn_minimum)
+    slot.know_tokens(prompt_tokens.remembered)
+    warmer = Warmer(
+        schedule,
+        catalogue,
+        shape_learning,
+        prompt_learning,
+        prompt_tokens,
+        warmup,
+        IdleWork(catalogue, schedule, prompt_tokens, gate, slot, watch, lower.snapshots.flush_uses),
+        gate,
+        slot,
+        watch,
+        metrics,
+        reactor,
+    )
 
     # The life of a request.  The order of the steps is in `Proxy`; everything that it needs for a step is handed in
     # here.
     # The log also teaches the speed, because each answer says how long its prompt took.
     request_log = RequestLog(metrics, speed, reactor)
     # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
-    reader = RequestReader(poller, outside.elsewhere, settings.max_body)
+    reader = RequestReader(poller, outside.elsewhere, settings.max_body, minimum)
     # The proxy gets the schedule and not the warmer: a request only tells what was asked for, and it never waits for a
     # warm-up.  That a warm-up makes room is the gate's business.
     proxy = Proxy(
         reader,
         gate,
         slot,
-        SlotAccess(slot, shape_learning, MissReasons(shape_learning, warmer, warmup, slot)),
+        SlotAccess(
+            slot, shape_learning, prompt_learning, MissReasons(shape_learning, prompt_learning, warmer, warmup, slot)
+        ),
+        prompt_learning,
         schedule,
         upstream,
         request_log,
@@ -132,7 +170,8 @@ def assemble(
     # The history is collected from the metrics, so the curves and Prometheus never show different numbers.
     history = History(metrics, gate, reactor)
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
-    status = Status(poller, gate, slot, warmer, watch, upstream, request_log, reactor)
+    prompts_status = PromptsStatus(warmer, slot, lower.files, lower.snapshots, request_log, speed)
+    status = Status(poller, gate, slot, warmer, watch, upstream, request_log, prompts_status, reactor)
     events = LiveEvents(status, history, reactor)
     # The operator's port has no keys.  A web page in the operator's browser could send requests to it, though, by a
     # name that resolves to this machine; so only known names are answered.
@@ -150,6 +189,31 @@ def assemble(
         """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled."""
         reader.max_body = limits.max_body = size
 
+    in_force = settings
+
+    def use_learning(**changed: Any) -> None:
+        """Apply new values of `learn` and `learn_minimum`, which several parts know as one number."""
+        nonlocal in_force
+        in_force = replace(in_force, **changed)
+        prompt_tokens.minimum = in_force.learn_minimum
+        prompt_learning.minimum = reader.learn_minimum = lower.saver.minimum = learned_from(in_force)
+        schedule.learns = prompt_learning.minimum is not None
+
+    def limit_shelf(name: str, size: int) -> None:
+        """Apply a new limit, in bytes, to the files of learned prompts or of conversations."""
+        setattr(lower.shelf, name, size)
+        lower.shelf.within_limits()
+        # What was too large before may not be now.
+        for id in learned:
+            schedule.forget(id)
+
+    def forget_removed(id: str) -> None:
+        """Forget a learned prompt whose file was removed to make room: its warm-up would only remove the next one's."""
+        if prompt_learning.forget(id):
+            warmer.forget(id)
+
+    lower.shelf.removed = forget_removed
+
     # Which part takes a new value of a setting, while requests and warm-ups go on.  A setting that is not here needs a
     # restart, and the reload says so: ports, folders and llama-server's address are used by connections and locks that
     # exist.  `partial(setattr, ...)` is a function that assigns its argument to that attribute.
@@ -160,11 +224,12 @@ def assemble(
         "api_key_file": lambda _: open_port_warning.check(),
         # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
         "llama_api_key_file": lambda _: None,
-        # No part uses these four yet.  Each is to be taken over without a restart, so each has its entry already.
-        "learn": lambda _: None,
-        "learn_minimum": lambda _: None,
-        "prompts_limit": lambda _: None,
-        "conversations_limit": lambda _: None,
+        # What was learned stays, and is used as before when learning is switched on again.
+        "learn": lambda on: use_learning(learn=on),
+        "learn_minimum": lambda tokens: use_learning(learn_minimum=tokens),
+        # Applied at once: an operator who lowers a limit wants the space.
+        "prompts_limit": partial(limit_shelf, "prompts_limit"),
+        "conversations_limit": partial(limit_shelf, "conversations_limit"),
         # A body that is just arriving is judged by the new limit from its next piece on.
         "max_body": limit_bodies,
         # For requests that come from now on: each of them reads it once.
@@ -200,6 +265,8 @@ def assemble(
         poller=poller,
         polling=polling,
         shape_learning=shape_learning,
+        learned=learned,
+        prompt_learning=prompt_learning,
         catalogue=catalogue,
         schedule=schedule,
         warmup=warmup,
@@ -215,7 +282,9 @@ def assemble(
         host_check=host_check,
         reload=reload,
         # The last part of all: it shows or starts what the others do, and none of them knows it.
-        admin=Admin(status, events, Page(), poller, warmer, watch, reload, metrics),
+        admin=Admin(
+            status, events, Page(), poller, warmer, watch, reload, PromptActions(poller, warmer, lower.shelf), metrics
+        ),
         # The names are those in the tree of services and in the log.  The intervals are constants of the modules whose
         # rounds they time, where their meaning is explained.
         watching=Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),

@@ -41,6 +41,7 @@ from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.catalogue import Catalogue
+from bioproxy.prompts.learned_prompts import LearnedPrompts
 from bioproxy.prompts.template_poller import InThread, TemplatePoller
 from bioproxy.proxy.admission import Admission
 from bioproxy.proxy.proxy import Proxy
@@ -62,6 +63,7 @@ from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
 from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
@@ -180,6 +182,12 @@ class Parts(SlotParts):
     """The rounds of `poller`."""
     shape_learning: ShapeLearning
     """What clients put before a template: what has to be warmed up with it."""
+    learned: LearnedPrompts
+    """The prompts that were learned from requests, kept over restarts."""
+
+    prompt_learning: PromptLearning
+    """Decides what is learned, and tells with which learned prompt a request begins."""
+
     catalogue: Catalogue
     """The prompts that are to be warm."""
     schedule: Schedule

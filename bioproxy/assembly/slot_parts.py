@@ -35,7 +35,7 @@ from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.shelf import CONVERSATIONS_LIMIT, PROMPTS_LIMIT, Shelf
+from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
 
 
@@ -86,11 +86,12 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     # Saves and restores go through here only, so the record and the disk cannot drift apart unnoticed.  It measures how
     # long a save takes, for everybody who has to decide whether one is worth it.
     # The shelf removes old files, so it needs both the record and the folder.
-    shelf = Shelf(snapshots, folder, metrics, PROMPTS_LIMIT, CONVERSATIONS_LIMIT)
+    shelf = Shelf(snapshots, folder, metrics, settings.prompts_limit, settings.conversations_limit)
     files = SlotFiles(llama, identity, snapshots, folder, shelf, metrics, speed, reuse_check, reactor)
     # The saver decides whether a conversation is worth a save: it needs to know what the slot holds, how long a save
     # takes, and whether restored conversations are of use.
-    saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations)
+    # Those on templates are saved in any case; others only where learning is on.
+    saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations, learned_from(settings))
     # What all others see of these parts; the slot adds no state to theirs.  Requests and warm-ups know the slot, and
     # none of the parts behind it.
     slot = Slot(identity, content, files, saver, reuse_check, metrics, reactor)
@@ -133,3 +134,12 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         slot=slot,
         watch=watch,
     )
+
+
+def learned_from(settings: Settings) -> int | None:
+    """Return the number of tokens from which on prompts are learned, and conversations without a template kept.
+
+    `None` if they are not: because the operator does not want it, or because bioproxy does not see the slot folder and
+    could never remove a file again.
+    """
+    return settings.learn_minimum if settings.learn and settings.slot_save_path is not None else None

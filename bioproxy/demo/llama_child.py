@@ -55,6 +55,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--parallel", type=int, default=1, help="number of slots (default: 1)")
     parser.add_argument("--swa-full", action="store_true", help="keep all of a sliding window's past")
     parser.add_argument("--ctx-checkpoints", type=int, help="states kept to go back to, where a model cannot by itself")
+    parser.add_argument(
+        "--cache-ram", type=int, default=CACHE_RAM, help=f"MiB for finished prompts (default: {CACHE_RAM})"
+    )
     parser.add_argument("--no-cache-prompt", action="store_true", help="reuse nothing")
     parser.add_argument("--sleep-idle-seconds", type=int, default=-1, help="unload the model after so much idle time")
     return parser
@@ -90,7 +93,7 @@ def main() -> None:
     params.endpoint_slots = not options.no_slots
     params.endpoint_metrics = True
     params.endpoint_props = True
-    params.cache_ram_mib = CACHE_RAM
+    params.cache_ram_mib = options.cache_ram
     # What is kept of earlier tokens, and for how long.
     params.swa_full = options.swa_full
     params.cache_prompt = not options.no_cache_prompt

@@ -9,8 +9,8 @@ send a GET (they cannot read the answer) but no POST.  It is applied before a re
 (`bioproxy.http.ports`), as are the limits for bodies and connections.
 
 The routes fall into three groups: what the live page needs (``/``, ``/page/...``, ``/events``), what programs read
-(``/healthz``, ``/readyz``, ``/metrics``, ``/status``), and what an operator does with a template or the configuration.
-Paths and formats are part of the interface, since scripts and dashboards use them.
+(``/healthz``, ``/readyz``, ``/metrics``, ``/status``), and what an operator does with a template, a prompt or the
+configuration.  Paths and formats are part of the interface, since scripts and dashboards use them.
 
 Does not know how anything works: each route asks another part and puts the result into HTTP.
 """
@@ -30,6 +30,7 @@ from bioproxy.http.resources import RoutedResource
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.page import FIRST, Page, secure
+from bioproxy.operator.prompt_actions import PromptActions, Result
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
@@ -53,6 +54,7 @@ class Admin:
         warmer: Warmer,
         watch: ProcessWatch,
         reload: Reload,
+        prompt_actions: PromptActions,
         metrics: Metrics,
     ) -> None:
         """Make the routes to these parts.  Nothing is served before `resource` is put into a `Site`."""
@@ -63,6 +65,7 @@ class Admin:
         self._warmer = warmer
         self._watch = watch
         self._reload = reload
+        self._prompt_actions = prompt_actions
         self._metrics = metrics
 
     def resource(self) -> IResource:
@@ -185,6 +188,28 @@ class Admin:
         request.setResponseCode(202)
         return plain(request, f"template {name} is warmed up next\n")
 
+    # For an operator who does not want to keep what was learned from requests, or wants to keep it in any case.  The id
+    # is one of those in `prompts` of ``/status``.
+    @app.route("/prompts/<id>/forget", methods=["POST"])
+    def forget_prompt(self, request: Request, id: str) -> bytes:
+        """Forget a learned prompt or a conversation, with its files; 409 for a template, 404 for an unknown id."""
+        return told(request, self._prompt_actions.forget(id))
+
+    @app.route("/prompts/<id>/pin", methods=["POST"])
+    def pin_prompt(self, request: Request, id: str) -> bytes:
+        """Keep the files of an id whatever the limits are; 404 if it has none."""
+        return told(request, self._prompt_actions.pin(id, True))
+
+    @app.route("/prompts/<id>/unpin", methods=["POST"])
+    def unpin_prompt(self, request: Request, id: str) -> bytes:
+        """Keep the files of an id within the limits again; 404 if it has none."""
+        return told(request, self._prompt_actions.pin(id, False))
+
+    @app.route("/prompts/<id>/warm", methods=["POST"])
+    def warm_prompt(self, request: Request, id: str) -> bytes:
+        """Have a prompt warmed up next.  Answers 202 at once, as for a template; 404 for an unknown id."""
+        return told(request, self._prompt_actions.warm(id))
+
     # For an operator who cannot send signals, as with a container.
     @app.route("/reload", methods=["POST"])
     def reload(self, request: Request) -> bytes:
@@ -204,6 +229,13 @@ def plain(request: Request, text: str) -> bytes:
     # Half of a surrogate pair, from a file name that is not UTF-8, has no place in UTF-8 and becomes a question mark.
     request.setHeader(b"content-type", b"text/plain; charset=utf-8")
     return text.encode("utf-8", "replace")
+
+
+def told(request: Request, result: Result) -> bytes:
+    """Answer with what came of an action on a prompt."""
+    status, text = result
+    request.setResponseCode(status)
+    return plain(request, f"{text}\n")
 
 
 def unknown(request: Request, name: str) -> bytes:

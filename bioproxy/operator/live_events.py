@@ -241,7 +241,7 @@ class LiveEvents(Service):
         # Keys that are gone would be missed here, but `now` always has the same keys.
         now, request_log, history = self._status.now(), self._status.request_log, self._history
         # The whole value of each top-level key is sent: if one template's progress changes, all templates are sent.
-        # There are few templates, and the page needs no code to merge changes.
+        # There are few templates, and the list of prompts has an end, and the page needs no code to merge changes.
         news = {key: value for key, value in now.items() if value != self._known.get(key)}
         # Requests and points are only ever added, so a count of all that there ever were tells which ones are new,
         # also when old ones have been dropped meanwhile.

@@ -10,8 +10,8 @@ computes the ages.
 All parts run in the reactor's thread, and nothing here waits, so what one call returns belongs to one moment: no part
 can change between two lines of it.
 
-No text of a message is in here; a request is shown by its id, path, template and times.  Field names are part of the
-interface: they may be added to, but not renamed.
+No text of a message is in here; a request is shown by its id, path, template, prompt and times.  Field names are part
+of the interface: they may be added to, but not renamed.
 
 Does not know who reads it, and changes nothing.
 """
@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IReactorTime
 from bioproxy import __version__
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.upstream import Upstream
+from bioproxy.operator.prompts_status import PromptsStatus
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.request_log import Record, RequestLog
 from bioproxy.slot.gate import Gate
@@ -58,6 +59,7 @@ class Status:
         watch: ProcessWatch,
         upstream: Upstream,
         request_log: RequestLog,
+        prompts: PromptsStatus,
         clock: IReactorTime,
     ) -> None:
         """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
@@ -69,6 +71,7 @@ class Status:
         self._warmer = warmer
         self._watch = watch
         self._upstream = upstream
+        self._prompts = prompts
         self._clock = clock
         # By the reactor's clock for the time that has passed, which cannot be set, and by the wall clock for people.
         self._began = clock.seconds()
@@ -104,6 +107,8 @@ class Status:
             "gate": self._at_the_gate(),
             # In the order of the configuration, so that a page shows them in the same places after each change.
             "templates": [self._template(name) for name in self._poller.templates],
+            # Everything that is kept warm: the templates once more, what was learned, and conversations.
+            **self._prompts.now(),
         }
 
     def _llama(self) -> dict[str, Any]:
@@ -141,7 +146,8 @@ class Status:
         if turn is not None:
             inside = {**who(turn.who), "since": since}
         elif since is not None:
-            inside = {"id": None, "path": None, "template": self._warmer.current, "since": since}
+            current = self._warmer.current
+            inside = {"id": None, "path": None, "template": current, "prompt": current, "since": since}
         # In the order in which they will be served.
         queue = [{**who(turn.who), "since": turn.since} for turn in gate.stats.queue[:QUEUE]]
         # `busy` and `waiting` are the short form for programs; `inside` and `queue` are the details for the page.
@@ -197,6 +203,12 @@ def who(record: Record | None) -> dict[str, Any]:
     not check.
     """
     if record is None:
-        return {"id": None, "path": None, "template": None}
+        return {"id": None, "path": None, "template": None, "prompt": None}
     # The id is also in the answer's header `X-Bioproxy-Request-Id` and in the log, so an operator can connect them.
-    return {"id": record.id, "path": record.path, "template": record.template or None}
+    # The prompt is known from the moment on at which the request is inside.
+    return {
+        "id": record.id,
+        "path": record.path,
+        "template": record.template or None,
+        "prompt": record.prompt or None,
+    }

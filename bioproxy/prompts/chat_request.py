@@ -76,10 +76,13 @@ class ChatRequest:
     anything either if it asks for another slot.
     """
 
+    instructions: int = 0
+    """How many of the messages stand before the first one of a user."""
+
     @property
     def conversation(self) -> ConversationChain:
         """The conversation, to recognise the earlier requests that this one continues."""
-        return ConversationChain(self.message_digests)
+        return ConversationChain(self.message_digests, instructions=self.instructions)
 
 
 def read_chat(request: Mapping[str, Any], parsed: ParsedRequest) -> ChatRequest | None:
@@ -104,7 +107,10 @@ def read_chat(request: Mapping[str, Any], parsed: ParsedRequest) -> ChatRequest 
     # -1 means any slot.  With one slot that is slot 0, and with several llama-server takes the most similar one.
     # `json` gives `True` for a true, which is 1 for Python and for llama-server.
     here = request.get("id_slot") in (None, 0, -1)
-    return ChatRequest(beginning, digests, parsed.marked, parsed.has_tools, here and may_reuse(request, parsed))
+    reusable = here and may_reuse(request, parsed)
+    return ChatRequest(
+        beginning, digests, parsed.marked, parsed.has_tools, reusable, instructions=parsed.first_user_message
+    )
 
 
 def may_reuse(request: Mapping[str, Any], parsed: ParsedRequest) -> bool:

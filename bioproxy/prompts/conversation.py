@@ -16,7 +16,7 @@ This module is pure.  It does not know what a message looks like, or where conve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bioproxy.prompts.digests import digest
 
@@ -45,6 +45,8 @@ class ConversationChain:
     """A digest of each beginning: of the first message, of the first two, and so on, as the client wrote them."""
     filled_templates: tuple[tuple[int, str], ...] = ()
     """The index of each message in which a template was filled, and the digest of the template's text, in order."""
+    instructions: int = 0
+    """How many of the messages stand before the first one of a user."""
 
     def first_messages(self, length: int) -> Conversation:
         """Return the conversation of the first `length` messages."""
@@ -57,12 +59,25 @@ class ConversationChain:
         """Tell whether this conversation begins with all messages of an earlier one, or is the same."""
         return 0 < earlier.length <= len(self.message_digests) and self.first_messages(earlier.length) == earlier
 
+    def shared_messages(self, other: ConversationChain) -> int:
+        """Return with how many messages both conversations begin; 0 if that is not more than instructions."""
+        # Each digest covers all messages before it, so where one differs, all later ones do.
+        for length in range(min(len(self.message_digests), len(other.message_digests)), self.instructions, -1):
+            if self.first_messages(length) == other.first_messages(length):
+                return length
+        return 0
+
     def is_longer_than(self, earlier: Conversation) -> bool:
         """Tell whether there are messages beyond those of an earlier conversation.
 
         If not, the same question is asked once more.
         """
         return len(self.message_digests) > earlier.length
+
+    @property
+    def without_last(self) -> ConversationChain:
+        """All beginnings but the whole."""
+        return replace(self, message_digests=self.message_digests[:-1])
 
     @property
     def all_messages(self) -> Conversation:

@@ -84,8 +84,3 @@ class DigestedTokens:
         if comparable and (whole == equal or prefix_digests(self._tokens[:length])[-1] == saved[-1]):
             return length
         return equal * TOKENS_PER_DIGEST
-
-
-def shared_prefix_length(saved: Sequence[str], length: int, tokens: Sequence[int]) -> int:
-    """Return the same for one comparison; `tokens` is the other list."""
-    return DigestedTokens(tokens).shared_with(saved, length)

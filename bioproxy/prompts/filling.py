@@ -111,6 +111,8 @@ class NamedTemplates:
     """The shape around the first match."""
     message_digests: tuple[str, ...]
     """A digest of each beginning of the conversation as the client wrote it; empty if it has too many messages."""
+    instructions: int
+    """How many of the messages stand before the first one of a user."""
     first_question: bool
     """Whether the first match is in the last message, so that no answer on this template precedes the question."""
     reusable: bool
@@ -176,7 +178,7 @@ class NamedTemplates:
             pieces=tuple(pieces),
             template=template,
             key=self.shape.key(texts[template.name].prefix_digest),
-            conversation=ConversationChain(self.message_digests, tuple(filled_templates)),
+            conversation=ConversationChain(self.message_digests, tuple(filled_templates), self.instructions),
             shape=self.shape,
             first_question=self.first_question,
             reusable=self.reusable,

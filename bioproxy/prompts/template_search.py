@@ -143,6 +143,7 @@ def locate(
         slot_edit=slot_edit,
         shape=parsed.shape_around(first),
         message_digests=digest_messages(parsed.beginning(), parsed),
+        instructions=parsed.first_user_message or 0,
         first_question=first.message_index == len(parsed.messages) - 1,
         reusable=may_reuse(request, parsed),
     )

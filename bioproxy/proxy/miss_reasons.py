@@ -15,9 +15,10 @@ the same moment, although each looks at the warm-ups anew.  Does not know HTTP, 
 
 from __future__ import annotations
 
-from bioproxy.prompts.filling import FilledRequest
 from bioproxy.prompts.prompt_shape import Shape
+from bioproxy.proxy.asked import Asked
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
@@ -55,47 +56,67 @@ class MissReasons:
     Invariant: what is told is what the parts believe at the moment of the call; nothing is remembered here.
     """
 
-    def __init__(self, shape_learning: ShapeLearning, warmer: Warmer, warmup: Warmup, slot: Slot) -> None:
+    def __init__(
+        self,
+        shape_learning: ShapeLearning,
+        prompt_learning: PromptLearning,
+        warmer: Warmer,
+        warmup: Warmup,
+        slot: Slot,
+    ) -> None:
         """Ask these parts for each explanation.
 
-        `shape_learning` knows the shapes of earlier questions, `warmer` what is wrong with a template, `warmup` how far
-        an unfinished warm-up has come, and `slot` which files there are and whether restoring helps.
+        `shape_learning` knows the shapes of earlier questions on templates, and `prompt_learning` the beginnings of
+        earlier chats.  `warmer` knows what is wrong with a prompt, `warmup` how far an unfinished warm-up has come, and
+        `slot` which files there are and whether restoring helps.
         """
         self._shape_learning = shape_learning
+        self._prompt_learning = prompt_learning
         self._warmer = warmer
         self._warmup = warmup
         self._slot = slot
 
-    def reason(self, filled: FilledRequest, miss: str) -> str:
-        """Return the word for a miss: `miss`, which the slot has found, or ``warming`` where that says more."""
+    def reason(self, asked: Asked, miss: str) -> str:
+        """Return the word for a miss: `miss`, which the slot has found, or another word where that says more."""
+        # A chat that begins almost as another one did: what differs is the reason.
+        if asked.chat is not None and asked.learned is None:
+            differs = miss in NOTHING_READY and self._prompt_learning.difference(asked.shape) is not None
+            return "shape-changed" if differs else miss
         # The request itself has interrupted the warm-up when it came to the gate, so no warm-up runs now.  What an
         # interruption leaves behind is the progress, until a later try finishes the warm-up.  The key tells whether
         # it is the warm-up of this very prompt, with this text and shape.
-        name = filled.template.name
-        if miss not in NOTHING_READY or self._warmup.unfinished(name, filled.key) is None:
+        if miss not in NOTHING_READY or self._warmup.unfinished(asked.prompt, asked.key) is None:
             return miss
         # A failure leaves its progress behind as well.  But then the failure is the reason, and waiting does not help:
-        # warm-ups of this template pause.
-        return miss if self._warmer.state(name)[0] == "error" else "warming"
+        # warm-ups of this prompt pause.
+        return miss if self._warmer.state(asked.prompt)[0] == "error" else "warming"
 
-    def detail(self, filled: FilledRequest, miss: str) -> str | None:
-        """Return what there is to say about a miss that was found before the request was sent; `None` for nothing.
+    def detail(self, asked: Asked, miss: str | None) -> str | None:
+        """Return what there is to say about a request before it is sent; `None` for nothing.
 
-        `miss` is the word that `reason` returned.
+        `miss` is the word that `reason` returned, `None` if there is no miss.
         """
+        learned = asked.learned
+        # Also without a miss: a part is restored, and the operator wonders why not all of it.
+        if miss is None:
+            shared_part = learned is not None and learned.cut is not None
+            told = self._prompt_learning.difference(asked.shape) if shared_part else None
+            return None if told is None else f"only what it shares with earlier requests: {told}"
         # The client's own wish goes first: whatever else is true, it is why nothing was reused.
-        name = filled.template.name
-        if not filled.reusable:
-            return "the request reuses nothing: cache_prompt is off, or it has adapters or several prompts"
+        if not asked.reusable:
+            return "the request reuses nothing: cache_prompt is off, or it has adapters, other prompts or another slot"
+        if asked.chat is not None and learned is None:
+            return self._prompt_learning.why_not(asked.chat)
+        name = asked.prompt
         if miss == "shape-changed":
-            return self._difference(name, filled.shape)
+            return self._difference(name, asked.shape)
         if miss == "ineffective":
             return (
                 self._slot.restore_trouble or "its tokens will be looked at again: does the chat template tell a date?"
             )
         if miss == "warming":
-            return f"its warm-up is at {self._warmup.unfinished(name, filled.key) or 0:.0%}"
-        # For all other words: what is wrong with the template, if anything is.  It may well be why there is no file.
+            return f"its warm-up is at {self._warmup.unfinished(name, asked.key) or 0:.0%}"
+        # For all other words: what is wrong with the prompt, if anything is.  It may well be why there is no file.
         return self._warmer.state(name)[1]
 
     def _difference(self, name: str, shape: Shape) -> str:
@@ -111,15 +132,15 @@ class MissReasons:
         # question before shows that; the one that is warm may be of another client.
         return f"{said}; since the question before: {before.difference(shape)}"
 
-    def afterwards(self, filled: FilledRequest, reused: int) -> str | None:
+    def afterwards(self, asked: Asked, reused: int) -> str | None:
         """Return what there is to say if too few tokens were reused, or `None` if there were enough.
 
         `reused` is how many tokens llama-server says it reused.
         """
         # From the file if there is one, because it has the number of just this text; otherwise from the last warm-up.
         # If nobody ever counted them, the number is 0, and any answer is enough.
-        saved = self._slot.saved(filled.template.name, filled.key)
-        tokens = saved.tokens if saved is not None else self._warmer.tokens.get(filled.template.name, 0)
+        saved = self._slot.saved(asked.prompt, asked.key)
+        tokens = saved.tokens if saved is not None else self._warmer.tokens.get(asked.prompt, 0)
         if reused >= tokens * NEARLY_ALL:
             return None
         return f"{reused} of its {tokens} tokens were reused"

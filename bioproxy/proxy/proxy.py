@@ -31,8 +31,8 @@ from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
 from bioproxy.llama.upstream import Upstream
-from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.filling import NamedTemplates
+from bioproxy.proxy.asked import Asked, asked_by_chat, asked_by_template
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import RequestReader
@@ -40,6 +40,7 @@ from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.runtime.errors import ProxyError
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule
 
 CLIENT_GONE = 499
@@ -87,6 +88,7 @@ class Proxy:
         gate: Gate,
         slot: Slot,
         slot_access: SlotAccess,
+        prompt_learning: PromptLearning,
         schedule: Schedule,
         upstream: Upstream,
         request_log: RequestLog,
@@ -95,22 +97,23 @@ class Proxy:
     ) -> None:
         """Put the parts together; nothing happens before the first request.
 
-        `reader` finds and fills templates, `gate` is the queue, and `slot_access` prepares the `slot`.  `schedule` is
-        told which templates are asked for.  `upstream` sends requests on, and knows whether llama-server responds.
-        `request_log` gets each request when it has ended.  `clock` measures all times: the reactor's in production, one
-        that is advanced by hand in tests.  `ping_interval` is the first value of the attribute, in seconds.
+        `reader` finds and fills templates, `gate` is the queue, and `slot_access` prepares the `slot`.
+        `prompt_learning` knows with which learned prompt a chat begins.  `schedule` is told which prompts are asked
+        for.  `upstream` sends requests on, and knows whether llama-server responds. `request_log` gets each request
+        when it has ended.  `clock` measures all times: the reactor's in production, one that is advanced by hand in
+        tests.  `ping_interval` is the first value of the attribute, in seconds.
         """
         self._reader = reader
         self._gate = gate
         self._slot = slot
         self._slot_access = slot_access
+        self._prompt_learning = prompt_learning
         self._schedule = schedule
         self._upstream = upstream
         self._request_log = request_log
         self._clock = clock
         self.ping_interval = ping_interval
         # One budget for all clients: the memory that slow readers take together is what has to be limited.
-        # `bioproxy.http.client_output` takes from it, and gives back when a client has read or is gone.
         self._buffers = BufferBudget()
         # The requests that are being served, and what fires when the last of them has ended.  A Deferred fires once, so
         # there is a new one after each time.
@@ -134,8 +137,7 @@ class Proxy:
         """
         # The interval is read once for each request, so a reload of the configuration applies to those that come later.
         exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
-        # From here to the `try` there is no `await`, so nothing can end this coroutine before the `finally` protects
-        # it.
+        # No `await` from here to the `try`: nothing can end this coroutine before the `finally` protects it.
         self._running.add(exchange)
         try:
             await self._answer(exchange)
@@ -168,12 +170,10 @@ class Proxy:
 
         Never fails.  Cancelling it only ends this waiting: no request is ended by it.
         """
-        # Asked by the shutdown, when the port is closed already.  Requests that come "meanwhile" are those on open
-        # connections, which the port does not close.
+        # Asked by the shutdown, when the port is closed already; open connections still bring requests.
         if not self._running:
             return succeed(None)
-        # A Deferred of the caller's own.  If all callers got the same one, the first time-out would cancel it for the
-        # others.
+        # The caller's own Deferred: if all callers got the same one, the first time-out would cancel it for the others.
         finished: Deferred[None] = Deferred()
         self._quiet.chainDeferred(finished)
         return finished
@@ -207,9 +207,8 @@ class Proxy:
             # Must come first: it would match `Exception` below, and an error would be written to a client that is gone.
             raise
         except ProxyError as error:
-            # All that is expected to go wrong: it has a status and a sentence for the client, so no traceback is
-            # logged. Retrying is not done here for any of them (see the module's docstring); where it makes sense, the
-            # error says so in `Retry-After`.
+            # All that is expected to go wrong: it has a status and a sentence for the client; no traceback is logged.
+            # Where retrying makes sense, the error says so in `Retry-After`.
             exchange.fail(error)
         except Exception:
             # A bug in bioproxy.  The client must learn of it all the same, and not from Klein: Klein would append its
@@ -240,14 +239,14 @@ class Proxy:
         record = exchange.record
         # 1. Find the templates that it names.  Before the queue, because a request that is refused (no such file, too
         #    large) must learn that at once and not after minutes.  Nothing is held yet, so a hang-up costs nothing.
+        #    Of a chat that names none, the beginning is looked at: it may be one that was learned.
         found = await self._reader.find(record.path, exchange.body)
-        # A chat without a template needs nothing from here on: it is sent as it arrived.
-        if isinstance(found, ChatRequest):
-            found = None
-        if found is not None:
+        if isinstance(found, NamedTemplates):
             record.template = found.templates[0].name
             exchange.tell("X-Bioproxy-Template", record.template)
-        filled = None
+        elif found is not None:
+            await self._prompt_learning.look(found)
+        asked: Asked | None = None
 
         # 2. Wait for its turn.  A client that asked for a stream gets comments meanwhile.  The first of them takes the
         #    head of the answer along, so from here on the head may be out: `tell` then has no effect on the client, and
@@ -269,20 +268,25 @@ class Proxy:
 
             # 3. Fill the templates and prepare the slot.  Filled only now: a file may have been edited while the
             #    request waited, and hundreds of waiting requests would otherwise each hold a filled body.
-            if found is not None:
+            if isinstance(found, NamedTemplates):
                 # `found` has positions in the body, so filling makes a list of slices and copies nothing large.
                 # The files are looked at in a thread, so this `await` may take long on a slow disk, with the gate
                 # closed. It can also fail: a file that was readable before the queue may be gone by now.
                 filled = await self._reader.fill(found)
                 exchange.body = arrived.filled(filled.pieces)
-                self._schedule.asked(filled.template.name)
+                asked = asked_by_template(filled)
+            elif found is not None:
+                # Only now: the prompt may have been learned while the request waited.
+                asked = asked_by_chat(found, self._prompt_learning.prompt_for(found))
+            if asked is not None and asked.prompt:
+                self._schedule.asked(asked.prompt)
             # Entering prepares the slot, which takes several calls of llama-server; a failure there makes the request
             # slower and nothing else.  A hang-up leaves the slot as known as it was, or unknown, never wrong.
-            async with self._slot_access.use(turn, exchange, filled) as use:
+            async with self._slot_access.use(turn, exchange, asked) as use:
                 # Told before the request is sent: the head of the answer comes from llama-server, and takes these
                 # along.
-                if filled is not None and use is not None:
-                    self._slot_access.tell(exchange, filled, use.prepared)
+                if asked is not None and use is not None:
+                    self._slot_access.tell(exchange, asked, use.prepared)
 
                 # 4. Send it and relay the answer.  This is the long `await`, from seconds to minutes.  A hang-up closes
                 # the connection, and llama-server stops computing at its next batch or token.  If llama-server breaks
@@ -292,5 +296,5 @@ class Proxy:
                 # 5. Learn from the answer.  There is no `await` from here to the end of the block, so an answer that
                 #    was received completely is also noted.  What the slot holds is asked on leaving, by the gate
                 #    itself, so that a client that hangs up now cannot interrupt it.
-                if filled is not None and use is not None and filled.reusable and record.status == 200:
-                    use.answered(self._slot_access.learn(exchange, filled))
+                if asked is not None and use is not None and asked.reusable and record.status == 200:
+                    use.answered(self._slot_access.learn(exchange, asked))

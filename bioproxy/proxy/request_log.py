@@ -27,6 +27,7 @@ from twisted.logger import Logger
 
 from bioproxy.http.targets import GATED
 from bioproxy.llama.speed import Speed
+from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.runtime.metrics import Metrics
 
 LATEST = 100
@@ -55,6 +56,8 @@ class Record:
     """When the request was complete, as a time of day: ISO 8601 in UTC."""
     template: str = ""
     """The first template that it names, or empty."""
+    prompt: str = ""
+    """The prompt that it begins with, a template's name or ``auto-...``; empty if none is known."""
     status: int = 0
     """The status that the client got; 499 if it hung up, 0 if there was no answer at all."""
     cache: str | None = None
@@ -118,7 +121,8 @@ class RequestLog:
         endpoint = record.path if record.path in GATED else "other"
         seconds = self._clock.seconds() - record.arrived
         record.total_ms = seconds * 1000
-        name = record.template
+        # By template, or as one of those on a learned prompt; never by the name of that.
+        name = record.template or metric_label(record.prompt)
         self._metrics.requests.labels(endpoint, name, str(record.status)).inc()
         # The others are many and tell little: a health check each second would push everything else out of the list.
         if not gated:
@@ -132,18 +136,20 @@ class RequestLog:
             self._metrics.queue_seconds.labels(name).observe(record.queue_ms / 1000)
         # Only if llama-server said both: an answer that was broken off, or an error, says neither.
         if "cache_n" in timings and "prompt_n" in timings:
-            self._count_tokens(record, timings)
+            self._count_tokens(record, name, timings)
         # A `deque` with a limit drops the oldest by itself.
         self._latest.append(record)
         self.kept += 1
-        if name:
-            self._note_use(name, record)
+        if record.template:
+            self._note_use(record.template, record)
         # One line for each request, in the same format for all of them, so that `grep` and `awk` can work with it.
         # What is not known is `None` there, and a miss is named only where there is one.
         self.log.info(
-            "{r.id} {path} {r.status} template={r.template} cache={r.cache}{miss} prompt={r.prompt_tokens}"
+            "{r.id} {path} {r.status} template={asked} cache={r.cache}{miss} prompt={r.prompt_tokens}"
             " cached={r.cached_tokens} tokens queue={queue} ttft={ttft} total={total} ms",
             r=record,
+            # A learned prompt stands in the place of a template.
+            asked=record.template or record.prompt,
             # For a log of JSON, where each value has a name.  The event has a time of its own.
             fields={key: value for key, value in told(record).items() if key != "time"},
             # A client may put anything into a path, line ends too, and could so write lines of its own into the log.
@@ -162,17 +168,17 @@ class RequestLog:
             self._last_arrival[name] = record.arrived
             self.last_used[name] = record.time
 
-    def _count_tokens(self, record: Record, timings: dict[str, float]) -> None:
-        """Count the tokens of a prompt, and the time that reusing them has saved."""
+    def _count_tokens(self, record: Record, label: str, timings: dict[str, float]) -> None:
+        """Count the tokens of a prompt under a label, and the time that reusing them has saved."""
         reused, computed = int(timings["cache_n"]), int(timings["prompt_n"])
         # llama-server counts the two separately; clients and operators mean the whole prompt by "prompt".
         record.cached_tokens, record.prompt_tokens = reused, reused + computed
-        self._metrics.prompt_tokens.labels(record.template, "cache").inc(reused)
-        self._metrics.prompt_tokens.labels(record.template, "computed").inc(computed)
+        self._metrics.prompt_tokens.labels(label, "cache").inc(reused)
+        self._metrics.prompt_tokens.labels(label, "computed").inc(computed)
         # What was saved is an estimate: the tokens that were reused, times what computing one takes.  The speed learns
         # from this answer first, so the estimate is by the latest measurement.
         self._speed.measured(computed, timings.get("prompt_ms", 0.0))
-        self._metrics.prefill_seconds_saved.labels(record.template).inc(reused * self._speed.seconds_per_token)
+        self._metrics.prefill_seconds_saved.labels(label).inc(reused * self._speed.seconds_per_token)
 
 
 def told(record: Record) -> dict[str, Any]:

@@ -20,14 +20,15 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 
 from bioproxy.http.targets import SLOT_ACTIONS
-from bioproxy.prompts.filling import FilledRequest
+from bioproxy.proxy.asked import Asked
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.slot.client_calls import saved_to
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.turn import Turn
-from bioproxy.slot.uses import TemplateUse
+from bioproxy.slot.uses import PromptUse
+from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.shape_learning import ShapeLearning
 
 
@@ -37,44 +38,50 @@ class SlotAccess:
     Invariant: it has no state of its own, so what is known of a request is in its `Exchange` and nowhere else.
     """
 
-    def __init__(self, slot: Slot, shape_learning: ShapeLearning, miss_reasons: MissReasons) -> None:
-        """`slot` is used; `shape_learning` is told of each question; `miss_reasons` explains cold answers."""
+    def __init__(
+        self,
+        slot: Slot,
+        shape_learning: ShapeLearning,
+        prompt_learning: PromptLearning,
+        miss_reasons: MissReasons,
+    ) -> None:
+        """`slot` is used; the two learnings are told of each question; `miss_reasons` explains cold answers."""
         self._slot = slot
         self._shape_learning = shape_learning
+        self._prompt_learning = prompt_learning
         self._miss_reasons = miss_reasons
 
-    def use(
-        self, turn: Turn, exchange: Exchange, filled: FilledRequest | None
-    ) -> AbstractAsyncContextManager[TemplateUse | None]:
+    def use(self, turn: Turn, exchange: Exchange, asked: Asked | None) -> AbstractAsyncContextManager[PromptUse | None]:
         """Return the use of the slot that a request makes, to be entered inside its `turn` at the gate.
 
         Awaits nothing itself.  Entering what it returns waits for llama-server, and does not fail for its reasons;
         cancelling that leaves the slot unknown, or as it was.
 
-        `filled` is the request with its templates, `None` if it names none.  The block gets a `TemplateUse` in the
-        first case and `None` in the second.
+        `asked` is what the request asks for, `None` if it is neither a chat nor names a template.  The block gets a
+        `PromptUse` in the first case and `None` in the second.
         """
         # llama-server continues such a request when its connection is closed: the client can fetch the answer later, at
         # /v1/stream.  If that client hangs up, the slot is busy although nobody waits here, and the gate must know it.
         headers = exchange.request.requestHeaders
         continues = headers.hasHeader("x-conversation-id")
-        if filled is not None:
-            return self._slot.use_for_template(
+        if asked is not None:
+            return self._slot.use_for_prompt(
                 turn,
-                filled.template.name,
-                filled.key,
-                filled.conversation,
-                reuses=filled.reusable,
+                asked.prompt,
+                asked.key,
+                asked.conversation,
+                reuses=asked.reusable,
+                pinned=asked.pinned,
                 llama_continues=continues,
             )
-        # Anything else displaces what the slot holds, and leaves something there that is of no use for templates.
+        # Anything else displaces what the slot holds, and leaves something there that is of no use for prompts.
         # A client may itself have llama-server save the slot to a file, perhaps to one of ours.  The record must not
-        # claim then that this file has a template.
+        # claim then that this file has a prompt.
         is_slot_call = exchange.record.path.startswith(SLOT_ACTIONS)
         written = saved_to(exchange.target, headers, exchange.body) if is_slot_call else ""
         return self._slot.use_otherwise(turn, may_write=written, llama_continues=continues)
 
-    def tell(self, exchange: Exchange, filled: FilledRequest, prepared: Prepared) -> None:
+    def tell(self, exchange: Exchange, asked: Asked, prepared: Prepared) -> None:
         """Tell the client how the slot was prepared for its request, and note the same in the record.
 
         `prepared` is what entering the use has found.  If the head of the answer is out already, only the record gets
@@ -83,20 +90,23 @@ class SlotAccess:
         # The record gets the same words as the headers, so a client's complaint can be found in the log by its id.
         # Nothing is rounded there: the log and `/status` do that, and the metrics need the exact number.
         record = exchange.record
+        if asked.prompt:
+            record.prompt = asked.prompt
+            exchange.tell("X-Bioproxy-Prompt", asked.prompt)
         record.cache, record.restore_ms = prepared.cache, prepared.restore_ms
         exchange.tell("X-Bioproxy-Cache", prepared.cache)
         if prepared.miss is not None:
             # The slot's word first becomes the client's word: a warm-up in progress is a better reason than "the slot
             # holds something else", which is only what its interruption looks like from inside.
-            record.miss = self._miss_reasons.reason(filled, prepared.miss)
+            record.miss = self._miss_reasons.reason(asked, prepared.miss)
             exchange.tell("X-Bioproxy-Miss", record.miss)
-            record.miss_detail = self._miss_reasons.detail(filled, record.miss)
-            if record.miss_detail is not None:
-                exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
+        record.miss_detail = self._miss_reasons.detail(asked, record.miss)
+        if record.miss_detail is not None:
+            exchange.tell("X-Bioproxy-Miss-Detail", record.miss_detail)
         if prepared.restore_ms is not None:
             exchange.tell("X-Bioproxy-Restore-Ms", f"{prepared.restore_ms:.1f}")
 
-    def learn(self, exchange: Exchange, filled: FilledRequest) -> int | None:
+    def learn(self, exchange: Exchange, asked: Asked) -> int | None:
         """Draw conclusions from an answer that has ended well.
 
         Return how many tokens llama-server says it reused, or `None` if the answer does not say.
@@ -105,11 +115,15 @@ class SlotAccess:
         # A belief is compared with a fact here.  The slot was prepared as hot or restored, and llama-server counted
         # what it really reused.  This is known only when the answer is over, so the client cannot be told in a header;
         # a miss that was already explained keeps its first reason.
-        if reused is not None and record.miss is None:
-            record.miss_detail = self._miss_reasons.afterwards(filled, int(reused))
-            record.miss = "ineffective" if record.miss_detail else None
+        if reused is not None and record.miss is None and asked.prompt:
+            ineffective = self._miss_reasons.afterwards(asked, int(reused))
+            if ineffective is not None:
+                record.miss, record.miss_detail = "ineffective", ineffective
         # Questions are counted here and not when they arrive: one that failed teaches nothing.
-        # Only the first question of a conversation says in which shape the next one will come.  A later one is told
-        # without its shape, and counts merely as a use of the template.
-        self._shape_learning.asked(filled.template.name, filled.shape if filled.first_question else None)
+        if asked.chat is not None:
+            self._prompt_learning.answered(asked.chat)
+        else:
+            # Only the first question of a conversation says in which shape the next one will come.  A later one is told
+            # without its shape, and counts merely as a use of the template.
+            self._shape_learning.asked(asked.prompt, asked.shape if asked.first_question else None)
         return None if reused is None else int(reused)

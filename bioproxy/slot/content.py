@@ -42,13 +42,23 @@ waits 1.5 seconds longer at worst.
 """
 
 
+NO_CONVERSATION = ConversationChain()
+"""The conversation of a warm-up: none, so it continues no other one."""
+
+
+NOTHING = Key("", "")
+"""The key of nothing: no prompt has it, because each key has the digest of a shape."""
+
+
 @dataclass(frozen=True)
 class KnownContent:
-    """What the slot was left with: a template's prefix and, after a question, a conversation.
+    """What the slot was left with: a prompt and, after a question, a conversation.
 
-    `name` and `key` say which template, of which text and shape.  `conversation` is what stands
-    behind it, `None` after a warm-up.  `saved` is how many of the tokens are in a file already.
-    `witness` is what llama-server said of the slot then.
+    `name` and `key` say which prompt, of which text and shape; the name is empty for a prompt that
+    is not known.  `conversation` is what stands behind it, `None` after a warm-up.  `saved` is how
+    many of the tokens are in a file already.  `witness` is what llama-server said of the slot then.
+    `turns` has all beginnings of the conversation, where a request has told them; nothing where the
+    conversation comes from a file.
     """
 
     name: str
@@ -56,6 +66,7 @@ class KnownContent:
     conversation: Conversation | None
     saved: int
     witness: Witness
+    turns: ConversationChain = NO_CONVERSATION
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,17 @@ class ProbableContent:
 
     key: Key
     turns: ConversationChain
+
+
+def cut_after(tokens: Sequence[int], end: int) -> list[int]:
+    """Return the first `end` tokens and one that does not belong behind them.
+
+    Evaluated, they cut the slot back to exactly the first ones.  llama-server always computes at least one token:
+    without the strange one, it would compute the last token of the prompt anew, in a batch of its own, and with other
+    numbers.  The next request drops the strange one.
+    """
+    # Where nothing of the prompt follows, a question does, which hardly begins with the prompt's own first token.
+    return [*tokens[:end], next((each for each in tokens if end == len(tokens) or each != tokens[end]), 0)]
 
 
 class SlotContent:
@@ -150,11 +172,21 @@ class SlotContent:
 
     # Asking llama-server.
 
-    async def remember(self, name: str, key: Key, conversation: Conversation | None, saved: int) -> None:
+    async def remember(
+        self,
+        name: str,
+        key: Key,
+        conversation: Conversation | None,
+        saved: int,
+        turns: ConversationChain = NO_CONVERSATION,
+        before: KnownContent | None = None,
+    ) -> None:
         """Write down what the slot was left with, if its witness can be had.
 
-        Fires in any case, with the slot unknown if llama-server could not be asked.  Cancelling
-        leaves it unknown.
+        The first arguments are the fields of `KnownContent`.  `before` is what the slot held before
+        a request that may have used another slot: if nobody has used slot 0 since, it still holds
+        that.  Fires in any case, with the slot unknown if llama-server could not be asked.
+        Cancelling leaves it unknown.
         """
         # Unknown while llama-server is asked: were this broken off, the witness would belong to
         # something else than what is written down here.  `probable` stays, for just that case.
@@ -167,7 +199,10 @@ class SlotContent:
         # A slot without any task is that of a fresh process, and the next fresh process will look
         # just the same: it proves nothing.  A busy one is about to be something else.
         if witness is not None and witness.task is not None and not witness.busy:
-            self.known = KnownContent(name, key, conversation, saved, witness)
+            # Only a request that names a slot is certain to use that one (`id_slot`).  Another one
+            # may have got any slot of a llama-server that has several.
+            elsewhere = before is not None and before.witness == witness
+            self.known = before if elsewhere else KnownContent(name, key, conversation, saved, witness, turns)
 
     async def confirm(self) -> KnownContent | None:
         """Fire with what the slot holds if the witness confirms it, with `None` if it is unknown.
@@ -184,6 +219,21 @@ class SlotContent:
         if self.known is known and not same:
             self.forget()
         return known if self.known is known else None
+
+    async def as_it_is(self) -> KnownContent | None:
+        """Fire with the slot's content together with its witness of this moment, `None` without a witness.
+
+        Content that is not known has no name.  Never fails for reasons of llama-server's.
+        """
+        # For `remember`, which compares the witness only: what is not known stays not known.
+        try:
+            witness = await self._llama.witness()
+        except LlamaCallFailed:
+            return None
+        if witness is None:
+            return None
+        known = self.known
+        return known if known is not None and known.witness == witness else KnownContent("", NOTHING, None, 0, witness)
 
     async def probably_has(self, key: Key, turns: ConversationChain, tokens: int) -> bool:
         """Tell whether the slot probably has what a request goes on with.

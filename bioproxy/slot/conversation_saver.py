@@ -1,8 +1,15 @@
 """Decides when the conversation in slot 0 is worth a file, and saves it.
 
 After an answer the slot holds the whole conversation, and the next question on it has to be
-computed only from there on.  If somebody else asks in between, that is lost, unless it was saved:
-to `NAME.chat.bin`, which holds the last conversation on that template.
+computed only from there on.  If somebody else asks in between, that is lost, unless it was saved.
+Any number of conversations can be saved, and the shelf (`bioproxy.slot.shelf`) removes those that
+were not used for the longest time.
+
+A file is called after the digest of its conversation, so a conversation that goes on gets another
+file, and the shorter one is removed then: whoever goes on with the longer one does not need it, and
+whoever edits the last question can mostly drop the end of the longer one.  The last conversation on
+a template is called after the template (`NAME.chat.bin`), for people who look into the folder; when
+another conversation on that template is saved, it gets the name of its digest.
 
 A save costs space, and time in which llama-server serves nobody else.  So it is made only when the
 conversation has grown by some hundreds of tokens, and only if it is quick compared with what it may
@@ -17,12 +24,15 @@ Not known here: how a save is made safe (`bioproxy.slot.saving`), and who asks n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from twisted.logger import Logger
 
 from bioproxy.llama.speed import Speed
-from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.prompts.conversation import Conversation, ConversationChain
+from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.content import SlotContent
+from bioproxy.slot.content import KnownContent, SlotContent
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.record import CHAT, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
@@ -52,8 +62,7 @@ take twelve seconds, in which nobody is served.
 class ConversationSaver:
     """Saves the conversation in slot 0.
 
-    Invariant: it never saves over the only file of a conversation that has more tokens and is asked
-    for now; `bioproxy.slot.plan` sees to that before it has anything saved.
+    Invariant: a file is only replaced or removed for one whose conversation goes on with it.
     """
 
     log = Logger()
@@ -61,14 +70,27 @@ class ConversationSaver:
     enabled: bool
     """Whether conversations are saved at all.  May be changed at any time."""
 
+    minimum: int | None
+    """Tokens that a conversation without a template must have to be saved; `None`: such ones are not.
+
+    May be changed at any time.
+    """
+
     def __init__(
-        self, content: SlotContent, files: SlotFiles, reuse_check: ReuseCheck, speed: Speed, enabled: bool
+        self,
+        content: SlotContent,
+        files: SlotFiles,
+        reuse_check: ReuseCheck,
+        speed: Speed,
+        enabled: bool,
+        minimum: int | None = None,
     ) -> None:
         self._content = content
         self._files = files
         self._reuse_check = reuse_check
         self._speed = speed
         self.enabled = enabled
+        self.minimum = minimum
         # Whether the last save failed, and was told in the log.
         self._last_failed = False
 
@@ -76,6 +98,9 @@ class ConversationSaver:
         """Tell whether there is a conversation that is worth saving now."""
         known, grown = self._content.known, self._content.unsaved_tokens()
         if known is None or grown < GROWN or not self.enabled or not self._reuse_check.conversations:
+            return False
+        # One without a template is kept with those that were learned, or not at all.
+        if not is_template(known.name) and (self.minimum is None or known.witness.tokens < self.minimum):
             return False
         # Where it is not known which model runs, a file could not be said to be of any, and finding
         # that out would overwrite the very conversation.
@@ -97,13 +122,16 @@ class ConversationSaver:
         try:
             # Asked first: a file of what somebody else has left there would be worse than none.
             known = await self._content.confirm()
-            if known is None:
+            if known is None or known.conversation is None:
                 return
             tokens = known.witness.tokens
-            await self._files.save(known.name, CHAT, known.key, tokens, conversation=known.conversation)
+            earlier = self._files.continued_conversations(known.turns)
+            name = self._name_for(known, known.conversation)
+            await self._files.save(name, CHAT, known.key, tokens, conversation=known.conversation)
             self._content.mark_saved(tokens)
             self._last_failed = False
-        except (SaveFailed, LlamaCallFailed) as error:
+            self._remove_earlier(name, earlier)
+        except (SaveFailed, LlamaCallFailed, OSError) as error:
             # A full disk stays full: one line in the log is enough.
             if not self._last_failed:
                 self.log.warn("conversation not saved: {error}", error=error)
@@ -112,11 +140,33 @@ class ConversationSaver:
             # again.  Otherwise each idle moment would try once more.
             self._content.mark_saved(self._content.known.witness.tokens if self._content.known is not None else 0)
 
-    def saved_beginning(self, name: str, turns: ConversationChain) -> Snapshot | None:
-        """Return the record of the template's saved conversation if these turns go on with it."""
-        recorded, usable = self._files.recorded(name, CHAT), self._files.usable(name, CHAT)
-        # While it is not known which model runs, the file may turn out to be of another one.  It is
-        # a candidate all the same: the model is identified before anything is restored.
-        chat = usable if self._files.model_known else recorded
-        goes_on = chat is not None and chat.conversation is not None and turns.continues(chat.conversation)
-        return chat if goes_on and self._reuse_check.conversations else None
+    def saved_beginning(self, turns: ConversationChain) -> tuple[str, Snapshot | None]:
+        """Return name and snapshot of the longest saved conversation that these turns go on with, if any."""
+        if not self._reuse_check.conversations:
+            return "", None
+        # Where the model cannot go back, it cannot answer the same question once more from behind
+        # its first answer: only shorter conversations are of use.
+        before = turns if self._reuse_check.goes_back else turns.without_last
+        return self._files.longest_conversation(before) or ("", None)
+
+    def _name_for(self, known: KnownContent, conversation: Conversation) -> str:
+        """Return the name to save the conversation in the slot under.  Raises `OSError`."""
+        if not is_template(known.name):
+            return learned_id(conversation.digest)
+        last = self._files.recorded(known.name, CHAT)
+        if last is not None and last.conversation is not None and not known.turns.continues(last.conversation):
+            # Somebody may go on with the other one.  Without a folder that can be seen no file can
+            # be renamed, and then the new one takes its place.
+            self._files.rename_entry(known.name, CHAT, learned_id(last.conversation.digest))
+        return known.name
+
+    def _remove_earlier(self, saved: str, earlier: Sequence[str]) -> None:
+        """Remove conversations that the saved one goes on with.  `earlier` are their names, the longest first."""
+        # A model that cannot go back needs the one before, for when the last question is edited.
+        superseded = earlier if self._reuse_check.goes_back else earlier[1:]
+        self._files.discard(*((name, CHAT) for name in superseded if name != saved))
+
+
+def is_template(name: str) -> bool:
+    """Tell whether a prompt is a template's, and neither learned nor unknown."""
+    return bool(name) and not is_learned(name)

@@ -15,13 +15,14 @@ Does not know llama-server's calls, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import DigestedTokens
 from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.record import Snapshot, SnapshotRecord
+from bioproxy.slot.record import SnapshotRecord
+from bioproxy.slot.snapshot import CHAT, CONVERSATION, PART, PROMPT, TEMPLATE, Snapshot, epoch
 
 
 class FileSearch:
@@ -52,24 +53,45 @@ class FileSearch:
         """
         # Identifying the model overwrites the slot.  It is worth that only if there is a candidate.
         check = self._is_usable if self._identity.certain else self._folder.is_intact
-        return self._snapshots.longest_conversation(turns, lambda name, entry: check(entry))
+        continued = self._snapshots.continued_conversations(turns)
+        return next((found for found in continued if check(found[1])), None)
 
-    def longest_prefix(self, tokens: Sequence[int]) -> tuple[str, str, Snapshot, int] | None:
-        """Return the usable prompt or part of one that shares most tokens with the beginning of `tokens`.
+    def continued_conversations(self, turns: ConversationChain) -> list[str]:
+        """Return the ids of saved conversations that `turns` continues, the longest first, of whatever model."""
+        return [name for name, _ in self._snapshots.continued_conversations(turns)]
 
-        The result is id, kind and snapshot, and how many tokens are shared; `None` if none shares any.
+    def sharing(self, tokens: Sequence[int]) -> list[tuple[str, str, Snapshot, int]]:
+        """Return the usable prompts and parts that begin with the same tokens, those that share most first.
+
+        Each as id, kind and snapshot, and how many tokens are certainly shared.
         """
         # The tokens are digested once.  Comparing with a file is then a few comparisons of short texts.
         digested = DigestedTokens(tokens)
-        best: tuple[str, str, Snapshot, int] | None = None
-        for name, kind, entry in self._snapshots.prompts():
-            shared = digested.shared_with(entry.marks, entry.tokens)
-            # Of two that share the same, the shorter one is better: less is read, and nothing has to be cut off.
-            better = shared > 0 and (best is None or (shared, -entry.tokens) > (best[3], -best[2].tokens))
-            # The disk is asked last, and only for a file that would win.
-            if better and self._is_usable(entry):
-                best = name, kind, entry, shared
-        return best
+        found = [(*each, digested.shared_with(each[2].marks, each[2].tokens)) for each in self._snapshots.prompts()]
+        # Of two that share the same, the shorter one is better: less is read, and nothing has to be cut off.
+        found.sort(key=lambda each: (-each[3], each[2].tokens))
+        # The disk is asked last, and only for files that share anything.
+        return [each for each in found if each[3] > 0 and self._is_usable(each[2])]
+
+    def latest_used(self, current: Callable[[str, str, Snapshot], bool]) -> tuple[str, str, Snapshot] | None:
+        """Return the conversation or prompt that was used last, as id, kind and snapshot; `None` if there is none.
+
+        `current` tells whether a file is still that of a prompt as it is now.  While it is not certain which model
+        runs, files of any model are candidates.
+        """
+        check = self._is_usable if self._identity.certain else self._folder.is_intact
+        latest: list[tuple[int, str, str, Snapshot]] = []
+        # Conversations come first, because among equals the first one wins: a conversation that was saved within a
+        # second of its answer has the prompt in it, too.
+        for of_class in (CONVERSATION, TEMPLATE, PROMPT):
+            for (name, kind), entry in self._snapshots.most_recently_used(of_class):
+                uses = self._snapshots.uses(name, kind)
+                # A prompt that was only warmed up was not asked for.  A conversation was, before it was saved.
+                asked = uses is not None and (kind == CHAT or uses.hits > 0)
+                if uses is not None and asked and kind != PART and current(name, kind, entry) and check(entry):
+                    latest.append((int(epoch(uses.last_used)), name, kind, entry))
+                    break
+        return max(latest, key=lambda each: each[0])[1:] if latest else None
 
     def _is_usable(self, entry: Snapshot) -> bool:
         """Tell whether a file is of the model that runs now, and intact on the disk where that is visible."""

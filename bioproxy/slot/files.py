@@ -90,8 +90,11 @@ class SlotFiles:
         search = FileSearch(identity, snapshots, folder)
         self.usable = search.usable
         self.longest_conversation = search.longest_conversation
-        self.longest_prefix = search.longest_prefix
+        self.continued_conversations = search.continued_conversations
+        self.sharing = search.sharing
+        self.latest_used = search.latest_used
         # What is done with files as a whole, in `Shelf`.
+        self.discard = shelf.discard
         self.forget_and_remove = shelf.forget_and_remove
         self.pin = shelf.pin
         self.rename_entry = shelf.rename_entry
@@ -99,6 +102,7 @@ class SlotFiles:
         self.within_limits = shelf.within_limits
         # And their uses, in `SnapshotRecord`.
         self.used = snapshots.used
+        self.now = snapshots.now
         self.uses = snapshots.uses
 
     # What there is.  Answered from memory, and by a look at the disk where the folder is seen.
@@ -126,9 +130,10 @@ class SlotFiles:
     # Loading.  The only way for a file into the slot: who else would look at the disk before, and
     # compare what was read after?
 
-    async def load(self, name: str, kind: str, entry: Snapshot) -> bool:
+    async def load(self, name: str, kind: str, entry: Snapshot, for_user: bool = True) -> bool:
         """Have llama-server read a file into the slot; fire with whether it did.
 
+        Only what is loaded `for_user` counts as a use of the file: warm-ups say nothing about what is asked for.
         A file that could not be read is forgotten, and the slot is empty then.  Fails with
         `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
         Cancelling leaves the slot unknown and the file recorded: nothing is wrong with it.
@@ -171,7 +176,8 @@ class SlotFiles:
             return False
         self._metrics.slot_bytes.labels("restored").inc(loaded.size)
         # A use: the file goes behind all others in the order in which files are removed.
-        self.used(name, kind)
+        if for_user:
+            self.used(name, kind)
         return True
 
     # Forgetting, and correcting the record.  No ``await`` in any of these: they are done when they
@@ -214,18 +220,6 @@ class SlotFiles:
             # In memory it is forgotten all the same, so this process is safe.  After a restart the
             # old record would be believed again, unless it can be written by then: worth an error.
             self.log.error("the record of slot files cannot be written: {error}", error=error)
-
-    def discard(self, name: str, kind: str) -> None:
-        """Forget a file that is of no more use, and remove it if that is possible.  Raises `OSError`."""
-        # In contrast to `forget` this is part of tidying up, and may fail: nothing depends on it,
-        # and the warm-up that calls it tells what went wrong.
-        entry = self._snapshots.get(name, kind)
-        if entry is not None:
-            # First the record, then the file.  A crash in between leaves a file without a record,
-            # which is removed at the next start.  The other way round it would leave a record
-            # without its file, and a user who waits for a restore that fails.
-            self._snapshots.drop(name, kind)
-            self.folder.remove(entry.filename)
 
     def rename_key(self, name: str, key: Key) -> None:
         """Note that a template's file is right for this key, because the tokens are the same.  Raises `OSError`."""

@@ -3,11 +3,14 @@
 A prompt that begins with the tokens in the slot is processed from there on, so before a request is
 sent the slot should hold as much of its beginning as possible.  In order of preference:
 
-1. The slot holds the conversation that the request goes on with: use it.
+1. The slot holds the conversation that the request goes on with, and no file has more of it: use it.
 2. A file has that conversation: restore it.
-3. The slot holds the template, alone or with another conversation behind it: use it.
-4. A file has the template: restore it.
+3. The slot holds the prompt, alone or with another conversation behind it: use it.
+4. A file has the prompt: restore it.
 5. None of these: llama-server computes the prompt from its first token.
+
+A *prompt* is what many requests begin with: a template's text, or a system message with tools that was learned from
+requests.  A request need not begin with a prompt that is known; then only its conversation is looked for.
 
 The functions here are pure: values in, a decision out.  There is nothing of Twisted in them,
 nothing to await, and no question to llama-server.  That is the point: every combination of
@@ -39,6 +42,14 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.content import KnownContent, ProbableContent
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 
+CUT_BACK = 512
+"""Tokens behind a prompt that are given up for an answer that is bit for bit a cold run's.
+
+With more the questions may share a long text, which would have to be computed again: about a second's work on a slow
+machine is the price at most.  Halved, answers after long ones are less exact; doubled, twice as much may be computed
+again.
+"""
+
 # The facts.
 
 
@@ -46,9 +57,10 @@ from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 class Wanted:
     """What the next request begins with.
 
-    `name` is its template and `key` says of which text and shape.  `turns` is its conversation,
-    empty for a warm-up.  `prepared_before` tells whether the last request on this template had the
-    same key: it tells a template that lost the slot from one that nobody has asked for yet.
+    `name` is its prompt, empty for one that is not known, and `key` says of which text and shape.
+    `turns` is its conversation, empty for a warm-up.  `prepared_before` tells whether the last
+    request on this prompt had the same key: it tells a prompt that lost the slot from one that
+    nobody has asked for yet.
     """
 
     name: str
@@ -73,18 +85,24 @@ class InSlot:
 
 @dataclass(frozen=True)
 class Files:
-    """What the record has for the wanted template.
+    """What the record has for the wanted prompt.
 
-    `chat` is the file of the conversation that the request goes on with, `None` where the saved
-    conversation is another one or where restored conversations are of no use.  `prefix` is the file
-    of the template, whatever text, shape and model it was made of: a file that does not fit still
-    tells why the request is cold.  `template_tokens` is how many tokens the template has, known
-    only where its file fits text, shape and model.
+    `chat` is the file with the longest conversation that the request goes on with, and `chat_name`
+    the name under which it is recorded; `None` where no saved conversation is continued or where
+    restored conversations are of no use.  `prefix` is the file of the prompt, whatever text, shape
+    and model it was made of: a file that does not fit still tells why the request is cold.
+    `prompt_tokens` is how many tokens that file has, known only where it fits text, shape and model.
     """
 
     chat: Snapshot | None = None
+    chat_name: str = ""
     prefix: Snapshot | None = None
-    template_tokens: int | None = None
+    prompt_tokens: int | None = None
+
+    @property
+    def messages(self) -> int:
+        """How many messages the conversation in `chat` has."""
+        return self.chat.conversation.length if self.chat is not None and self.chat.conversation is not None else 0
 
 
 @dataclass(frozen=True)
@@ -111,12 +129,15 @@ class Use:
 
     `promised` is how many tokens should be reused, `None` where that is not worth checking.
     `source` is `CHAT` where the slot holds the conversation itself.  With `save_first` the
-    conversation in the slot is saved before: the request will cut it off behind the template.
+    conversation in the slot is saved before: the request will cut it off behind the prompt.  With
+    `cut_back` the slot is cut down to the prompt before the request is sent, so that the answer is,
+    bit for bit, that of a cold run (docs/same-answer.md).
     """
 
     promised: int | None = None
     source: str | None = None
     save_first: bool = False
+    cut_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,12 +160,13 @@ class Replace:
 
 @dataclass(frozen=True)
 class Restore:
-    """Restore this file, of this kind (`CHAT` or `PREFIX`): restored.
+    """Restore the file that is recorded under this name and kind (`CHAT` or `PREFIX`): restored.
 
     Where llama-server cannot load it, `plan_replacement` is asked once more, with its kind among
     those that `failed`.
     """
 
+    name: str
     kind: str
     entry: Snapshot
 
@@ -165,38 +187,48 @@ def plan(in_slot: InSlot, wanted: Wanted, files: Files, reuse: Reuse) -> Use | C
 
 def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse) -> Use | Replace:
     """Decide where the slot's content is known."""
-    conversation, same_key = known.conversation, known.key == wanted.key
-    # A warm-up leaves no conversation behind, only the template, which is in a file already or
-    # about to be.  And where the file to restore is the one that this template's conversation would
-    # be saved to, nothing is saved: llama-server would overwrite exactly what the request needs.
-    save_first = conversation is not None and (files.chat is None or known.name != wanted.name)
-    if not same_key:
-        return Replace(save_first)
+    # A warm-up leaves no conversation behind, only the prompt, which is in a file already or about
+    # to be.
+    conversation = known.conversation
+    save_first = conversation is not None
 
-    # Case 1: the slot holds the conversation.  It wins over a file, which may be older and shorter.
-    if conversation is not None and wanted.turns.continues(conversation):
+    # Case 1: the slot holds the conversation.  The digests of its messages cover what stands before
+    # them, so it is the same prompt, too, also where it was not known by name when it was asked.
+    # It wins over a file that has no more messages: that may be older.
+    if conversation is not None and wanted.turns.continues(conversation) and conversation.length >= files.messages:
         # One more question: the prompt goes on from the end of what the slot holds, as every model
         # can.  Except that some chat templates change earlier turns; then restored conversations
         # fail as well, and `conversations` is false for both.
         if wanted.turns.is_longer_than(conversation) and reuse.conversations:
-            return Use(files.template_tokens, CHAT)
+            return Use(files.prompt_tokens, CHAT)
         # The same question once more: the model has to go back, to before its own answer.  Also
-        # where there is one more question, but conversations are of no use: the template at least
+        # where there is one more question, but conversations are of no use: the prompt at least
         # is.
         if reuse.goes_back:
-            return Use(files.template_tokens)
+            return Use(files.prompt_tokens)
 
-    # Case 2: a file has the conversation.  That is more than the template, which is all that the
-    # slot has for this request.
-    if files.chat is not None:
+    # An edited question, or a branch: the slot holds all that stands before it, and more, which the
+    # model drops.
+    shared = wanted.turns.shared_messages(known.turns)
+    if reuse.goes_back and shared > 0 and shared >= files.messages:
+        return Use(files.prompt_tokens, save_first=save_first)
+    # Case 2: a file has the conversation.  That is more than the prompt, which is all that the slot
+    # has for this request.
+    if files.chat is not None or known.key != wanted.key:
         return Replace(save_first)
 
-    # Case 3: the slot holds the template.  With nothing behind it, every model can go on from its
+    # Case 3: the slot holds the prompt.  With nothing behind it, every model can go on from its
     # end, so nothing is promised: the answer would say nothing about going back.
     if conversation is None:
         return Use()
     if reuse.goes_back:
-        return Use(files.template_tokens, save_first=save_first)
+        # llama-server would go on from the first token that differs, anywhere behind the prompt.
+        # What both questions share by accident is not worth it: the rest may be a small batch,
+        # whose numbers are other ones than a cold run's.  A long shared beginning is.
+        # A warm-up has nothing behind the prompt, and cuts the slot down itself.
+        behind = known.witness.tokens - (files.prompt_tokens or 0)
+        cut_back = behind <= CUT_BACK and bool(wanted.turns.message_digests)
+        return Use(files.prompt_tokens, save_first=save_first, cut_back=cut_back)
     # Computed from its first token, unless a file has it: that is for `plan_replacement` to say.
     return Replace(save_first)
 
@@ -213,7 +245,7 @@ def _plan_unknown(in_slot: InSlot, wanted: Wanted, files: Files, reuse: Reuse) -
     if files.chat is not None and not wanted.turns.continues(probable.turns.all_messages):
         return Replace()
     if in_slot.probable_is_there is None:
-        return CheckProbable(files.template_tokens or 0)
+        return CheckProbable(files.prompt_tokens or 0)
     # Nothing is promised: it is not known how much of it was computed.
     return Use() if in_slot.probable_is_there else Replace()
 
@@ -230,12 +262,15 @@ def plan_replacement(
         return Compute("ineffective")
     # Cases 2 and 4.  A file of another text, shape or model is never restored.  llama-server itself
     # would not notice: it checks the shape of the data, not the weights or the words behind it.
-    for kind, entry in ((CHAT, files.chat), (PREFIX, files.prefix)):
-        if entry is not None and kind not in failed and entry.key == wanted.key and entry.model.matches(model):
-            return Restore(kind, entry)
-    # Case 5.  The reason is in the template's file: the first thing in which it differs from what
-    # was wanted.
-    prefix = files.prefix
+    # A conversation says by its messages what it begins with, so its key need not be compared.
+    chat, prefix = files.chat, files.prefix
+    if chat is not None and CHAT not in failed and chat.model.matches(model):
+        return Restore(files.chat_name, CHAT, chat)
+    fits = prefix is not None and prefix.key == wanted.key and prefix.model.matches(model)
+    if prefix is not None and fits and PREFIX not in failed:
+        return Restore(wanted.name, PREFIX, prefix)
+    # Case 5.  The reason is in the prompt's file: the first thing in which it differs from what was
+    # wanted.
     if prefix is None:
         return Compute("slot-taken" if wanted.prepared_before else "first")
     if prefix.key.text != wanted.key.text:

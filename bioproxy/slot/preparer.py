@@ -22,6 +22,7 @@ clients, the queue.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
@@ -29,22 +30,20 @@ from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.content import SlotContent
+from bioproxy.slot.content import NO_CONVERSATION, KnownContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Reuse, Use, Wanted, plan, plan_replacement
-from bioproxy.slot.record import PREFIX, Snapshot
+from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
-
-NO_CONVERSATION = ConversationChain()
-"""The conversation of a warm-up: none, so it continues no other one."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """How the slot came to hold a template: `cache` is ``hot``, ``restored`` or ``cold``.
+    """How the slot came to hold a prompt: `cache` is ``hot``, ``restored`` or ``cold``.
 
     `miss` says why it was cold, `restore_ms` how long the restore took, in milliseconds.
     `promised` is how many tokens should be reused now, where that is known and worth checking;
@@ -83,10 +82,13 @@ class SlotPreparer:
         self._saver = saver
         self._reuse_check = reuse_check
         self._clock = clock
-        # What each template was last prepared for, and the last conversation on it.  In memory
-        # only, and one of each for each template: nothing here grows with the number of requests.
+        # What each prompt was last prepared for.  In memory only, and one key for each prompt:
+        # nothing here grows with the number of requests.
         self._last_keys: dict[str, Key] = {}
-        self._last_turns: dict[str, ConversationChain] = {}
+        # The prompts that users have asked for, and that have no file yet.
+        self._asked: dict[str, float] = {}
+        self.tokens_of: Callable[[Key], Sequence[int] | None] = lambda key: None
+        """Returns a prompt's tokens and one that does not belong to it, if they are known.  Assigned by assembly."""
 
     def file_for(self, name: str, key: Key | None) -> Snapshot | None:
         """Return the template's file if it is for this key, for the model that runs now, and unchanged on disk."""
@@ -116,36 +118,52 @@ class SlotPreparer:
         self._last_keys[name] = key
         return prepared
 
-    async def bring_back(self, name: str, key: Key) -> None:
-        """Restore a template, with the last conversation on it if that was saved.  Fires and fails as `prepare`."""
-        # By the conversation's fingerprints alone; which messages they stand for is not kept.
-        await self.prepare(name, key, self._last_turns.get(name, NO_CONVERSATION))
+    async def bring_back(self, name: str, kind: str, entry: Snapshot) -> None:
+        """Restore a file before anybody asks for it.  Fires and fails as `prepare`."""
+        try:
+            # In this order for the same reasons as in `_replace`.
+            self._content.forget()
+            model = await self._identity.find_out()
+            if entry.model.matches(model) and await self._files.load(name, kind, entry, for_user=False):
+                await self._content.remember(entry_prompt(name, kind), entry.key, entry.conversation, entry.tokens)
+        except (LlamaCallFailed, OSError) as error:
+            self.log.debug("{file} cannot be brought back: {error}", file=entry.filename, error=error)
+            self._content.forget()
 
-    async def remember(self, name: str, key: Key, turns: ConversationChain = NO_CONVERSATION) -> None:
-        """Write down that the slot was left holding a template, with a conversation on it.
+    async def remember(
+        self, name: str, key: Key, turns: ConversationChain = NO_CONVERSATION, before: KnownContent | None = None
+    ) -> None:
+        """Write down that the slot was left holding a prompt, with a conversation on it.
 
-        Fires when llama-server has told the witness, or cannot; then the slot is unknown.
-        Cancelling leaves it unknown too.
+        `before` is as in `SlotContent.remember`.  Fires when llama-server has told the witness, or
+        cannot; then the slot is unknown.  Cancelling leaves it unknown too.
         """
         # How much of it a file has already, from whichever file has more: only what has grown since
         # is worth a save.
-        prefix, chat = self.file_for(name, key), self._saver.saved_beginning(name, turns)
+        prefix, (_, chat) = self.file_for(name, key), self._saver.saved_beginning(turns)
         saved = max((entry.tokens for entry in (prefix, chat) if entry is not None), default=0)
-        await self._content.remember(name, key, turns.all_messages if turns.message_digests else None, saved)
-        if turns.message_digests:
-            self._last_turns[name] = turns
+        conversation = turns.all_messages if turns.message_digests else None
+        await self._content.remember(name, key, conversation, saved, turns, before)
+        # A prompt that is hot is used as much as one that is restored.  If it has no file yet, that
+        # is noted until it has.
+        if conversation is not None and prefix is not None:
+            self._files.used(name, PREFIX)
+        elif conversation is not None and name:
+            self._asked[name] = self._files.now()
+
+    def warmed_up(self, name: str) -> None:
+        """Note that a prompt has a file now."""
+        # Used when it was asked for, not now.  Otherwise the prompt would look later than the conversation on it, and
+        # the slot would get the prompt alone where the conversation is what goes on.
+        if (asked_at := self._asked.pop(name, None)) is not None:
+            self._files.used(name, PREFIX, asked_at)
 
     async def _prepare(self, wanted: Wanted) -> Prepared:
         """Collect the facts and carry the plan out.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
         # Collect the facts.  One cheap question to llama-server, and none where nothing is known.
-        name = wanted.name
         known = await self._content.confirm()
         # Read only now: while llama-server was asked, an operator may have discarded a file.
-        prefix, reuse = self.file_for(name, wanted.key), self._reuse(name)
-        files = Files(
-            chat=self._saver.saved_beginning(name, wanted.turns),
-            template_tokens=prefix.tokens if prefix is not None else None,
-        )
+        reuse, files = self._reuse(wanted.name), self._find_files(wanted)
         in_slot = InSlot(known, self._content.probable if known is None else None)
         # Decide.  The loop ends after its first round, since the reply is known then.
         decision = plan(in_slot, wanted, files, reuse)
@@ -162,32 +180,59 @@ class SlotPreparer:
         if decision.save_first:
             await self._saver.save_if_due()
         if isinstance(decision, Use):
+            if decision.cut_back and not await self._cut_back(wanted.key):
+                # The model cannot go back, which is known from now on.  A file has exactly the prompt.
+                return await self._replace(wanted)
             return Prepared("hot", promised=decision.promised, source=decision.source)
 
         # From the next line on the slot changes.  Whoever is cancelled below must leave it unknown.
         self._content.forget()
-        return await self._replace(wanted, files)
+        return await self._replace(wanted)
 
-    async def _replace(self, wanted: Wanted, files: Files) -> Prepared:
+    async def _cut_back(self, key: Key) -> bool:
+        """Cut the slot down to the prompt that it begins with, where the prompt's tokens are known.
+
+        Fires with whether the slot still holds the prompt.  Fails as `LlamaApi`'s calls do.  Cancelling
+        leaves the slot unknown.
+        """
+        tokens = self.tokens_of(key)
+        if tokens is None:
+            return True
+        # The last of these tokens does not belong there (`cut_after`), so it is computed in any case.
+        reused = (await self._content.evaluate_for_warmup(tokens)).reused
+        self._content.left_by_user = True
+        self._reuse_check.went_back(len(tokens) - 1, reused)
+        return self._reuse_check.goes_back
+
+    def _find_files(self, wanted: Wanted) -> Files:
+        """Return what the record has for a request, at this moment."""
+        prefix = self.file_for(wanted.name, wanted.key)
+        chat_name, chat = self._saver.saved_beginning(wanted.turns)
+        return Files(chat, chat_name, self._files.recorded(wanted.name, PREFIX), prefix.tokens if prefix else None)
+
+    async def _replace(self, wanted: Wanted) -> Prepared:
         """Restore the best file that llama-server can load, if there is one."""
         name = wanted.name
         # What the slot holds is given up, so this is the moment to learn which model runs: finding
         # out overwrites it.
         model = await self._identity.find_out()
-        # Read only now, because an operator may have had the file forgotten during the last
-        # ``await``.
-        files = replace(files, prefix=self._files.recorded(name, PREFIX))
+        # Read only now: an operator may have had a file forgotten during the last ``await``, and the
+        # save before this has perhaps replaced one, or made room for itself.
+        files = self._find_files(wanted)
         reuse, failed, began = self._reuse(name), frozenset[str](), self._clock.seconds()
         # A file that cannot be loaded is out of the record by then, and leaves the slot empty.  The
         # next best is tried; each kind at most once, so this ends.
         while isinstance(decision := plan_replacement(wanted, files, model, reuse, failed), Restore):
             entry = decision.entry
-            if await self._files.load(name, decision.kind, entry):
+            # A warm-up has no conversation, and is no use of the file: its prompt would look like what was asked for
+            # last.
+            for_user = bool(wanted.turns.message_digests)
+            if await self._files.load(decision.name, decision.kind, entry, for_user):
                 took = (self._clock.seconds() - began) * 1000
                 # The slot is known again from here on.  A client that hangs up during this question
                 # leaves it unknown, although it is restored: the safe side, at the price of a
                 # restore.
-                await self._content.remember(name, wanted.key, entry.conversation, entry.tokens)
+                await self._content.remember(name, entry.key, entry.conversation, entry.tokens)
                 return Prepared("restored", None, took, entry.tokens, decision.kind)
             failed |= {decision.kind}
         return Prepared("cold", decision.miss)
@@ -197,3 +242,9 @@ class SlotPreparer:
         # As a value: whatever happens during the next ``await``, one plan is made from one state.
         check = self._reuse_check
         return Reuse(check.goes_back, check.conversations, check.trouble is not None or check.is_doubted(name))
+
+
+def entry_prompt(name: str, kind: str) -> str:
+    """Return the prompt that a file belongs to, by the name under which it is recorded; empty if that does not say."""
+    # A conversation of its own name may go on with any prompt.  The key says which, as far as that matters.
+    return "" if kind == CHAT and is_learned(name) else name

@@ -30,9 +30,9 @@ from twisted.logger import Logger
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.slot.record_files import RecordFiles
-from bioproxy.slot.record_index import Id, RecordIndex, Totals
+from bioproxy.slot.record_index import RecordIndex, Totals
 from bioproxy.slot.record_uses import RecordUses, Uses
-from bioproxy.slot.snapshot import CHAT, NAMES, PART, PREFIX, Snapshot, epoch, iso, names_of
+from bioproxy.slot.snapshot import CHAT, NAMES, PART, PREFIX, Id, Snapshot, epoch, iso, names_of
 
 __all__ = ["CHAT", "NAMES", "PART", "PREFIX", "Id", "Snapshot", "SnapshotRecord", "Totals", "Uses", "names_of"]
 """The record's own class, and the values that it is asked with and answers with, from one place."""
@@ -86,15 +86,6 @@ class SnapshotRecord:
         for (name, kind), entry in list(self._index.prompts.items()):
             yield name, kind, entry
 
-    def longest_conversation(
-        self, turns: ConversationChain, usable: Callable[[str, Snapshot], bool] = lambda name, entry: True
-    ) -> tuple[str, Snapshot] | None:
-        """Return id and snapshot of the longest conversation that `turns` continues, or `None`.
-
-        `usable` gets id and snapshot of each candidate, longest first, and tells whether it may be returned.
-        """
-        return self._index.longest_conversation(turns, usable)
-
     def filenames(self) -> Iterator[str]:
         """Yield the names of all slot files that must stay, those of a newer bioproxy included."""
         yield from (entry.filename for entry in self._index.entries.values())
@@ -107,6 +98,17 @@ class SnapshotRecord:
     def least_recently_used(self, of_class: str) -> Iterator[tuple[Id, Snapshot]]:
         """Yield the entries of a class, least recently used first.  The record must not change meanwhile."""
         return self._index.least_recently_used(of_class)
+
+    def most_recently_used(self, of_class: str) -> Iterator[tuple[Id, Snapshot]]:
+        """Yield the entries of a class, most recently used first.  The record must not change meanwhile."""
+        return self._index.most_recently_used(of_class)
+
+    def continued_conversations(self, turns: ConversationChain) -> Iterator[tuple[str, Snapshot]]:
+        """Yield ids and entries of the conversations that `turns` continues, the longest first.
+
+        The record must not change meanwhile.
+        """
+        return self._index.continued_conversations(turns)
 
     def uses(self, name: str, kind: str) -> Uses | None:
         """Return how often and when a file was used, `None` if there is none.  Saving counts as the first use."""
@@ -172,12 +174,15 @@ class SnapshotRecord:
 
     # Uses.
 
-    def used(self, name: str, kind: str) -> None:
-        """Count a use of a file, and make it the last one to be given up.  Written by `flush_uses`."""
+    def used(self, name: str, kind: str, at: float | None = None) -> None:
+        """Count a use of a file, and make it the last one to be given up.  Written by `flush_uses`.
+
+        `at` is when that was, in seconds since 1970, if it was not now.
+        """
         entry = self.get(name, kind)
         # It may have been dropped while llama-server read the file.
         if entry is not None:
-            self._uses.used((name, kind), entry, iso(self.now()))
+            self._uses.used((name, kind), entry, iso(self.now() if at is None else at))
             self._index.used((name, kind))
 
     def flush_uses(self) -> None:

@@ -28,7 +28,7 @@ from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import Model
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.slot.snapshot import NAMES, PART, Snapshot
+from bioproxy.slot.snapshot import NAMES, PART, Id, Snapshot
 
 FOLDER = "shelf"
 """The folder of the entries, in the state folder."""
@@ -48,9 +48,6 @@ number: ``{ID: {KIND: {...}}}``.  Add 1 when older versions of bioproxy would mi
 
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What is raised for JSON that is no entry."""
-
-Id = tuple[str, str]
-"""What names an entry: id and kind."""
 
 
 class RecordFiles:

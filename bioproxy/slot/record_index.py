@@ -19,14 +19,11 @@ Does not know the disk, nor which files are to be removed.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.slot.snapshot import CHAT, CLASSES, Snapshot, class_of
-
-Id = tuple[str, str]
-"""What names an entry: id and kind."""
+from bioproxy.slot.snapshot import CHAT, CLASSES, Id, Snapshot, class_of
 
 
 @dataclass
@@ -86,12 +83,9 @@ class RecordIndex:
         self._order[class_of(*id)].setdefault(id)
 
     def drop(self, id: Id) -> None:
-        """Remove an entry, if there is one."""
-        # An unknown entry is no error.  It may have been dropped while a coroutine waited for llama-server.
-        entry = self.entries.pop(id, None)
-        if entry is not None:
-            self._count(id, entry, -1)
-            del self._order[class_of(*id)][id]
+        """Remove an entry, which must be there."""
+        self._count(id, self.entries.pop(id), -1)
+        del self._order[class_of(*id)][id]
 
     def used(self, id: Id) -> None:
         """Move an entry to the end of the order of use."""
@@ -106,24 +100,23 @@ class RecordIndex:
         for id in self._order[of_class]:
             yield id, self.entries[id]
 
-    def longest_conversation(
-        self, turns: ConversationChain, usable: Callable[[str, Snapshot], bool]
-    ) -> tuple[str, Snapshot] | None:
-        """Return id and entry of the longest recorded conversation that `turns` continues, if there is one.
+    def most_recently_used(self, of_class: str) -> Iterator[tuple[Id, Snapshot]]:
+        """Yield the entries of a class, most recently used first.  Nothing may change meanwhile."""
+        for id in reversed(self._order[of_class]):
+            yield id, self.entries[id]
 
-        `usable` is asked of each candidate, longest first, with its id and entry; others are passed over.
+    def continued_conversations(self, turns: ConversationChain) -> Iterator[tuple[str, Snapshot]]:
+        """Yield ids and entries of the conversations that `turns` continues, the longest first.
+
+        Nothing may change meanwhile.
         """
-        # Longest first, so the first hit is the best.  One digest is computed for each length that occurs.
+        # Longest first, so the first one that a caller can use is the best.  One digest is computed for each length
+        # that occurs, and only as far as the caller goes on asking.
         longest = len(turns.message_digests)
         for length in sorted((each for each in self._lengths if 0 < each <= longest), reverse=True):
-            # Not only a digest of messages: the texts of the templates filled into them are part of it.
             beginning = turns.first_messages(length)
             for name in reversed(self._names.get((length, beginning.digest), {})):
-                entry = self.entries[name, CHAT]
-                # Asked only for a match, because it may ask the disk: mostly once for each request.
-                if usable(name, entry):
-                    return name, entry
-        return None
+                yield name, self.entries[name, CHAT]
 
     def _count(self, id: Id, entry: Snapshot, sign: int) -> None:
         """Count an entry in (`sign` 1) or out (-1), in everything but `entries` and the order."""

@@ -15,8 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bioproxy.slot.record_index import Id
-from bioproxy.slot.snapshot import Snapshot, epoch
+from bioproxy.slot.snapshot import Id, Snapshot, epoch
 
 INTERVAL = 60.0
 """Seconds from one write of the uses to the next.
@@ -62,10 +61,10 @@ class RecordUses:
         uses = self._uses.get(id)
         return uses is not None and uses.last_used != entry.saved_at
 
-    def used(self, id: Id, entry: Snapshot, now: str) -> None:
-        """Count a use, now."""
+    def used(self, id: Id, entry: Snapshot, at: str) -> None:
+        """Count a use, and when it was, in ISO 8601."""
         uses = self.of(id, entry)
-        self.set(id, replace(uses, hits=uses.hits + 1, last_used=now))
+        self.set(id, replace(uses, hits=uses.hits + 1, last_used=at))
 
     def saved(self, id: Id, before: Snapshot | None, entry: Snapshot) -> None:
         """Note that an entry has a new file, which replaces the one of `before`."""

@@ -70,7 +70,7 @@ class SlotChanged(SaveFailed):
 class TooLarge(SaveFailed):
     """The file would be larger than the limit of all files of its class; a smaller one may still be saved.
 
-    It causes no pause either.
+    It causes no pause either.  Saving the same tokens again would be useless before the limit is changed.
     """
 
 
@@ -181,7 +181,8 @@ class FileSaver:
             # nothing about the disk.
             if not isinstance(error, SlotChanged | TooLarge | UpstreamError | UpstreamTimeout):
                 self._begin_pause(name)
-            raise SaveFailed(f"saving {filename}: {error}") from None
+            kind_of_error = TooLarge if isinstance(error, TooLarge) else SaveFailed
+            raise kind_of_error(f"saving {filename}: {error}") from None
         # A successful save shows that the disk works: earlier failures had another cause, and the next pause is the
         # shortest again.
         self._backoff.over(SAVES)

@@ -28,7 +28,7 @@ or when something is saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -39,12 +39,6 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.record import Id, SnapshotRecord
 from bioproxy.slot.snapshot import CHAT, CLASSES, CONVERSATION, NAMES, PART, PREFIX, PROMPT, class_of, epoch, names_of
-
-PROMPTS_LIMIT, CONVERSATIONS_LIMIT = 8 << 30, 16 << 30
-"""Bytes of all files of learned prompts, and of conversations, where no setting says otherwise.
-
-Halved, fewer prompts and conversations are warm; doubled, more of the disk is used.
-"""
 
 SECOND_CHANCE = 3600.0
 """Seconds for which a new file is protected, unless it is used before.
@@ -140,6 +134,8 @@ class Shelf:
         # Two plain attributes: a reload assigns new values, and then calls `within_limits`.
         self.prompts_limit = prompts_limit
         self.conversations_limit = conversations_limit
+        self.removed: Callable[[str], None] = lambda id: None
+        """Called with the id of each prompt whose file was removed to make room.  Assigned by assembly."""
         self._snapshots = snapshots
         self._folder = folder
         self._metrics = metrics
@@ -202,6 +198,22 @@ class Shelf:
 
     def _remove(self, of_class: str, ids: list[Id]) -> None:
         """Remove files.  Raises `OSError` if the record cannot be written; then no file was removed."""
+        count = self.discard(*ids)
+        self._metrics.shelf_removed.labels(of_class).inc(count)
+        if count:
+            self.log.info("removed {count} slot files ({of_class}) to make room", count=count, of_class=of_class)
+        # Last, when the record and the folder are as they will be.
+        for name, kind in ids:
+            if kind != CHAT:
+                self.removed(name)
+
+    # What an operator or a new conversation asks for.  None of these waits for anything.
+
+    def discard(self, *ids: Id) -> int:
+        """Forget files and remove them; return how many there were.
+
+        Raises `OSError` if the record cannot be written; then no file was removed.
+        """
         # The names first, since afterwards the record does not have them any more.
         files = [entry.filename for id in ids if (entry := self._snapshots.get(*id)) is not None]
         # All entries with one flush of the disk.  After a limit was lowered there may be thousands of them.
@@ -210,24 +222,15 @@ class Shelf:
         # it any more.
         for file in files:
             self._folder.remove(file)
-        self._metrics.shelf_removed.labels(of_class).inc(len(files))
-        if files:
-            self.log.info("removed {count} slot files ({of_class}) to make room", count=len(files), of_class=of_class)
-
-    # What an operator or a new conversation asks for.  None of these waits for anything.
+        return len(files)
 
     def forget_and_remove(self, name: str) -> bool:
         """Forget everything saved under an id and remove its files; return whether there was anything.
 
         Raises `OSError` if the record cannot be written.
         """
-        # Not counted as removed by the shelf: somebody wanted it.  The order is the same, record first.
-        ids = [(name, kind) for kind in NAMES if self._snapshots.get(name, kind) is not None]
-        files = [entry.filename for id in ids if (entry := self._snapshots.get(*id)) is not None]
-        self._snapshots.drop_all(ids)
-        for file in files:
-            self._folder.remove(file)
-        return bool(ids)
+        # Not counted as removed by the shelf: somebody wanted it.
+        return self.discard(*((name, kind) for kind in NAMES)) > 0
 
     def pin(self, name: str, pinned: bool) -> bool:
         """Have the files of an id stay whatever the limits are, or not; return whether there are any.
@@ -241,6 +244,10 @@ class Shelf:
             if entry.pinned != pinned:
                 self._snapshots.put(name, kind, replace(entry, pinned=pinned))
         return bool(found)
+
+    def has_conversation(self, name: str) -> bool:
+        """Tell whether a conversation is saved under an id."""
+        return self._snapshots.get(name, CHAT) is not None
 
     def is_pinned(self, name: str, kind: str) -> bool:
         """Tell whether a new file of this id and kind is pinned, because the one that it replaces is."""

@@ -23,6 +23,8 @@ warmed up next.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.model_identity import ModelIdentity
@@ -67,7 +69,7 @@ class Slot:
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
         # three.
-        self.use_for_template = uses.use_for_template
+        self.use_for_prompt = uses.use_for_prompt
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
         self.judge = uses.judge
@@ -79,6 +81,10 @@ class Slot:
         self.bring_back = self._preparer.bring_back
         # Called when no user is active, and at shutdown.  A save changes nothing in the slot.
         self.save_conversation = saver.save_if_due
+
+    def know_tokens(self, tokens_of: Callable[[Key], Sequence[int] | None]) -> None:
+        """Let `tokens_of` say which tokens a prompt has (`SlotPreparer.tokens_of`)."""
+        self._preparer.tokens_of = tokens_of
 
     # Events in other parts of bioproxy.  These methods may be called at any time, also while a user
     # or a warm-up inside the gate waits for llama-server; `SlotContent` and `SlotFiles` expect that
@@ -138,14 +144,26 @@ class Slot:
         known = self._content.known
         return self._content.left_by_user and known is not None and known.name == name
 
-    def was_displaced(self, name: str, key: Key) -> bool:
-        """Tell whether a warm-up, and no user, displaced a template that could be restored from a file."""
+    def to_bring_back(self, current: Callable[[str, str, Snapshot], bool]) -> tuple[str, str, Snapshot] | None:
+        """Return the file of what will probably be asked for next, as name, kind and entry, if it should be restored.
+
+        `None` where the slot holds it, or what a user left there, or where nothing of use is known.
+        `current` tells whether a file is still that of a prompt as it is now.
+        """
         # After a user's request the slot holds what that user will probably continue, and no other
-        # content is more useful.  After warm-ups the slot holds the template that was warmed up
-        # last, which may be any.
+        # content is more useful.  After warm-ups the slot holds the prompt that was warmed up last,
+        # which may be any; after a restart of llama-server it holds nothing.
         content = self._content
-        ours = content.visible and not content.left_by_user and not content.has(key)
-        return ours and self.saved(name, key) is not None
+        if not content.visible or content.left_by_user or not self.may_use_files:
+            return None
+        # The last conversation, or the prompt that was used last, whichever is later.
+        latest = self._files.latest_used(current)
+        if latest is None:
+            return None
+        name, kind, entry = latest
+        known = content.known
+        holds = known is not None and known.key == entry.key and known.conversation == entry.conversation
+        return None if holds or self.is_doubted(name) else (name, kind, entry)
 
     def conversation_save_is_due(self) -> bool:
         """Tell whether the slot holds a conversation that is worth saving now."""
@@ -175,10 +193,6 @@ class Slot:
         # The watch asks each new process once, and sets it.  While it is `None` nothing is warmed
         # up, because the best order of the templates depends on it.
         return self._files.enabled
-
-    @llama_keeps_files.setter
-    def llama_keeps_files(self, enabled: bool | None) -> None:
-        self._files.enabled = enabled
 
     @property
     def may_use_files(self) -> bool:
@@ -213,10 +227,17 @@ class Slot:
         """Tell whether a file is as it was recorded, as far as this host can see it."""
         return self._files.folder.is_intact(entry)
 
-    def usable_file(self, name: str, kind: str) -> Snapshot | None:
-        """Return a template's file of this kind if it is of the model that runs now, whatever text it was made of."""
-        # A file of an older text is of use to a warm-up: the new text may begin in the same way.
-        return self._files.usable(name, kind)
+    def files_sharing(self, tokens: Sequence[int]) -> list[tuple[str, str, Snapshot, int]]:
+        """Return the files of the model that runs now that begin with these tokens, those that share most first.
+
+        As name, kind, entry, and how many tokens are certainly the same.
+        """
+        return self._files.sharing(tokens)
+
+    def remove_files(self, id: str) -> bool:
+        """Remove all files of a learned prompt or a conversation; return whether there were any."""
+        # If the slot holds it, that stays: it harms nobody, and is gone with the next request.
+        return self._files.forget_and_remove(id)
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
@@ -224,4 +245,4 @@ class Slot:
         # that.  The old record is dropped when the next piece is computed.  If the warm-up is
         # cancelled before that, the old record is detected as wrong later: the number of tokens in
         # the slot (`LlamaApi.witness`) has changed.
-        return await self._files.load(name, kind, entry)
+        return await self._files.load(name, kind, entry, for_user=False)

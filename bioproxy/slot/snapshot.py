@@ -27,6 +27,9 @@ from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.prompts.prompt_shape import Key
 
+Id = tuple[str, str]
+"""What names an entry of the record: the id of a prompt or a conversation, and the kind of the file."""
+
 PREFIX, CHAT, PART = "prefix", "chat", "part"
 """The kinds of files, as the record on the disk spells them."""
 

@@ -28,9 +28,10 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import ProbableContent, SlotContent
+from bioproxy.slot.content import KnownContent, ProbableContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.gate import Gate
@@ -44,8 +45,8 @@ REUSES_NOTHING = Prepared("cold", "ineffective")
 """How the slot is prepared for a request that must not reuse anything, whatever the slot holds."""
 
 
-class TemplateUse:
-    """A user's request on a template while it uses the slot.
+class PromptUse:
+    """A user's request on a prompt while it uses the slot.
 
     `prepared` is how the slot was prepared for it.  Invariant: unless `answered` was called,
     nothing is recorded about the slot when the use ends.
@@ -90,7 +91,7 @@ class SlotUses:
         self._clock = clock
 
     @asynccontextmanager
-    async def use_for_template(
+    async def use_for_prompt(
         self,
         turn: Turn,
         name: str,
@@ -98,11 +99,14 @@ class SlotUses:
         turns: ConversationChain,
         *,
         reuses: bool = True,
+        pinned: bool = True,
         llama_continues: bool = False,
-    ) -> AsyncIterator[TemplateUse]:
-        """Use the slot for a user's request on the template `name`, which begins with `key` and `turns`.
+    ) -> AsyncIterator[PromptUse]:
+        """Use the slot for a user's request on the prompt `name`, which begins with `key` and `turns`.
 
-        `turn` is the user's turn at the gate.  A request that does not reuse (``reuses=False``: it
+        The name is empty where the request begins with no prompt that is known.  `turn` is the
+        user's turn at the gate.  `pinned` tells that the request names slot 0; another one may use
+        any slot of a llama-server that has several.  A request that does not reuse (``reuses=False``: it
         has ``"cache_prompt": false`` or adapters of its own) leaves nothing that can be reused
         either.  `llama_continues` tells that llama-server goes on with the request even if its
         client is gone.
@@ -115,7 +119,8 @@ class SlotUses:
         else:
             await self._saver.save_if_due()
             prepared = REUSES_NOTHING
-        use = TemplateUse(prepared)
+        use = PromptUse(prepared)
+        before = None if pinned else await self._content.as_it_is()
         with self._user_changes_slot(turn, ProbableContent(key, turns) if reuses else None, llama_continues):
             yield use
         # The client has its whole answer by now.  The client may hang up at any moment, and that
@@ -123,17 +128,17 @@ class SlotUses:
         # work instead: it keeps the gate closed, runs the work in a separate coroutine that no
         # client can cancel, and then lets the next user in.
         if use.is_answered:
-            turn.hold_gate_for(lambda: self._after_answer(name, key, turns, use))
+            turn.hold_gate_for(lambda: self._after_answer(name, key, turns, use, before))
 
     @asynccontextmanager
     async def use_otherwise(
         self, turn: Turn, *, may_write: str | None = "", llama_continues: bool = False
     ) -> AsyncIterator[None]:
-        """Use the slot for a user's request that has nothing to do with any template.
+        """Use the slot for a user's request whose prompt is not looked at.
 
         `may_write` is the file that llama-server may write for this call of a client; empty for no
         file, `None` if it may be any file (`bioproxy.slot.client_calls.saved_to`).  `turn` and
-        `llama_continues` are as in `use_for_template`.
+        `llama_continues` are as in `use_for_prompt`.
         """
         await self._saver.save_if_due()  # the request overwrites what the slot holds
         # The file's record is dropped before the call is sent, not after: from then on the file may
@@ -144,7 +149,7 @@ class SlotUses:
 
     @asynccontextmanager
     async def use_for_warmup(self, gate: Gate, name: str, key: Key, tokens: Sequence[int]) -> AsyncIterator[WarmupUse]:
-        """Use the slot for a warm-up of the template `name` with these prefix tokens.
+        """Use the slot for a warm-up of the prompt `name` with these tokens.
 
         If the body calls ``completed``, what the slot holds is recorded and saved on leaving; an
         arriving user does not cancel the save.  Fails as `LlamaApi`'s calls do, on leaving with
@@ -176,6 +181,7 @@ class SlotUses:
             if self._files.of_use:
                 with gate.without_preemption(last=True):
                     await use.save(PREFIX, tokens)
+                self._preparer.warmed_up(name)
 
     @contextmanager
     def _user_changes_slot(self, turn: Turn, probable: ProbableContent | None, llama_continues: bool) -> Iterator[None]:
@@ -199,12 +205,28 @@ class SlotUses:
                 turn.hold_gate_for(lambda: self._content.until_idle(self._clock))
             raise
 
-    async def _after_answer(self, name: str, key: Key, turns: ConversationChain, use: TemplateUse) -> None:
+    async def _after_answer(
+        self, name: str, key: Key, turns: ConversationChain, use: PromptUse, before: KnownContent | None
+    ) -> None:
         """Learn from an answer whether preparing helped, and record what the request left in the slot."""
         # `judge` comes first: its result decides which files count as saved.
-        if use.reused is not None:
+        if use.reused is not None and not await self._ran_elsewhere(use, use.reused, before):
             self.judge(name, use.prepared, use.reused)
-        await self._preparer.remember(name, key, turns)
+        await self._preparer.remember(name, key, turns, before)
+
+    async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:
+        """Tell whether a request that reused too little has used another slot than the one that was prepared for it.
+
+        Fires with that; never fails for reasons of llama-server's.
+        """
+        # llama-server chooses the slot of a request that names none: where it has several, the least recently used one
+        # if too small a part of the prompt is in any.  That says nothing about what was restored into slot 0.  One more
+        # question, but only where otherwise restoring would be given up after two such answers.
+        promised = use.prepared.promised
+        if before is None or promised is None or helped(promised, reused):
+            return False
+        now = await self._content.as_it_is()
+        return now is not None and now.witness == before.witness
 
     def judge(self, name: str, prepared: Prepared, reused: int) -> None:
         """Compare the number of tokens that an answer reports as `reused` with the number that was promised."""
@@ -217,7 +239,7 @@ class SlotUses:
             return self._reuse_check.went_back(prepared.promised, reused)
         useful = helped(prepared.promised, reused)
         if not useful and prepared.cache == "restored":
-            self._metrics.slot_restores.labels(name, "ineffective").inc()
+            self._metrics.slot_restores.labels(metric_label(name), "ineffective").inc()
         if prepared.source == CHAT:
             self._reuse_check.conversation_restored(useful)
         elif useful:

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from bioproxy.llama.api import Evaluated
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import SlotContent
+from bioproxy.slot.content import NO_CONVERSATION, SlotContent, cut_after
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.preparer import NO_CONVERSATION, Prepared
+from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PART, PREFIX
 from bioproxy.slot.reuse_check import ReuseCheck, helped
 
@@ -93,6 +93,13 @@ class WarmupUse:
         """
         return await self._content.evaluate_for_warmup(self._tokens[:end])
 
+    async def cut_back(self, end: int) -> Evaluated:
+        """Have the slot, which holds all tokens, hold the first `end` ones and a token that does not belong there.
+
+        Fires, fails and is cancelled as `evaluate`.
+        """
+        return await self._content.evaluate_for_warmup(cut_after(self._tokens, end))
+
     def judge_beginning(self, promised: int, reused: int) -> None:
         """Note how many of the `promised` tokens of a restored beginning were reused."""
         # Here the tokens are known to be right: the marks of the file were compared with them.  So
@@ -102,10 +109,10 @@ class WarmupUse:
         else:
             self._reuse_check.did_not_help(promised, reused)
 
-    def judge_cut(self, reused: int) -> None:
-        """Note how many tokens were reused when a conversation behind the template was cut off."""
-        # Just what going back means: all of the template should have been there.
-        self._reuse_check.went_back(len(self._tokens), reused)
+    def judge_cut(self, promised: int, reused: int) -> None:
+        """Note how many of the `promised` tokens were reused when a conversation behind the prompt was cut off."""
+        # Just what going back means: all of these tokens should have been there.
+        self._reuse_check.went_back(promised, reused)
 
     async def save(self, kind: str, tokens: Sequence[int]) -> None:
         """Save the slot, which holds exactly these tokens, to a file of this kind.  Fails with `SaveFailed`."""
@@ -126,8 +133,8 @@ class WarmupUse:
     def discard_leftovers(self) -> None:
         """Remove files that are of no more use now that the template is warm.  Raises `OSError`."""
         # The beginning is part of the whole now.
-        self._files.discard(self._name, PART)
+        self._files.discard((self._name, PART))
         chat, prefix = self._files.recorded(self._name, CHAT), self._files.recorded(self._name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:
             # A conversation on an older text of the template: no request will ever go on with that.
-            self._files.discard(self._name, CHAT)
+            self._files.discard((self._name, CHAT))

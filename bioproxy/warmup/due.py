@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from bioproxy.prompts.catalogue import Prompt
+from bioproxy.prompts.catalogue import Prompt, Source
 from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot.record import Snapshot
 
@@ -45,8 +45,8 @@ class Reason(Enum):
 class Hold(Enum):
     """Why a prompt is not due.
 
-    The values are what operators read.  Only `WARM` is the aim; `EMPTY` and `NOT_ASKED` are as configured; the others
-    say what is in the way.
+    The values are what operators read.  Only `WARM` is the aim; `EMPTY`, `NOT_LEARNED` and `NOT_ASKED` are as
+    configured; the others say what is in the way.
     """
 
     WARM = "warm"
@@ -54,6 +54,7 @@ class Hold(Enum):
     FILES_UNKNOWN = "whether llama-server keeps slot files is not known yet"
     NO_TEXT = "there is no text"
     EMPTY = "nothing stands before the message"
+    NOT_LEARNED = "learning is switched off"
     NOT_ASKED = "warm-ups are switched off, and nobody has asked for it"
     PAUSED = "paused after a failure"
     USELESS = "it failed, and would fail again: another text, model or context is needed"
@@ -62,6 +63,8 @@ class Hold(Enum):
     OTHER_FIRST = "slot files cannot be used, and another prompt has the slot"
     SLOT_UNSEEN = "slot files cannot be used, and llama-server does not tell what the slot holds"
     USERS_SLOT = "slot files cannot be used, and a user's conversation on it has the slot"
+    BUSY = "users are asking: a learned prompt waits for a quiet moment"
+    NO_FILES = "slot files cannot be used, and learned prompts are kept in files only"
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,15 @@ class Facts:
     In the present shape that would be `held`.
     """
 
+    learns: bool = True
+    """Learning is on (``learn``, with ``slot_save_path``).  Without it nothing new is written of learned prompts."""
+
+    quiet: bool = True
+    """No user has been at the gate for a moment.
+
+    Templates do not wait for that: an operator has said that they will be asked.
+    """
+
 
 def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
     """Return whether a prompt is due, and why.  `None` is a prompt without a text: its file cannot be read.
@@ -194,11 +206,17 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
         return Waiting(Hold.NO_TEXT)
     if prompt.empty:
         return Waiting(Hold.EMPTY)
+    # No request is compared with learned prompts then, so a file would be of no use, and an operator who has switched
+    # learning off does not expect new files.
+    if prompt.source is Source.LEARNED and not facts.learns:
+        return Waiting(Hold.NOT_LEARNED)
     # An operator's wish goes before all pauses, and before the question whether the prompt is warm already.
     if facts.wanted:
         return Due(prompt, Reason.ASKED_FOR)
     if not facts.allowed:
         return Waiting(Hold.NOT_ASKED)
+    if prompt.source is Source.LEARNED and not facts.files_usable:
+        return Waiting(Hold.NO_FILES)
     # Pauses, before anything is looked at in detail: a prompt in trouble is not due, whatever its file is like.  A
     # failure that no pause can mend has no end (`retry_at` is `None`).
     if facts.failure is not None:
@@ -206,7 +224,11 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
         return Waiting(Hold.USELESS if useless else Hold.PAUSED, facts.failure.retry_at_utc)
     if facts.change is not None:
         return Waiting(Hold.CHANGING, facts.change.retry_at_utc)
-    return by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
+    found = by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
+    # Asked last, so that a prompt that is warm is not said to wait.
+    if isinstance(found, Due) and prompt.source is Source.LEARNED and not facts.quiet:
+        return Waiting(Hold.BUSY)
+    return found
 
 
 def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:

@@ -25,17 +25,26 @@ cost of a piece weighs twice as much.  Doubled: a user may have to wait for a se
 """
 
 PIECES = (512, 256, 128, 64)
-"""Tokens that a piece may have.
+"""Tokens that a piece may have; the last one may have up to 63 more or fewer.
 
-Where pieces end decides whether an answer is, bit for bit, that of a cold run.  llama.cpp computes a prompt in batches
-of 512 tokens, and a token gets the same numbers in a smaller batch only if that batch begins and ends at a multiple of
-64.  Measured with a real model (SmolLM2-135M, Q4_1, on the CPU, prompts of 2,071 to 2,500 tokens, largest difference of
-the next token's log-probabilities): 0 with all ends at multiples of 64, more than 0.1 with ends at multiples of 200.
-The last piece ends where the prompt does: with 6 tokens behind the last multiple of 64 the difference was 0, with 51 of
-them 0.2.
+At least 64 (`LEAST`).  At most 512, llama.cpp's own batch (``-ub``), so that a piece is one batch.
+"""
 
-At least 64, because each piece is a request of its own, with all tokens before it: below that the fixed cost of a
-request outweighs what a user gains by waiting for less.  At most 512, llama.cpp's own batch (``-ub``).
+LEAST = 64
+"""Tokens that a batch must have for its numbers to be, bit for bit, those of a cold run.
+
+llama.cpp computes a prompt in batches of 512 tokens.  On a CPU, attention takes another path for a batch of fewer than
+64 tokens (``GGML_FA_TILE_Q``), and a token gets slightly other numbers there.  So every piece has at least 64 tokens,
+and a warm-up ends so far before the prompt's end that the question's own batch has as many.  Measured with real models
+(docs/same-answer.md): differences of up to 0.2 in the logarithm of a probability otherwise, and none like this.
+Doubled, each request computes up to 64 tokens more than it needs to; halved, answers differ.
+"""
+
+BATCH = 512
+"""Tokens of llama.cpp's own batch, with its default of ``-ub``.
+
+Where the first batches of a cold run end, a warm-up may end as well.  With another ``-ub`` answers may differ for a few
+lengths of prompts.
 """
 
 FIRST_PIECE = 512
@@ -90,7 +99,26 @@ class Progress:
 def piece_end(done: int, piece: int, total: int) -> int:
     """Return where a piece of at most `piece` tokens ends that begins behind `done` tokens of `total`.
 
-    It ends at the next multiple of its size, not `piece` tokens further: what came before may have ended anywhere, as
-    the file of an older text does.
+    It ends at the next multiple of its size, where the batches of a cold run end as well.  Neither it nor the rest has
+    fewer than `LEAST` tokens, if that can be.
     """
-    return min((done // piece + 1) * piece, total)
+    end = (done // piece + 1) * piece
+    # A piece that an operator wants to be tiny stays so.
+    if piece < LEAST:
+        return min(end, total)
+    # What came before may have ended anywhere, as the file of an older text does.
+    if end - done < LEAST:
+        end = (done // LEAST + 2) * LEAST
+    if total - end >= LEAST:
+        return end
+    # The rest would be too small: both are one piece, or a little is moved from this piece to the rest.
+    return total if total - done <= max(piece, 2 * LEAST - 1) else total - LEAST
+
+
+def exact_end(total: int) -> int:
+    """Return how many tokens of a prompt of `total` are warmed up: all but those that each request has to compute.
+
+    So many are left that a request has at least `LEAST` tokens to compute, however short its question is; or the end is
+    one of a cold run's own batches.  A prompt of fewer than two such batches is not worth the care.
+    """
+    return total if total < 2 * LEAST else max(total - LEAST + 1, total // BATCH * BATCH)

@@ -14,6 +14,7 @@ Changes nothing but the gauges, and does not know what is done about a prompt th
 from __future__ import annotations
 
 from bioproxy.prompts.catalogue import Catalogue
+from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.schedule import Schedule
@@ -29,9 +30,20 @@ class Readiness:
     tokens: dict[str, int]
     """The number of tokens of each prompt, by id, where they were counted; 0 if there are too many to count."""
 
-    def __init__(self, catalogue: Catalogue, schedule: Schedule, slot: Slot, warmup: Warmup, metrics: Metrics) -> None:
-        """Ask `catalogue`, `schedule`, `slot` and `warmup` for each answer, and set the gauges of `metrics`."""
-        self.tokens = {}
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        schedule: Schedule,
+        slot: Slot,
+        warmup: Warmup,
+        metrics: Metrics,
+        tokens: dict[str, int],
+    ) -> None:
+        """Ask `catalogue`, `schedule`, `slot` and `warmup` for each answer, and set the gauges of `metrics`.
+
+        `tokens` is the first value of the attribute.
+        """
+        self.tokens = tokens
         self._catalogue = catalogue
         self._schedule = schedule
         self._slot = slot
@@ -76,6 +88,9 @@ class Readiness:
         Prometheus asks at any time, so this is called after each change that the warmer knows of, and in each round for
         all others.  A gauge that looked for itself would look at files for each scrape, and outlive its prompt.
         """
+        # Learned prompts have no gauge of their own: each would be a time series, and they come and go.
         for id in self._catalogue:
+            if is_learned(id):
+                continue
             self._metrics.template_warm.labels(id).set(self.state(id)[0] == "warm")
             self._metrics.template_tokens.labels(id).set(self.tokens.get(id, 0))

@@ -5,8 +5,9 @@ that are due the order is:
 
 1. what an operator asked for;
 2. what the slot holds already: it only has to be saved, and the next request may displace it;
-3. the others as they were used last, the latest one at the end, so that the slot is left with the prompt that will
-   probably be asked for next.
+3. templates as they were used last, the latest one at the end, so that the slot is left with the prompt that will
+   probably be asked for next;
+4. what was learned from requests.
 
 A warm-up that failed waits before the next try, longer after each failure, so that lasting trouble does not keep
 llama-server busy.  So does a prompt whose text changes during each of its warm-ups, for example because an included
@@ -22,12 +23,12 @@ outcome here.
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.process_watch import ProcessWatch
-from bioproxy.prompts.catalogue import Catalogue, Prompt
+from bioproxy.prompts.catalogue import Catalogue, Prompt, Source
 from bioproxy.runtime.backoff import Backoff
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.due import Due, Facts, Hold, Waiting, decide
@@ -54,6 +55,14 @@ Halved or doubled: one warm-up more or less.
 """
 
 
+QUIET = 1.0
+"""Seconds without any user at the gate before a learned prompt is warmed up.
+
+An agent's requests follow each other quickly, with a tool's work in between, and a warm-up would take the slot from it
+each time.  Halved, that happens more often; doubled, an agent without longer pauses is learned later.
+"""
+
+
 class Schedule:
     """Which of a catalogue's prompts is warmed up next.
 
@@ -63,6 +72,9 @@ class Schedule:
 
     ahead: bool
     """Whether prompts are warmed up before any user has asked for them.  Changes when the configuration is reloaded."""
+
+    learns: bool
+    """Whether learned prompts are warmed up at all.  Changes likewise."""
 
     wanted: set[str]
     """The ids of the prompts that an operator wants to be warmed up now.
@@ -78,19 +90,24 @@ class Schedule:
         watch: ProcessWatch,
         clock: IReactorTime,
         ahead: bool,
+        idle_seconds: Callable[[], float],
+        learns: bool = True,
     ) -> None:
         """Keep what is asked when something is to be decided; nothing is asked yet.
 
         `catalogue` has the prompts, and `shape_learning` the order in which they were used.  `slot`, with its files and
         its content, tells what is warm, and `watch` in what state llama-server is.  `clock` is what pauses are measured
-        by.  `ahead` is the first value of the attribute.
+        by.  `ahead` is the first value of the attribute.  `idle_seconds` tells for how long no user was at the gate.
+        `learns` is the first value of the attribute.
         """
         self.ahead = ahead
+        self.learns = learns
         self.wanted = set()
         self._catalogue = catalogue
         self._shape_learning = shape_learning
         self._slot = slot
         self._watch = watch
+        self._idle_seconds = idle_seconds
         # Ids that users have asked for since the start.  Not kept over a restart: with warm-ups ahead switched off,
         # none is wanted before the first question.
         self._asked: set[str] = set()
@@ -236,15 +253,16 @@ class Schedule:
         # the next text is just what does not stay.
         self._changes.failed(id)
 
-    def _order(self, due: Due) -> tuple[bool, bool, int]:
-        """Return what prompts that are due are sorted by: three values, of which the first that differs decides."""
+    def _order(self, due: Due) -> tuple[bool, bool, bool, int]:
+        """Return what prompts that are due are sorted by: four values, of which the first that differs decides."""
         # False comes before True, so each question is asked the wrong way round.  The last value is small for what was
         # used long ago, or never: the prompt that was used last is warmed up last, and stays in the slot.
         prompt = due.prompt
         # Held prompts come early for a second reason: a piece of another warm-up would displace what only has to be
         # saved, and then it would have to be computed.
         held = self._slot.holds(prompt.key)
-        return prompt.id not in self.wanted, not held, self._shape_learning.turn(prompt.id)
+        learned = prompt.source is Source.LEARNED
+        return prompt.id not in self.wanted, not held, learned, self._shape_learning.turn(prompt.id)
 
     def _facts(self, prompt: Prompt) -> Facts:
         """Collect what is known now and matters for a prompt.
@@ -282,4 +300,6 @@ class Schedule:
             favourite=not usable and prompt == self.favourite(),
             # By name, not by key: a conversation in another shape is the user's all the same.
             users=slot.is_used_by_user(name),
+            learns=self.learns,
+            quiet=self._idle_seconds() >= QUIET,
         )

@@ -23,15 +23,19 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
+from bioproxy.llama.prefix_tokens import DoesNotFit
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt
+from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
-from bioproxy.slot.saving import SaveFailed
+from bioproxy.slot.saving import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.idle_work import IdleWork
+from bioproxy.warmup.prompt_learning import PromptLearning
+from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
 from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -42,13 +46,6 @@ INTERVAL = 0.5
 
 Halved: warm-ups start a quarter of a second earlier on average, and an idle bioproxy does twice the work.  Doubled: a
 user who comes right after an edit is more likely to find the old text's file.
-"""
-
-IDLE = 3.0
-"""Seconds without any user at the gate after which the conversation in the slot is saved.
-
-A user who arrives during a save waits for its end.  Halved: users who read an answer quickly meet the save more often.
-Doubled: a conversation is more often lost to the next request, or saved while that request waits.
 """
 
 
@@ -74,8 +71,10 @@ class Warmer:
         schedule: Schedule,
         catalogue: Catalogue,
         shape_learning: ShapeLearning,
-        prefixes: Prefixes,
+        prompt_learning: PromptLearning,
+        prompt_tokens: PromptTokens,
         warmup: Warmup,
+        idle_work: IdleWork,
         gate: Gate,
         slot: Slot,
         watch: ProcessWatch,
@@ -84,28 +83,28 @@ class Warmer:
     ) -> None:
         """Store the parts; no request is sent and nothing is started before the first round.
 
-        `schedule` says what is due, `catalogue` which prompts there are, and `shape_learning` which one was asked for
-        last.  `prefixes` turns a prompt into tokens, and `warmup` has these processed, inside `gate`.  `slot` is the
-        slot that is used; `watch` tells whether llama-server is up, awake, and still the same process.  `metrics` gets
-        the outcome of each warm-up.  `clock` measures how long a failing one took: the reactor's in production, one
-        that is advanced by hand in tests.
+        `schedule` says what is due, `catalogue` which prompts there are, `shape_learning` how clients ask for
+        templates, and `prompt_learning` what is to be learned.  `prompt_tokens` turns a prompt into tokens, and
+        `warmup` has these processed, inside `gate`; `idle_work` is done when nothing is due.  `slot` is the slot that
+        is used; `watch` tells whether llama-server is up, awake, and still the same process.  `metrics` gets the
+        outcome of each warm-up.  `clock` measures how long a failing one took: the reactor's in production, one that is
+        advanced by hand in tests.
         """
         self.schedule = schedule
         self.catalogue = catalogue
         self._shape_learning = shape_learning
-        self._prefixes = prefixes
+        self._prompt_learning = prompt_learning
+        self._prompt_tokens = prompt_tokens
         self._warmup = warmup
+        self._idle_work = idle_work
         self._gate = gate
         self._slot = slot
         self._watch = watch
         self._metrics = metrics
         self._clock = clock
-        self._readiness = Readiness(catalogue, schedule, slot, warmup, metrics)
-        # The same dictionary for both: the warmer counts the tokens, and the gauges and `/status` show the numbers.
-        self.tokens = self._readiness.tokens
-        # The process, id and key for which `_tidy_up` last tried to restore a prompt; `None` before the first try, and
-        # after each warm-up.
-        self._brought_back: object = None
+        # The numbers that were counted are shown by the gauges and by `/status`.
+        self.tokens = prompt_tokens.counts
+        self._readiness = Readiness(catalogue, schedule, slot, warmup, metrics, self.tokens)
 
     def forget(self, id: str) -> None:
         """Forget everything about a prompt that was removed, or replaced by another prompt with the same id.
@@ -138,7 +137,7 @@ class Warmer:
         For operators.  For example, a client whose system message contains the time makes every warm-up useless, and
         only a change of the client can help.
         """
-        return self._shape_learning.note(id)
+        return self._shape_learning.note(id) or self._prompt_learning.note(id)
 
     # The rounds.
 
@@ -149,6 +148,10 @@ class Warmer:
         this fail: they are logged, counted, and lead to a pause.  Cancelling ends the work in progress; at most what
         was computed since the last save is lost.
         """
+        # What users' requests have taught since the last round.  It needs llama-server, but not its slot.
+        if self._watch.up and not self._gate.busy and self._prompt_learning.has_news:
+            for id in await self._prompt_learning.study():
+                self.forget_learned(id)
         tried: set[str] = set()
         # All conditions are checked again before each prompt: the last warm-up may have taken minutes, in which
         # llama-server stopped, a user came, or an operator asked for a prompt.  A list that was made before the loop
@@ -165,7 +168,7 @@ class Warmer:
         # A llama-server that sleeps (``--sleep-idle-seconds``) is not woken up for this: waking up means loading the
         # model, and when it falls asleep again, what was restored into the slot is lost.
         if self._watch.up and not self._watch.process.props.asleep and not self._gate.busy:
-            await self._tidy_up()
+            await self._idle_work.do()
         # The gauges are set in every round, also while users are at the gate: a file may have been deleted, or a text
         # edited, since the last round.
         self._readiness.show()
@@ -183,23 +186,23 @@ class Warmer:
             # same text now, for example after midnight if it contains the date.  Cached tokens would hide that, so
             # llama-server is asked again.
             if self._slot.is_doubted(name):
-                self._prefixes.forget()
+                self._prompt_tokens.forget()
             # Outside the gate: llama-server tokenizes without its slot, so users need not wait for that.  So an
             # arriving user does not cancel this ``await`` either; it takes a second at most, for a very long text.
-            tokens = await self._prefix_tokens(prompt)
-            self.tokens[name] = len(tokens)
+            tokens = await self._tokens_of(prompt)
             # A user may have come meanwhile.  The gate would turn the warm-up away then, and that would be counted as
             # an interruption, although nothing was begun.  From here to the gate there is no ``await``, so no user can
             # come in between.
             if self._gate.busy:
                 return
-            # The warm-up displaces what the slot holds, so afterwards `_tidy_up` may restore a prompt again.
-            self._brought_back = None
+            # The warm-up displaces what the slot holds, so afterwards something may have to be restored again.
+            self._idle_work.slot_displaced()
 
             # Asked between two pieces, so that a text that was edited is not computed to its end, and once more at the
-            # end.  Two prompts are equal if id, text, shape and source are.
+            # end.  Two prompts are equal if id, text, shape and source are.  Where learning is switched off meanwhile,
+            # no file of a learned prompt may be written any more.
             def as_before() -> bool:
-                return self.catalogue.get(name) == prompt
+                return self.catalogue.get(name) == prompt and (prompt.learned is None or self.schedule.learns)
 
             done = await self._gate.warmup(lambda: self._warmup.run(prompt, tokens, as_before))
             # `done` is false if a user came.  That is no failure: there is no pause, and the next round that finds the
@@ -210,13 +213,20 @@ class Warmer:
             if done and as_before():
                 self.schedule.succeeded(name)
             else:
-                self._metrics.warmups.labels(name, "preempted").inc()
-                if done:
+                self._metrics.warmups.labels(metric_label(name), "preempted").inc()
+                # An operator may have had a learned prompt forgotten while its file was being saved.  Then the file has
+                # been recorded after all others were removed, and nobody would ever ask for it.
+                if prompt.learned is not None and self.catalogue.get(name) is None:
+                    self.forget_learned(name)
+                elif done:
                     self.schedule.changed(name)
-        except DoesNotFit as error:
+        except TooShort:
+            # Its tokens were only estimated when it was learned.
+            self.forget_learned(name)
+        except (DoesNotFit, Unusable, TooLarge) as error:
             # A later try would not help.  Another text, another model or a larger context would, and the schedule
-            # notices each of these, because a failure is recorded together with them (`Schedule.about`).
-            self.tokens[name] = error.tokens or 0
+            # notices each of these, because a failure is recorded together with them (`Schedule.about`).  So would a
+            # higher limit of files: a reload of the configuration has the failures of learned prompts forgotten.
             self._failed(prompt, str(error), None)
         except (LlamaCallFailed, SaveFailed, OSError) as error:
             # llama-server has failed, the slot could not be saved, or bioproxy's record could not be written.  Any
@@ -227,21 +237,15 @@ class Warmer:
             # Also after an interruption: the warm-up may have displaced another prompt that was warm in the slot only.
             self._readiness.show()
 
-    async def _prefix_tokens(self, prompt: Prompt) -> list[int]:
-        """Have llama-server turn a prompt into tokens.
-
-        Fires with the tokens; fails with `DoesNotFit`, or as `LlamaApi`'s calls do; cancelling ends the request.
-        """
-        # `Prefixes` caches the last tokens under this key, so that a warm-up that is interrupted repeatedly asks
-        # llama-server only once.
-        about = self.schedule.about(prompt)
+    async def _tokens_of(self, prompt: Prompt) -> list[int]:
+        """Have llama-server turn a prompt into tokens.  Fires, fails and is cancelled as `PromptTokens.of`."""
         try:
-            return await self._prefixes.tokens(prompt.text, prompt.shape, self._watch.process.props.context, about)
+            return await self._prompt_tokens.of(prompt, self._watch.process.props.context, self.schedule.about(prompt))
         except LlamaError as error:
             # A chat template may refuse what a client sent, for example tools that it does not support, and would
             # refuse it each time.  Then the shape without system message and tools is more likely to work.  Status 503
             # is different: llama-server is loading its model, and has not read the request.
-            if prompt.shape != USER_MESSAGE_ONLY and error.status != 503:
+            if prompt.learned is None and prompt.shape != USER_MESSAGE_ONLY and error.status != 503:
                 self._shape_learning.refused(prompt.id)
             raise
 
@@ -251,49 +255,14 @@ class Warmer:
         `text` says what failed, in words for an operator.  `took` is how many seconds the try took; the pause is in
         proportion to that.  `None` means that trying again would be useless.
         """
-        self._metrics.warmups.labels(prompt.id, "failed").inc()
+        self._metrics.warmups.labels(metric_label(prompt.id), "failed").inc()
         # A lasting problem is logged once, not for each try.  `/status` shows the problem while it lasts, and the
         # counter grows with each try, so that an alert can watch its rate.
         if self.schedule.failed(prompt, text, took):
             self.log.warn("{prompt} cannot be warmed up: {text}", prompt=prompt, text=text)
 
-    async def _tidy_up(self) -> None:
-        """Save what a user left in the slot, or restore what warm-ups displaced.  Called when nothing is due.
-
-        Fires when that is done, or a user has come.  Errors of llama-server do not make this fail.  After cancelling,
-        the slot's content counts as unknown, so the next request may be slower, but is correct.
-        """
-        # First the conversation, because restoring a prompt would displace it.  If a user comes, the code below finds
-        # the gate in use, or the user's content in the slot, and does nothing.
-        if self._gate.stats.idle_seconds() >= IDLE and self._slot.conversation_save_is_due():
-            await self._gate.warmup(self._keep)
-        # The prompt that will probably be asked for next should be in the slot.  If no user has asked for this prompt
-        # yet, or `warmup` is switched off, nothing is restored.
-        prompt = self.schedule.favourite()
-        if prompt is None or not self.schedule.ahead or not self._shape_learning.turn(prompt.id):
-            return
-        name, key = prompt.id, prompt.key
-        # There is no ``await`` between here and the gate, so the state does not change in between.  What a user left in
-        # the slot stays, because the user will most probably continue it.  If llama-server does not tell what the slot
-        # holds, nothing is restored, because a request could not rely on that.  Only a file is restored here and
-        # nothing is computed, so this takes a second at most.
-        if not self._slot.was_displaced(name, key):
-            return
-        # Tried once for each process of llama-server, prompt and key (text and shape): a prompt that cannot be
-        # restored, or that is not seen in the slot afterwards, would otherwise be tried twice a second, endlessly.
-        # After a warm-up of another prompt, `_try` allows one more try.
-        if self._brought_back != (occasion := (self._watch.process, name, key)):
-            self._brought_back = occasion
-            await self._gate.warmup(lambda: self._slot.bring_back(name, key))
-
-    async def _keep(self) -> None:
-        """Save the conversation in the slot; runs inside the gate.
-
-        Fires when it is saved, or could not be.  An arriving user does not cancel this: llama-server finishes a save
-        that it has begun, and all requests wait meanwhile, so cancelling would only lose the file.  Cancelling, when
-        bioproxy stops, loses llama-server's answer, and so the record of the file.
-        """
-        # `last`: nothing follows here, so there is no need to end this coroutine for a user who has come meanwhile.
-        # `save_conversation` never fails because of llama-server, and logs if a conversation could not be saved.
-        with self._gate.without_preemption(last=True):
-            await self._slot.save_conversation()
+    def forget_learned(self, id: str) -> bool:
+        """Forget a learned prompt or a conversation, with its files; return whether there was one."""
+        known = self._prompt_learning.forget(id)
+        self.forget(id)
+        return self._slot.remove_files(id) or known

@@ -29,6 +29,7 @@ from twisted.logger import Logger
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.catalogue import Prompt
+from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
@@ -36,7 +37,7 @@ from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.saving import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
-from bioproxy.warmup.progress import Progress, piece_end
+from bioproxy.warmup.progress import LEAST, Progress, piece_end
 from bioproxy.warmup.resume import Resume
 
 REST = 20
@@ -132,9 +133,7 @@ class Warmup:
             # Nothing to compute and nothing to save: mostly because the file is that of the model's last start.
             if use.already_saved:
                 return self._over(name, use)
-            if use.in_slot:
-                await self._cut_down(tokens, use, progress)
-            else:
+            if not use.in_slot or not await self._cut_down(tokens, use, progress):
                 await self._in_pieces(name, key, tokens, wanted, use, progress)
                 # The text has changed meanwhile.  What the slot holds now is of no use to anybody, and noting or saving
                 # it would replace the file of the old text, whose beginning may still be of use for the new one.
@@ -146,8 +145,9 @@ class Warmup:
         # Only a warm-up that computed something is counted as done: finding the file in place is no work, and would
         # make the mean duration of warm-ups look shorter than users have to expect.
         self._over(name, use)
-        self._metrics.warmups.labels(name, "done").inc()
-        self._metrics.warmup_seconds.labels(name).observe(self._clock.seconds() - began)
+        label = metric_label(name)
+        self._metrics.warmups.labels(label, "done").inc()
+        self._metrics.warmup_seconds.labels(label).observe(self._clock.seconds() - began)
 
     # The pieces.
 
@@ -161,7 +161,7 @@ class Warmup:
         """
         # What a file has already: the beginning of an interrupted warm-up, or an older text that begins in the same
         # way.
-        start = done = await self._resume.restore(name, tokens)
+        start = done = await self._resume.restore(tokens)
         progress.reached(key, done / len(tokens))
         piece = progress.piece(self._speed, self.longest_piece)
         while done < len(tokens) and wanted():
@@ -194,20 +194,33 @@ class Warmup:
             if done < len(tokens):
                 await self._save_part(use, done, progress)
 
-    async def _cut_down(self, tokens: Sequence[int], use: WarmupUse, progress: Progress) -> None:
+    async def _cut_down(self, tokens: Sequence[int], use: WarmupUse, progress: Progress) -> bool:
         """Have the slot, which holds the prompt already, hold nothing behind it.
 
-        Fires when it does; fails as `LlamaApi`'s calls do.  There is next to nothing to compute, so this is one
-        request, and cancelling it saves no time.
+        Fires with whether it does; fails as `LlamaApi`'s calls do.  There is next to nothing to compute, so cancelling
+        it saves no time.
         """
-        # Asked before the request, which has what the slot holds forgotten.
-        # (A slot whose content is only believed, not known, teaches nothing.)
-        had_more = use.conversation_behind
-        reused = await self._evaluate(use, len(tokens), progress)
-        # Going back from a conversation to its beginning is what some models cannot do.  This is an occasion to learn
-        # whether the present one can, for free.
-        if had_more:
-            use.judge_cut(reused)
+        # Going back from a conversation to its beginning is what some models cannot do.  Then nothing is gained here,
+        # and the prompt has to be computed in pieces.
+        #
+        # llama-server always computes at least one token.  If it were sent the prompt at once, it would compute the
+        # prompt's last token anew, alone, and a token has other numbers in so small a batch.  So the slot is cut back
+        # by a whole batch first, with a token behind it that does not belong there; that one is dropped again.
+        end = len(tokens) - LEAST
+        if end > 0:
+            if not self._slot.model_goes_back:
+                return False
+            # Asked before the request, which has what the slot holds forgotten.
+            # (A slot whose content is only believed, not known, teaches nothing.)
+            had_more = use.conversation_behind
+            result = await use.cut_back(end)
+            progress.at_risk += result.ms / 1000
+            if had_more:
+                use.judge_cut(end, result.reused)
+            if not helped(end, result.reused):
+                return False
+        await self._evaluate(use, len(tokens), progress)
+        return True
 
     async def _evaluate(self, use: WarmupUse, end: int, progress: Progress) -> int:
         """Have llama-server evaluate the tokens up to `end`.

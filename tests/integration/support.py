@@ -34,6 +34,7 @@ from twisted.web.http_headers import Headers
 
 from bioproxy.demo import tiny_model
 from bioproxy.service import Options, makeService
+from bioproxy.warmup.progress import LEAST
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -146,6 +147,9 @@ class Answer:
         deltas = [json.loads(event)["choices"][0]["delta"] for event in events[:-1]]
         return "".join(delta.get("content") or "" for delta in deltas)
 
+
+REST = LEAST - 1
+"""Tokens at the end of a prompt that each request computes itself, at most: see `docs/same-answer.md`."""
 
 ODDS: dict[str, Any] = {"logprobs": True, "top_logprobs": 10}
 """Has a chat's answer tell the odds that `agree` compares."""

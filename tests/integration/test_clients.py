@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.integration.conftest import LlamaOf, ProxyOf
-from tests.integration.support import LlamaServer, RunningProxy, async_test, eventually, prose, until
+from tests.integration.support import REST, LlamaServer, RunningProxy, async_test, eventually, prose, until
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ CODE = f"{prose(1000, seed=1)}\nAnswer: <{{message}}>"
 STORY = f"{prose(400, seed=2)}\nAbout: <{{message}}>"
 BOTH = {"code": CODE, "story": STORY}
 
-FEW = 40
+FEW = 40 + REST
 """Prompt tokens that a short question may take."""
 
 KEY = "key-of-a-client"

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.integration.conftest import LlamaOf, ProxyOf
-from tests.integration.support import Answer, LlamaServer, RunningProxy, async_test, prose
+from tests.integration.support import REST, Answer, LlamaServer, RunningProxy, async_test, prose
 
 CODE = f"{prose(1000, seed=1)}\nAnswer: <{{message}}>"
 STORY = f"{prose(400, seed=2)}\nAbout: <{{message}}>"
 BOTH = {"code": CODE, "story": STORY}
 
-FEW = 40
+FEW = 40 + REST
 """Prompt tokens that a short question may take."""
 
 SYSTEM = "You help with code. " + prose(60, seed=5)

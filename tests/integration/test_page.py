@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import LlamaOf, Run
+from bioproxy.demo import tiny_model
+from tests.integration.conftest import TOOLS_TEMPLATE, LlamaOf, ModelOf, Run
 from tests.integration.support import (
     FOREGROUND,
     Call,
@@ -265,7 +266,7 @@ async def test_buttons(page: Page) -> None:
 
     # A template that cannot be read says why, in its row and in the preview.
     page.folder.joinpath("code.txt").write_text("no place")
-    await page.says("[data-key=code]", "error", "no <{message}> in it")
+    await page.says("[data-key=code]", "error", "no <{message}> in it", "not warm: there is no text")
     look.send_keys(Keys.ENTER)
     await page.says("#preview-about", "The template cannot be filled")
     await page.says("#preview-text", "no <{message}> in it")
@@ -273,6 +274,81 @@ async def test_buttons(page: Page) -> None:
     errors = page.browser.console()
     assert len(errors) == 1, "the browser notes the 500 by itself"
     assert "500" in errors[0]
+
+
+@async_test
+async def test_prompts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None:
+    """What was learned is shown with what it is worth; by keyboard alone it is pinned, and forgotten when sure."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    # Slow enough for what was saved to be a tenth of a second, and with a template that knows system messages.
+    size = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768)
+    page.llama = llama_of(model=model_of("slow-with-tools", size, chat_template=TOOLS_TEMPLATE))
+    await page.llama.start()
+    await page.start(slot_save_path=str(page.llama.slots), learn_minimum=64)
+    page.open()
+    await page.says("#no-learned", "Nothing learned yet")
+    await page.says("#no-conversation", "No conversations kept yet")
+    page.everybody_can_use_it()
+
+    async def agent(question: str, system: str) -> None:
+        body = conversation(question)
+        body["messages"].insert(0, {"role": "system", "content": system})
+        answer = await fetch("POST", page.url + "/v1/chat/completions", body)
+        assert answer.status == 200
+
+    secret = prose(500, seed=7)
+    # Two clients whose beginnings differ at the end, a minute apart as it were.  What is the same is a prompt, too.
+    for end in ("It is one o'clock. " * 20, "It is two o'clock. " * 20):
+        for question in (prose(400, seed=1), "why?"):
+            await agent(question, secret + end)
+    await page.says("#learned-list", "auto-", "warm", "tokens", "shared part")
+    await page.says("#conversation-list", "auto-", "tokens")
+    await agent("and now?", secret + "It is one o'clock. " * 20)
+    await page.says("#request-rows tr:nth-child(1)", "auto-", "reused")
+    await page.says("#learned-list", "hit", "used", "of computing saved")
+    await page.says("#learned-total", "files", "of 8.0 GB")
+    await page.says("#conversation-total", "of 16.0 GB")
+    everything = page.browser.run("return document.body.innerText")
+    assert secret[:20] not in everything
+    page.everybody_can_use_it()
+
+    first = page.text("#learned-list li:first-child .id")
+    warm, pin, forget = page.browser.driver.find_elements(By.CSS_SELECTOR, "#learned-list li:first-child button")
+    assert [each.get_attribute("aria-label") for each in (warm, pin, forget)] == [
+        f"Warm up now: {first}",
+        f"Pin {first}",
+        f"Forget {first}",
+    ]
+    pin.send_keys(Keys.ENTER)
+    await page.says("#said", f"{first} is pinned")
+    await page.says("#learned-list li:first-child .head", "pinned")
+    assert pin.text == "Unpin"
+    assert page.browser.driver.switch_to.active_element == pin, "the focus is where it was"
+    pin.send_keys(Keys.SPACE)
+    await page.says("#said", f"{first} is not pinned any more")
+    await until(lambda: "pinned" not in page.text("#learned-list li:first-child .head"))
+    warm.send_keys(Keys.ENTER)
+    await page.says("#said", f"{first} will be warmed up next")
+    await page.says("#learned-list li:first-child", "warm")
+
+    # Once is a question, and whoever goes on to something else has answered it.
+    forget.send_keys(Keys.ENTER)
+    await page.says("#said", "Press again to forget")
+    assert forget.text == "Forget it?"
+    assert page.violations() == []
+    forget.send_keys(Keys.TAB)
+    await until(lambda: forget.text == "Forget")
+    forget.send_keys(Keys.ENTER)
+    forget.send_keys(Keys.ENTER)
+    await page.says("#said", f"{first} is forgotten")
+    await until(lambda: first not in page.text("#learned-list"))
+    assert page.browser.driver.switch_to.active_element.get_attribute("id") == "h-prompts"
+    chat = page.text("#conversation-list li:first-child .id")
+    page.browser.driver.find_element(By.CSS_SELECTOR, "#conversation-list li:first-child button:last-child").click()
+    page.browser.driver.find_element(By.CSS_SELECTOR, "#conversation-list li:first-child button:last-child").click()
+    await page.says("#said", f"{chat} is forgotten")
 
 
 @async_test

@@ -12,6 +12,7 @@ import pytest
 
 from bioproxy.demo import tiny_model
 from tests.integration.support import (
+    REST,
     LlamaServer,
     RunningProxy,
     async_test,
@@ -34,7 +35,7 @@ NOTES = "The notes say that the house by the sea is small. " * 40
 LONG = "The people of the valley read all day and write all night. " * 200 + "<{message}>"
 """Takes about three seconds on the slow model."""
 
-QUESTION_TOKENS = 60
+QUESTION_TOKENS = 60 + REST
 """More than any question here has, with what the chat template puts behind it; far less than a template."""
 
 

@@ -11,7 +11,17 @@ import pytest
 
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
-from tests.integration.support import ODDS, Answer, LlamaServer, RunningProxy, agree, async_test, eventually, prose
+from tests.integration.support import (
+    ODDS,
+    REST,
+    Answer,
+    LlamaServer,
+    RunningProxy,
+    agree,
+    async_test,
+    eventually,
+    prose,
+)
 
 TOKENS = 200
 CUTS = 20
@@ -40,7 +50,7 @@ async def check(proxy: RunningProxy, name: str, right: Answer) -> None:
     await proxy.chat("something else")
     answer = await proxy.chat(f"@{name} why?", **ODDS)
     assert (answer.status, answer.cache, agree(answer, right)) == (200, "restored", True), name
-    assert answer.timings["prompt_n"] < 40
+    assert answer.timings["prompt_n"] < 40 + REST
 
 
 def cut(part: int) -> Damage:
@@ -183,9 +193,12 @@ async def test_cut_between_check_and_use(llama_of: LlamaOf, proxy_of: ProxyOf) -
     assert not llama.alive
     assert await proxy.sample("slot_restores_total", result="failed") == 1
     await llama.start()
+    # Cold, or hot if its warm-up was quicker than this question.
     answer = await proxy.chat("@code why?", **ODDS)
-    assert (answer.status, answer.cache, agree(answer, right)) == (200, "cold", True)
+    assert (answer.status, agree(answer, right)) == (200, True)
     await check(proxy, "code", right)
+    assert await proxy.sample("slot_restores_total", result="failed") == 1
+    assert llama.alive
 
 
 @pytest.mark.parametrize("visible", [True, False], ids=["folder-seen", "folder-not-seen"])

@@ -6,14 +6,14 @@ import pytest
 
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
-from tests.integration.support import ODDS, Answer, agree, async_test, eventually, prose
+from tests.integration.support import ODDS, REST, Answer, agree, async_test, eventually, prose
 
 KNOW = prose(6000, seed=1)
 CODE = f"{KNOW}\nAnswer: <{{message}}>"
 SHORT = f"{prose(1000, seed=3)}\nAnswer: <{{message}}>"
 STORY = f"{prose(1500, seed=2)}\nAbout: <{{message}}>"
 
-FEW = 40
+FEW = 40 + REST
 """Prompt tokens that a short question may take."""
 
 KINDS = {"dense": tiny_model.TINY, "sliding": tiny_model.SLIDING, "hybrid": tiny_model.HYBRID}
@@ -42,7 +42,7 @@ async def test_few_tokens_after_a_restart(llama_of: LlamaOf, proxy_of: ProxyOf, 
     await llama.start()
     proxy = proxy_of(llama.url, {"code": CODE, "story": STORY}, slot_save_path=str(llama.slots))
     await proxy.warm("story")
-    assert await proxy.warm("code") > 6000
+    assert await proxy.warm("code") > 6000 - REST
     saves = await proxy.sample("slot_saves_total")
     cold = await llama.cold(f"{KNOW}\nAnswer: why?", **ODDS)
     await llama.restart()
@@ -106,7 +106,7 @@ async def test_restoring_does_not_help(llama_of: LlamaOf, proxy_of: ProxyOf, mod
 
 @async_test
 async def test_hot_but_cannot_go_back(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) -> None:
-    """A model that cannot go back to the end of the template makes one question slow; then it is restored instead."""
+    """A model that cannot go back to the end of the template makes one question slow: from then on it is restored."""
     llama = llama_of(*CANNOT_GO_BACK, model=model_of("hybrid", tiny_model.HYBRID))
     await llama.start()
     proxy = proxy_of(llama.url, {"code": SHORT})
@@ -119,9 +119,7 @@ async def test_hot_but_cannot_go_back(llama_of: LlamaOf, proxy_of: ProxyOf, mode
 
     first, second = await ask("why?"), await ask("how?")
     assert first.timings["prompt_n"] <= FEW
-    assert (second.cache, second.timings["prompt_n"] > tokens) == ("hot", True)
-    for question in ("what?", "who?", "when?"):
-        answer = await ask(question)
+    for answer in (second, await ask("what?"), await ask("who?"), await ask("when?")):
         assert (answer.cache, answer.timings["cache_n"]) == ("restored", tokens)
     assert (await proxy.status())["llama"]["note"] is None, "restoring helps"
     assert await proxy.sample("slot_restores_total", result="ineffective") == 0

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
-from tests.integration.support import ODDS, LlamaServer, agree, async_test, eventually, pause, prose
+from tests.integration.support import ODDS, REST, LlamaServer, agree, async_test, eventually, pause, prose
 
 CODE = f"{prose(1000, seed=1)}\nAnswer: <{{message}}>"
 STORY = f"{prose(800, seed=2)}\nAbout: <{{message}}>"
 BOTH = {"code": CODE, "story": STORY}
 WHY = CODE.replace("<{message}>", "why?")
 
-FEW = 40
+FEW = 40 + REST
 """Prompt tokens that a short question may take."""
 
 

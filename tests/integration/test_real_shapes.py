@@ -6,13 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.conftest import LlamaOf, ProxyOf
-from tests.integration.support import ODDS, Answer, LlamaServer, RunningProxy, agree, async_test, conversation, prose
+from tests.integration.support import (
+    ODDS,
+    REST,
+    Answer,
+    LlamaServer,
+    RunningProxy,
+    agree,
+    async_test,
+    conversation,
+    prose,
+)
 
 CODE = f"{prose(1000, seed=1)}\nAnswer: <{{message}}>"
 STORY = f"{prose(800, seed=2)}\nAbout: <{{message}}>"
 BOTH = {"code": CODE, "story": STORY}
 
-FEW = 40
+FEW = 40 + REST
 """Prompt tokens that a short question may take."""
 
 

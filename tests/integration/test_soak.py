@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import soak, soak_preempt
+from benchmarks import soak, soak_preempt, soak_shelf
 from benchmarks.first_words import get, wait_for
 from benchmarks.servers import Children, free_ports
 
@@ -58,3 +58,15 @@ def test_preemptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     """Users who come in the middle of a warm-up have the gate to themselves within a piece."""
     soak_preempt.preemptions(tmp_path, tries=5, seed=1)
     assert "5 users" in capsys.readouterr().out
+
+
+def test_one_shots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conversations of one question never take more than the limit and one file, and cost no learned prompt."""
+    soak_shelf.one_shots(tmp_path, count=60)
+    assert "60 conversations" in capsys.readouterr().out
+
+
+def test_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After kills at random moments record and folder agree, and the answers are those of before."""
+    soak_shelf.kills(tmp_path, count=3, seed=1)
+    assert "3 kills" in capsys.readouterr().out

@@ -111,7 +111,8 @@ async def test_the_running_answer_is_finished(llama_of: LlamaOf, run: Run, tmp_p
     await llama.restart()
     again = await start(run, tmp_path, llama)
     answer = await again.chat("@code tell me everything", running.answer.text, "and then?")
-    assert (answer.status, answer.cache) == (200, "restored")
+    # In the slot already, if there was time to bring it back before the question came.
+    assert (answer.status, answer.cache in ("hot", "restored")) == (200, True)
     held = sum(running.answer.timings[count] for count in ("cache_n", "prompt_n"))
     assert answer.timings["cache_n"] > held, "some of the answer is in the cache too"
     assert await again.process.terminate() in ENDED

@@ -139,6 +139,8 @@ class Status(WorldTest):
         self.assertLess(datetime.fromisoformat(str(status.pop("started_at"))), datetime.now(timezone.utc))
         requests = status.pop("requests")
         assert isinstance(requests, list)
+        # These two have tests of their own (`tests.operator.test_prompts`).
+        self.assertEqual((list, dict), (type(status.pop("prompts")), type(status.pop("shelf"))))
         self.assertEqual(
             {
                 "version": __version__,
@@ -174,7 +176,7 @@ class Status(WorldTest):
             status,
         )
         keys = (
-            "id time path template status cache queue_ms restore_ms ttft_ms total_ms"
+            "id time path template prompt status cache queue_ms restore_ms ttft_ms total_ms"
             " prompt_tokens cached_tokens miss miss_detail".split()
         )
         self.assertEqual([set(keys)], [set(request) for request in requests])

@@ -78,7 +78,7 @@ class Telling(WorldTest):
         self.pass_time()
         kind, data = events(call)[-1]
         self.assertEqual(
-            ("change", {"told_at", "clock", "gate", "templates", "requests", "history"}), (kind, set(data))
+            ("change", {"told_at", "clock", "gate", "templates", "prompts", "requests", "history"}), (kind, set(data))
         )
         self.assertEqual((1, 1), (len(data["requests"]), len(data["history"])))
         world.settle()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis.strategies import integers
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.prompts.digests import DigestedTokens, digest, prefix_digests, shared_prefix_length
+from bioproxy.prompts.digests import DigestedTokens, digest, prefix_digests
 
 
 class Texts(SynchronousTestCase):
@@ -31,7 +31,7 @@ class Texts(SynchronousTestCase):
 
 
 class Tokens(SynchronousTestCase):
-    """`prefix_digests` and `shared_prefix_length`."""
+    """`prefix_digests` and `DigestedTokens`."""
 
     def test_prefix_digests(self) -> None:
         """There is a digest for each 64 tokens and one for the rest; equal beginnings have equal digests."""
@@ -45,7 +45,7 @@ class Tokens(SynchronousTestCase):
         """Large token numbers are told apart: vocabularies have hundreds of thousands of tokens."""
         self.assertNotEqual(prefix_digests([1 << 20]), prefix_digests([1 << 40]))
 
-    def test_shared_prefix_length(self) -> None:
+    def test_shared_with(self) -> None:
         """The result is the length of the saved list or a multiple of 64, and never too large."""
         for saved, other, expected in (
             (150, [*range(150)], 150),
@@ -67,17 +67,17 @@ class Tokens(SynchronousTestCase):
         ):
             self.assertEqual(
                 expected,
-                shared_prefix_length(prefix_digests(range(saved)), saved, other),
+                DigestedTokens(other).shared_with(prefix_digests(range(saved)), saved),
                 (saved, other[:3], len(other)),
             )
 
     def test_no_digests(self) -> None:
         """Without digests nothing is known to be shared."""
-        self.assertEqual(0, shared_prefix_length((), 600, range(600)))
+        self.assertEqual(0, DigestedTokens(range(600)).shared_with((), 600))
 
     def test_other_digests(self) -> None:
         """Digests of other blocks of tokens, as earlier versions wrote them, share nothing."""
-        self.assertEqual(0, shared_prefix_length(prefix_digests(range(600))[3::4], 600, range(600)))
+        self.assertEqual(0, DigestedTokens(range(600)).shared_with(prefix_digests(range(600))[3::4], 600))
 
     @given(integers(0, 300), integers(0, 300), integers(0, 300))
     def test_as_a_simple_comparison(self, saved: int, length: int, different: int) -> None:

@@ -71,7 +71,7 @@ class Templates(WorldTest):
         self.assertNotIn("x-bioproxy-miss", restored.headers)
         plain = world.chat("hello")
         for call, names in (
-            (restored, ["cache", "queue-ms", "request-id", "restore-ms", "template"]),
+            (restored, ["cache", "prompt", "queue-ms", "request-id", "restore-ms", "template"]),
             (plain, ["queue-ms", "request-id"]),
         ):
             found = sorted(name.lower() for name in call.headers if name.lower().startswith("x-bioproxy-"))

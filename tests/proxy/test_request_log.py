@@ -49,6 +49,7 @@ class Closing(SynchronousTestCase):
             "time": record.time,
             "path": CHAT,
             "template": "code",
+            "prompt": "",
             "status": 200,
             "cache": "hot",
             "queue_ms": 1.3,

@@ -178,6 +178,6 @@ class HoldingTest(SlotTest):
 
     def test_nothing_saved(self) -> None:
         """Where no file has anything of it, all of it is unsaved."""
-        self.files.discard("code", "prefix")
+        self.files.discard(("code", "prefix"))
         self.converse("q", grown=10)
         self.assertEqual(len(PREFIX) + 10, self.content.unsaved_tokens())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs
 
 from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.prompts.prompt_ids import learned_id
 from bioproxy.slot.conversation_saver import GROWN, LONGEST_SAVE, WORTH
 from bioproxy.slot.record import CHAT, Snapshot
 from tests.support.world import KEY, PREFIX, SlotTest, logged
@@ -215,22 +217,108 @@ class Keeping(KeeperTest):
         self.assertEqual(before, self.recorded())
 
 
+class Many(KeeperTest):
+    """Many conversations: which file each has, and which ones go."""
+
+    def setUp(self) -> None:
+        """Let the slot folder be seen, so that files can be renamed and removed."""
+        super().setUp()
+        slots = self.slots_folder()
+        self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=slots))
+        self.saver = self.built.saver
+
+    def chats(self) -> dict[str, tuple[str, str]]:
+        """Return the recorded conversations: by id, the file's name and what is in the file behind the template."""
+        found = {}
+        for name, kind, entry in self.built.snapshots.items():
+            if kind == CHAT:
+                held = self.server.read(entry.filename)
+                assert held is not None
+                found[name] = (entry.filename, "".join(map(chr, held[len(PREFIX) :]))[:3])
+        return found
+
+    def talk(self, *chain: str, name: str = "code", grown: int = 300) -> None:
+        """Have a conversation, and save it."""
+        self.converse(*chain, name=name, grown=grown)
+        self.assertEqual([], self.keep())
+
+    def own_name(self, *chain: str) -> str:
+        """Return the id that a conversation has by itself."""
+        return learned_id(ConversationChain(chain).all_messages.digest)
+
+    def test_another_on_the_template(self) -> None:
+        """The last conversation has the template's name; the one before gets its own name, and is found by that."""
+        self.talk("one")
+        self.talk("two")
+        own = self.own_name("one")
+        self.assertEqual({"code": ("code.chat.bin", "two"), own: (f"{own}.chat.bin", "one")}, self.chats())
+        self.assertEqual(own, self.saver.saved_beginning(ConversationChain(("one", "answer", "more")))[0])
+
+    def test_continued_later(self) -> None:
+        """A conversation that goes on after another one leaves no shorter file behind, under whatever name."""
+        self.talk("one")
+        self.talk("two")
+        self.talk("one", "answer", "more", grown=700)
+        own = self.own_name("two")
+        self.assertEqual({"code": ("code.chat.bin", "one"), own: (f"{own}.chat.bin", "two")}, self.chats())
+        self.assertFalse((self.slots_folder() / f"{self.own_name('one')}.chat.bin").exists())
+
+    def test_model_that_cannot_go_back(self) -> None:
+        """Such a model keeps the conversation before the last one, which an edited question goes on with."""
+        self.saver.minimum = 100
+        self.built.reuse_check.went_back(100, 0)
+        chain = ["one"]
+        for turn in range(1, 4):
+            self.talk(*chain, name="", grown=300 * turn)
+            chain += ["answer", f"more {turn}"]
+        expected = {self.own_name(*chain[:length]) for length in (3, 5)}
+        self.assertEqual(expected, set(self.chats()))
+
+    def test_without_a_template(self) -> None:
+        """One on no template, or on a learned prompt, is kept where learning is on and it is long enough."""
+        learned = learned_id("0" * 64)
+        tokens = len(PREFIX) + 300
+        for name in ("", learned):
+            for minimum, due in ((None, False), (tokens + 1, False), (tokens, True)):
+                self.saver.minimum = minimum
+                self.converse("question", name=name)
+                self.assertEqual(due, self.saver.due(), (name, minimum))
+        self.assertEqual([], self.keep())
+        self.assertEqual([self.own_name("question")], list(self.chats()))
+
+    def test_cannot_be_removed(self) -> None:
+        """A record that cannot be written is told like a save that failed, and the new file stays."""
+        self.talk("one")
+        self.built.snapshots.drop_all = Mock(side_effect=OSError("full"))  # type: ignore[method-assign]
+        self.converse("two")
+        [line] = self.keep()
+        self.assertIn("full", line)
+        self.assertEqual({"code": ("code.chat.bin", "one")}, self.chats())
+
+
 class Continuing(KeeperTest):
-    """`ConversationSaver.continued`."""
+    """`ConversationSaver.saved_beginning`."""
 
     def test_continued(self) -> None:
-        """The file is for those turns that begin with all that is in it, on the same template."""
-        self.assertIsNone(self.saver.saved_beginning("code", ConversationChain(("question",))))
+        """The file is for those turns that begin with all that is in it."""
+        self.assertEqual(("", None), self.saver.saved_beginning(ConversationChain(("question",))))
         self.keep()
-        for name, chain, expected in (
-            ("code", ("question", "answer", "more"), self.recorded()),
-            ("code", ("question",), self.recorded()),
-            ("code", ("another",), None),
-            ("code", ("another", "question"), None),
-            ("code", (), None),
-            ("story", ("question",), None),
+        for chain, expected in (
+            (("question", "answer", "more"), ("code", self.recorded())),
+            (("question",), ("code", self.recorded())),
+            (("another",), ("", None)),
+            (("another", "question"), ("", None)),
+            ((), ("", None)),
         ):
-            self.assertEqual(expected, self.saver.saved_beginning(name, ConversationChain(chain)), (name, chain))
+            self.assertEqual(expected, self.saver.saved_beginning(ConversationChain(chain)), chain)
+
+    def test_cannot_go_back(self) -> None:
+        """Where the model cannot go back, the same question once more cannot go on from behind its first answer."""
+        self.keep()
+        self.built.reuse_check.went_back(100, 0)
+        self.assertEqual(("", None), self.saver.saved_beginning(ConversationChain(("question",))))
+        longer = ConversationChain(("question", "answer", "more"))
+        self.assertEqual(("code", self.recorded()), self.saver.saved_beginning(longer))
 
     def test_other_model(self) -> None:
         """A conversation with another model is none; while nobody knows which one runs, it may be the same."""
@@ -243,7 +331,7 @@ class Continuing(KeeperTest):
             (replace(entry.model, facts="other"), None),
         ):
             self.built.identity.current = model
-            self.assertEqual(expected, self.saver.saved_beginning("code", turns), model)
+            self.assertEqual(expected, self.saver.saved_beginning(turns)[1], model)
 
     def test_grown_since(self) -> None:
         """What is saved of a conversation does not count as grown when it goes on."""

@@ -16,7 +16,7 @@ LEARNED, OTHER = "auto-0123456789ab", "auto-ba9876543210"
 
 
 class Searching(SlotFilesTest):
-    """`longest_conversation` and `longest_prefix`, with entries but without files."""
+    """`longest_conversation` and `sharing`, with entries but without files."""
 
     def setUp(self) -> None:
         """Begin with an empty record."""
@@ -40,25 +40,27 @@ class Searching(SlotFilesTest):
         return entry
 
     def test_prefix(self) -> None:
-        """The prompt or part that shares most counts; of equal ones the shorter; none where nothing is shared."""
-        self.assertIsNone(self.files.longest_prefix(range(1000)))
+        """The prompt or part that shares most comes first; of equal ones the shorter; none that shares nothing."""
+        self.assertEqual([], self.files.sharing(range(1000)))
         entry = self.prompt("code", PREFIX, 640, changed=200)
-        self.assertEqual(("code", PREFIX, entry, 192), self.files.longest_prefix(range(1000)))
+        code = ("code", PREFIX, entry, 192)
+        self.assertEqual([code], self.files.sharing(range(1000)))
         part = self.prompt(LEARNED, PART, 320)
-        self.assertEqual((LEARNED, PART, part, 320), self.files.longest_prefix(range(1000)))
-        self.prompt(OTHER, PREFIX, 640, changed=330)
-        self.assertEqual((LEARNED, PART, part, 320), self.files.longest_prefix(range(1000)))
-        self.assertEqual((LEARNED, PART, part, 64), self.files.longest_prefix([*range(64), 7, *range(65, 1000)]))
-        self.assertIsNone(self.files.longest_prefix(range(5, 1000)))
-        self.assertIsNone(self.files.longest_prefix([]))
+        self.assertEqual([(LEARNED, PART, part, 320), code], self.files.sharing(range(1000)))
+        other = self.prompt(OTHER, PREFIX, 640, changed=330)
+        expected = [(LEARNED, PART, part, 320), (OTHER, PREFIX, other, 320), code]
+        self.assertEqual(expected, self.files.sharing(range(1000)))
+        self.assertEqual((LEARNED, PART, part, 64), self.files.sharing([*range(64), 7, *range(65, 1000)])[0])
+        self.assertEqual([], self.files.sharing(range(5, 1000)))
+        self.assertEqual([], self.files.sharing([]))
 
     def test_unusable(self) -> None:
         """A file of another model is passed over, and all are while it is unknown which model runs."""
         self.prompt(LEARNED, PREFIX, 640, Model("other", self.model.odds))
         entry = self.prompt("code", PREFIX, 128)
-        self.assertEqual(("code", PREFIX, entry, 128), self.files.longest_prefix(range(1000)))
+        self.assertEqual([("code", PREFIX, entry, 128)], self.files.sharing(range(1000)))
         self.built.identity.current = None
-        self.assertIsNone(self.files.longest_prefix(range(1000)))
+        self.assertEqual([], self.files.sharing(range(1000)))
 
     def test_conversation(self) -> None:
         """The longest conversation of the running model is found; while that is unknown, of any model."""

@@ -215,8 +215,8 @@ class SeenFolder(SlotFilesTest):
     def test_discarded(self) -> None:
         """A file that is of no more use is forgotten and removed."""
         self.save(PART)
-        self.files.discard("code", PART)
-        self.files.discard("code", CHAT)  # there is none
+        self.files.discard(("code", PART))
+        self.files.discard(("code", CHAT))  # there is none
         self.assertEqual((["code.bin"], None), (self.names(), self.built.snapshots.get("code", PART)))
 
     def test_discard_cannot_be_written(self) -> None:
@@ -224,7 +224,7 @@ class SeenFolder(SlotFilesTest):
         self.save(PART)
         block(self.built.settings.state_dir)
         with self.assertRaises(OSError):
-            self.files.discard("code", PART)
+            self.files.discard(("code", PART))
         self.assertEqual(["code.bin", "code.part.bin"], self.names())
 
 

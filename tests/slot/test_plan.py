@@ -17,8 +17,9 @@ from bioproxy.llama.api import Witness
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import KnownContent, ProbableContent
+from bioproxy.slot.content import NO_CONVERSATION, KnownContent, ProbableContent
 from bioproxy.slot.plan import (
+    CUT_BACK,
     CheckProbable,
     Compute,
     Files,
@@ -46,15 +47,24 @@ QUESTION = ConversationChain(("first", "answer", "second"))
 EARLIER, SAME, ANOTHER = QUESTION.first_messages(1), QUESTION.all_messages, Conversation(1, "another")
 """Conversations: one that the request goes on with, the same question, and one that has nothing to do with it."""
 
+EDITED = ConversationChain(("first", "answer", "edited"))
+"""A conversation whose last question was another one."""
+
 
 def snapshot(kind: str, key: Key = KEY, model: Model = MODEL) -> Snapshot:
     """Return a file."""
-    return Snapshot(f"code.{kind}", key, TOKENS, 1, model, "")
+    return Snapshot(f"code.{kind}", key, TOKENS, 1, model, "", conversation=EARLIER if kind == CHAT else None)
 
 
-def held(conversation: Conversation | None, key: Key = KEY, name: str = "code") -> KnownContent:
+def held(
+    conversation: Conversation | None,
+    key: Key = KEY,
+    name: str = "code",
+    tokens: int = TOKENS,
+    turns: ConversationChain = NO_CONVERSATION,
+) -> KnownContent:
     """Return what a slot holds for certain."""
-    return KnownContent(name, key, conversation, 0, Witness(1, TOKENS, False))
+    return KnownContent(name, key, conversation, 0, Witness(1, tokens, False), turns)
 
 
 def combinations(circumstances: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -83,6 +93,7 @@ class Planning(SynchronousTestCase):
         for case in combinations({"slot": list(slots), **circumstances}):
             files = Files(
                 snapshot(CHAT) if case["chat"] else None,
+                "code" if case["chat"] else "",
                 snapshot(PREFIX) if case["sized"] else None,
                 TOKENS if case["sized"] else None,
             )
@@ -95,21 +106,23 @@ class Planning(SynchronousTestCase):
                 used.add(row)
                 expected = row[-1]
                 if isinstance(expected, Use) and expected.promised == TOKENS:
-                    expected = replace(expected, promised=files.template_tokens)
+                    expected = replace(expected, promised=files.prompt_tokens)
                 if isinstance(expected, CheckProbable):
-                    expected = CheckProbable(files.template_tokens or 0)
+                    expected = CheckProbable(files.prompt_tokens or 0)
                 self.assertEqual(expected, plan(in_slot, wanted, files, reuse), case)
         self.assertEqual(set(table), used)
 
     def test_known(self) -> None:
         """What the slot holds for certain is used where it is the best there is; a conversation to be lost is saved."""
         slots = {
-            "template": InSlot(held(None)),
+            "prompt": InSlot(held(None)),
             "earlier turn": InSlot(held(EARLIER)),
             "same question": InSlot(held(SAME)),
             "another conversation": InSlot(held(ANOTHER)),
+            "another long conversation": InSlot(held(ANOTHER, tokens=TOKENS + CUT_BACK + 1)),
+            "edited question": InSlot(held(EDITED.all_messages, turns=EDITED)),
             "other text": InSlot(held(ANOTHER, OTHER_TEXT)),
-            "other shape, same conversation": InSlot(held(EARLIER, OTHER_SHAPE)),
+            "other key, same conversation": InSlot(held(EARLIER, OTHER_SHAPE)),
             "other shape, no conversation": InSlot(held(None, OTHER_SHAPE)),
             "other template": InSlot(held(ANOTHER, KEY, "story")),
             "other template and text": InSlot(held(ANOTHER, OTHER_TEXT, "story")),
@@ -118,25 +131,31 @@ class Planning(SynchronousTestCase):
         circumstances = {"chat": (YES, NO), "goes_back": (YES, NO), "conversations": (YES, NO), "sized": (YES, NO)}
         table = [
             # what the slot holds, chat file, goes back, conversations of use -> what to do
-            ("template", NO, ANY, ANY, Use()),
-            ("template", YES, ANY, ANY, Replace()),
+            ("prompt", NO, ANY, ANY, Use()),
+            ("prompt", YES, ANY, ANY, Replace()),
             ("earlier turn", ANY, ANY, YES, Use(TOKENS, CHAT)),
             ("earlier turn", ANY, YES, NO, Use(TOKENS)),
-            ("earlier turn", NO, NO, NO, Replace(save_first=True)),
-            ("earlier turn", YES, NO, NO, Replace()),
+            ("earlier turn", ANY, NO, NO, Replace(save_first=True)),
             ("same question", ANY, YES, ANY, Use(TOKENS)),
-            ("same question", NO, NO, ANY, Replace(save_first=True)),
-            ("same question", YES, NO, ANY, Replace()),
-            ("another conversation", NO, YES, ANY, Use(TOKENS, save_first=True)),
+            ("same question", ANY, NO, ANY, Replace(save_first=True)),
+            ("another conversation", NO, YES, ANY, Use(TOKENS, save_first=True, cut_back=True)),
             ("another conversation", NO, NO, ANY, Replace(save_first=True)),
-            ("another conversation", YES, ANY, ANY, Replace()),
-            ("other text", NO, ANY, ANY, Replace(save_first=True)),
-            ("other text", YES, ANY, ANY, Replace()),
-            ("other shape, same conversation", NO, ANY, ANY, Replace(save_first=True)),
-            ("other shape, same conversation", YES, ANY, ANY, Replace()),
+            ("another conversation", YES, ANY, ANY, Replace(save_first=True)),
+            # What both share by accident may be long here.
+            ("another long conversation", NO, YES, ANY, Use(TOKENS, save_first=True)),
+            ("another long conversation", NO, NO, ANY, Replace(save_first=True)),
+            ("another long conversation", YES, ANY, ANY, Replace(save_first=True)),
+            # The slot has what the file would bring, and more, which is dropped.
+            ("edited question", ANY, YES, ANY, Use(TOKENS, save_first=True)),
+            ("edited question", ANY, NO, ANY, Replace(save_first=True)),
+            ("other text", ANY, ANY, ANY, Replace(save_first=True)),
+            # The digests of the messages cover what stands before them, under whatever key it was asked.
+            ("other key, same conversation", ANY, ANY, YES, Use(TOKENS, CHAT)),
+            ("other key, same conversation", ANY, YES, NO, Use(TOKENS)),
+            ("other key, same conversation", ANY, NO, NO, Replace(save_first=True)),
             ("other shape, no conversation", ANY, ANY, ANY, Replace()),
-            # Two templates may have the same text; which one it was counts for the file that is written over.
-            ("other template", NO, YES, ANY, Use(TOKENS, save_first=True)),
+            # Two templates may have the same text.
+            ("other template", NO, YES, ANY, Use(TOKENS, save_first=True, cut_back=True)),
             ("other template", NO, NO, ANY, Replace(save_first=True)),
             ("other template", YES, ANY, ANY, Replace(save_first=True)),
             ("other template and text", ANY, ANY, ANY, Replace(save_first=True)),
@@ -189,7 +208,7 @@ class Planning(SynchronousTestCase):
             (SAME, Use(TOKENS, save_first=True)),
         ):
             in_slot = InSlot(held(conversation))
-            self.assertEqual(expected, plan(in_slot, wanted, Files(template_tokens=TOKENS), Reuse()))
+            self.assertEqual(expected, plan(in_slot, wanted, Files(prompt_tokens=TOKENS), Reuse()))
         probable = InSlot(None, ProbableContent(KEY, QUESTION))
         self.assertEqual(CheckProbable(0), plan(probable, wanted, Files(), Reuse()))
 
@@ -208,8 +227,8 @@ class Replacing(SynchronousTestCase):
     TABLE: Sequence[tuple[Any, ...]] = (
         # restoring of no use, chat file, prefix file, asked for before -> what to do
         (YES, ANY, ANY, ANY, Compute("ineffective")),
-        (NO, "fits", ANY, ANY, Restore(CHAT, snapshot(CHAT))),
-        *((NO, chat, "fits", ANY, Restore(PREFIX, snapshot(PREFIX))) for chat in ("useless", "none")),
+        (NO, "fits", ANY, ANY, Restore("auto-chat", CHAT, snapshot(CHAT))),
+        *((NO, chat, "fits", ANY, Restore("code", PREFIX, snapshot(PREFIX))) for chat in ("useless", "none")),
         *((NO, chat, "none", NO, Compute("first")) for chat in ("useless", "none")),
         *((NO, chat, "none", YES, Compute("slot-taken")) for chat in ("useless", "none")),
         *((NO, chat, "failed", ANY, Compute("no-file")) for chat in ("useless", "none")),
@@ -229,18 +248,23 @@ class Replacing(SynchronousTestCase):
         states = (*self.FILES, "failed", "none")
         circumstances = {"blocked": (YES, NO), "chat": states, "prefix": states, "before": (YES, NO)}
         for case in combinations(circumstances):
-            files = Files(self.file(CHAT, case["chat"]), self.file(PREFIX, case["prefix"]))
+            files = Files(self.file(CHAT, case["chat"]), "auto-chat", self.file(PREFIX, case["prefix"]))
             failed = frozenset(kind for kind, state in ((CHAT, "chat"), (PREFIX, "prefix")) if case[state] == "failed")
-            # A chat file that cannot be restored, for whatever reason, is as good as none.
-            shown = {**case, "chat": case["chat"] if case["chat"] in ("fits", "none") else "useless"}
+            # A chat file that cannot be restored, for whatever reason, is as good as none.  Its key does not matter:
+            # the conversation itself covers what it begins with.
+            chat = {"other text": "fits", "other shape": "fits", "other text and shape": "fits"}.get(case["chat"])
+            shown = {**case, "chat": chat or (case["chat"] if case["chat"] in ("fits", "none") else "useless")}
             decision = plan_replacement(
                 Wanted("code", KEY, QUESTION, case["before"]), files, MODEL, Reuse(no_restore=case["blocked"]), failed
             )
-            self.assertEqual(row_of(self.TABLE, shown)[-1], decision, case)
+            expected = row_of(self.TABLE, shown)[-1]
+            if isinstance(expected, Restore) and expected.kind == CHAT and files.chat is not None:
+                expected = replace(expected, entry=files.chat)
+            self.assertEqual(expected, decision, case)
 
     def test_both_failed(self) -> None:
         """With each file that fails the next best is restored, and in the end the reason is that there is no file."""
-        files, failed, decisions = Files(snapshot(CHAT), snapshot(PREFIX)), frozenset[str](), []
+        files, failed, decisions = Files(snapshot(CHAT), "auto-chat", snapshot(PREFIX)), frozenset[str](), []
         wanted = Wanted("code", KEY, QUESTION, prepared_before=True)
         while isinstance(decision := plan_replacement(wanted, files, MODEL, Reuse(), failed), Restore):
             decisions.append(decision.kind)

@@ -259,15 +259,15 @@ class Finding(RecordTest):
         entry = replace(TALK, filename=f"{name}.chat.bin", conversation=self.chain(*messages).all_messages)
         return name, CHAT, entry
 
-    def test_longest_conversation(self) -> None:
+    def test_continued_conversations(self) -> None:
         """The longest conversation that goes on is found, also after one was dropped, replaced, or is of no use."""
         snapshots = self.load()
         for entry in (self.talk("code", "a"), self.talk(LEARNED, "a", "b", "c"), self.talk("story", "a", "x", "c")):
             snapshots.put(*entry)
 
         def found(record: SnapshotRecord, *messages: str, unusable: str = "") -> str | None:
-            result = record.longest_conversation(self.chain(*messages), lambda name, entry: name != unusable)
-            return None if result is None else result[0]
+            names = [name for name, _ in record.continued_conversations(self.chain(*messages))]
+            return next((name for name in names if name != unusable), None)
 
         for each in (snapshots, self.load()):
             self.assertEqual(LEARNED, found(each, "a", "b", "c", "d"))
@@ -276,7 +276,7 @@ class Finding(RecordTest):
             self.assertEqual("code", found(each, "a", "b"))
             self.assertEqual("code", found(each, "a", "b", "c", "d", unusable=LEARNED))
             self.assertEqual(None, found(each, "b", "a"))
-            self.assertEqual(None, each.longest_conversation(ConversationChain()))
+            self.assertEqual([], list(each.continued_conversations(ConversationChain())))
         snapshots.put(*self.talk(LEARNED, "a", "b"))
         self.assertEqual(LEARNED, found(snapshots, "a", "b", "c"))
         snapshots.put(*self.talk("code", "a", "b"))  # the same under two names: the latest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -165,11 +166,11 @@ class Conversing(SlotTest):
         self.assertEqual(held, self.server.tokens)
 
     def test_asked_again(self) -> None:
-        """The same question once more goes on with it, too; an earlier turn or another shape does not."""
+        """The same question once more goes on with it, too; an earlier turn or another conversation does not."""
         self.converse(*FIRST, "answer", "more")
         self.assertEqual(AGAIN, self.prepare(KEY, *FIRST, "answer", "more"))
         self.assertEqual(AGAIN, self.prepare(KEY, *FIRST))
-        self.assertEqual("shape-changed", self.prepare(SHAPED, *FIRST, "answer", "more").miss)
+        self.assertEqual("shape-changed", self.prepare(SHAPED, "in", "another", "shape").miss)
 
     def test_in_the_slot_and_in_the_file(self) -> None:
         """What is in the slot wins: it may have more."""
@@ -193,16 +194,39 @@ class Conversing(SlotTest):
         """It gets that also where the slot has the template: the conversation is more."""
         kept = self.keep(*FIRST)
         for in_slot in (SECOND, ()):
-            self.converse(*in_slot, grown=len(in_slot) * 300)
+            self.converse(*in_slot, grown=len(in_slot) * 100)
             self.assertEqual("restored", self.prepare(KEY, *FIRST, "answer", "more").cache)
             self.assertEqual((kept, kept), (self.server.tokens, self.chat_file()))
 
     def test_another_conversation(self) -> None:
         """On another conversation's template a question is hot: a model can go back to where both part."""
+        self.slot.know_tokens(lambda key: None)
         held = self.converse(*FIRST, grown=100)
         before = len(self.server.requests)
         self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *SECOND))
         self.assertEqual((["/slots"], held), (self.asked_since(before), self.server.tokens))
+
+    def test_cut_back(self) -> None:
+        """Where the prompt's tokens are known, the slot is cut down to it: the answer is then that of a cold run."""
+        self.slot.know_tokens(lambda key: [*TOKENS[:-3], 7] if key == KEY else None)
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *SECOND))
+        self.assertEqual([*TOKENS[:-3], 7], self.server.tokens)
+        # What a conversation goes on with stays.
+        held = self.converse(*FIRST, grown=100)
+        self.assertEqual(GOES_ON, self.prepare(KEY, *FIRST, "answer", "more"))
+        self.assertEqual(held, self.server.tokens)
+
+    def test_cut_back_in_vain(self) -> None:
+        """A model that cannot go back is found out by that, and gets the prompt from its file, then and later."""
+        self.slot.know_tokens(lambda key: [*TOKENS[:-3], 7])
+        self.server.goes_back = False
+        self.converse(*FIRST, grown=100)
+        self.assertEqual(("restored", TOKENS), (self.prepare(KEY, *SECOND).cache, self.server.tokens))
+        self.converse(*FIRST, grown=100)
+        before = len(self.server.requests)
+        self.assertEqual("restored", self.prepare(KEY, *SECOND).cache)
+        self.assertNotIn("/completion", self.asked_since(before))
 
     def test_another_conversation_is_kept(self) -> None:
         """What the slot holds is kept first if it is worth that: it is about to be lost."""
@@ -213,7 +237,7 @@ class Conversing(SlotTest):
     def test_another_key(self) -> None:
         """So it is for any other template, text or shape that comes, and for one whose file is there."""
         for name, key in (("code", OTHER), ("code", SHAPED), ("story", KEY)):
-            self.files.discard("code", CHAT)
+            self.files.discard(("code", CHAT))
             held = self.converse(*FIRST)
             self.prepare(key, *SECOND, name=name)
             self.assertEqual(held, self.chat_file(), name)
@@ -230,14 +254,15 @@ class Conversing(SlotTest):
         self.assertEqual(("restored", code), (self.prepare(KEY, *FIRST).cache, self.server.tokens))
         self.assertEqual(story, self.built.saved("story", CHAT))
 
-    def test_not_written_over_what_is_needed(self) -> None:
-        """What the slot holds is not kept where that would take the place of the very file that is needed."""
-        kept = self.keep(*FIRST)
-        self.converse(*SECOND, grown=900)
-        before = len(self.server.requests)
+    def test_two_conversations_on_one_template(self) -> None:
+        """Both are kept: the last one has the template's name, and the other one that of its digest."""
+        self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots_folder()))
+        first = self.keep(*FIRST)
+        second = self.converse(*SECOND, grown=900)
         self.assertEqual("restored", self.prepare(KEY, *FIRST).cache)
-        self.assertNotIn(SAVE, self.asked_since(before))
-        self.assertEqual((kept, kept), (self.server.tokens, self.chat_file()))
+        self.assertEqual((first, second), (self.server.tokens, self.chat_file()))
+        self.assertEqual("restored", self.prepare(KEY, *SECOND).cache)
+        self.assertEqual(second, self.server.tokens)
 
     def test_file_gone(self) -> None:
         """Where the conversation's file turns out to be gone, the template's is restored."""
@@ -252,8 +277,9 @@ class Conversing(SlotTest):
     def test_unusable_file(self) -> None:
         """A conversation's file that cannot be used is no reason to leave what the slot holds of the template."""
         self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots_folder()))
+        self.slot.know_tokens(lambda key: None)
         self.keep(*FIRST)
-        held = self.converse(*SECOND, grown=310)
+        held = self.converse(*SECOND, grown=210)
         (self.slots_folder() / "code.chat.bin").unlink()
         self.assertEqual("hot", self.prepare(KEY, *FIRST).cache)
         self.assertEqual(held, self.server.tokens)
@@ -300,14 +326,18 @@ class Conversing(SlotTest):
         self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare())
 
     def test_brought_back(self) -> None:
-        """The template is brought back with the last conversation on it, or alone where that was not kept."""
+        """What was used last is brought back: a conversation, or the template alone where that was not kept."""
         kept = self.keep(*FIRST)
+        self.files.used("code", PREFIX)
         for expected in (kept, TOKENS):
             self.evaluate([1, 2, 3])
-            self.run_now(lambda: self.slot.bring_back("code", KEY))
+            self.slot.llama_restarted()
+            file = self.slot.to_bring_back(lambda name, kind, entry: True)
+            assert file is not None
+            self.run_now(partial(self.slot.bring_back, *file))
             self.assertEqual(expected, self.server.tokens)
             self.assertTrue(self.built.content.has(KEY))
-            self.files.discard("code", CHAT)
+            self.files.discard(("code", CHAT))
 
     def test_hung_up_while_keeping(self) -> None:
         """A client that hangs up while the conversation before its own is being kept does no harm to that."""
@@ -460,7 +490,7 @@ class Judging(SlotTest):
 
     def test_nothing_recorded(self) -> None:
         """Where the template has no file nothing is promised by what the slot holds."""
-        self.files.discard("code", PREFIX)
+        self.files.discard(("code", PREFIX))
         self.converse(*FIRST, grown=100)
         self.assertEqual(Prepared("hot"), self.prepare(KEY, *SECOND))
 

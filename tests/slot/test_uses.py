@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest, prefix_digests
-from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.slot.content import IDLE_POLL, ProbableContent
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PART
@@ -30,10 +30,14 @@ class UserTest(SlotTest):
         self.body: Deferred[None] = Deferred()
         self.prepared: Prepared | None = None
 
-    async def ask(self, turn: Turn, reused: int | None, answered: bool, reuses: bool, continues: bool) -> None:
+    async def ask(
+        self, turn: Turn, reused: int | None, answered: bool, reuses: bool, continues: bool, pinned: bool
+    ) -> None:
         """Use the slot for ``@code``."""
         async with turn:
-            use = self.slot.use_for_template(turn, "code", KEY, TURNS, reuses=reuses, llama_continues=continues)
+            use = self.slot.use_for_prompt(
+                turn, "code", KEY, TURNS, reuses=reuses, pinned=pinned, llama_continues=continues
+            )
             async with use as used:
                 self.prepared = used.prepared
                 await self.body
@@ -41,12 +45,18 @@ class UserTest(SlotTest):
                     used.answered(reused)
 
     def asking(
-        self, reused: int | None = None, *, answered: bool = True, reuses: bool = True, continues: bool = False
+        self,
+        reused: int | None = None,
+        *,
+        answered: bool = True,
+        reuses: bool = True,
+        continues: bool = False,
+        pinned: bool = True,
     ) -> Deferred[None]:
         """Begin to ask; the slot is prepared, and the request is on its way."""
         self.body = Deferred()
         turn = self.built.gate.user()
-        return self.built.start(lambda: self.ask(turn, reused, answered, reuses, continues))
+        return self.built.start(lambda: self.ask(turn, reused, answered, reuses, continues, pinned))
 
     def go_on(self) -> None:
         """Let the body end, and what it leads to happen."""
@@ -130,6 +140,22 @@ class Templates(UserTest):
             self.go_on()
             self.assertEqual(doubted, self.slot.is_doubted("code"), reused)
 
+    def test_not_judged_by_another_slot(self) -> None:
+        """A request that names no slot and ran in another one says nothing about what was restored into slot 0."""
+        self.built.content.forget()
+        self.asking(0, pinned=False)
+        self.assertEqual("restored", self.prepared and self.prepared.cache)
+        self.go_on()
+        self.assertEqual((False, True), (self.slot.is_doubted("code"), self.slot.holds(KEY)))
+
+    def test_judged_in_slot_0(self) -> None:
+        """A request that names no slot is judged if it has used slot 0."""
+        self.built.content.forget()
+        self.asking(0, pinned=False)
+        self.evaluate([1, 2, 3])
+        self.go_on()
+        self.assertTrue(self.slot.is_doubted("code"))
+
     def test_reuses_nothing(self) -> None:
         """A request that must not reuse anything has the conversation in the slot saved, and leaves nothing of use."""
         held = self.converse("q")
@@ -138,6 +164,51 @@ class Templates(UserTest):
         self.assertEqual(held, self.built.saved("code", CHAT))
         self.go_on()
         self.assertEqual((None, None), (self.built.content.known, self.built.content.probable))
+
+
+class Unpinned(UserTest):
+    """A chat that names no slot: on a llama-server with several slots it may run in another one."""
+
+    async def chat(self, turn: Turn, key: Key) -> None:
+        """Use a slot for a chat."""
+        async with turn, self.slot.use_for_prompt(turn, "", key, TURNS, pinned=False) as used:
+            await self.body
+            used.answered(0)
+
+    def answer(self, key: Key, *, in_slot_0: bool) -> None:
+        """Have a chat answered in slot 0 or another one."""
+        self.body = Deferred()
+        chatting = self.built.start(lambda: self.chat(self.built.gate.user(), key))
+        if in_slot_0:
+            self.evaluate([1, 2, 3])
+        self.go_on()
+        self.successResultOf(chatting)
+
+    def test_elsewhere(self) -> None:
+        """What slot 0 was left with is still known if the chat did not use it."""
+        before = self.built.content.known
+        assert before is not None
+        self.answer(KEY, in_slot_0=False)
+        self.assertEqual(before, self.built.content.known)
+        self.answer(KEY, in_slot_0=True)
+        assert self.built.content.known is not None
+        self.assertEqual(TURNS.all_messages, self.built.content.known.conversation)
+
+    def test_unknown_before(self) -> None:
+        """A slot that was unknown and not used does not count as holding the chat."""
+        self.built.content.forget()
+        self.answer(OTHER, in_slot_0=False)
+        self.assertFalse(self.slot.holds(KEY) or self.slot.holds(OTHER))
+
+    def test_untold(self) -> None:
+        """Where llama-server did not tell before the chat, or does not at all, the chat counts as being in slot 0."""
+        for answers, shown in (({"/slots": "nonsense"}, True), ({}, False)):
+            self.built.content.forget()
+            self.server.answers, self.server.slots_shown = answers, shown
+            self.assertIsNone(self.run_now(self.built.content.as_it_is))
+        self.server.slots_shown = True
+        self.answer(OTHER, in_slot_0=True)
+        self.assertTrue(self.slot.holds(OTHER))
 
 
 class Others(UserTest):

@@ -240,7 +240,7 @@ class FakeLlama:
         if request.uri.endswith(b"action=save"):
             self._write(self.files, filename)
             return self._json(request, {"n_saved": len(self.tokens), "n_written": 10 * len(self.tokens)})
-        self.tokens = self._read(self.files, filename)
+        self.tokens = self.read(filename)
         if not self.tokens:
             raise Refusal(400, "Unable to restore slot")
         self._from_file = True
@@ -254,10 +254,10 @@ class FakeLlama:
         content = MAGIC + array("q", self.tokens).tobytes()
         (self.folder / filename).write_bytes(content.ljust(10 * len(self.tokens), b"."))
 
-    def _read(self, files: dict[str, list[int]], filename: str) -> list[int]:
+    def read(self, filename: str) -> list[int]:
         """Read what `_write` wrote; nothing where there is no such file, or another one."""
         if self.folder is None:
-            return list(files.get(filename, []))
+            return list((self.files or {}).get(filename, []))
         try:
             content = (self.folder / filename).read_bytes()
         except OSError:

@@ -175,7 +175,7 @@ class World:
     def saved(self, name: str = "code", kind: str = "prefix") -> list[int] | None:
         """Return the tokens in a template's slot file: the one that the record names, `None` if it names none."""
         entry = self.snapshots.get(name, kind)
-        return None if entry is None else (self.llama_server.files or {})[entry.filename]
+        return None if entry is None else self.llama_server.read(entry.filename)
 
     def sample(self, name: str, **labels: str) -> float:
         """Return a metric's value, 0 if nothing was counted."""

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.catalogue import Prompt
+from bioproxy.prompts.learned_prompts import LearnedPrompt
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY
 from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot.record import Snapshot
@@ -17,6 +18,7 @@ from bioproxy.warmup.due import Due, Facts, Hold, Reason, Waiting, decide
 from tests.support.world import CODE, WarmTest, logged
 
 PROMPT = Prompt("code", USER_MESSAGE_ONLY, "Know this: ", "digest")
+LEARNED = Prompt("auto-0123456789ab", USER_MESSAGE_ONLY, "", "", LearnedPrompt(USER_MESSAGE_ONLY))
 FILE = Snapshot("code.bin", PROMPT.key, 10, 100, Model("facts", ()), "2026-01-01T00:00:00+00:00")
 UNTIL = "2026-01-01T00:01:00+00:00"
 PAUSE, END = Trouble(None, "failed", 1, 60.0, UNTIL), Trouble(None, "does not fit", 1, None, None)
@@ -73,6 +75,8 @@ TABLE: tuple[tuple[dict[str, Any], Reason | Hold], ...] = (
     ({"recorded": FILE, "whole": False}, Reason.FILE_CHANGED),
     ({"recorded": FILE, "model_known": False}, Reason.MODEL_UNKNOWN),
     ({"recorded": FILE}, Reason.OTHER_MODEL),
+    # What was learned waits for a quiet moment, which is no news of a prompt that is warm; templates do not.
+    ({"quiet": False}, Reason.NO_FILE),
     # Without: only the slot can be warm.
     ({**NO_FILES}, Reason.NOT_IN_SLOT),
     ({**NO_FILES, "recorded": FILE}, Reason.NOT_IN_SLOT),
@@ -95,9 +99,23 @@ class Decision(SynchronousTestCase):
             if isinstance(found, Due):
                 self.assertIs(PROMPT, found.prompt)
 
+    def test_learned(self) -> None:
+        """A learned prompt waits until users are quiet, if it is due, and until slot files can be used."""
+        for facts, expected in (
+            ({}, Reason.NO_FILE),
+            ({"quiet": False}, Hold.BUSY),
+            ({"quiet": False, "wanted": True}, Reason.ASKED_FOR),
+            ({"quiet": False, "saved": True, "recorded": FILE}, Hold.WARM),
+            ({**NO_FILES}, Hold.NO_FILES),
+            ({"learns": False}, Hold.NOT_LEARNED),
+            ({"learns": False, "wanted": True}, Hold.NOT_LEARNED),
+        ):
+            self.assertEqual(expected, decide(LEARNED, replace(COLD, **facts)).reason, facts)
+
     def test_every_reason(self) -> None:
-        """The table has every reason that there is, but for those of prompts without a text."""
-        self.assertEqual({*Reason, *Hold} - {Hold.NO_TEXT, Hold.EMPTY}, {expected for _, expected in TABLE})
+        """The tables have every reason that there is, but for those of prompts without a text."""
+        others = {Hold.NO_TEXT, Hold.EMPTY, Hold.BUSY, Hold.NO_FILES, Hold.NOT_LEARNED}
+        self.assertEqual({*Reason, *Hold} - others, {expected for _, expected in TABLE})
 
     def test_without_text(self) -> None:
         """Not even an operator's wish makes a prompt due that has no text, or nothing in it."""

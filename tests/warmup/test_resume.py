@@ -6,6 +6,7 @@ from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import digest, prefix_digests
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.slot.record import PART, PREFIX
+from bioproxy.warmup.progress import LEAST as LEAST_BATCH
 from bioproxy.warmup.resume import LEAST, TRIAL, Resume
 from tests.support.world import KEY, SlotTest
 
@@ -24,7 +25,7 @@ class HeadStartTest(SlotTest):
     def setUp(self) -> None:
         """Begin with nothing saved."""
         super().setUp()
-        self.files.discard("code", PREFIX)
+        self.files.discard(("code", PREFIX))
         self.resume = Resume(self.slot, self.built.llama)
 
     def save(self, kind: str, tokens: list[int]) -> None:
@@ -35,7 +36,7 @@ class HeadStartTest(SlotTest):
 
     def restore(self, tokens: list[int]) -> int:
         """Restore what there is of these; check that the slot begins with that."""
-        found = self.run_now(lambda: self.resume.restore("code", tokens))
+        found = self.run_now(lambda: self.resume.restore(tokens))
         self.assertEqual(tokens[:found], self.server.tokens[:found])
         return found
 
@@ -61,11 +62,23 @@ class HeadStartTest(SlotTest):
             self.assertEqual(text(length), self.server.tokens)
 
     def test_part_of_another_text(self) -> None:
-        """One that is no beginning of these tokens is of no use: with an edit in it, or longer than they are."""
+        """One that is no beginning of these tokens is of no use: with an early edit in it, or longer than they are."""
         self.save(PART, text(600))
-        for tokens in (text(1000, 1), [*text(599), 7, 8], text(512)):
+        for tokens in (text(1000, 1), [*text(511), *text(200, 5)], text(512)):
             self.assertEqual(0, self.restore(tokens), len(tokens))
         self.assertEqual(0, self.restores())
+
+    def test_another_prompt(self) -> None:
+        """Whose file it is does not matter: what another prompt has in common with this one need not be computed."""
+        self.evaluate(text(700))
+        self.run_now(lambda: self.files.save("other", PREFIX, KEY, 700, prefix_digests(text(700))))
+        self.evaluate([1, 2, 3])
+        self.assertEqual(700, self.restore(text(1000)))
+
+    def test_rest_is_a_batch(self) -> None:
+        """So much is left to be computed that it is a batch like those of a cold run, where the model can go back."""
+        self.save(PREFIX, text(1000))
+        self.assertEqual(1000 + 30 - LEAST_BATCH, self.restore(text(1030)))
 
     def test_older_text(self) -> None:
         """Of an older text all is used that is surely the same, in steps of 64 tokens, or all of it."""
@@ -156,4 +169,4 @@ class HeadStartTest(SlotTest):
             self.warm_up(new)
             self.assertEqual(new, self.server.tokens)
             self.assertEqual(new, self.built.saved())
-            self.files.discard("code", PREFIX)
+            self.files.discard(("code", PREFIX))

@@ -588,6 +588,7 @@ class BringingBack(WarmTest):
         self.assertEqual(["story.bin", "code.bin"], self.slot_calls("restore", before))
         self.assertEqual("hot", self.ask("@code x")[0])
         old = self.built
+        self.rounds(10)  # until a quiet moment, in which it is written down what was asked for
         old.state.close()
         self.use(BOTH)
         self.server.files = old.llama_server.files
@@ -810,6 +811,7 @@ class WithoutFiles(WarmTest):
         self.use(BOTH, files=False)
         self.rounds()
         self.built.chat("@story a chair")
+        self.rounds()  # the tokens of what the slot holds are made once
         self.assertEqual([], self.rounds(3))
         self.assertEqual(("cold", "warm"), (self.state("code"), self.state("story")))
         self.built.chat("hello")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bioproxy.slot.record import CHAT, PART
+from bioproxy.warmup.progress import LEAST, exact_end
 from tests.support.fakes import tokens
 from tests.support.world import CODE, PREFIX, WarmTest
 
@@ -10,7 +11,14 @@ SAVE = "/slots/0?action=save"
 LINES = "".join(f"Line {number}. " for number in range(400))
 """A long text."""
 
-LENGTH = len(tokens(f"<user>{LINES}"))
+
+def warmed(text: str) -> list[int]:
+    """Return the tokens that a warm-up of a template with this text processes."""
+    found = tokens(f"<user>{text}")
+    return found[: exact_end(len(found))]
+
+
+LENGTH = len(warmed(LINES))
 ENDS = [256, *range(512, LENGTH, 512), LENGTH]
 """Where the pieces of its warm-up end at half a millisecond for each token, when that is known: at multiples of 512."""
 
@@ -42,12 +50,13 @@ class Pieces(WarmTest):
             self.assertEqual(expected, self.pieces()[: len(expected)])
 
     def test_not_in_pieces(self) -> None:
-        """What a question has left in the slot is not cut down piece by piece: all tokens are sent at once."""
+        """What a question has left in the slot is not cut down piece by piece: only the last batch is made anew."""
         self.use({"code": f"{LINES}<{{message}}>"})
         self.built.chat("@code why?")
         self.rounds()
-        self.assertEqual(([LENGTH], ["code.bin"]), (self.pieces(), self.slot_calls("save")))
-        self.assertEqual(tokens(f"<user>{LINES}"), self.built.saved())
+        # Cut back by a batch, with one token that does not belong there; then exactly the prompt.
+        self.assertEqual(([LENGTH - LEAST + 1, LENGTH], ["code.bin"]), (self.pieces(), self.slot_calls("save")))
+        self.assertEqual(warmed(LINES), self.built.saved())
 
     def test_old_text_is_dropped(self) -> None:
         """Once the text has changed, no further piece of the old one is evaluated, and none of it is saved."""
@@ -124,7 +133,7 @@ class LongTest(WarmTest):
     def assert_warm(self, text: str) -> None:
         """Check that a text's prefix tokens are saved, and nothing else of it is recorded."""
         self.assertEqual(("warm", ""), (self.state(), self.error()))
-        self.assertEqual(tokens(f"<user>{text}"), self.built.saved())
+        self.assertEqual(warmed(text), self.built.saved())
         self.assertIsNone(self.built.saved(kind=PART))
 
 
@@ -220,21 +229,24 @@ class Parts(LongTest):
         self.interrupt_after(3)
         text = f"{LINES[:1300]} And so on."
         self.edit(f"{text}<{{message}}>")
-        self.assertEqual((["code.part.bin"], [len(tokens(f"<user>{text}"))]), self.warm())
+        self.assertEqual((["code.part.bin"], [len(warmed(text))]), self.warm())
         self.assert_warm(text)
 
     def test_edited_before(self) -> None:
-        """After an edit in what the part has, early or late, everything is computed; the part is gone in the end."""
-        for number, text in enumerate((f"X{LINES[1:]}", f"{LINES[:900]}X{LINES[901:]}", LINES[:1000])):
+        """After an edit in what the part has, what stands before that is not computed; the part is gone in the end."""
+        early, late, cut = f"X{LINES[1:]}", f"{LINES[:900]}X{LINES[901:]}", LINES[:1000]
+        # The marks tell of 896 of the 907 tokens before the late edit.  The cut one leaves a whole batch to compute.
+        begins = {early: (0, [512]), late: (2, [64, 1024]), cut: (2, [64, 944])}
+        for number, (text, (restores, first)) in enumerate(begins.items()):
             self.use({"code": f"{LINES}<{{message}}>"}, state_dir=self.folder / str(number))
             self.find_out()
             self.interrupt_after(3)
             self.assertIsNotNone(self.built.saved(kind=PART))
             self.edit(f"{text}<{{message}}>")
             self.assertEqual(0.0, self.built.warmer.progress("code"))
-            length = len(tokens(f"<user>{text}"))
-            expected = [*range(512, length, 512), length]
-            self.assertEqual(([], expected), self.warm())
+            length = len(warmed(text))
+            expected = [*first, *range(first[-1] + 512, length, 512), *([length] if length > first[-1] else [])]
+            self.assertEqual((["code.part.bin"] * restores, expected), self.warm())
             self.assert_warm(text)
 
     def test_another_model(self) -> None:
@@ -279,7 +291,7 @@ class OlderText(LongTest):
         """After an edit at the end only the end is computed, once it was tried whether the model can go back."""
         text = f"{LINES[:2000]}."
         # The texts have 2,007 tokens in common, and the marks tell of 1,792 of them.
-        self.assertEqual((["code.bin"] * 2, [64, len(tokens(f"<user>{text}"))]), self.edited(text))
+        self.assertEqual((["code.bin"] * 2, [64, len(warmed(text))]), self.edited(text))
 
     def test_cut(self) -> None:
         """So too where the end was only cut off; the slot is cut down to it."""
@@ -289,7 +301,7 @@ class OlderText(LongTest):
     def test_longer(self) -> None:
         """So too where something was added."""
         text = f"{LINES}More. "
-        self.assertEqual((["code.bin"] * 2, [64, len(tokens(f"<user>{text}"))]), self.edited(text))
+        self.assertEqual((["code.bin"] * 2, [64, len(warmed(text))]), self.edited(text))
 
     def test_beginning(self) -> None:
         """After an edit at the beginning nothing is restored."""
@@ -299,18 +311,18 @@ class OlderText(LongTest):
     def test_short(self) -> None:
         """For fewer than 512 tokens it is not worth the while."""
         text = f"{LINES[:500]}."
-        self.assertEqual(([], [508]), self.edited(text))
+        self.assertEqual(([], [445]), self.edited(text))
 
     def test_cannot_go_back(self) -> None:
         """A model that cannot go back computes everything, in pieces, so that no user has to wait for it."""
         self.server.goes_back = False
         text = f"{LINES[:2000]}."
-        self.assertEqual((["code.bin"], [64, 512, 1024, 1536, 2008]), self.edited(text))
+        self.assertEqual((["code.bin"], [64, 512, 1024, 1536, 1945]), self.edited(text))
 
     def test_known_not_to_go_back(self) -> None:
         """Once it is known that a model cannot go back, that is not tried."""
         self.built.reuse_check.went_back(100, 0)
-        self.assertEqual(([], [512, 1024, 1536, 2008]), self.edited(f"{LINES[:2000]}."))
+        self.assertEqual(([], [512, 1024, 1536, 1945]), self.edited(f"{LINES[:2000]}."))
 
     def test_part_or_older(self) -> None:
         """Of a part and an older text that one is used of which more is right."""
@@ -371,7 +383,8 @@ class BrokenOff(WarmTest):
         self.ask_and_hang_up(2010)
         before = len(self.server.requests)
         self.rounds()
-        self.assertEqual([2007], self.pieces(before))
+        end = exact_end(2007)
+        self.assertEqual([end - LEAST + 1, end], self.pieces(before))
         self.assertEqual("warm", self.state())
 
     def test_only_a_part(self) -> None:

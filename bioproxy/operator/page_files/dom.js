@@ -51,9 +51,12 @@ export function keep(parent, items, key, make) {
     node.keptValue = value;
     return node;
   });
+  // A node that is moved loses the keyboard's focus.
+  const focused = document.activeElement;
   const wanted = new Set(nodes);
   for (const node of [...parent.children]) if (!wanted.has(node)) node.remove();
   nodes.forEach((node, index) => {
     if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
   });
+  if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
 }

@@ -21,8 +21,9 @@ export function showGate({ busy, waiting, inside, queue }, up) {
   show(byId("queue-more"), waiting === 0 || more > 0);
 }
 
-function title(busy, { template }) {
+function title(busy, { template, prompt }) {
   if (busy === "warmup") return template === null ? "Saving a conversation" : `Warm-up of ${template}`;
+  if (template === null && prompt !== null) return `Request with prompt ${prompt}`;
   return template === null ? "Request without template" : `Request with template ${template}`;
 }
 

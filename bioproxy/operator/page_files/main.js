@@ -5,10 +5,12 @@
 //   dom.js        elements, text only         gate.js       the running request and the queue
 //   words.js      numbers, units and codes    requests.js   the latest requests
 //   preview.js    the filled text             plots.js      the last hour
+//   actions.js    buttons, and their result   prompts.js    learned prompts and conversations
 
 import { byId, say, show } from "./dom.js";
 import { showGate } from "./gate.js";
 import { movePlots, showPlots } from "./plots.js";
+import { showPrompts } from "./prompts.js";
 import { showRequests } from "./requests.js";
 import { listen } from "./stream.js";
 import { showTemplates } from "./templates.js";
@@ -48,6 +50,7 @@ function render(changed) {
   if ("started_at" in changed) showAbout();
   if ("llama" in changed || "templates" in changed || "gate" in changed) showTiles(state);
   if ("templates" in changed) showTemplates(state.templates);
+  if ("prompts" in changed || "shelf" in changed) showPrompts(state.prompts, state.shelf);
   if ("gate" in changed || "llama" in changed) showGate(state.gate, state.llama.up);
   if ("requests" in changed) showRequests(state.requests);
   if ("history" in changed || "gate" in changed) showPlots(state.history, state.gate.waiting);

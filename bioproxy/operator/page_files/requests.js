@@ -23,7 +23,7 @@ function row(request) {
   return el("tr", {},
     cell("Time", { class: "when" }, age(request.time)),
     cell("Request", { class: "request" },
-      el("strong", { tabindex: -1 }, request.template || "no template"), el("span", { class: "sub", title: request.path }, request.path)),
+      el("strong", { tabindex: -1 }, request.template || request.prompt || "no template"), el("span", { class: "sub", title: request.path }, request.path)),
     cell("Cache", { class: "cache" }, ...cache(request)),
     cell("Wait time", { class: "n" }, milliseconds(request.queue_ms)),
     cell("First token", { class: "n" }, milliseconds(request.ttft_ms)),
@@ -33,8 +33,8 @@ function row(request) {
   );
 }
 
-function cache({ cache, miss, miss_detail, restore_ms, template }) {
-  if (cache === null) return [el("span", { class: "sub" }, template ? "unknown" : "–")];
+function cache({ cache, miss, miss_detail, restore_ms, template, prompt }) {
+  if (cache === null) return [el("span", { class: "sub" }, template || prompt ? "unknown" : "–")];
   const why = cache === "cold" ? [MISSES[miss] ?? miss, miss_detail].filter(Boolean).join(": ") : "";
   const more = cache === "restored" && restore_ms !== null ? `in ${milliseconds(restore_ms)}` : why;
   return [badge(cache, CACHES[cache] ?? cache), ...(more ? [el("span", { class: "sub" }, more)] : [])];

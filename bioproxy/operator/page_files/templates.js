@@ -1,6 +1,7 @@
 // The templates: state, tokens, age, errors, and the actions for each.
 
-import { age, badge, byId, el, keep, say, show } from "./dom.js";
+import { act } from "./actions.js";
+import { age, badge, byId, el, keep, show } from "./dom.js";
 import { preview } from "./preview.js";
 import { count, fileName, percent, plural, STATES } from "./words.js";
 
@@ -14,14 +15,14 @@ export function showTemplates(templates) {
 function row(template, known) {
   const node = known ?? el("li", { class: "template" }, el("div", { class: "what" }), buttons(template));
   const { state, progress } = template;
-  const under_way = progress > 0 && progress < 1;
   node.querySelector(".what").replaceChildren(
     el("p", { class: "head" },
       el("strong", { class: "prefix" }, template.prefix),
       badge(state, STATES[state] ?? state),
       template.wanted && state !== "warming" ? el("span", { class: "wanted" }, "next to be warmed up") : null,
-      under_way ? el("span", { class: "progress" }, bar(template), el("span", {}, state === "warming" ? percent(progress) : `${percent(progress)}, paused`)) : null,
+      progressBar(template.name, state, progress),
     ),
+    ...(template.wanted ? [] : whyNot(template)),
     el("p", { class: "facts" }, ...facts(template)),
     ...(template.error ? [el("p", { class: "trouble" }, template.error)] : []),
     ...(template.note ? [el("p", { class: "note" }, template.note)] : []),
@@ -29,8 +30,19 @@ function row(template, known) {
   return node;
 }
 
-const bar = ({ name, progress, state }) =>
-  el("progress", { max: 1, value: progress, "aria-label": `${state === "warming" ? "Warm-up" : "Paused warm-up"} of ${name}` });
+/** The progress of a warm-up that has begun, in words and as a bar; `null` for others. */
+export function progressBar(name, state, progress) {
+  if (progress <= 0 || progress >= 1) return null;
+  const running = state === "warming";
+  const bar = el("progress", { max: 1, value: progress, "aria-label": `${running ? "Warm-up" : "Paused warm-up"} of ${name}` });
+  return el("span", { class: "progress" }, bar, el("span", {}, running ? percent(progress) : `${percent(progress)}, paused`));
+}
+
+/** Why a prompt is not warm, in the words of bioproxy's own decision: what it waits for, or why its warm-up is due. */
+export function whyNot({ state, warmup }) {
+  if (state === "warm" || state === "warming" || !warmup) return [];
+  return [el("p", { class: "why" }, warmup.due ? `warm-up due: ${warmup.reason}` : `not warm: ${warmup.reason}`)];
+}
 
 /** The facts about a template that are known: file, tokens, times. */
 function facts({ tokens, warmed_at, last_used, path, includes }) {
@@ -45,31 +57,8 @@ function facts({ tokens, warmed_at, last_used, path, includes }) {
 function buttons({ name, prefix }) {
   const warm = el("button", { type: "button", "aria-label": `Warm up now: ${prefix}` }, "Warm up now");
   const look = el("button", { type: "button", "aria-label": `Preview of ${prefix}` }, "Preview");
-  warm.addEventListener("click", () => warmNow(name, prefix, warm));
+  warm.addEventListener("click", () => act(warm, `templates/${encodeURIComponent(name)}/warm`,
+    `${prefix} will be warmed up next.`, `${prefix} is not warmed up`));
   look.addEventListener("click", () => preview(name, prefix));
   return el("div", { class: "buttons" }, warm, look);
-}
-
-async function warmNow(name, prefix, button) {
-  button.disabled = true;
-  try {
-    const answer = await fetch(`templates/${encodeURIComponent(name)}/warm`, { method: "POST" });
-    announce(answer.ok ? `${prefix} will be warmed up next.` : `${prefix} is not warmed up: ${(await answer.text()).trim()}`, !answer.ok);
-  } catch {
-    announce(`${prefix} is not warmed up: bioproxy cannot be reached.`, true);
-  } finally {
-    button.disabled = false;
-    button.focus({ preventScroll: true });
-  }
-}
-
-let hide = 0;
-
-/** Show the result of an action for 8 seconds; screen readers announce it. */
-function announce(text, bad) {
-  const said = byId("said");
-  clearTimeout(hide);
-  say(said, text);
-  said.classList.toggle("bad", bad);
-  hide = setTimeout(() => say(said, ""), 8000);
 }

@@ -35,7 +35,7 @@ export function showTiles({ llama, templates, gate }) {
   show(byId("llama-note"), note !== "");
 }
 
-const subject = (who) => (who.template ? `template ${who.template}` : who.path ? "no template" : "saving a conversation");
+const subject = (who) => (who.template ? `template ${who.template}` : who.prompt ? `prompt ${who.prompt}` : who.path ? "no template" : "saving a conversation");
 
 function tile(name, mood, big, small) {
   const node = byId(`tile-${name}`);

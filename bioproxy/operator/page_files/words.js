@@ -30,12 +30,33 @@ export const milliseconds = (ms) => duration(ms === null || ms === undefined ? n
 
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
+const UNITS = ["B", "KB", "MB", "GB", "TB", "PB"]; // each is 1024 times the one before, as in the settings
+
+/** A number of bytes as number and unit: ["1.4", "GB"]. */
+function inUnits(bytes) {
+  let unit = 0;
+  while (bytes >= 1023.95 && unit < UNITS.length - 1) {
+    bytes /= 1024;
+    unit += 1;
+  }
+  return [unit ? bytes.toFixed(1) : String(Math.round(bytes)), UNITS[unit]];
+}
+
+/** A size: "310.2 MB". */
+export const size = (bytes) => inUnits(bytes).join(" ");
+
+/** A size and its limit: "1.4 of 8.0 GB", "310.2 MB of 8.0 GB". */
+export function sizeOf(bytes, limit) {
+  const [number, unit] = inUnits(bytes), most = inUnits(limit);
+  return `${number}${unit === most[1] ? "" : ` ${unit}`} of ${most.join(" ")}`;
+}
+
 /** The file name of a path. */
 export const fileName = (path) => (path ?? "").split(/[\\/]/).pop() || path;
 
 /** Why a request was cold, by the code in `miss`. */
 export const MISSES = {
-  "first": "first use of the template",
+  "first": "first use",
   "warming": "its warm-up was not finished",
   "no-file": "its slot file is missing",
   "other-model": "its slot file was made with another model",

@@ -1,0 +1,100 @@
+"""The tokens of a prompt that a warm-up processes, and those of the prompts that were processed last.
+
+A prompt is warmed up to some 60 tokens before its end, and these are left to each request.  Only in this way are
+answers, bit for bit, those of a llama-server that has computed the whole prompt at once: a token gets other numbers in
+a batch of fewer than 64 tokens than in a larger one, and a short question alone would be such a batch
+(`exact_end`; docs/same-answer.md has the measurements).
+
+Some tokens are remembered.  A warm-up that users interrupt again and again needs them each time, and before a question
+is asked on a prompt that is in the slot already, the slot is cut back to the same place.
+
+Asks llama-server, beside its slot.  Does not know why a prompt is warmed up.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
+from bioproxy.prompts.catalogue import Prompt
+from bioproxy.prompts.digests import TOKENS_PER_DIGEST, prefix_digests
+from bioproxy.prompts.prompt_shape import Key
+from bioproxy.slot.content import cut_after
+from bioproxy.warmup.progress import exact_end
+
+REMEMBERED = 8
+"""Prompts whose tokens are remembered: up to a megabyte for each.
+
+Halved, who uses five prompts in turn has the tokens made anew for some of them; doubled, twice the memory is taken.
+"""
+
+
+class Unusable(Exception):
+    """A learned prompt cannot be warmed up for the model that runs now.  The text says why, for operators."""
+
+
+class TooShort(Unusable):
+    """A learned prompt has fewer tokens than is worth keeping."""
+
+
+class PromptTokens:
+    """Turns prompts into tokens.
+
+    Invariant: what is remembered is what llama-server said last, for the key under which it is remembered.
+    """
+
+    counts: dict[str, int]
+    """How many tokens of each prompt are warmed up, by id, where that is known; 0 if there are too many to count."""
+
+    minimum: int
+    """Tokens below which a learned prompt is not worth keeping (``learn_minimum``).  May change at any time."""
+
+    def __init__(self, prefixes: Prefixes, minimum: int) -> None:
+        """Ask `prefixes`, which asks llama-server; `minimum` is the first value of the attribute."""
+        self.counts = {}
+        self.minimum = minimum
+        self._prefixes = prefixes
+        self._latest: OrderedDict[Key, Sequence[int]] = OrderedDict()
+
+    def forget(self) -> None:
+        """Have llama-server asked again the next time."""
+        self._prefixes.forget()
+        self._latest.clear()
+
+    async def of(self, prompt: Prompt, context: int, about: object) -> list[int]:
+        """Fire with the tokens that a warm-up of a prompt has to process.
+
+        `context` is how many tokens the model takes, `about` everything else that the tokens depend on.  Fails with
+        `DoesNotFit`, with `Unusable`, or as `LlamaApi`'s calls do; cancelling closes the connection.
+        """
+        try:
+            tokens = await self._prefixes.tokens(prompt.text, prompt.shape, context, about)
+        except DoesNotFit as error:
+            self.counts[prompt.id] = error.tokens or 0
+            raise
+        learned = prompt.learned
+        if learned is not None and learned.cut is not None:
+            tokens = tokens[: learned.cut]
+            # With the model that it was learned with, the text gave these tokens.
+            if (
+                len(tokens) < learned.cut
+                or prefix_digests(tokens)[learned.cut // TOKENS_PER_DIGEST - 1] != learned.mark
+            ):
+                raise Unusable("it was learned with another model")
+        elif learned is not None and len(tokens) < self.minimum:
+            raise TooShort("it is too short")
+        end = exact_end(len(tokens))
+        self.counts[prompt.id] = end
+        self._latest[prompt.key] = cut_after(tokens, end)
+        self._latest.move_to_end(prompt.key)
+        while len(self._latest) > REMEMBERED:
+            self._latest.popitem(last=False)
+        return tokens[:end]
+
+    def remembered(self, key: Key) -> Sequence[int] | None:
+        """Return the tokens of a prompt that its warm-up processes, if they were asked for not long ago.
+
+        Behind them stands one that does not belong to the prompt (`bioproxy.slot.content.cut_after`).
+        """
+        return self._latest.get(key)
