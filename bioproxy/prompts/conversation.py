@@ -67,6 +67,11 @@ class ConversationChain:
                 return length
         return 0
 
+    def beginnings(self, most: int) -> tuple[Conversation, ...]:
+        """Return the conversations without the last message, the last two and so on, at most so many."""
+        lengths = range(len(self.message_digests) - 1, self.instructions, -1)
+        return tuple(self.first_messages(length) for length in lengths[:most])
+
     def is_longer_than(self, earlier: Conversation) -> bool:
         """Tell whether there are messages beyond those of an earlier conversation.
 

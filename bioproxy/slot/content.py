@@ -74,7 +74,7 @@ class ProbableContent:
     """What the slot probably holds where no witness can confirm it.
 
     After an answer that was broken off, llama-server keeps what it has computed until then: some of
-    a template (`key`) and the conversation on it (`turns`), but nobody has said how much.
+    a prompt (`key`) and the conversation on it (`turns`), but nobody has said how much.
     """
 
     key: Key
@@ -137,7 +137,7 @@ class SlotContent:
 
     def taken_by_warmup(self) -> None:
         """Note that a warm-up is about to change the slot."""
-        # Nothing is probable after a warm-up that was broken off: it had less than the template,
+        # Nothing is probable after a warm-up that was broken off: it had less than the prompt,
         # and the next attempt begins with a file.
         self.forget()
         self.left_by_user = False
@@ -158,7 +158,7 @@ class SlotContent:
 
     def unsaved_tokens(self) -> int:
         """Return by how many tokens the conversation in the slot has grown since it was saved."""
-        # 0 where there is no conversation: the template alone is saved by its warm-up.
+        # 0 where there is no conversation: the prompt alone is saved by its warm-up.
         known = self.known
         if known is None or known.conversation is None:
             return 0
@@ -238,7 +238,7 @@ class SlotContent:
     async def probably_has(self, key: Key, turns: ConversationChain, tokens: int) -> bool:
         """Tell whether the slot probably has what a request goes on with.
 
-        That is so if it has more than `tokens`, those of the template, or, where llama-server does
+        That is so if it has more than `tokens`, those of the prompt, or, where llama-server does
         not tell how many it has, if `turns` go on with the conversation that was broken off.  Fails
         as `LlamaApi`'s calls do; cancelling changes nothing.
         """

@@ -33,8 +33,9 @@ from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import KnownContent, SlotContent
+from bioproxy.slot.file_search import SavedConversation
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.record import CHAT, Snapshot
+from bioproxy.slot.record import CHAT
 from bioproxy.slot.reuse_check import ReuseCheck
 from bioproxy.slot.saving import SaveFailed
 
@@ -43,6 +44,13 @@ GROWN = 256
 
 Fewer are computed again in about a second.  Halved, short exchanges cause twice as many saves;
 doubled, up to 511 tokens may have to be computed twice.
+"""
+
+EARLIER = 8
+"""Beginnings of a saved conversation by which it is found, too, without its last messages.
+
+So it is of use after its last question was edited, or one of the last four.  Halved, after fewer of them; doubled, each
+record has twice as many digests.
 """
 
 LONGEST_SAVE = 1.0
@@ -125,9 +133,13 @@ class ConversationSaver:
             if known is None or known.conversation is None:
                 return
             tokens = known.witness.tokens
+            # Looked up before the save, as afterwards the new conversation would be found among those
+            # that it continues.
             earlier = self._files.continued_conversations(known.turns)
             name = self._name_for(known, known.conversation)
-            await self._files.save(name, CHAT, known.key, tokens, conversation=known.conversation)
+            beginnings = known.turns.beginnings(EARLIER)
+            await self._files.save(name, CHAT, known.key, tokens, conversation=known.conversation, earlier=beginnings)
+            # From here on the file is complete and recorded: only now older ones may go.
             self._content.mark_saved(tokens)
             self._last_failed = False
             self._remove_earlier(name, earlier)
@@ -140,17 +152,18 @@ class ConversationSaver:
             # again.  Otherwise each idle moment would try once more.
             self._content.mark_saved(self._content.known.witness.tokens if self._content.known is not None else 0)
 
-    def saved_beginning(self, turns: ConversationChain) -> tuple[str, Snapshot | None]:
-        """Return name and snapshot of the longest saved conversation that these turns go on with, if any."""
+    def saved_beginning(self, turns: ConversationChain) -> SavedConversation | None:
+        """Return the saved conversation that has most of these turns, if any."""
         if not self._reuse_check.conversations:
-            return "", None
+            return None
         # Where the model cannot go back, it cannot answer the same question once more from behind
-        # its first answer: only shorter conversations are of use.
-        before = turns if self._reuse_check.goes_back else turns.without_last
-        return self._files.longest_conversation(before) or ("", None)
+        # its first answer, nor an edited one: only shorter conversations are of use.
+        goes_back = self._reuse_check.goes_back
+        return self._files.longest_conversation(turns if goes_back else turns.without_last, goes_back)
 
     def _name_for(self, known: KnownContent, conversation: Conversation) -> str:
         """Return the name to save the conversation in the slot under.  Raises `OSError`."""
+        # Without a template there is no name that means anything to people.
         if not is_template(known.name):
             return learned_id(conversation.digest)
         last = self._files.recorded(known.name, CHAT)

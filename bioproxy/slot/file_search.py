@@ -16,6 +16,7 @@ Does not know llama-server's calls, and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import ConversationChain
@@ -23,6 +24,24 @@ from bioproxy.prompts.digests import DigestedTokens
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.snapshot import CHAT, CONVERSATION, PART, PROMPT, TEMPLATE, Snapshot, epoch
+
+
+@dataclass(frozen=True)
+class SavedConversation:
+    """A conversation in a file, as far as a request has it, too."""
+
+    name: str
+    """The id under which it is recorded."""
+    entry: Snapshot
+    """The file."""
+    shared: int | None = None
+    """How many messages the request shares with it, if it has others behind these."""
+
+    @property
+    def messages(self) -> int:
+        """How many messages of the request's it has."""
+        whole = self.entry.conversation.length if self.entry.conversation is not None else 0
+        return whole if self.shared is None else self.shared
 
 
 class FileSearch:
@@ -45,16 +64,22 @@ class FileSearch:
         entry = self._snapshots.get(name, kind)
         return entry if entry is not None and self._is_usable(entry) else None
 
-    def longest_conversation(self, turns: ConversationChain) -> tuple[str, Snapshot] | None:
-        """Return id and snapshot of the longest saved conversation that `turns` continues, `None` if there is none.
+    def longest_conversation(self, turns: ConversationChain, goes_back: bool = False) -> SavedConversation | None:
+        """Return the saved conversation of which `turns` has most messages, `None` if there is none.
 
-        While it is not certain which model runs, files of any model are candidates.  The model must be identified
-        before one of them is restored.
+        With `goes_back` it may have others behind these, which the model can drop.  While it is not certain which model
+        runs, files of any model are candidates.  The model must be identified before one of them is restored.
         """
         # Identifying the model overwrites the slot.  It is worth that only if there is a candidate.
         check = self._is_usable if self._identity.certain else self._folder.is_intact
         continued = self._snapshots.continued_conversations(turns)
-        return next((found for found in continued if check(found[1])), None)
+        whole = next((SavedConversation(*found) for found in continued if check(found[1])), None)
+        if not goes_back:
+            return whole
+        parting = self._snapshots.parting_conversations(turns)
+        part = next((SavedConversation(name, entry, length) for length, name, entry in parting if check(entry)), None)
+        # With as many messages the whole one is better: nothing has to be dropped.
+        return part if part is not None and (whole is None or part.messages > whole.messages) else whole
 
     def continued_conversations(self, turns: ConversationChain) -> list[str]:
         """Return the ids of saved conversations that `turns` continues, the longest first, of whatever model."""

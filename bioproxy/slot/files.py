@@ -1,4 +1,4 @@
-"""The slot files of all templates: which may be used, loading them, and forgetting them in time.
+"""The slot files of all prompts: which may be used, loading them, and forgetting them in time.
 
 llama-server reads a slot file without any check that it belongs to its model or to the text that is
 asked for.  So a file is loaded only if the record has it (`bioproxy.slot.record`), it was saved
@@ -39,7 +39,7 @@ from bioproxy.slot.shelf import Shelf
 
 
 class SlotFiles:
-    """The slot files of all templates, by template name and kind (`PREFIX`, `CHAT`, `PART`).
+    """The slot files of all prompts, by id and kind (`PREFIX`, `CHAT`, `PART`).
 
     Invariant: no file is loaded that the record does not have, and each file that was found to be
     of no use is out of the record before anybody can ask for it again.
@@ -222,7 +222,7 @@ class SlotFiles:
             self.log.error("the record of slot files cannot be written: {error}", error=error)
 
     def rename_key(self, name: str, key: Key) -> None:
-        """Note that a template's file is right for this key, because the tokens are the same.  Raises `OSError`."""
+        """Note that a prompt's file is right for this key, because the tokens are the same.  Raises `OSError`."""
         # Otherwise requests in this shape would go on being told that the shape has changed.  White
         # space at the end of a system message, for example, makes another key, and with many chat
         # templates the same tokens.  Saving the same file again would be a waste.

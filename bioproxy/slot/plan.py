@@ -40,6 +40,7 @@ from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.content import KnownContent, ProbableContent
+from bioproxy.slot.file_search import SavedConversation
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 
 CUT_BACK = 512
@@ -87,22 +88,20 @@ class InSlot:
 class Files:
     """What the record has for the wanted prompt.
 
-    `chat` is the file with the longest conversation that the request goes on with, and `chat_name`
-    the name under which it is recorded; `None` where no saved conversation is continued or where
-    restored conversations are of no use.  `prefix` is the file of the prompt, whatever text, shape
-    and model it was made of: a file that does not fit still tells why the request is cold.
+    `chat` is the file that has most of the request's conversation; `None` where no file has any, or
+    where restored conversations are of no use.  `prefix` is the file of the prompt, whatever text,
+    shape and model it was made of: a file that does not fit still tells why the request is cold.
     `prompt_tokens` is how many tokens that file has, known only where it fits text, shape and model.
     """
 
-    chat: Snapshot | None = None
-    chat_name: str = ""
+    chat: SavedConversation | None = None
     prefix: Snapshot | None = None
     prompt_tokens: int | None = None
 
     @property
     def messages(self) -> int:
-        """How many messages the conversation in `chat` has."""
-        return self.chat.conversation.length if self.chat is not None and self.chat.conversation is not None else 0
+        """How many messages of the request's are in `chat`."""
+        return 0 if self.chat is None else self.chat.messages
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Reuse:
     `goes_back`: the model can drop the end of what the slot holds and go on from inside.  Recurrent
     models and sliding windows cannot in some builds; they go on only from the very end.
     `conversations`: restored conversations are reused.  `no_restore`: restoring is of no use with
-    this llama-server, or this template's file is doubted until its tokens have been compared.
+    this llama-server, or this prompt's file is doubted until its tokens have been compared.
     """
 
     goes_back: bool = True
@@ -144,7 +143,7 @@ class Use:
 class CheckProbable:
     """Ask llama-server whether the slot still has what it probably has, then plan again.
 
-    What was computed must be more than `more_than` tokens, those that a file of the template would
+    What was computed must be more than `more_than` tokens, those that a file of the prompt would
     bring.
     """
 
@@ -169,6 +168,8 @@ class Restore:
     name: str
     kind: str
     entry: Snapshot
+    whole: bool = True
+    """Whether all of the file is of use; otherwise the model drops its end."""
 
 
 @dataclass(frozen=True)
@@ -237,11 +238,11 @@ def _plan_unknown(in_slot: InSlot, wanted: Wanted, files: Files, reuse: Reuse) -
     """Decide where the slot's content is not known.  There is nothing to save then: nobody could say what it is."""
     probable = in_slot.probable
     # After an answer that was broken off, llama-server keeps what it has computed, somewhere
-    # between the template's end and the answer's.  Going on from there nearly always means going
+    # between the prompt's end and the answer's.  Going on from there nearly always means going
     # back a little.
     if probable is None or probable.key != wanted.key or not reuse.goes_back:
         return Replace()
-    # A conversation in a file is worth more than another conversation's template in the slot.
+    # A conversation in a file is worth more than another conversation's prompt in the slot.
     if files.chat is not None and not wanted.turns.continues(probable.turns.all_messages):
         return Replace()
     if in_slot.probable_is_there is None:
@@ -264,8 +265,8 @@ def plan_replacement(
     # would not notice: it checks the shape of the data, not the weights or the words behind it.
     # A conversation says by its messages what it begins with, so its key need not be compared.
     chat, prefix = files.chat, files.prefix
-    if chat is not None and CHAT not in failed and chat.model.matches(model):
-        return Restore(files.chat_name, CHAT, chat)
+    if chat is not None and CHAT not in failed and chat.entry.model.matches(model):
+        return Restore(chat.name, CHAT, chat.entry, whole=chat.shared is None)
     fits = prefix is not None and prefix.key == wanted.key and prefix.model.matches(model)
     if prefix is not None and fits and PREFIX not in failed:
         return Restore(wanted.name, PREFIX, prefix)

@@ -91,9 +91,9 @@ class SlotPreparer:
         """Returns a prompt's tokens and one that does not belong to it, if they are known.  Assigned by assembly."""
 
     def file_for(self, name: str, key: Key | None) -> Snapshot | None:
-        """Return the template's file if it is for this key, for the model that runs now, and unchanged on disk."""
+        """Return the prompt's file if it is for this key, for the model that runs now, and unchanged on disk."""
         # Whether restoring helps at all is another question (`Slot.saved`).  Also a file that is
-        # not to be restored tells how many tokens the template has, and how much of the slot is
+        # not to be restored tells how many tokens the prompt has, and how much of the slot is
         # saved.
         entry = self._files.usable(name, PREFIX)
         return entry if entry is not None and entry.key == key else None
@@ -140,8 +140,9 @@ class SlotPreparer:
         """
         # How much of it a file has already, from whichever file has more: only what has grown since
         # is worth a save.
-        prefix, (_, chat) = self.file_for(name, key), self._saver.saved_beginning(turns)
-        saved = max((entry.tokens for entry in (prefix, chat) if entry is not None), default=0)
+        prefix, chat = self.file_for(name, key), self._saver.saved_beginning(turns)
+        whole = chat.entry if chat is not None and chat.shared is None else None
+        saved = max((entry.tokens for entry in (prefix, whole) if entry is not None), default=0)
         conversation = turns.all_messages if turns.message_digests else None
         await self._content.remember(name, key, conversation, saved, turns, before)
         # A prompt that is hot is used as much as one that is restored.  If it has no file yet, that
@@ -150,6 +151,11 @@ class SlotPreparer:
             self._files.used(name, PREFIX)
         elif conversation is not None and name:
             self._asked[name] = self._files.now()
+
+    def forget(self, name: str) -> None:
+        """Forget a prompt that is gone, so that nothing grows with the prompts that there ever were."""
+        self._last_keys.pop(name, None)
+        self._asked.pop(name, None)
 
     def warmed_up(self, name: str) -> None:
         """Note that a prompt has a file now."""
@@ -195,11 +201,15 @@ class SlotPreparer:
         Fires with whether the slot still holds the prompt.  Fails as `LlamaApi`'s calls do.  Cancelling
         leaves the slot unknown.
         """
+        # Just after a start they may be unknown.  The request is not held up for that: it goes on from
+        # the first token that differs, and its answer may differ in the last digits.
         tokens = self.tokens_of(key)
         if tokens is None:
             return True
         # The last of these tokens does not belong there (`cut_after`), so it is computed in any case.
         reused = (await self._content.evaluate_for_warmup(tokens)).reused
+        # It is a user's request that does this, in contrast to what the name of the call says: what it
+        # leaves must not be displaced by what is restored in idle moments.
         self._content.left_by_user = True
         self._reuse_check.went_back(len(tokens) - 1, reused)
         return self._reuse_check.goes_back
@@ -207,8 +217,8 @@ class SlotPreparer:
     def _find_files(self, wanted: Wanted) -> Files:
         """Return what the record has for a request, at this moment."""
         prefix = self.file_for(wanted.name, wanted.key)
-        chat_name, chat = self._saver.saved_beginning(wanted.turns)
-        return Files(chat, chat_name, self._files.recorded(wanted.name, PREFIX), prefix.tokens if prefix else None)
+        chat = self._saver.saved_beginning(wanted.turns)
+        return Files(chat, self._files.recorded(wanted.name, PREFIX), prefix.tokens if prefix else None)
 
     async def _replace(self, wanted: Wanted) -> Prepared:
         """Restore the best file that llama-server can load, if there is one."""
@@ -233,12 +243,14 @@ class SlotPreparer:
                 # leaves it unknown, although it is restored: the safe side, at the price of a
                 # restore.
                 await self._content.remember(name, entry.key, entry.conversation, entry.tokens)
-                return Prepared("restored", None, took, entry.tokens, decision.kind)
+                # How much of a conversation is reused that parts from this one is not known.
+                promised = entry.tokens if decision.whole else None
+                return Prepared("restored", None, took, promised, decision.kind)
             failed |= {decision.kind}
         return Prepared("cold", decision.miss)
 
     def _reuse(self, name: str) -> Reuse:
-        """Return what answers have shown so far, as far as it matters for a template."""
+        """Return what answers have shown so far, as far as it matters for a prompt."""
         # As a value: whatever happens during the next ``await``, one plan is made from one state.
         check = self._reuse_check
         return Reuse(check.goes_back, check.conversations, check.trouble is not None or check.is_doubted(name))

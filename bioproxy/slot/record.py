@@ -64,6 +64,7 @@ class SnapshotRecord:
         """
         known = self._files.load()
         self._uses.load(self._files.read_uses(), known)
+        # Sorted once, here.  From now on each use moves one entry to the end.
         # In the order of use, because that is the order that the index keeps from now on.
         for id in sorted(known, key=lambda id: (epoch(self._uses.of(id, known[id]).last_used), id)):
             self._index.put(id, known[id])
@@ -85,6 +86,13 @@ class SnapshotRecord:
         # Apart from conversations, because there may be thousands of those, and prompts are looked through as a whole.
         for (name, kind), entry in list(self._index.prompts.items()):
             yield name, kind, entry
+
+    def parting_conversations(self, turns: ConversationChain) -> Iterator[tuple[int, str, Snapshot]]:
+        """Yield those that begin as `turns` do and then part, as number of shared messages, id and snapshot.
+
+        The most shared messages come first.  The record must not change meanwhile.
+        """
+        return self._index.parting_conversations(turns)
 
     def filenames(self) -> Iterator[str]:
         """Yield the names of all slot files that must stay, those of a newer bioproxy included."""

@@ -110,6 +110,7 @@ class RecordFiles:
     def _entry(self, file: str, content: Any) -> dict[Id, Snapshot]:
         """Return the entry in a file's content; none if it is of a newer bioproxy.  Raises one of `MALFORMED`."""
         # `content` may be any JSON.  Whatever is not an object fails in this line, with one of the errors named above.
+        # Popped, not read: `Snapshot.from_json` refuses fields that it does not know, and these three are not its own.
         name, kind, number = content.pop("prompt"), content.pop("kind"), content.pop("format")
         # The file's name must be the one that bioproxy would choose.  A copy of an entry under another name would stay
         # when the entry is removed.
@@ -119,6 +120,7 @@ class RecordFiles:
             # Its slot file must not be taken for a stray, so the name is kept; that field has been there always.
             self.newer[name, kind] = str(content.get("filename", ""))
             return {}
+        # No version ever wrote such a file: before this format there was one file for all.
         if number < FORMAT:
             raise ValueError(number)
         return {(name, kind): Snapshot.from_json(name, kind, content, self._same_model)}
@@ -126,14 +128,18 @@ class RecordFiles:
     def _same_model(self, fields: Any) -> Model:
         """Return the model in these fields, the same object for equal ones.  Raises one of `MALFORMED`."""
         # A model is some hundred bytes and ten numbers; ten thousand copies of it would be some megabytes.
+        # Models are frozen values, so sharing one is safe.
         model = Model.from_json(fields)
         return self._models.setdefault(model, model)
 
     def write(self, name: str, kind: str, entry: Snapshot) -> None:
         """Write an entry, replacing the one before.  Raises `OSError`, and then that one is still there."""
+        # In the other order a crash in between would leave both.
         # What must be gone goes first.  If that fails, this fails, although it might have succeeded: a disk that cannot
         # forget must not remember either, or a restart would find two truths.
         self._remove_pending()
+        # Id and kind are in the content, too, and not only in the file's name, so that an entry can be checked against
+        # its name when it is read.
         content = {"format": FORMAT, "prompt": name, "kind": kind, **entry.to_json()}
         # On one line: an entry is looked at by people now and then, and written with each save.
         self._state.write(file_of(name, kind), content, indent=None)
@@ -151,12 +157,16 @@ class RecordFiles:
         """Remove the files that must be gone.  Raises `OSError`; then they must be gone still."""
         # Files that are gone already are no error for `remove`, so after a failure half way all are simply tried again.
         if self._to_remove:
+            # All at once, with one flush of the folder, however many there are.
             self._state.remove(*self._to_remove)
             self._to_remove.clear()
 
     def read_uses(self) -> Any:
         """Return what `write_uses` wrote last, or an empty `dict`."""
+        # Nothing is checked here: `RecordUses.load` takes only what it understands.
         return self._state.read(USES)
+
+    # The uses of all entries are one file, because they are written together, and seldom.
 
     def write_uses(self, uses: Any) -> None:
         """Write the uses of all entries, without waiting for the disk.  Raises `OSError`."""
@@ -209,7 +219,10 @@ class RecordFiles:
 
 
 def file_of(name: str, kind: str) -> str:
-    """Return the file of an entry, as the state folder calls it."""
+    """Return the file of an entry, as the state folder calls it.
+
+    Ids have no dot (`bioproxy.settings` checks names of templates), so no two entries share a file.
+    """
     return f"{FOLDER}/{name}.{kind}.json"
 
 

@@ -19,10 +19,10 @@ Does not know the disk, nor which files are to be removed.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.slot.snapshot import CHAT, CLASSES, Id, Snapshot, class_of
 
 
@@ -45,6 +45,47 @@ class Totals:
         self.pinned += sign * entry.size * entry.pinned
 
 
+class ConversationNames:
+    """Names by conversations: those of the entries that have a conversation, or begin with it.
+
+    Invariant: nothing that is empty is kept, so this does not grow with the number of conversations that there ever
+    were.
+    """
+
+    def __init__(self) -> None:
+        # The names of a conversation's entries, latest last.  Mostly one; two where the same conversation was saved as
+        # a template's last one and under its own name.
+        self._names: dict[Conversation, dict[str, None]] = {}
+        # How many there are of each length.  A request has a beginning of each length, and only lengths that occur have
+        # to be looked up.
+        self._lengths: Counter[int] = Counter()
+
+    def found(self, turns: ConversationChain) -> Iterator[tuple[int, str]]:
+        """Yield the names of conversations that `turns` begins with, and their lengths, the longest first."""
+        # Longest first, so the first one that a caller can use is the best.  One digest is computed for each length
+        # that occurs, and only as far as the caller goes on asking.
+        longest = len(turns.message_digests)
+        for length in sorted((each for each in self._lengths if 0 < each <= longest), reverse=True):
+            for name in reversed(self._names.get(turns.first_messages(length), {})):
+                yield length, name
+
+    def count(self, name: str, conversations: Iterable[Conversation], sign: int) -> None:
+        """Add a name to some conversations (`sign` 1), or remove it (-1)."""
+        for each in conversations:
+            self._lengths[each.length] += sign
+            # Adding a name that was there moves nothing, but each replacement counts the old entry out first, so the
+            # latest name is last.
+            names = self._names.setdefault(each, {})
+            if sign > 0:
+                names[name] = None
+            else:
+                names.pop(name, None)
+            if not names:
+                del self._names[each]
+            if not self._lengths[each.length]:
+                del self._lengths[each.length]
+
+
 class RecordIndex:
     """All entries, and the ways to find them.
 
@@ -64,12 +105,8 @@ class RecordIndex:
         self.totals = {each: Totals() for each in CLASSES}
         # Least recently used first.  The values are not needed, the order is.
         self._order: dict[str, OrderedDict[Id, None]] = {each: OrderedDict() for each in CLASSES}
-        # The names of a conversation's entries, latest last.  Mostly one; two where the same conversation was saved as
-        # a template's last one and under its own name.
-        self._names: dict[tuple[int, str], dict[str, None]] = {}
-        # How many entries have a conversation of this length.  A request has a beginning of each length, and only
-        # lengths that occur have to be looked up.
-        self._lengths: Counter[int] = Counter()
+        # Conversations by what they are, and by what they begin with.
+        self._whole, self._beginnings = ConversationNames(), ConversationNames()
 
     def put(self, id: Id, entry: Snapshot) -> None:
         """Add or replace an entry.  A new one comes last in the order of use; a replaced one stays where it was."""
@@ -84,11 +121,13 @@ class RecordIndex:
 
     def drop(self, id: Id) -> None:
         """Remove an entry, which must be there."""
+        # The caller knows which ones there are (`SnapshotRecord.drop_all`).  An unknown one here would be a mistake in
+        # the counts, so it raises instead of being passed over.
         self._count(id, self.entries.pop(id), -1)
         del self._order[class_of(*id)][id]
 
     def used(self, id: Id) -> None:
-        """Move an entry to the end of the order of use."""
+        """Move an entry, which must be there, to the end of the order of use."""
         # One change of a linked list, which is why nothing is sorted by time.  Times are only for people, for the next
         # start, and for the shelf's protection of new files.
         self._order[class_of(*id)].move_to_end(id)
@@ -110,13 +149,16 @@ class RecordIndex:
 
         Nothing may change meanwhile.
         """
-        # Longest first, so the first one that a caller can use is the best.  One digest is computed for each length
-        # that occurs, and only as far as the caller goes on asking.
-        longest = len(turns.message_digests)
-        for length in sorted((each for each in self._lengths if 0 < each <= longest), reverse=True):
-            beginning = turns.first_messages(length)
-            for name in reversed(self._names.get((length, beginning.digest), {})):
-                yield name, self.entries[name, CHAT]
+        for _, name in self._whole.found(turns):
+            yield name, self.entries[name, CHAT]
+
+    def parting_conversations(self, turns: ConversationChain) -> Iterator[tuple[int, str, Snapshot]]:
+        """Yield those that begin as `turns` do and then part, as number of shared messages, id and entry.
+
+        The most shared messages come first.  Nothing may change meanwhile.
+        """
+        for length, name in self._beginnings.found(turns):
+            yield length, name, self.entries[name, CHAT]
 
     def _count(self, id: Id, entry: Snapshot, sign: int) -> None:
         """Count an entry in (`sign` 1) or out (-1), in everything but `entries` and the order."""
@@ -130,17 +172,5 @@ class RecordIndex:
             else:
                 del self.prompts[id]
         elif entry.conversation is not None:
-            conversation = entry.conversation.length, entry.conversation.digest
-            self._lengths[conversation[0]] += sign
-            # Adding a name that was there moves nothing, but each replacement counts the old entry out first, so the
-            # latest name is last.
-            if sign > 0:
-                self._names.setdefault(conversation, {})[name] = None
-                return
-            # Whatever is empty goes, so that nothing grows with the number of conversations that there ever were.
-            names = self._names[conversation]
-            del names[name]
-            if not names:
-                del self._names[conversation]
-            if not self._lengths[conversation[0]]:
-                del self._lengths[conversation[0]]
+            self._whole.count(name, [entry.conversation], sign)
+            self._beginnings.count(name, entry.earlier, sign)

@@ -68,6 +68,7 @@ class RecordUses:
 
     def saved(self, id: Id, before: Snapshot | None, entry: Snapshot) -> None:
         """Note that an entry has a new file, which replaces the one of `before`."""
+        # Its hits go on: it is the same prompt for an operator, with newer content.
         if before is not None:
             self.set(id, replace(self.of(id, before), last_used=entry.saved_at))
 
@@ -80,6 +81,7 @@ class RecordUses:
 
     def to_json(self) -> Any:
         """Return what `load` reads."""
+        # Id and kind as one text, because JSON has no other keys.  Neither has a dot.
         # `vars` and not `asdict`, which copies each value and takes ten times as long: nobody may wait for this.
         return {".".join(id): vars(uses) for id, uses in self._uses.items()}
 

@@ -8,14 +8,14 @@ model that runs now.  The next process of llama-server may have other flags; it 
 beginning.
 
 One failed restore has two possible causes, and they must be told apart.  Either this llama-server
-reuses nothing, which is true of all templates.  Or the chat template makes other tokens of the same
-text today, because it has a date in it, say; then only the file is out of date.  So a template
+reuses nothing, which is true of all prompts.  Or the chat template makes other tokens of the same
+text today, because it has a date in it, say; then only the file is out of date.  So a prompt
 whose restore did not help is *doubted* first: nothing is restored for it until a warm-up has
 compared its tokens with those in the file.  Equal tokens that were not reused count against
 llama-server, other tokens only against the file.
 
 Nothing of Twisted here: plain state, changed by plain calls.  It knows nothing of slots and files,
-and templates are only names to it.
+and prompts are only names to it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class ReuseCheck:
     """Why nothing is restored any more, in a sentence for operators; `None` while restoring helps."""
 
     goes_back: bool
-    """Whether the model can go on from inside what it holds, as when another question stands behind the template."""
+    """Whether the model can go on from inside what it holds, as when another question stands behind the prompt."""
 
     conversations: bool
     """Whether restored conversations are reused.
@@ -87,22 +87,22 @@ class ReuseCheck:
         self.log.warn("{text}; no more is restored until llama-server is started again", text=self.trouble)
 
     def doubt(self, name: str, promised: int, reused: int) -> None:
-        """Note that a template's file did not help, for a reason still to be found."""
+        """Note that a prompt's file did not help, for a reason still to be found."""
         self._doubted[name] = (promised, reused)
 
     def is_doubted(self, name: str) -> bool:
-        """Tell whether the template's tokens must be compared with its file before that is restored again."""
+        """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
         return name in self._doubted
 
     def tokens_compared(self, name: str, same: bool) -> None:
-        """Note that the template's tokens were compared, and whether they are the `same` as in its file."""
+        """Note that the prompt's tokens were compared, and whether they are the `same` as in its file."""
         numbers = self._doubted.pop(name, None)
         if numbers is not None and same:
             self.did_not_help(*numbers)
 
     def conversation_restored(self, useful: bool) -> None:
         """Note whether a conversation that was restored was reused."""
-        # Counted apart from templates: a model may reuse these and not those, and conversations
+        # Counted apart from prompts: a model may reuse these and not those, and conversations
         # alone are given up.
         self._conversation_strikes = 0 if useful else self._conversation_strikes + 1
         if self._conversation_strikes >= STRIKES and self.conversations:
@@ -112,7 +112,7 @@ class ReuseCheck:
     def went_back(self, promised: int, reused: int) -> None:
         """Note how many tokens were reused where the slot held more than those `promised`."""
         # One failure is enough here.  Nothing is lost by it: what is given up is only the attempt
-        # to reuse the template in front of another conversation, and its file is restored instead.
+        # to reuse the prompt before another conversation, and its file is restored instead.
         if not helped(promised, reused):
             self.goes_back = False
 

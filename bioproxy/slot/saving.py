@@ -20,7 +20,7 @@ ends right after each step:
 5. Write the record, durably.  State: the record names the new file, which still has its second
    name; the old file is unused, and is removed at the next start.
 6. Give the file its usual name, replacing the old file.  State: the record names a file that no
-   longer exists.  This is detected before a restore; the record is dropped, and the template is
+   longer exists.  This is detected before a restore; the record is dropped, and the prompt is
    warmed up again.  This is the only possible loss.  It costs only time, and the window is
    microseconds.
 7. Write the record again, with the usual name.  State: the save is complete.
@@ -75,9 +75,9 @@ class TooLarge(SaveFailed):
 
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
-"""Seconds without saving after saves of two templates have failed; doubled with each failure in a row.
+"""Seconds without saving after saves of two prompts have failed; doubled with each failure in a row.
 
-During a pause no template is warmed up only to save it.  Half the shortest: a full disk is tried
+During a pause no prompt is warmed up only to save it.  Half the shortest: a full disk is tried
 twice as often, each time after a warm-up.  Twice the longest: after space was freed on the disk, it
 takes up to twenty minutes until saving is tried again.
 """
@@ -117,7 +117,7 @@ class FileSaver:
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
-        # The templates whose last save failed.
+        # The prompts whose last save failed.
         self._failed: set[str] = set()
         # Not lengthened at random, as the pauses of warm-ups are: there is one pause for all files, so nothing that
         # failed together would be tried again together.
@@ -146,9 +146,11 @@ class FileSaver:
         tokens: int,
         marks: tuple[str, ...] = (),
         conversation: Conversation | None = None,
+        earlier: tuple[Conversation, ...] = (),
     ) -> Snapshot:
         """Save the slot, which holds exactly so many `tokens`, to a file of this kind, and record the file.
 
+        The other arguments are the fields of the record.
         Fires with the record.  Fails with `SaveFailed`; then the record is as before, except that
         the file of kind `PART` may have lost its entry.  Cancelling closes the connection;
         llama-server still writes the complete file, under a name that is in no record.
@@ -163,7 +165,7 @@ class FileSaver:
             size, model = await self._write(name, kind, filename, tokens)
             # By the wall clock, because it must mean something after a restart.
             now = datetime.fromtimestamp(self._snapshots.now(), timezone.utc).isoformat(timespec="seconds")
-            entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation, pinned=pinned)
+            entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation, None, pinned, earlier)
             entry = self._record(name, kind, entry)
         except (SaveFailed, LlamaCallFailed, OSError) as error:
             # `CancelledError` is not handled here, on purpose: llama-server is still writing then,
@@ -194,12 +196,12 @@ class FileSaver:
         return entry
 
     def _begin_pause(self, name: str) -> None:
-        """Pause saving for a while if another template could not be saved either."""
+        """Pause saving for a while if another prompt could not be saved either."""
         # The pause is measured by the reactor's clock, which stands still while bioproxy cannot
-        # run.  A single template may be too large, or have an unsuitable name, and must not prevent
-        # the others from being saved.  When a second template fails, the cause is a full disk or a
-        # wrong folder: the next save would fail too, and computing its template, perhaps for
-        # minutes, would be useless.  `_failed` is a set, so that a template that fails repeatedly
+        # run.  A single prompt may be too large, or have an unsuitable name, and must not prevent
+        # the others from being saved.  When a second prompt fails, the cause is a full disk or a
+        # wrong folder: the next save would fail too, and computing its prompt, perhaps for
+        # minutes, would be useless.  `_failed` is a set, so that a prompt that fails repeatedly
         # counts once.
         self._failed.add(name)
         if len(self._failed) > 1:

@@ -176,6 +176,7 @@ class Shelf:
             totals = [self._snapshots.totals(each) for each in (CONVERSATION, PROMPT)]
             if missing > sum(each.bytes - each.pinned for each in totals):
                 return False
+            # Without the entry that is about to be replaced: its file is still needed if the save fails.
             others = HeldFiles(self._snapshots, of_class, without=keep)
             self._remove(of_class, to_remove(others, missing, None, self._snapshots.now()))
         return self._folder.has_room(size)
@@ -198,6 +199,7 @@ class Shelf:
 
     def _remove(self, of_class: str, ids: list[Id]) -> None:
         """Remove files.  Raises `OSError` if the record cannot be written; then no file was removed."""
+        # One write for all, and the log has one line for all.
         count = self.discard(*ids)
         self._metrics.shelf_removed.labels(of_class).inc(count)
         if count:
@@ -230,6 +232,8 @@ class Shelf:
         Raises `OSError` if the record cannot be written.
         """
         # Not counted as removed by the shelf: somebody wanted it.
+        # All kinds at once: a prompt may have a whole file and a part, and a template's name stands for its last
+        # conversation, too.
         return self.discard(*((name, kind) for kind in NAMES)) > 0
 
     def pin(self, name: str, pinned: bool) -> bool:

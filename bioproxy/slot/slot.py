@@ -17,7 +17,7 @@ Code in other folders does not use these parts directly.  To change the slot, it
 three blocks.  To get information about the slot, it calls a method here that needs no ``await``.
 The result is what bioproxy knows, which may differ from what llama-server would say at this moment.
 
-This module does not know who waits at the gate, what requests look like, or which template is
+This module does not know who waits at the gate, what requests look like, or which prompt is
 warmed up next.
 """
 
@@ -74,7 +74,7 @@ class Slot:
         self.use_for_warmup = uses.use_for_warmup
         self.judge = uses.judge
         # The steps of these uses.  Of these only `bring_back` is called from another folder, by the
-        # warmer, to restore a template that other warm-ups have displaced.  It changes the slot but
+        # warmer, to restore a prompt that other warm-ups have displaced.  It changes the slot but
         # computes nothing, so no step has to follow.
         self.prepare = self._preparer.prepare
         self.remember = self._preparer.remember
@@ -112,15 +112,8 @@ class Slot:
         self._content.forget()
         self._identity.current = None
 
-    def tokens_compared(self, name: str, same: bool) -> None:
-        """Note that a template's tokens were compared with its file, and whether they are the `same`."""
-        # If the tokens are equal, the cause is llama-server, which did not reuse them; if not, the
-        # cause is the text.  In both cases the doubt ends: the right tokens are in the file, or
-        # will be warmed up next.
-        self._reuse_check.tokens_compared(name, same)
-
-    def discard_template_file(self, name: str) -> None:
-        """Forget a template's file, so that it is saved again, and end a pause after failed saves.  For operators."""
+    def discard_prompt_file(self, name: str) -> None:
+        """Forget a prompt's file, so that it is saved again, and end a pause after failed saves.  For operators."""
         # Only the record is dropped.  The file is not used any more, but stays on the disk until
         # the new file is complete, because saving may fail on a disk that is nearly full.
         self._files.end_pause()
@@ -140,7 +133,7 @@ class Slot:
         return self._content.visible
 
     def is_used_by_user(self, name: str) -> bool:
-        """Tell whether a user left something on this template in the slot, in whatever shape."""
+        """Tell whether a user left something on this prompt in the slot, in whatever shape."""
         known = self._content.known
         return self._content.left_by_user and known is not None and known.name == name
 
@@ -175,14 +168,14 @@ class Slot:
     # takes microseconds.
 
     def saved(self, name: str, key: Key | None) -> Snapshot | None:
-        """Return the template's file if it may be restored now: for this key, by the model that runs."""
+        """Return the prompt's file if it may be restored now: for this key, by the model that runs."""
         # With slot files, "warm" means that there is such a file.  A doubted file does not count:
-        # its template is due for a warm-up, which compares the tokens.
+        # its prompt is due for a warm-up, which compares the tokens.
         usable = self.may_use_files and not self.is_doubted(name)
         return self._preparer.file_for(name, key) if usable else None
 
     def is_doubted(self, name: str) -> bool:
-        """Tell whether the template's tokens must be compared with its file before that is restored again."""
+        """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
         # The warm-up that compares them must ask llama-server for the tokens again, because the
         # chat template may produce other tokens now.
         return self._reuse_check.is_doubted(name)
@@ -191,13 +184,13 @@ class Slot:
     def llama_keeps_files(self) -> bool | None:
         """Whether llama-server runs with ``--slot-save-path``; `None`: llama-server was not asked yet."""
         # The watch asks each new process once, and sets it.  While it is `None` nothing is warmed
-        # up, because the best order of the templates depends on it.
+        # up, because the best order of the prompts depends on it.
         return self._files.enabled
 
     @property
     def may_use_files(self) -> bool:
         """Whether slot files can be saved now, and restoring them helps."""
-        # Without files, only one template can be warm at a time: the one in the slot.
+        # Without files, only one prompt can be warm at a time: the one in the slot.
         return self._files.of_use
 
     @property
@@ -220,7 +213,7 @@ class Slot:
         return self._files.model_known
 
     def recorded_file(self, name: str) -> Snapshot | None:
-        """Return the record of a template's file, whatever its model and text."""
+        """Return the record of a prompt's file, whatever its model and text."""
         return self._files.recorded(name, PREFIX)
 
     def is_intact(self, entry: Snapshot) -> bool:
@@ -237,11 +230,12 @@ class Slot:
     def remove_files(self, id: str) -> bool:
         """Remove all files of a learned prompt or a conversation; return whether there were any."""
         # If the slot holds it, that stays: it harms nobody, and is gone with the next request.
+        self._preparer.forget(id)
         return self._files.forget_and_remove(id)
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
-        # This brings only the beginning of a template into the slot, and nothing is recorded about
+        # This brings only the beginning of a prompt into the slot, and nothing is recorded about
         # that.  The old record is dropped when the next piece is computed.  If the warm-up is
         # cancelled before that, the old record is detected as wrong later: the number of tokens in
         # the slot (`LlamaApi.witness`) has changed.

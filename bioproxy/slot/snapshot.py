@@ -80,6 +80,8 @@ class Snapshot:
     """
     pinned: bool = False
     """Whether an operator wants the file to stay whatever the limits are."""
+    earlier: tuple[Conversation, ...] = ()
+    """Beginnings of its conversation, the longest first: where its last question was edited, one of these goes on."""
 
     def is_same_file(self, other: Snapshot) -> bool:
         """Tell whether both describe the same file, perhaps under another name or for another key."""
@@ -98,15 +100,19 @@ class Snapshot:
         `model` makes a `Model` of its JSON, as `Model.from_json` does.  Raises `TypeError`, `ValueError`,
         `LookupError`, `AttributeError` or `ArithmeticError` for anything that is no snapshot.
         """
-        # `pinned` is the only field that may be missing: records of earlier versions do not have it.  Unknown fields
-        # are refused, because they would be lost with the next change.
-        fields = {"pinned": False, **fields}
+        # Each field is taken out of the dictionary, so what is left at the end is what nobody knows.
+        # These two are the only fields that may be missing: records of earlier versions do not have them.  Unknown
+        # fields are refused, because they would be lost with the next change.
+        fields = {"pinned": False, "earlier": [], **fields}
+        # The name decides which file is read into the model's memory, and later removed.  It is never taken from the
+        # record unchecked: it must be one of two that follow from id and kind.
         filename, pinned = fields.pop("filename"), fields.pop("pinned")
         if filename not in names_of(name, kind):
             raise ValueError(filename)
         if not isinstance(pinned, bool):
             raise TypeError("pinned")
         conversation, written_at = fields.pop("conversation"), fields.pop("written_at")
+        earlier = tuple(map(_conversation, fields.pop("earlier")))
         result = cls(
             filename,
             Key(**fields.pop("key")),
@@ -115,17 +121,24 @@ class Snapshot:
             model(fields.pop("model")),
             _checked_time(fields.pop("saved_at")),
             tuple(map(str, fields.pop("marks"))),
-            None if conversation is None else Conversation(int(conversation["length"]), str(conversation["digest"])),
+            None if conversation is None else _conversation(conversation),
             None if written_at is None else int(written_at),
             pinned,
+            earlier,
         )
         if fields:
             raise TypeError(next(iter(fields)))
         return result
 
 
+def _conversation(fields: Any) -> Conversation:
+    """Return the conversation that JSON has; raises as `Snapshot.from_json`."""
+    return Conversation(int(fields["length"]), str(fields["digest"]))
+
+
 def names_of(name: str, kind: str) -> list[str]:
     """Return the file names that the files of this id and kind may have, the usual one first."""
+    # The usual name comes first, so whoever wants just that takes the first one.
     # An id has only letters, digits, "_" and "-", so no two ids share a file name.
     return [pattern.format(name) for pattern in NAMES[kind]]
 

@@ -120,6 +120,9 @@ class SlotUses:
             await self._saver.save_if_due()
             prepared = REUSES_NOTHING
         use = PromptUse(prepared)
+        # A request that names no slot may run in another one.  Slot 0 then still holds afterwards what it
+        # holds now, and only a witness of this moment can prove that.  Cancelled in this ``await``,
+        # nothing has changed.
         before = None if pinned else await self._content.as_it_is()
         with self._user_changes_slot(turn, ProbableContent(key, turns) if reuses else None, llama_continues):
             yield use
@@ -209,6 +212,7 @@ class SlotUses:
         self, name: str, key: Key, turns: ConversationChain, use: PromptUse, before: KnownContent | None
     ) -> None:
         """Learn from an answer whether preparing helped, and record what the request left in the slot."""
+        # Runs inside the gate but outside the client's coroutine, so no hang-up can end it.
         # `judge` comes first: its result decides which files count as saved.
         if use.reused is not None and not await self._ran_elsewhere(use, use.reused, before):
             self.judge(name, use.prepared, use.reused)

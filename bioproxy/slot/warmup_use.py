@@ -1,6 +1,6 @@
 """What a warm-up may do with slot 0, between entering and leaving `Slot.use_for_warmup`.
 
-A warm-up evaluates a template's prefix tokens, in pieces, saves what it has from time to time, and
+A warm-up evaluates a prompt's tokens, in pieces, saves what it has from time to time, and
 leaves the slot with exactly the prefix.  In contrast to a user's request it must give way: when a
 user comes, the gate *cancels* it, which raises `CancelledError` at the ``await`` that it is waiting
 in, in llama-server's call mostly.  So each method here that changes the slot first has it forgotten
@@ -8,7 +8,7 @@ what the slot holds, and a warm-up that was cancelled leaves it unknown; the fil
 if there is one, is what the next attempt goes on from.
 
 Deliberately unknown here: how long a piece is, when saving a beginning is worth its time, and which
-template comes next.  That is for `bioproxy.warmup` to decide.
+prompt comes next.  That is for `bioproxy.warmup` to decide.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class WarmupUse:
     """
 
     already_saved: bool
-    """Whether the template's file has exactly these tokens, so that there is nothing to do."""
+    """Whether the prompt's file has exactly these tokens, so that there is nothing to do."""
 
     in_slot: bool
     """Whether the slot holds all of these tokens, perhaps with more behind."""
@@ -74,14 +74,14 @@ class WarmupUse:
         if self.already_saved or prepared.cache != "hot":
             return
         # Hot means only that the plan found the slot good enough.  After an answer that was broken
-        # off the slot may have less than the whole template, and then the pieces must be computed.
+        # off the slot may have less than the whole prompt, and then the pieces must be computed.
         self.in_slot = self._content.has(self._key) or await self._content.probably_has(
             self._key, NO_CONVERSATION, len(self._tokens) - 1
         )
 
     @property
     def conversation_behind(self) -> bool:
-        """Whether the slot is known to hold a conversation behind the template."""
+        """Whether the slot is known to hold a conversation behind the prompt."""
         # To be asked before `evaluate`, which has everything forgotten that is known of the slot.
         return self._content.known is not None and self._content.known.conversation is not None
 
@@ -125,16 +125,16 @@ class WarmupUse:
         await self.save(PART, self._tokens[:end])
 
     def completed(self) -> None:
-        """Have it written down and saved, on leaving, that the slot holds exactly the template."""
+        """Have it written down and saved, on leaving, that the slot holds exactly the prompt."""
         # A mark instead of doing it here, because the gate must not be given up during the save,
         # and the leaving part of the use sees to that.
         self.is_complete = True
 
     def discard_leftovers(self) -> None:
-        """Remove files that are of no more use now that the template is warm.  Raises `OSError`."""
+        """Remove files that are of no more use now that the prompt is warm.  Raises `OSError`."""
         # The beginning is part of the whole now.
         self._files.discard((self._name, PART))
         chat, prefix = self._files.recorded(self._name, CHAT), self._files.recorded(self._name, PREFIX)
         if chat is not None and prefix is not None and chat.key.text != prefix.key.text:
-            # A conversation on an older text of the template: no request will ever go on with that.
+            # A conversation on an older text of the prompt: no request will ever go on with that.
             self._files.discard((self._name, CHAT))

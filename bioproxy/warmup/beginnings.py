@@ -65,7 +65,11 @@ class Beginning:
     """Whether something was noted about it from which nothing was learned yet."""
 
     def know_tokens(self, tokens: list[int], process: object, *, exact: bool) -> None:
-        """Note what llama-server made of it."""
+        """Note what llama-server made of it.
+
+        `process` is the process that was asked, and `exact` tells whether the tokens end where the user's message
+        begins.
+        """
         # Digests instead of the tokens: they are all that is compared, and take a thirtieth of the memory.
         self.tokens, self.process, self.exact = Tokens(len(tokens), prefix_digests(tokens)), process, exact
 
@@ -97,6 +101,7 @@ class Beginnings:
     def get_or_add(self, shape: Shape) -> Beginning:
         """Return what is known of a beginning, which is remembered from now on."""
         known = self._seen.get(shape.digest)
+        # One comes and at most one goes, so the loop of a caller that holds another one is not disturbed.
         if known is None:
             known = self._seen[shape.digest] = Beginning(shape)
             if len(self._seen) > SEEN:
@@ -122,7 +127,7 @@ class Beginnings:
 
     def with_news(self) -> list[Beginning]:
         """Return the beginnings about which there is something new."""
-        # A list of its own, because requests add beginnings while the caller awaits llama-server.
+        # Not an iterator but a list of its own, because requests add beginnings while the caller awaits llama-server.
         return [each for each in self._seen.values() if each.news]
 
     def others(self, beginning: Beginning) -> list[Seen]:
@@ -148,6 +153,7 @@ class Beginnings:
         if not others:
             return None
 
+        # The text alone does not tell: two long system messages may differ in one character.
         # By the tokens that both share, where they are known; among equals the latest.
         def similarity(other: Beginning) -> int:
             return tokens.shared(other.tokens) if tokens is not None and other.tokens is not None else 0

@@ -77,6 +77,7 @@ class IdleWork:
 
     def slot_displaced(self) -> None:
         """Note that a warm-up takes the slot, so that something may have to be restored again."""
+        # Not the tokens: they do not depend on the slot.
         self._brought_back = None
 
     async def do(self) -> None:
@@ -88,6 +89,7 @@ class IdleWork:
         # First the conversation, because restoring something would displace it.  If a user comes, the code below finds
         # the gate in use, or the user's content in the slot, and does nothing.
         if self._gate.stats.idle_seconds() >= IDLE:
+            # Without waiting for the disk: losing them costs nothing but the order of some files.
             self._write_uses()
             if self._slot.conversation_save_is_due():
                 await self._gate.warmup(self._save_conversation)
@@ -126,6 +128,9 @@ class IdleWork:
 
         Fires when they are, or cannot be; cancelling ends the request to llama-server.
         """
+        # The one prompt in the slot, if there is one and it is whole.  Only for this one the tokens are needed soon,
+        # because only this one can be cut back to.  A warm-up has made them; after a restart of bioproxy, or a restore,
+        # nobody has.
         prompt = next(
             (
                 prompt
@@ -139,6 +144,7 @@ class IdleWork:
         # Once for each process and prompt: what cannot be made now cannot be made in half a second either.
         about = self._schedule.about(prompt)
         if self._asked_tokens != about:
+            # Noted before the ``await``, so that an error leaves it noted, too.
             self._asked_tokens = about
             try:
                 await self._prompt_tokens.of(prompt, self._watch.process.props.context, about)

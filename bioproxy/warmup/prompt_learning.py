@@ -61,6 +61,8 @@ class PromptLearning:
         `watch` tells which process answers, and whether one does.  `clock` measures how long a prompt waits for its
         second use.
         """
+        # Both are read at each call: a reload may change the minimum, and an operator may have a prompt forgotten,
+        # while a coroutine waits for llama-server.
         self.learned = learned
         self.minimum = minimum
         self._llama = llama
@@ -80,6 +82,9 @@ class PromptLearning:
 
         Fires when that is known, or cannot be.  Never fails for reasons of llama-server's; cancelling gives up the
         request to it.
+
+        This comes before the gate, so the client waits in no queue yet, and holds up nobody else.  llama-server answers
+        such questions while it computes for others: they do not use a slot.
         """
         # Mostly there is nothing to ask.  A beginning that was learned as a whole is found by its digest, and where no
         # part of a beginning was learned, no tokens could match one.
@@ -102,25 +107,38 @@ class PromptLearning:
         beginning.know_tokens(tokens, process, exact=False)
 
     def prompt_for(self, chat: ChatRequest) -> LearnedPrompt | None:
-        """Return the longest learned prompt with which a request begins, as far as is known."""
+        """Return the longest learned prompt with which a request begins, as far as is known.
+
+        Asks nobody, so it can be called inside the gate, where each question to llama-server would hold up all others.
+        """
+        # With learning switched off, what was learned is kept but not used, as before it was ever switched on.
         if self.minimum is None:
             return None
+        # The whole is always longer than any part, and needs no tokens: one look-up by the digest of its text.
         whole = self.learned.whole(chat.beginning)
         if whole is not None:
             return whole
+        # `look` has stored the tokens, unless llama-server could not be asked or was restarted since.  Then no part is
+        # found, and the request is merely computed from its first token.
         beginning = self._beginnings.get(chat.beginning)
         tokens = None if beginning is None else beginning.tokens_in(self._watch.process)
         return None if tokens is None else longest_part(tokens, self.learned.cuts())
 
     def answered(self, chat: ChatRequest) -> None:
-        """Note that a request was answered."""
+        """Note that a request was answered.
+
+        Only writes down what has happened, because a user may be waiting at the gate.
+        """
         # Checked here once more and not only in the rules: what can never be learned takes no place in memory.
         shape = chat.beginning
         if self.minimum is None or shape.is_too_large or not may_have(shape, self.minimum) or not shape.may_be_kept:
             return
+        # Where there are too many prompts, those that nobody uses are forgotten first.
         prompt = self.prompt_for(chat)
         if prompt is not None:
             self.learned.used(prompt.id)
+        # A second conversation is the proof that a prompt learned at first sight was worth it.  That makes room for
+        # another one.
         if self._beginnings.answered(chat, self._watch.process).repeated:
             self._unproven.pop(LearnedPrompt(shape).id, None)
 
@@ -128,7 +146,10 @@ class PromptLearning:
 
     @property
     def has_news(self) -> bool:
-        """Whether `study` has something to decide."""
+        """Whether `study` has something to decide.
+
+        Asked twice a second, mostly for nothing, so it must be cheap: no tokens and no texts are looked at.
+        """
         return self.minimum is not None and bool(self._beginnings.with_news())
 
     async def study(self) -> list[str]:
@@ -142,6 +163,8 @@ class PromptLearning:
             # Asked again for each: llama-server may have been restarted during the last ``await``.
             process = self._watch.process
             if not beginning.exact or beginning.tokens_in(process) is None:
+                # In contrast to `look` the exact end matters: where the user's message begins in the tokens.  It takes
+                # three stand-ins to find that out, whose common beginning it is.
                 try:
                     tokens = await prefix_tokens(self._llama, "", beginning.shape, process.props.context)
                 except LlamaCallFailed as error:
@@ -158,6 +181,7 @@ class PromptLearning:
 
     def _learn_from(self, beginning: Beginning) -> list[str]:
         """Learn what there is to learn from a beginning; return the ids of what was forgotten for that."""
+        # From here to the end nothing waits, so the rules see one state, and what they find is learned in that state.
         # Learning may have been switched off while llama-server was asked.
         seen, minimum = beginning.seen(), self.minimum
         if seen is None or minimum is None:
@@ -166,12 +190,15 @@ class PromptLearning:
         forgotten: list[str] = []
         others = self._beginnings.others(beginning)
         for prompt in to_learn(seen, others, learned, minimum, self._count_unproven()):
+            # Told once for each prompt, since a user may ask why llama-server computes something that nobody
+            # configured.
             self.log.info(
                 "learned {prompt}: {why}, {tokens} tokens",
                 prompt=prompt.id,
                 why="two beginnings share it" if prompt.cut else "requests begin with it",
                 tokens=prompt.cut or seen.tokens.count,
             )
+            # Written to the disk at once.  The catalogue has it from this line on, and the warmer will find it due.
             forgotten += self.learned.add(prompt)
             # A part is proven when it is learned: two beginnings have it.
             if prompt.cut is None and not seen.repeated:
@@ -186,6 +213,7 @@ class PromptLearning:
 
     def _count_unproven(self) -> int:
         """Return how many prompts wait for a second conversation."""
+        # Those that have waited for too long are dropped here instead of by a timer: the number is only needed here.
         oldest = self._clock.seconds() - PROOF_SECONDS
         self._unproven = {id: since for id, since in self._unproven.items() if since > oldest}
         return len(self._unproven)
@@ -195,6 +223,8 @@ class PromptLearning:
         prompt = self.learned.get(id)
         if prompt is None:
             return False
+        # The beginning goes as well.  Otherwise a second conversation that came before would teach it again at once,
+        # with the very next request.
         self._beginnings.forget(prompt.shape)
         self._forget_notes(id)
         return self.learned.forget(id)
@@ -212,11 +242,13 @@ class PromptLearning:
 
     def note(self, id: str) -> str | None:
         """Return what is unwise about how clients use a learned part, in words for an operator."""
+        # Only where requests differ behind the part: then a change of the client would make more of them reusable.
         told = self._differences.get(id)
         return None if told is None else f"requests share only this part: {told}"
 
     def why_not(self, chat: ChatRequest) -> str:
         """Say why the beginning of a request is not learned."""
+        # Lasting reasons first: the client has to change before anything can be learned.
         shape = chat.beginning
         if shape.is_too_large:
             return "what stands before the first message is too long to be learned"

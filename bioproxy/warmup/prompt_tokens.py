@@ -8,7 +8,11 @@ a batch of fewer than 64 tokens than in a larger one, and a short question alone
 Some tokens are remembered.  A warm-up that users interrupt again and again needs them each time, and before a question
 is asked on a prompt that is in the slot already, the slot is cut back to the same place.
 
-Asks llama-server, beside its slot.  Does not know why a prompt is warmed up.
+On Twisted: `of` awaits llama-server, outside of the gate, because tokenizing does not need its slot.  Two calls at the
+same time for the same prompt would merely ask twice.  `remembered` awaits nothing, so it can be asked while a user
+waits inside the gate.
+
+Does not know why a prompt is warmed up.
 """
 
 from __future__ import annotations
@@ -58,7 +62,10 @@ class PromptTokens:
         self._latest: OrderedDict[Key, Sequence[int]] = OrderedDict()
 
     def forget(self) -> None:
-        """Have llama-server asked again the next time."""
+        """Have llama-server asked again the next time.
+
+        For when its chat template may make other tokens of the same text now, because it tells the date for example.
+        """
         self._prefixes.forget()
         self._latest.clear()
 
@@ -71,12 +78,14 @@ class PromptTokens:
         try:
             tokens = await self._prefixes.tokens(prompt.text, prompt.shape, context, about)
         except DoesNotFit as error:
+            # Shown to the operator, who wants to know by how much.
             self.counts[prompt.id] = error.tokens or 0
             raise
         learned = prompt.learned
         if learned is not None and learned.cut is not None:
             tokens = tokens[: learned.cut]
-            # With the model that it was learned with, the text gave these tokens.
+            # With the model that it was learned with, the text gave these tokens.  With another tokenizer the same
+            # number of tokens is another part of the text, in which the requests may differ already.
             if (
                 len(tokens) < learned.cut
                 or prefix_digests(tokens)[learned.cut // TOKENS_PER_DIGEST - 1] != learned.mark
@@ -84,10 +93,13 @@ class PromptTokens:
                 raise Unusable("it was learned with another model")
         elif learned is not None and len(tokens) < self.minimum:
             raise TooShort("it is too short")
+        # Of the whole prompt only so much is warmed up; this is also what its file will have.
         end = exact_end(len(tokens))
         self.counts[prompt.id] = end
+        # By the key and not by the id: an edited text is another prompt, whose old tokens must never cut a slot back.
         self._latest[prompt.key] = cut_after(tokens, end)
         self._latest.move_to_end(prompt.key)
+        # Tokens of a long prompt are a megabyte, so only the latest few are kept.
         while len(self._latest) > REMEMBERED:
             self._latest.popitem(last=False)
         return tokens[:end]

@@ -116,8 +116,7 @@ class Schedule:
         # By id, what the last warm-up was begun for, until the prompt is warm.  Only for the log: it decides nothing.
         # (What was begun is not what is going on: a user may have interrupted it.)
         self._begun: dict[str, object] = {}
-        # Two kinds of trouble with different pauses: a failure is about a prompt and a process of llama-server, a
-        # change is about the id alone.
+        # Two kinds of trouble: a failure is about a prompt and a process of llama-server, a change about the id alone.
         self._failures = Backoff(clock, SHORTEST_PAUSE)
         self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
 
@@ -154,9 +153,8 @@ class Schedule:
 
         A prompt that an operator asked for since then comes first.
         """
-        # Asked again from the catalogue, because the prompt may have got another text since the operator chose it.  A
-        # prompt that cannot be read, or has nothing to process, is not worth the slot, even if an operator asked for
-        # it.
+        # Asked again from the catalogue, because the prompt may have got another text since the operator chose it.  One
+        # that cannot be read, or has nothing to process, is not worth the slot.
         chosen = None if self._chosen is None else self._catalogue.get(self._chosen)
         if chosen is not None and not chosen.empty:
             return chosen
@@ -195,11 +193,9 @@ class Schedule:
         self._chosen = id
         self._failures.over(id)
         self._changes.over(id)
-        # Until that round nothing else is done about the prompt: `wanted` is looked at before all pauses.
-        #
-        # Files may have been given up after failed saves.  The operator's wish is a reason to try them again, and the
-        # old file must not make the warm-up end early, with the finding that it is there already.
-        self._slot.discard_template_file(id)
+        # Until that round nothing else is done about it: `wanted` is looked at before all pauses.  Files may have
+        # been given up after failed saves, and are tried again.  The old file must not make the warm-up end early.
+        self._slot.discard_prompt_file(id)
 
     def forget(self, id: str) -> None:
         """Forget all about a prompt: it is gone, or another one with this id has come.
@@ -292,8 +288,7 @@ class Schedule:
             saved=slot.saved(name, key) is not None,
             # `saved` is false for a prompt in doubt; the doubt itself is only needed as the reason.
             doubted=slot.is_doubted(name),
-            # Believed, not looked up: asking llama-server would be an ``await``, and the warm-up itself verifies this
-            # later.
+            # Believed, not looked up: the warm-up itself verifies this later.
             held=slot.holds(key),
             slot_seen=slot.tells_content,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.

@@ -135,10 +135,11 @@ class Warmup:
                 return self._over(name, use)
             if not use.in_slot or not await self._cut_down(tokens, use, progress):
                 await self._in_pieces(name, key, tokens, wanted, use, progress)
-                # The text has changed meanwhile.  What the slot holds now is of no use to anybody, and noting or saving
-                # it would replace the file of the old text, whose beginning may still be of use for the new one.
-                if not wanted():
-                    return
+            # The text has changed meanwhile, or the prompt was forgotten.  What the slot holds now is of no use to
+            # anybody, and noting or saving it would replace the file of the old text, whose beginning may still be of
+            # use for the new one.
+            if not wanted():
+                return
             # On leaving, what the slot holds is noted first and then saved: a save that fails leaves the prompt warm in
             # the slot at least.
             use.completed()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 from twisted.internet.threads import deferToThread
 
 from bioproxy.demo import tiny_model
+from bioproxy.warmup.progress import LEAST
 from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
 from tests.integration.support import (
     ODDS,
@@ -107,10 +109,14 @@ async def test_goes_on_after_a_restart(llama_of: LlamaOf, proxy_of: ProxyOf, slo
     await eventually(part_saved)
     assert (llama.slots / "story.part.bin").exists()
     await proxy.stop()
+    # How far it came depends on how fast this machine is just now.
+    record = json.loads((proxy.file.parent / "state" / "shelf" / "story.part.json").read_text())
     await llama.restart()
     proxy = proxy_of(llama.url, {"story": LONGER}, **settings)
     tokens = await proxy.warm("story")
-    assert await evaluated(llama) < tokens * 0.85
+    assert record["tokens"] >= LEAST
+    # The few others are those by which the model is identified.
+    assert await evaluated(llama) < tokens - record["tokens"] + LEAST
 
 
 @async_test

@@ -32,6 +32,11 @@ class KeeperTest(SlotTest):
             self.run_now(self.saver.save_if_due)
         return [line for line in logged(events) if "not saved" in line]
 
+    def found(self, *chain: str) -> tuple[str, Snapshot | None]:
+        """Return name and record of the saved conversation for these turns."""
+        found = self.saver.saved_beginning(ConversationChain(chain))
+        return ("", None) if found is None else (found.name, found.entry)
+
     def recorded(self) -> Snapshot | None:
         """Return what the record has of the conversation."""
         return self.built.snapshots.get("code", CHAT)
@@ -252,7 +257,7 @@ class Many(KeeperTest):
         self.talk("two")
         own = self.own_name("one")
         self.assertEqual({"code": ("code.chat.bin", "two"), own: (f"{own}.chat.bin", "one")}, self.chats())
-        self.assertEqual(own, self.saver.saved_beginning(ConversationChain(("one", "answer", "more")))[0])
+        self.assertEqual(own, self.found("one", "answer", "more")[0])
 
     def test_continued_later(self) -> None:
         """A conversation that goes on after another one leaves no shorter file behind, under whatever name."""
@@ -301,7 +306,7 @@ class Continuing(KeeperTest):
 
     def test_continued(self) -> None:
         """The file is for those turns that begin with all that is in it."""
-        self.assertEqual(("", None), self.saver.saved_beginning(ConversationChain(("question",))))
+        self.assertEqual(("", None), self.found("question"))
         self.keep()
         for chain, expected in (
             (("question", "answer", "more"), ("code", self.recorded())),
@@ -310,15 +315,30 @@ class Continuing(KeeperTest):
             (("another", "question"), ("", None)),
             ((), ("", None)),
         ):
-            self.assertEqual(expected, self.saver.saved_beginning(ConversationChain(chain)), chain)
+            self.assertEqual(expected, self.found(*chain), chain)
+
+    def test_edited(self) -> None:
+        """An edited question, or a branch before it, finds what it has in common with the saved conversation."""
+        self.converse("one", "answer", "two", "answer two", "three")
+        self.keep()
+        for chain, messages in (
+            (("one", "answer", "two", "answer two", "3"), 4),
+            (("one", "answer", "2"), 2),
+            (("one", "answer", "two", "answer two", "three", "answer three", "four"), 5),
+            (("1",), None),
+        ):
+            found = self.saver.saved_beginning(ConversationChain(chain))
+            self.assertEqual(messages, None if found is None else found.messages, chain)
+        self.built.reuse_check.went_back(100, 0)
+        self.assertIsNone(self.saver.saved_beginning(ConversationChain(("one", "answer", "2"))))
 
     def test_cannot_go_back(self) -> None:
         """Where the model cannot go back, the same question once more cannot go on from behind its first answer."""
         self.keep()
         self.built.reuse_check.went_back(100, 0)
-        self.assertEqual(("", None), self.saver.saved_beginning(ConversationChain(("question",))))
+        self.assertEqual(("", None), self.found("question"))
         longer = ConversationChain(("question", "answer", "more"))
-        self.assertEqual(("code", self.recorded()), self.saver.saved_beginning(longer))
+        self.assertEqual(("code", self.recorded()), self.found(*longer.message_digests))
 
     def test_other_model(self) -> None:
         """A conversation with another model is none; while nobody knows which one runs, it may be the same."""
@@ -331,7 +351,7 @@ class Continuing(KeeperTest):
             (replace(entry.model, facts="other"), None),
         ):
             self.built.identity.current = model
-            self.assertEqual(expected, self.saver.saved_beginning(turns)[1], model)
+            self.assertEqual(expected, self.found(*turns.message_digests)[1], model)
 
     def test_grown_since(self) -> None:
         """What is saved of a conversation does not count as grown when it goes on."""

@@ -18,6 +18,7 @@ from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.content import NO_CONVERSATION, KnownContent, ProbableContent
+from bioproxy.slot.file_search import SavedConversation
 from bioproxy.slot.plan import (
     CUT_BACK,
     CheckProbable,
@@ -56,6 +57,11 @@ def snapshot(kind: str, key: Key = KEY, model: Model = MODEL) -> Snapshot:
     return Snapshot(f"code.{kind}", key, TOKENS, 1, model, "", conversation=EARLIER if kind == CHAT else None)
 
 
+def saved(entry: Snapshot | None) -> SavedConversation | None:
+    """Return a conversation's file as it is found."""
+    return None if entry is None else SavedConversation("auto-chat", entry)
+
+
 def held(
     conversation: Conversation | None,
     key: Key = KEY,
@@ -92,8 +98,7 @@ class Planning(SynchronousTestCase):
         used = set()
         for case in combinations({"slot": list(slots), **circumstances}):
             files = Files(
-                snapshot(CHAT) if case["chat"] else None,
-                "code" if case["chat"] else "",
+                SavedConversation("code", snapshot(CHAT)) if case["chat"] else None,
                 snapshot(PREFIX) if case["sized"] else None,
                 TOKENS if case["sized"] else None,
             )
@@ -248,7 +253,7 @@ class Replacing(SynchronousTestCase):
         states = (*self.FILES, "failed", "none")
         circumstances = {"blocked": (YES, NO), "chat": states, "prefix": states, "before": (YES, NO)}
         for case in combinations(circumstances):
-            files = Files(self.file(CHAT, case["chat"]), "auto-chat", self.file(PREFIX, case["prefix"]))
+            files = Files(saved(self.file(CHAT, case["chat"])), self.file(PREFIX, case["prefix"]))
             failed = frozenset(kind for kind, state in ((CHAT, "chat"), (PREFIX, "prefix")) if case[state] == "failed")
             # A chat file that cannot be restored, for whatever reason, is as good as none.  Its key does not matter:
             # the conversation itself covers what it begins with.
@@ -259,12 +264,22 @@ class Replacing(SynchronousTestCase):
             )
             expected = row_of(self.TABLE, shown)[-1]
             if isinstance(expected, Restore) and expected.kind == CHAT and files.chat is not None:
-                expected = replace(expected, entry=files.chat)
+                expected = replace(expected, entry=files.chat.entry)
             self.assertEqual(expected, decision, case)
+
+    def test_parting_conversation(self) -> None:
+        """A conversation that parts from the request's is restored, too; how much of it is reused is not promised."""
+        entry = snapshot(CHAT)
+        files = Files(SavedConversation("auto-chat", entry, shared=2), snapshot(PREFIX))
+        wanted = Wanted("code", KEY, QUESTION)
+        self.assertEqual(2, files.messages)
+        self.assertEqual(
+            Restore("auto-chat", CHAT, entry, whole=False), plan_replacement(wanted, files, MODEL, Reuse())
+        )
 
     def test_both_failed(self) -> None:
         """With each file that fails the next best is restored, and in the end the reason is that there is no file."""
-        files, failed, decisions = Files(snapshot(CHAT), "auto-chat", snapshot(PREFIX)), frozenset[str](), []
+        files, failed, decisions = Files(saved(snapshot(CHAT)), snapshot(PREFIX)), frozenset[str](), []
         wanted = Wanted("code", KEY, QUESTION, prepared_before=True)
         while isinstance(decision := plan_replacement(wanted, files, MODEL, Reuse(), failed), Restore):
             decisions.append(decision.kind)

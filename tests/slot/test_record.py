@@ -44,7 +44,7 @@ def entries(snapshots: SnapshotRecord) -> Entries:
 
 def before(entry: Snapshot) -> dict[str, Any]:
     """Return the fields of an entry in the formats before."""
-    return {name: value for name, value in asdict(entry).items() if name != "pinned"}
+    return {name: value for name, value in asdict(entry).items() if name not in ("pinned", "earlier")}
 
 
 def format_2(entry: Any, **other: Any) -> dict[str, Any]:
@@ -256,8 +256,9 @@ class Finding(RecordTest):
 
     def talk(self, name: str, *messages: str) -> tuple[str, str, Snapshot]:
         """Return an entry of a conversation."""
-        entry = replace(TALK, filename=f"{name}.chat.bin", conversation=self.chain(*messages).all_messages)
-        return name, CHAT, entry
+        turns = self.chain(*messages)
+        filename, beginnings = f"{name}.chat.bin", turns.beginnings(2)
+        return name, CHAT, replace(TALK, filename=filename, conversation=turns.all_messages, earlier=beginnings)
 
     def test_continued_conversations(self) -> None:
         """The longest conversation that goes on is found, also after one was dropped, replaced, or is of no use."""
@@ -287,7 +288,24 @@ class Finding(RecordTest):
         self.assertEqual(None, found(snapshots, "a", "b", "c"))
         snapshots.drop("story", CHAT)
         index = snapshots._index
-        self.assertEqual(({}, {}, {}), (index._names, index._lengths, index.entries))
+        for names in (index._whole, index._beginnings):
+            self.assertEqual(({}, {}), (names._names, names._lengths))
+        self.assertEqual({}, index.entries)
+
+    def test_parting_conversations(self) -> None:
+        """Conversations that begin in the same way and then part are found by the last of their beginnings."""
+        snapshots = self.load()
+        for entry in (self.talk(LEARNED, "a", "b", "c", "d"), self.talk("story", "a", "x", "c")):
+            snapshots.put(*entry)
+        for each in (snapshots, self.load()):
+            for messages, expected in (
+                (("a", "b", "c", "other"), [(3, LEARNED), (2, LEARNED), (1, "story")]),
+                (("a", "b", "other"), [(2, LEARNED), (1, "story")]),
+                (("a", "other"), [(1, "story")]),
+                (("other",), []),
+            ):
+                turns = self.chain(*messages)
+                self.assertEqual(expected, [found[:2] for found in each.parting_conversations(turns)], messages)
 
     def test_prompts(self) -> None:
         """Prompts and parts of them are found without the conversations."""

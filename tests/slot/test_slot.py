@@ -378,7 +378,7 @@ class Judging(SlotTest):
         self.assertEqual((True, False), (self.slot.is_doubted("code"), self.slot.is_doubted("story")))
         self.assertIsNone(self.slot.saved("code", KEY))
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
-        self.slot.tokens_compared("code", same=True)
+        self.built.reuse_check.tokens_compared("code", same=True)
         self.assertEqual((False, True), (self.slot.is_doubted("code"), self.slot.saved("code", KEY) is not None))
         self.assertEqual("restored", self.restored().cache)
 
@@ -387,7 +387,7 @@ class Judging(SlotTest):
         for _ in range(2):
             self.assertIsNone(self.built.reuse_check.trouble)
             self.judge(self.restored(), 7)
-            self.slot.tokens_compared("code", same=True)
+            self.built.reuse_check.tokens_compared("code", same=True)
         self.assertIn(f"of {len(TOKENS)} tokens restored llama-server reused 7", str(self.built.reuse_check.trouble))
         before = len(self.server.requests)
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
@@ -401,15 +401,15 @@ class Judging(SlotTest):
         """One that helped in between shows that they do."""
         for reused in (0, len(TOKENS), 0):
             self.judge(self.restored(), reused)
-            self.slot.tokens_compared("code", same=True)
+            self.built.reuse_check.tokens_compared("code", same=True)
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_other_tokens(self) -> None:
         """Where the chat template makes other tokens now, at midnight perhaps, it was not the restoring that failed."""
         for _ in range(3):
             self.judge(self.restored(), 0)
-            self.slot.tokens_compared("code", same=False)
-        self.slot.tokens_compared("code", same=True)  # nothing was doubted
+            self.built.reuse_check.tokens_compared("code", same=False)
+        self.built.reuse_check.tokens_compared("code", same=True)  # nothing was doubted
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_doubt_from_before(self) -> None:
@@ -419,7 +419,7 @@ class Judging(SlotTest):
         self.server.restart()
         self.run_now(self.built.watch.look)
         for name in ("code", "story"):
-            self.slot.tokens_compared(name, same=True)
+            self.built.reuse_check.tokens_compared(name, same=True)
         self.assertIsNone(self.built.reuse_check.trouble)
 
     def test_conversation_did_not_help(self) -> None:

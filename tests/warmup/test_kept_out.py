@@ -90,15 +90,15 @@ class LearningOffTest(KeptOutTest):
         self.assertIn(name, self.files())
 
     def test_switched_off_meanwhile(self) -> None:
-        """A warm-up that runs ends between two pieces, and saves nothing."""
+        """A warm-up that runs ends with the request that llama-server works on, and saves nothing."""
         self.begin_world()
-        self.server.pause_at.add("/completion")
         session = AGENT.session()
         session.ask("What is new?")
         self.built.send("POST", session.path, json.dumps(session.body()).encode())
         self.built.clock.advance(2)
+        self.server.pause_at.add("/completion")
         self.begin()
-        self.assertEqual(1, self.server.paused)
+        self.assertEqual((1, True), (self.server.paused, self.built.warmer.current is not None))
         self.reload(learn=False)
         self.server.pause_at.clear()
         self.go_on()
