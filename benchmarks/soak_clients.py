@@ -20,7 +20,7 @@ PATIENCE = 90.0
 """Seconds that anything may take."""
 
 COMMENTS = re.compile(rb"(?:: [^\n]*\n\n)*")
-PLACE = re.compile(rb": waiting, place (\d+) in the queue\n")
+PLACE = re.compile(rb": waiting, (\d+)[a-z]+ of \d+[^\n]*\n")
 TROUBLE = re.compile(r"Traceback|Unhandled|#(?:error|critical)\]")
 
 

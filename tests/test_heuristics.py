@@ -27,6 +27,7 @@ NO_HEURISTICS: dict[tuple[str, ...], str] = {
     ("runtime", "LARGEST"): "the range of llama-server's 64-bit integers",
     ("runtime", "LARGEST_TOKEN"): "the range of llama.cpp's 32-bit tokens",
     ("runtime", "SECONDS", "metrics.py"): "the edges of histograms, on which dashboards rely",
+    ("runtime", "RATIOS"): "the edges of a histogram, on which dashboards rely",
     ("runtime", "WIDTH"): "the width of a column of the text log",
     ("slot", "FORMAT"): "the version of the record's format",
 }

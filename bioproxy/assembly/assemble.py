@@ -20,14 +20,12 @@ The only thing that is decided here is which part takes which new setting when t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from bioproxy.assembly.parts import Outside, Parts
 from bioproxy.assembly.slot_parts import assemble_slot, learned_from
+from bioproxy.assembly.takers import forget_when_removed, takers_of
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.prefix_tokens import Prefixes
@@ -50,9 +48,12 @@ from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.proxy.slot_access import SlotAccess
+from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.periodic import Periodic
-from bioproxy.settings.configuration import Settings, templates_of
+from bioproxy.settings.configuration import Settings
 from bioproxy.slot.record_uses import INTERVAL as USES_INTERVAL
+from bioproxy.warmup.head_start import HeadStart
+from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens
@@ -122,6 +123,11 @@ def assemble(
     # Its tokens are remembered, so that a warm-up that is interrupted again and again has them made once.
     prompt_tokens = PromptTokens(Prefixes(llama), settings.learn_minimum)
     slot.know_tokens(prompt_tokens.remembered)
+    # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
+    reader = RequestReader(poller, outside.elsewhere, settings.max_body, minimum)
+    # Reads a conversation once more when it was answered, to guess how it goes on.
+    evaluation = HeadStartEvaluation(gate, slot, llama, watch, warmup, speed)
+    head_start = HeadStart(gate, slot, llama, watch, evaluation, metrics, reactor, reader.read, settings.head_start)
     warmer = Warmer(
         schedule,
         catalogue,
@@ -130,6 +136,7 @@ def assemble(
         prompt_tokens,
         warmup,
         IdleWork(catalogue, schedule, prompt_tokens, gate, slot, watch, lower.snapshots.flush_uses),
+        head_start,
         gate,
         slot,
         watch,
@@ -141,16 +148,21 @@ def assemble(
     # here.
     # The log also teaches the speed, because each answer says how long its prompt took.
     request_log = RequestLog(metrics, speed, reactor)
-    # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
-    reader = RequestReader(poller, outside.elsewhere, settings.max_body, minimum)
     # The proxy gets the schedule and not the warmer: a request only tells what was asked for, and it never waits for a
     # warm-up.  That a warm-up makes room is the gate's business.
+    # What waiting clients are told; the status shows the same.
+    waits = Waits(gate, prompt_learning, speed, upstream, reactor)
     proxy = Proxy(
         reader,
         gate,
+        waits,
         slot,
         SlotAccess(
-            slot, shape_learning, prompt_learning, MissReasons(shape_learning, prompt_learning, warmer, warmup, slot)
+            slot,
+            shape_learning,
+            prompt_learning,
+            MissReasons(shape_learning, prompt_learning, warmer, warmup, slot),
+            head_start,
         ),
         prompt_learning,
         schedule,
@@ -171,83 +183,32 @@ def assemble(
     history = History(metrics, gate, reactor)
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
     prompts_status = PromptsStatus(warmer, slot, lower.files, lower.snapshots, request_log, speed)
-    status = Status(poller, gate, slot, warmer, watch, upstream, request_log, prompts_status, reactor)
+    status = Status(
+        poller, gate, slot, warmer, watch, upstream, request_log, prompts_status, waits, head_start, reactor
+    )
     events = LiveEvents(status, history, reactor)
     # The operator's port has no keys.  A web page in the operator's browser could send requests to it, though, by a
     # name that resolves to this machine; so only known names are answered.
     host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
 
-    # What a reload does.  Each new value is a plain assignment or a call that cannot fail: the configuration as a whole
-    # was found to be valid before, so there is no reload that is done by half.
-    def use_templates(prefixes: Mapping[str, Path]) -> None:
-        """Use these templates from now on.  Requests that have found theirs already keep them."""
-        # A template that is gone, or has another file now, must not keep the troubles and the progress of the old one.
-        for name in poller.set_templates(templates_of(prefixes)):
-            warmer.forget(name)
-
-    def limit_bodies(size: int) -> None:
-        """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled."""
-        reader.max_body = limits.max_body = size
-
-    in_force = settings
-
-    def use_learning(**changed: Any) -> None:
-        """Apply new values of `learn` and `learn_minimum`, which several parts know as one number."""
-        nonlocal in_force
-        in_force = replace(in_force, **changed)
-        prompt_tokens.minimum = in_force.learn_minimum
-        prompt_learning.minimum = reader.learn_minimum = lower.saver.minimum = learned_from(in_force)
-        schedule.learns = prompt_learning.minimum is not None
-
-    def limit_shelf(name: str, size: int) -> None:
-        """Apply a new limit, in bytes, to the files of learned prompts or of conversations."""
-        setattr(lower.shelf, name, size)
-        lower.shelf.within_limits()
-        # What was too large before may not be now.
-        for id in learned:
-            schedule.forget(id)
-
-    def forget_removed(id: str) -> None:
-        """Forget a learned prompt whose file was removed to make room: its warm-up would only remove the next one's."""
-        if prompt_learning.forget(id):
-            warmer.forget(id)
-
-    lower.shelf.removed = forget_removed
-
-    # Which part takes a new value of a setting, while requests and warm-ups go on.  A setting that is not here needs a
-    # restart, and the reload says so: ports, folders and llama-server's address are used by connections and locks that
-    # exist.  `partial(setattr, ...)` is a function that assigns its argument to that attribute.
-    takers: dict[str, Callable[[Any], None]] = {
-        # The host at which the port listens is always a known name; only a restart changes that one.
-        "admin_hosts": lambda hosts: host_check.know((settings.admin_host, *hosts)),
-        # `keys` are read before all others, as they may be wrong; what is left is that a port may be open now.
-        "api_key_file": lambda _: open_port_warning.check(),
-        # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
-        "llama_api_key_file": lambda _: None,
-        # What was learned stays, and is used as before when learning is switched on again.
-        "learn": lambda on: use_learning(learn=on),
-        "learn_minimum": lambda tokens: use_learning(learn_minimum=tokens),
-        # Applied at once: an operator who lowers a limit wants the space.
-        "prompts_limit": partial(limit_shelf, "prompts_limit"),
-        "conversations_limit": partial(limit_shelf, "conversations_limit"),
-        # A body that is just arriving is judged by the new limit from its next piece on.
-        "max_body": limit_bodies,
-        # For requests that come from now on: each of them reads it once.
-        "ping_interval": partial(setattr, proxy, "ping_interval"),
-        # The round that is due next still comes by the old interval.
-        "poll_interval": polling.every,
-        "prefixes": use_templates,
-        # Requests that wait already stay, also if they are more than the new limit, and keep their time-out.
-        "queue_limit": partial(setattr, gate, "limit"),
-        "queue_timeout": partial(setattr, gate, "timeout"),
-        # What is saved already stays, and is still restored.
-        "save_conversations": partial(setattr, lower.saver, "enabled"),
-        # The watch looks every two seconds, and warm-ups are decided twice a second: these apply with the next look.
-        "upstream_timeout": partial(setattr, watch, "timeout"),
-        # A warm-up that runs is finished in any case; the next piece has the new size.
-        "warmup": partial(setattr, schedule, "ahead"),
-        "warmup_chunk": partial(setattr, warmup, "longest_piece"),
-    }
+    lower.shelf.removed = forget_when_removed(prompt_learning, warmer)
+    takers = takers_of(
+        settings,
+        lower,
+        poller,
+        polling,
+        warmer,
+        schedule,
+        warmup,
+        prompt_learning,
+        prompt_tokens,
+        reader,
+        proxy,
+        limits,
+        open_port_warning,
+        host_check,
+        head_start,
+    )
     # The reload comes after all others, because it has a way into many of them.  Nobody but the operator's port and the
     # signal SIGHUP knows it.
     # Tests that never reload hand in no `read_settings`; then nothing is ever new.
@@ -271,6 +232,7 @@ def assemble(
         schedule=schedule,
         warmup=warmup,
         warmer=warmer,
+        head_start=head_start,
         request_log=request_log,
         reader=reader,
         proxy=proxy,

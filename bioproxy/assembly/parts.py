@@ -63,6 +63,7 @@ from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
 from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
@@ -196,6 +197,8 @@ class Parts(SlotParts):
     """One warm-up at a time, and how far each has come."""
     warmer: Warmer
     """Has the warm-ups done that are due, while no user waits."""
+    head_start: HeadStart
+    """Has the conversation in the slot processed as its client will send it back."""
     # The life of a request.
     request_log: RequestLog
     """The latest requests, for `/status` and the log."""

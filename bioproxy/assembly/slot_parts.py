@@ -74,9 +74,9 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     # One speed for everybody: answers and warm-ups both teach it, and warm-ups choose their pieces by it.
     speed = Speed()
 
-    # The gate stands beside the slot and not in it: it knows turns, and nothing of what is done in them.  Its two
+    # The gate stands beside the slot and not in it: it knows turns, and nothing of what is done in them.  Its
     # numbers are first values; a reload may change them.
-    gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout)
+    gate = Gate(reactor, metrics, settings.queue_limit, settings.queue_timeout, settings.patience, settings.linger)
     # Three things are known of slot files, and each is known in one place: what is in them (the record, in our own
     # folder), what is on the disk (llama-server's folder), and whether restoring them helps.
     snapshots = SnapshotRecord(state)

@@ -87,6 +87,10 @@ class RequestBody:
         self._file.seek(0)
         return self._file.read()
 
+    def to_bytes(self) -> bytes:
+        """Return a copy of the whole body as it is sent.  Only for bodies that may be kept in memory."""
+        return b"".join(portions(self.as_received(), self._pieces))
+
     def fileno(self) -> int:
         """Return the file descriptor of the body as it was received, for `mmap`.
 

@@ -126,6 +126,14 @@ class Options(usage.Options):
         """learn prompts from requests, and keep the conversations on them (the default)"""
         self.given["learn"] = True
 
+    def opt_head_start(self) -> None:
+        """after an answer, process the conversation as it will be sent back (the default)"""
+        self.given["head_start"] = True
+
+    def opt_no_head_start(self) -> None:
+        """leave the conversation in the slot as it was answered"""
+        self.given["head_start"] = False
+
     def opt_no_learn(self) -> None:
         """use templates only: learn nothing from requests"""
         self.given["learn"] = False

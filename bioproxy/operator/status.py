@@ -29,8 +29,10 @@ from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.prompts_status import PromptsStatus
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.request_log import Record, RequestLog
+from bioproxy.proxy.waits import Waits
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.warmer import Warmer
 
 QUEUE = 20
@@ -60,6 +62,8 @@ class Status:
         upstream: Upstream,
         request_log: RequestLog,
         prompts: PromptsStatus,
+        waits: Waits,
+        head_start: HeadStart,
         clock: IReactorTime,
     ) -> None:
         """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
@@ -72,6 +76,8 @@ class Status:
         self._watch = watch
         self._upstream = upstream
         self._prompts = prompts
+        self._waits = waits
+        self._head_start = head_start
         self._clock = clock
         # By the reactor's clock for the time that has passed, which cannot be set, and by the wall clock for people.
         self._began = clock.seconds()
@@ -105,6 +111,8 @@ class Status:
             "started_at": self._started_at,
             "llama": self._llama(),
             "gate": self._at_the_gate(),
+            # The kinds of clients whose conversations get no head starts any more, with the reason.
+            "head_start": self._head_start.kinds.told(),
             # In the order of the configuration, so that a page shows them in the same places after each change.
             "templates": [self._template(name) for name in self._poller.templates],
             # Everything that is kept warm: the templates once more, what was learned, and conversations.
@@ -134,8 +142,13 @@ class Status:
         """Return who uses the slot, and who waits for it.
 
         `busy` is ``user``, ``warmup`` or `None`; `waiting` counts all that wait, `queue` lists the first of them.
+        `lingering`: nobody is inside although users wait, because a conversation's next request is expected.
         `since` is the time of day at which the request began to wait, or got in, in ISO 8601.  The page computes the
         age; each event has the present time of day with it, because the browser's own clock may be wrong.
+
+        `estimate_s` is how many seconds from `since` on the request was expected to wait when it came, so it does not
+        change while the request waits.  `progress` is how many tokens of the prompt were `reused` and `computed` when a
+        waiting client was last told, or `None`.
         """
         # The gate knows a request only as an object that it was given (`turn.who`); here it is the request's record.
         gate = self._gate
@@ -144,14 +157,26 @@ class Status:
         # What it warms up is then known to the warmer.
         inside: dict[str, Any] | None = None
         if turn is not None:
-            inside = {**who(turn.who), "since": since}
+            # Only until the answer begins: from then on the prompt is over, and nobody asks how far it is.
+            is_reading = turn.who is not None and turn.who.ttft_ms is None
+            progress = self._waits.progress_of(turn.who) if is_reading else None
+            inside = {**who(turn.who), "since": since, "progress": progress}
         elif since is not None:
             current = self._warmer.current
-            inside = {"id": None, "path": None, "template": current, "prompt": current, "since": since}
+            inside = {**who(None), "template": current, "prompt": current, "since": since, "progress": None}
         # In the order in which they will be served.
-        queue = [{**who(turn.who), "since": turn.since} for turn in gate.stats.queue[:QUEUE]]
+        queue = [
+            {**who(turn.who), "since": turn.since, "estimate_s": estimate(turn.who)}
+            for turn in gate.stats.queue[:QUEUE]
+        ]
         # `busy` and `waiting` are the short form for programs; `inside` and `queue` are the details for the page.
-        return {"busy": gate.busy, "waiting": gate.waiting, "inside": inside, "queue": queue}
+        return {
+            "busy": gate.busy,
+            "waiting": gate.waiting,
+            "lingering": gate.queue.lingering,
+            "inside": inside,
+            "queue": queue,
+        }
 
     def _template(self, name: str) -> dict[str, Any]:
         """Return what there is to say of one template.
@@ -212,3 +237,8 @@ def who(record: Record | None) -> dict[str, Any]:
         "template": record.template or None,
         "prompt": record.prompt or None,
     }
+
+
+def estimate(record: Record | None) -> float | None:
+    """Return how many seconds a request was expected to wait, `None` if that was not known."""
+    return None if record is None or record.estimate_ms is None else round(record.estimate_ms / 1000, 1)

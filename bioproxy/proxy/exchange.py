@@ -30,7 +30,9 @@ from bioproxy.http.keepalive import Keepalive
 from bioproxy.http.own_answers import send_error
 from bioproxy.http.request_body import RequestBody
 from bioproxy.llama.timings import Timings
+from bioproxy.llama.tool_calls import ToolCalls
 from bioproxy.llama.upstream import Upstream
+from bioproxy.prompts.answer_text import AnswerText
 from bioproxy.proxy import relay
 from bioproxy.proxy.request_log import Record
 from bioproxy.runtime.errors import ProxyError
@@ -58,10 +60,16 @@ class Exchange:
         """The way out for the body of the answer, which does not wait for a slow client."""
         self.timings = Timings()
         """What llama-server says in its answer: tokens reused and computed."""
+        self.answer: AnswerText | None = None
+        """The text of the answer, where it is collected for a head start."""
+        self.tool_calls = ToolCalls()
+        """Whether the answer ended with tool calls."""
         self.keepalive = Keepalive(self.output, clock, ping_interval)
         """The comments to a client that waits for a stream."""
         self.target = b""
         """The path and query to send on; empty until the request's target was found to be valid."""
+        self.is_sent = False
+        """Whether llama-server has been sent the request, or is just being sent it."""
         self.body = RequestBody(request.content)
         """The body to send on, complete: in memory or, if it is large, in a temporary file.  Filling replaces it."""
         self._clock = clock
@@ -82,10 +90,15 @@ class Exchange:
         crossing = [(name, value) for name, value in end_to_end(pairs) if name.lower() != b"expect"]
         # Waits for the head of the answer without a limit: llama-server sends it only when the prompt is processed,
         # which may take minutes.  Whether llama-server is still alive is watched elsewhere.
+        self.is_sent = True
         response = await upstream.relay(self.request.method, self.target, crossing, self.body)
-        # From here to the head of our own answer there is no `await` on the usual path, so no comment can come in
-        # between, nor into the body afterwards.
-        self.keepalive.end()
+        # The head of a stream comes at once, and its first event when the prompt is read: comments go on until then.
+        # For any other answer they end here.  From here to the head of our own answer there is no `await` on the usual
+        # path, so no comment can come in between.
+        if relay.takes_comments(response):
+            self.keepalive.head_has_come()
+        else:
+            self.keepalive.end()
         self.record.status = response.code
         # If a comment was sent, the client has a head with status 200, and only a stream of events fits behind it.
         if self.keepalive.sent:
@@ -93,6 +106,8 @@ class Exchange:
         else:
             relay.send_head(response, self.request)
         await relay.send_body(response, self.output, upstream, self._on_data)
+        # A stream may end without a single event.
+        self.keepalive.end()
 
     def fail(self, error: ProxyError) -> None:
         """Tell the client of an error, in the way that is still possible.  Never fails."""
@@ -110,7 +125,12 @@ class Exchange:
 
     def _on_data(self, data: bytes) -> None:
         """Look at a piece of llama-server's body.  Called for each one, before it is written to the client."""
+        # A comment between two pieces could stand in the middle of an event.
+        self.keepalive.end()
         # The first piece stands for the first token.  The head does not: llama-server may send it much earlier.
         if self.record.ttft_ms is None:
             self.record.ttft_ms = (self._clock.seconds() - self.record.arrived) * 1000
         self.timings.feed(data)
+        if self.answer is not None:
+            self.answer.feed(data)
+        self.tool_calls.feed(data)

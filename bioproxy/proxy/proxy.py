@@ -34,21 +34,16 @@ from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.proxy.asked import Asked, asked_by_chat, asked_by_template
 from bioproxy.proxy.exchange import Exchange
-from bioproxy.proxy.request_log import RequestLog
+from bioproxy.proxy.request_log import CLIENT_GONE, RequestLog
 from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.proxy.slot_access import SlotAccess
+from bioproxy.proxy.turns import turn_for
+from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.errors import ProxyError
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule
-
-CLIENT_GONE = 499
-"""The status noted for a request whose client hung up.
-
-Nobody receives it: it is for the log, `/status` and the metrics, where a hang-up must not count as an error of
-llama-server.  nginx uses the same number for this.
-"""
 
 
 class Proxy:
@@ -86,6 +81,7 @@ class Proxy:
         self,
         reader: RequestReader,
         gate: Gate,
+        waits: Waits,
         slot: Slot,
         slot_access: SlotAccess,
         prompt_learning: PromptLearning,
@@ -97,7 +93,8 @@ class Proxy:
     ) -> None:
         """Put the parts together; nothing happens before the first request.
 
-        `reader` finds and fills templates, `gate` is the queue, and `slot_access` prepares the `slot`.
+        `reader` finds and fills templates, `gate` is the queue, `waits` knows what to tell those who wait in it, and
+        `slot_access` prepares the `slot`.
         `prompt_learning` knows with which learned prompt a chat begins.  `schedule` is told which prompts are asked
         for.  `upstream` sends requests on, and knows whether llama-server responds. `request_log` gets each request
         when it has ended.  `clock` measures all times: the reactor's in production, one that is advanced by hand in
@@ -105,6 +102,7 @@ class Proxy:
         """
         self._reader = reader
         self._gate = gate
+        self._waits = waits
         self._slot = slot
         self._slot_access = slot_access
         self._prompt_learning = prompt_learning
@@ -155,6 +153,7 @@ class Proxy:
             # Synchronous on purpose: a coroutine that was cancelled may not await here, or `cancel` would return
             # before the cleanup is done.  First the timer, which would write to a connection that is gone.
             exchange.keepalive.end()
+            self._waits.gone(exchange.record)
             self._request_log.close(
                 exchange.record, uses_slot(request.method, exchange.record.path), exchange.timings.values
             )
@@ -247,31 +246,32 @@ class Proxy:
         elif found is not None:
             await self._prompt_learning.look(found)
         asked: Asked | None = None
+        self._waits.arrived(record, found, exchange.body.size)
 
-        # 2. Wait for its turn.  A client that asked for a stream gets comments meanwhile.  The first of them takes the
-        #    head of the answer along, so from here on the head may be out: `tell` then has no effect on the client, and
-        #    an error becomes an event in the stream (`Exchange.fail`).
+        # 2. Wait for its turn.  A client that asked for a stream gets comments meanwhile.  With the first one goes the
+        #    head of the answer: `tell` then has no effect, and an error becomes an event (`Exchange.fail`).
         #    The place in the queue is taken by entering the block, which also interrupts a warm-up.  Leaving the block
         #    opens the gate, whatever the reason: the last line, an error, or a hang-up at any `await` inside.
-        turn = self._gate.user(record)
-        # Two functions, because both answers are needed only when a comment is due, and change until then.  They refer
-        # to the body as it arrived: `exchange.body` is replaced below, and the filled one need not be parsed.
+        turn = turn_for(self._gate, self._slot, exchange, found)
+        # Two functions: both answers are needed only when a comment is due.  `exchange.body` is replaced below.
         arrived = exchange.body
         # An error of the queue (full, waited too long, stopping) is raised on entering, before anything was prepared.
-        exchange.keepalive.begin(lambda: self._reader.asks_for_stream(record.path, arrived), lambda: turn.place)
+        exchange.keepalive.begin(
+            record.path,
+            lambda: self._reader.asks_for_stream(record.path, arrived),
+            lambda: self._waits.words(exchange, turn),
+        )
         async with turn as waited:
             record.queue_ms = waited * 1000
+            self._waits.entered(record)
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
-            # Fail fast while llama-server is unresponsive.  The request before this one may have waited for the whole
-            # time-out; without this line, everybody in the queue would do so, one after the other.
+            # Fail fast while llama-server is unresponsive, instead of one time-out after the other.
             self._upstream.check()
 
             # 3. Fill the templates and prepare the slot.  Filled only now: a file may have been edited while the
             #    request waited, and hundreds of waiting requests would otherwise each hold a filled body.
             if isinstance(found, NamedTemplates):
-                # `found` has positions in the body, so filling makes a list of slices and copies nothing large.
-                # The files are looked at in a thread, so this `await` may take long on a slow disk, with the gate
-                # closed. It can also fail: a file that was readable before the queue may be gone by now.
+                # The files are looked at in a thread: this may take long on a slow disk, and fail.
                 filled = await self._reader.fill(found)
                 exchange.body = arrived.filled(filled.pieces)
                 asked = asked_by_template(filled)
@@ -280,21 +280,21 @@ class Proxy:
                 asked = asked_by_chat(found, self._prompt_learning.prompt_for(found))
             if asked is not None and asked.prompt:
                 self._schedule.asked(asked.prompt)
-            # Entering prepares the slot, which takes several calls of llama-server; a failure there makes the request
-            # slower and nothing else.  A hang-up leaves the slot as known as it was, or unknown, never wrong.
+            # Entering prepares the slot by calls of llama-server; a failure there only makes the request slower.  A
+            # hang-up leaves the slot as known as it was, or unknown, never wrong.
             async with self._slot_access.use(turn, exchange, asked) as use:
-                # Told before the request is sent: the head of the answer comes from llama-server, and takes these
-                # along.
+                # Told before the request is sent: the head of the answer takes these along.
                 if asked is not None and use is not None:
                     self._slot_access.tell(exchange, asked, use.prepared)
 
                 # 4. Send it and relay the answer.  This is the long `await`, from seconds to minutes.  A hang-up closes
-                # the connection, and llama-server stops computing at its next batch or token.  If llama-server breaks
-                #    off, the error leaves through both blocks, which open the gate and leave the slot unknown.
+                #    the connection, and llama-server stops at its next batch or token.  If llama-server breaks off,
+                #    the error leaves through both blocks, which open the gate and leave the slot unknown.
                 await exchange.send(self._upstream)
 
-                # 5. Learn from the answer.  There is no `await` from here to the end of the block, so an answer that
-                #    was received completely is also noted.  What the slot holds is asked on leaving, by the gate
-                #    itself, so that a client that hangs up now cannot interrupt it.
+                # 5. Learn from the answer.  There is no `await` from here to the end of the block, so a complete answer
+                #    is also noted.  What the slot holds is asked on leaving, by the gate: no hang-up interrupts it.
                 if asked is not None and use is not None and asked.reusable and record.status == 200:
+                    turn.lingers = exchange.tool_calls.found
                     use.answered(self._slot_access.learn(exchange, asked))
+            self._waits.served(exchange)  # not reached after an error or a hang-up, which would teach nothing

@@ -58,14 +58,31 @@ def send_head(response: IResponse, request: Request) -> None:
         request.responseHeaders.setRawHeaders(b"content-length", [length])
 
 
+def takes_comments(response: IResponse) -> bool:
+    """Return whether comments may be sent behind the head of this answer, as long as nothing of its body has come.
+
+    llama-server sends the head of a stream at once and the first event when it has read the prompt, minutes later
+    perhaps (measured with b11549).  The silence between the two is the one that clients give up in.
+    """
+    # In a body with a length, or that is packed, a comment would be wrong bytes.
+    headers = response.headers
+    plain = not headers.hasHeader(b"content-encoding") and not isinstance(response.length, int)
+    return response.code == 200 and plain and content_type(response).startswith(b"text/event-stream")
+
+
+def content_type(response: IResponse) -> bytes:
+    """Return the type of an answer's body, empty if it has none."""
+    value: bytes = response.headers.getRawHeaders(b"content-type", [b""])[0]
+    return value
+
+
 async def only_stream(response: IResponse, upstream: Upstream) -> None:
     """Fail unless this answer is a stream of events, because the client was told already that one comes.
 
     Fires at once for a stream.  Fails with `TooLate`, which says what llama-server says, or with `UpstreamError` or
     `UpstreamTimeout` if that is too long, or takes too long.  Cancelling closes the connection to llama-server.
     """
-    content_type = response.headers.getRawHeaders(b"content-type", [b""])[0]
-    if response.code == 200 and content_type.startswith(b"text/event-stream"):
+    if response.code == 200 and content_type(response).startswith(b"text/event-stream"):
         return
     # The client has a head with status 200 and expects events.  An error of llama-server (a context that is too small,
     # say) cannot be passed on as it is, so its text is read and becomes an event.

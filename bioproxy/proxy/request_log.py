@@ -37,6 +37,19 @@ The live page shows them all.  Halved, a busy minute is gone before an operator 
 `/status` has twice the size, and open pages get it with every change.
 """
 
+CLIENT_GONE = 499
+"""The status noted for a request whose client hung up.
+
+Nobody receives it: it is for the log, `/status` and the metrics, where a hang-up must not count as an error of
+llama-server.  nginx uses the same number for this.
+"""
+
+WORTH_TELLING = 1000
+"""Milliseconds of waiting, real or estimated, from which an estimate is judged in the metrics.
+
+At half of it more moments count that no client notices; at twice as much, quick servers have fewer observations.
+"""
+
 
 @dataclass
 class Record:
@@ -68,6 +81,8 @@ class Record:
     """The same in more words, where there is more to say."""
     queue_ms: float | None = None
     """How long it waited at the gate."""
+    estimate_ms: float | None = None
+    """How long it was expected to wait, when it arrived; `None` if it did not have to, or nothing was known."""
     restore_ms: float | None = None
     """How long restoring a file took, if one was restored."""
     ttft_ms: float | None = None
@@ -134,6 +149,9 @@ class RequestLog:
             self._metrics.ttft_seconds.labels(name).observe(record.ttft_ms / 1000)
         if record.queue_ms is not None:
             self._metrics.queue_seconds.labels(name).observe(record.queue_ms / 1000)
+            # Within a second, the ratio is that of two small numbers and says nothing: nobody is told such estimates.
+            if record.estimate_ms is not None and max(record.queue_ms, record.estimate_ms) >= WORTH_TELLING:
+                self._metrics.estimate_ratio.observe(record.queue_ms / max(record.estimate_ms, 1.0))
         # Only if llama-server said both: an answer that was broken off, or an error, says neither.
         if "cache_n" in timings and "prompt_n" in timings:
             self._count_tokens(record, name, timings)

@@ -89,7 +89,7 @@ class RequestReader:
             return None
         found: NamedTemplates | ChatRequest | None
         try:
-            found = await self._read(request_search.read_request, body, path, templates, least)
+            found = await self.read(request_search.read_request, body, path, templates, least)
         except (TooComplex, Unavailable):
             # The worker failed, so it is unknown what the body is.  If it cannot name a template, it need not be known:
             # the request is sent on like one that was not read.  Otherwise the client is told what went wrong.
@@ -123,7 +123,7 @@ class RequestReader:
         Fails with `ProxyError` if the body cannot be parsed; cancelling gives up the worker.
         """
         # Some APIs have no streams at all, and their bodies need not be parsed for that.
-        return path in STREAMING and bool(await self._read(wants_stream, body))
+        return path in STREAMING and bool(await self.read(wants_stream, body))
 
     async def _may_name_template(self, body: RequestBody, templates: Sequence[Template]) -> bool:
         """Tell whether a body may name a template, without parsing it.
@@ -134,9 +134,9 @@ class RequestReader:
         # would stop everything for some 50 ms with a body of 64 MiB, which may have to be read from the disk first.
         # If no worker can be started at all, this fails as well, and so does the request: text with a prefix must never
         # be sent unfilled.  Without templates there is nothing to ask.
-        return bool(templates) and bool(await self._read(may_name_template, body, templates))
+        return bool(templates) and bool(await self.read(may_name_template, body, templates))
 
-    async def _read(self, function: Callable[..., Any], body: RequestBody, *args: Any) -> Any:
+    async def read(self, function: Callable[..., Any], body: RequestBody, *args: Any) -> Any:
         """Have a function read a body, where no other request has to wait for it.
 
         Fires with its result; fails and is cancelled as `find`.

@@ -35,6 +35,9 @@ twice the one before, so a percentile is right within that factor.  Twice as man
 double the size of `/metrics`, because each template has all of them.
 """
 
+RATIOS = (0.25, 0.5, 0.7, 1, 1.3, 2, 4)
+"""Upper limits of the buckets for estimates: 1 is exact, and 0.7 to 1.3 is good.  More would only make it larger."""
+
 
 class Metrics:
     """All metrics of one proxy.
@@ -65,6 +68,15 @@ class Metrics:
             "ttft_seconds", "From a request's arrival to the first bytes of its answer's body", "template"
         )
         self.queue_seconds = seconds("queue_seconds", "Time a request waited at the gate", "template")
+        self.estimate_ratio = Histogram(
+            "bioproxy_estimate_ratio",
+            "Time a request waited at the gate, as a multiple of the estimate at its arrival",
+            registry=self.registry,
+            buckets=RATIOS,
+        )
+        # What it cost the others that requests which go on with the slot's conversation may pass.
+        self.passed_over_seconds = seconds("passed_over_seconds", "Time by which a waiting request was passed over")
+        self.linger = counter("linger", "Times that the gate waited for a conversation's next request", "result")
         # The gate, as it is now.
         self.queue_depth = gauge("queue_depth", "Requests waiting at the gate")
         self.gate_busy = gauge("gate_busy", "1 while somebody of this kind uses the slot", "kind")
@@ -77,6 +89,9 @@ class Metrics:
         self.warmups = counter("warmups", "Warm-ups ended", "template", "result")
         self.warmup_seconds = seconds("warmup_seconds", "Duration of whole warm-ups", "template")
         self.preempt_seconds = seconds("preempt_seconds", "From a user's arrival in a warm-up to the gate being free")
+        # Conversations that were processed as their clients will send them back, and how many of these guesses were
+        # right.
+        self.head_starts = counter("head_starts", "Head starts of conversations ended", "template", "result")
         # Templates, as they are now.
         self.template_warm = gauge("template_warm", "1 where a template's current content is warm", "template")
         self.template_tokens = gauge("template_tokens", "Prefix tokens of a template", "template")
@@ -92,9 +107,11 @@ class Metrics:
         # bioproxy and llama-server themselves.
         self.reactor_stall_seconds = seconds("reactor_stall_seconds", "Times over 50 ms that bioproxy stood still")
         self.upstream_up = gauge("upstream_up", "1 while llama-server answers with its model loaded")
-        # A metric with labels has no value before the labels' first use; these two are meant to be 0 from the start.
+        # A metric with labels has no value before the labels' first use; these are meant to be 0 from the start.
         for kind in ("user", "warmup"):
             self.gate_busy.labels(kind).set(0)
+        for result in ("came", "timeout", "abandoned"):
+            self.linger.labels(result)
         # Prometheus has numbers only, so the usual way to report a version is a label of a constant.
         info = gauge("build_info", "Always 1; the labels tell the versions", "version", "twisted", "python")
         info.labels(__version__, twisted.__version__, platform.python_version()).set(1)

@@ -106,6 +106,8 @@ class Settings:
     # longer.
     prompts_limit: int = setting(8 << 30, size(0, 1 << 50), "bytes of files of learned prompts at most, such as 8G")
     conversations_limit: int = setting(16 << 30, size(0, 1 << 50), "bytes of files of conversations at most")
+    # While nobody waits, and given up for whoever comes.
+    head_start: bool = setting(True, flag, "after an answer, process the conversation as it will be sent back")
     # Folders.  Neither is made here: `state_dir` is made when the services start, and the slot folder by the operator.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
     state_dir: Path = setting(
@@ -116,6 +118,11 @@ class Settings:
     # files.  A `queue_limit` of 0 refuses each request that would have to wait.
     queue_limit: int = setting(100, whole(0, 1_000_000), "waiting requests at most")
     queue_timeout: float = setting(600.0, seconds(0.05, 86400), "seconds that a request may wait")
+    # The order at the gate.  With half of 10 seconds, agents with long answers take the slot from each other more;
+    # with twice as much, others wait longer for their turn.  An agent's tools mostly take less than half a second;
+    # twice as long keeps everybody waiting more often in vain.
+    patience: float = setting(10.0, seconds(0, 86400), "seconds by which a request may be passed over; 0: in order")
+    linger: float = setting(0.5, seconds(0, 3600), "seconds to wait for the next request after an answer's tool calls")
     # Proxies and clients often drop a connection that is silent for 30 seconds or more.  In an event stream, comments
     # are allowed at any place, and clients ignore them.  An answer that is not a stream cannot begin before it is
     # known, so nothing can be sent to its client meanwhile.

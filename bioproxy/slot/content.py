@@ -58,7 +58,8 @@ class KnownContent:
     is not known.  `conversation` is what stands behind it, `None` after a warm-up.  `saved` is how
     many of the tokens are in a file already.  `witness` is what llama-server said of the slot then.
     `turns` has all beginnings of the conversation, where a request has told them; nothing where the
-    conversation comes from a file.
+    conversation comes from a file.  `ahead` tells that the conversation is there as its client will
+    send it back (`bioproxy.slot.head_start_use`), and not as it was answered.
     """
 
     name: str
@@ -67,6 +68,7 @@ class KnownContent:
     saved: int
     witness: Witness
     turns: ConversationChain = NO_CONVERSATION
+    ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,26 @@ class SlotContent:
         # content is relied on, `confirm` asks llama-server.
         return self.known is not None and self.known.key == key
 
+    def is_continued_by(self, conversation: ConversationChain) -> bool:
+        """Tell whether a conversation begins with all messages of the one that the slot was left with.
+
+        Only the messages are compared, as the client wrote them.  Good enough for the order at the
+        gate: if a template was edited meanwhile, the request has to compute its prompt again,
+        wherever it stands in the queue.
+        """
+        # Without a witness (``--no-slots``) nothing is known, but what is probable is as good here.
+        left = self.known or self.probable
+        if left is None:
+            return False
+        earlier = left.turns.message_digests
+        if earlier:
+            # The last digest stands for all messages before it.
+            length = len(earlier)
+            return conversation.message_digests[length - 1 : length] == earlier[-1:]
+        # A conversation that was restored from a file and not asked since.
+        restored = left.conversation if isinstance(left, KnownContent) else None
+        return restored is not None and conversation.continues(restored)
+
     def unsaved_tokens(self) -> int:
         """Return by how many tokens the conversation in the slot has grown since it was saved."""
         # 0 where there is no conversation: the prompt alone is saved by its warm-up.
@@ -180,6 +202,7 @@ class SlotContent:
         saved: int,
         turns: ConversationChain = NO_CONVERSATION,
         before: KnownContent | None = None,
+        ahead: bool = False,
     ) -> None:
         """Write down what the slot was left with, if its witness can be had.
 
@@ -202,7 +225,7 @@ class SlotContent:
             # Only a request that names a slot is certain to use that one (`id_slot`).  Another one
             # may have got any slot of a llama-server that has several.
             elsewhere = before is not None and before.witness == witness
-            self.known = before if elsewhere else KnownContent(name, key, conversation, saved, witness, turns)
+            self.known = before if elsewhere else KnownContent(name, key, conversation, saved, witness, turns, ahead)
 
     async def confirm(self) -> KnownContent | None:
         """Fire with what the slot holds if the witness confirms it, with `None` if it is unknown.

@@ -199,8 +199,9 @@ def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse)
     if conversation is not None and wanted.turns.continues(conversation) and conversation.length >= files.messages:
         # One more question: the prompt goes on from the end of what the slot holds, as every model
         # can.  Except that some chat templates change earlier turns; then restored conversations
-        # fail as well, and `conversations` is false for both.
-        if wanted.turns.is_longer_than(conversation) and reuse.conversations:
+        # fail as well, and `conversations` is false for both.  A head start has made these changes
+        # already.
+        if wanted.turns.is_longer_than(conversation) and (reuse.conversations or known.ahead):
             return Use(files.prompt_tokens, CHAT)
         # The same question once more: the model has to go back, to before its own answer.  Also
         # where there is one more question, but conversations are of no use: the prompt at least

@@ -78,12 +78,16 @@ class QueueStats:
         if behind_warmup:
             self._metrics.preempt_seconds.observe(waited)
 
-    def user_left(self) -> None:
-        """Note that the user who was inside is through, with all that was left to be done afterwards."""
+    def user_left(self) -> float:
+        """Note that the user who was inside is through, with all that was left to be done afterwards.
+
+        Return for how many seconds the user was inside.
+        """
         self._user_left_at = self._clock.seconds()
         # An exponential moving average: old users count less and less, and there is no list of them to keep.
         seconds, known = self._user_left_at - self._entered_at, self._service_seconds
         self._service_seconds = seconds if not known else known + RECENT * (seconds - known)
+        return seconds
 
     def warmup_entered(self) -> None:
         """Note that a warm-up came in."""

@@ -28,11 +28,13 @@ from collections.abc import Callable, Sequence
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.model_identity import ModelIdentity
+from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
+from bioproxy.slot.head_start_use import HeadStartUses
 from bioproxy.slot.preparer import SlotPreparer
 from bioproxy.slot.record import PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
@@ -72,6 +74,7 @@ class Slot:
         self.use_for_prompt = uses.use_for_prompt
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
+        self.use_for_head_start = HeadStartUses(content, files, saver, reuse_check).use
         self.judge = uses.judge
         # The steps of these uses.  Of these only `bring_back` is called from another folder, by the
         # warmer, to restore a prompt that other warm-ups have displaced.  It changes the slot but
@@ -127,6 +130,10 @@ class Slot:
         # content checks for that; for display, this answer is good enough.
         return self._content.has(key)
 
+    def continues(self, conversation: ConversationChain) -> bool:
+        """Tell whether a request's conversation goes on with the one that the slot holds, as far as is known."""
+        return self._content.is_continued_by(conversation)
+
     @property
     def tells_content(self) -> bool:
         """Whether llama-server tells what its slot holds; not with ``--no-slots``."""
@@ -157,6 +164,12 @@ class Slot:
         known = content.known
         holds = known is not None and known.key == entry.key and known.conversation == entry.conversation
         return None if holds or self.is_doubted(name) else (name, kind, entry)
+
+    def tokens_of_conversation(self, turns: ConversationChain) -> int | None:
+        """Return how many tokens the slot holds of a conversation as it was answered, `None` if it is not there."""
+        known = self._content.known
+        mine = known is not None and known.conversation is not None and known.turns == turns and not known.ahead
+        return known.witness.tokens if known is not None and mine else None
 
     def conversation_save_is_due(self) -> bool:
         """Tell whether the slot holds a conversation that is worth saving now."""

@@ -10,12 +10,14 @@ holds, or waiting until llama-server has really stopped.  If that were awaited i
 would cancel it.  `Turn.hold_gate_for` moves it out of the client's coroutine: the block ends at once, and the gate
 opens only when the work is done.
 
-Which order turns come in is decided by `bioproxy.slot.gate`; here is only what belongs to one of them.
+In which order turns come in is decided by `bioproxy.slot.order`.  A turn only carries what that depends on, such as
+whether it goes on with what the slot holds.  That is a function and not a value, because the slot holds something else
+each time the gate opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -49,20 +51,50 @@ class Turn:
     who: Any
     """Whom the turn belongs to.  For operators; the gate never looks at it."""
 
+    goes_on: Callable[[], bool]
+    """Tells whether the request goes on with the conversation that the slot holds at that moment, from memory."""
+
+    fills_for: Hashable
+    """The client for which the request only fills llama-server's cache; `None` for any other request."""
+
+    lingers: bool
+    """Whether the answer ended with tool calls, so that the conversation's next request will come soon.
+
+    Set inside.
+    """
+
+    went_on: bool
+    """Whether the request went on with the slot's conversation when it was let in from the queue."""
+
+    passed_s: float
+    """Seconds by which the turn was passed over so far, by the clock."""
+
+    passed_since: float | None
+    """The clock's time since which the turn is being passed over and that is not yet in `passed_s`; `None`: it is not.
+
+    Both are kept by `bioproxy.slot.queue`.
+    """
+
     has_entered: bool
     """Whether the user is or was inside."""
 
     since: str
     """When the user began to wait or, once inside, came in: ISO 8601, empty before either."""
 
-    acquired: Deferred[Any] | None
-    """What fires when the gate lets the user in; `None` before the user has come to the gate."""
+    acquired: Deferred[Any]
+    """What fires when the gate lets the user in.  Only a turn that waits or has waited has it."""
 
-    def __init__(self, gate: Admission, who: Any) -> None:
+    def __init__(
+        self, gate: Admission, who: Any, goes_on: Callable[[], bool] = lambda: False, fills_for: Hashable = None
+    ) -> None:
         self.who = who
+        self.goes_on = goes_on
+        self.fills_for = fills_for
+        self.lingers = self.went_on = False
+        self.passed_s = 0.0
+        self.passed_since = None
         self.has_entered = False
         self.since = ""
-        self.acquired = None
         self._gate = gate
         self._work_afterwards: Callable[[], Work] | None = None
 
@@ -82,8 +114,8 @@ class Turn:
     async def __aenter__(self) -> float:
         """Wait to be let in.
 
-        Fires with the seconds waited.  Fails with `Unavailable` if too many wait already, if waiting took too long, or
-        if the gate is or gets closed.  Cancelling leaves the queue.
+        Fires with the seconds waited.  Fails with `Unavailable` if too many wait already, if waiting took too long, if
+        the gate is or gets closed, or if a newer request replaces this one.  Cancelling leaves the queue.
         """
         return await self._gate.enter(self)
 

@@ -33,6 +33,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.saving import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
@@ -75,6 +76,7 @@ class Warmer:
         prompt_tokens: PromptTokens,
         warmup: Warmup,
         idle_work: IdleWork,
+        head_start: HeadStart,
         gate: Gate,
         slot: Slot,
         watch: ProcessWatch,
@@ -85,7 +87,8 @@ class Warmer:
 
         `schedule` says what is due, `catalogue` which prompts there are, `shape_learning` how clients ask for
         templates, and `prompt_learning` what is to be learned.  `prompt_tokens` turns a prompt into tokens, and
-        `warmup` has these processed, inside `gate`; `idle_work` is done when nothing is due.  `slot` is the slot that
+        `warmup` has these processed, inside `gate`; `idle_work` is done when nothing is due, and
+        `head_start` right after an answer.  `slot` is the slot that
         is used; `watch` tells whether llama-server is up, awake, and still the same process.  `metrics` gets the
         outcome of each warm-up.  `clock` measures how long a failing one took: the reactor's in production, one that is
         advanced by hand in tests.
@@ -97,6 +100,7 @@ class Warmer:
         self._prompt_tokens = prompt_tokens
         self._warmup = warmup
         self._idle_work = idle_work
+        self._head_start = head_start
         self._gate = gate
         self._slot = slot
         self._watch = watch
@@ -152,6 +156,12 @@ class Warmer:
         if self._watch.up and not self._gate.busy and self._prompt_learning.has_news:
             for id in await self._prompt_learning.study():
                 self.forget_learned(id)
+        # The conversation in the slot comes before learned prompts, because its client will probably be the next.  It
+        # does not come before templates, whose warm-ups displace it in any case.
+        if self._watch.up and not self._watch.process.props.asleep and not self._gate.busy:
+            due = self.schedule.next(set())
+            if due is None or due.prompt.learned is not None:
+                await self._head_start.do()
         tried: set[str] = set()
         # All conditions are checked again before each prompt: the last warm-up may have taken minutes, in which
         # llama-server stopped, a user came, or an operator asked for a prompt.  A list that was made before the loop

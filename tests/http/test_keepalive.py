@@ -11,6 +11,7 @@ from twisted.web.server import NOT_DONE_YET, Request, Site
 from bioproxy.http.client_output import BufferBudget, ClientOutput
 from bioproxy.http.error_formats import STREAMING, wants_stream
 from bioproxy.http.keepalive import Keepalive
+from bioproxy.http.waiting_words import waiting
 from tests.support.network import Call
 
 CHAT = "/v1/chat/completions"
@@ -46,8 +47,12 @@ class PingsTest(SynchronousTestCase):
         async def streams() -> bool:
             return path in STREAMING and wants_stream(body)
 
-        keepalive.begin(streams, lambda: self.place)
+        keepalive.begin(path, streams, self.words)
         return keepalive
+
+    async def words(self) -> str:
+        """Say the place."""
+        return waiting(self.place, 3, None) if self.place else "being prepared"
 
     def test_first(self) -> None:
         """Nothing goes out before the interval is over; then a comment does, with the head of a stream."""
@@ -56,7 +61,7 @@ class PingsTest(SynchronousTestCase):
         self.assertEqual((0, b""), (keepalive.sent, self.call.received))
         self.request.setHeader("X-Bioproxy-Template", "code")
         self.clock.advance(0.1)
-        self.assertEqual((1, b": waiting, place 2 in the queue\n\n"), (keepalive.sent, self.call.body))
+        self.assertEqual((1, b": waiting, 2nd of 3\n\n"), (keepalive.sent, self.call.body))
         self.assertEqual((200, False), (self.call.status, self.call.whole))
         self.assertEqual(
             {
@@ -75,7 +80,7 @@ class PingsTest(SynchronousTestCase):
         for place in (2, 1, 0, 0):
             self.place = place
             self.clock.advance(7)
-        expected = [b": waiting, place 2 in the queue", b": waiting, place 1 in the queue"]
+        expected = [b": waiting, 2nd of 3", b": waiting, 1st of 3"]
         expected += [b": being prepared", b": being prepared", b""]
         self.assertEqual(expected, self.call.body.split(b"\n\n"))
         keepalive.end()
@@ -117,7 +122,9 @@ class PingsTest(SynchronousTestCase):
             asked.append(True)
             return True
 
-        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).begin(streams, lambda: 1)
+        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).begin(
+            CHAT, streams, self.words
+        )
         self.clock.advance(9)
         self.assertEqual([], asked)
         self.clock.advance(1)
@@ -132,7 +139,7 @@ class PingsTest(SynchronousTestCase):
             return await Deferred(cancelled.append)
 
         keepalive = Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10)
-        keepalive.begin(streams, lambda: 1)
+        keepalive.begin(CHAT, streams, self.words)
         self.clock.advance(10)
         self.assertEqual([], cancelled)
         keepalive.end()
@@ -142,13 +149,41 @@ class PingsTest(SynchronousTestCase):
         self.assertEqual((0, b""), (keepalive.sent, self.call.received))
         self.assertEqual([], self.clock.getDelayedCalls())
 
+    def test_ended_while_words_are_found(self) -> None:
+        """Words that come too late are not written: the answer has begun by then.  Nor is a head."""
+        late: list[Deferred[str]] = []
+
+        async def streams() -> bool:
+            return True
+
+        async def words() -> str:
+            late.append(Deferred(lambda _: None))
+            return await late[-1]
+
+        for end in (True, False):
+            self.setUp()
+            keepalive = Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10)
+            keepalive.begin("/v1/messages", streams, words)
+            self.clock.advance(10)
+            self.assertEqual((0, b""), (keepalive.sent, self.call.received))
+            if end:
+                keepalive.end()
+            else:
+                late[-1].callback("hello")
+            self.clock.advance(5)
+            self.assertEqual((0 if end else 1), keepalive.sent)
+            self.assertEqual(not end, b": hello\nevent: ping\n" in self.call.received)
+            keepalive.end()
+            self.assertEqual([], self.clock.getDelayedCalls())
+
     def test_each_path(self) -> None:
-        """Every kind of stream has them."""
-        for path in ("/completion", "/v1/responses", "/v1/messages", "/infill"):
+        """Every kind of stream has them; Anthropic's clients get a ping behind each."""
+        ping = b'event: ping\ndata: {"type": "ping"}\n'
+        for path, more in (("/completion", b""), ("/v1/responses", b""), ("/v1/messages", ping), ("/infill", b"")):
             self.setUp()
             self.begin(path=path)
             self.clock.advance(10)
-            self.assertEqual(b": waiting, place 2 in the queue\n\n", self.call.body, path)
+            self.assertEqual(b": waiting, 2nd of 3\n" + more + b"\n", self.call.body, path)
 
     def test_mistake(self) -> None:
         """A mistake of ours is logged, ends the comments, and does no harm beyond."""
@@ -156,10 +191,10 @@ class PingsTest(SynchronousTestCase):
         async def streams() -> bool:
             return True
 
-        def place() -> int:
+        async def words() -> str:
             raise ZeroDivisionError
 
-        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).begin(streams, place)
+        Keepalive(ClientOutput(self.request, self.clock, BufferBudget()), self.clock, 10).begin(CHAT, streams, words)
         self.clock.advance(100)
         self.assertEqual(1, len(self.flushLoggedErrors(ZeroDivisionError)))
         self.assertEqual([], self.clock.getDelayedCalls())

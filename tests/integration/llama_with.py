@@ -14,6 +14,15 @@ import xllamacpp  # type: ignore[import-untyped]
 from bioproxy.demo import llama_child
 
 
+def assign(params: Any, values: dict[str, Any]) -> None:
+    """Assign values; an object stands for the values of a structure inside."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            assign(getattr(params, name), value)
+        else:
+            setattr(params, name, value)
+
+
 def main() -> None:
     """Serve as `llama_child` does, with these parameters."""
     more: dict[str, Any] = json.loads(sys.argv.pop(1))
@@ -21,8 +30,7 @@ def main() -> None:
 
     def params() -> Any:
         made = plain()
-        for name, value in more.items():
-            setattr(made, name, value)
+        assign(made, more)
         return made
 
     xllamacpp.CommonParams = params

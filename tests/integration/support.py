@@ -59,6 +59,10 @@ def async_fixture(fixture: Callable[P, AsyncIterator[T]]) -> Callable[P, T]:
     return cast("Callable[P, T]", pytest_twisted.async_yield_fixture(fixture))
 
 
+GIVEN_PORTS: set[int] = set()
+"""What `free_port` has returned in this process."""
+
+
 async def until(condition: Callable[[], T | None], seconds: float = PATIENCE) -> T:
     """Wait until `condition` gives something true, and return that; fail after so many seconds."""
     deadline = time.monotonic() + seconds
@@ -87,10 +91,15 @@ def defer(work: Coroutine[Any, Any, T]) -> Deferred[T]:
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of this machine that nobody listens on now, another one each time."""
+    # The system may give the same port twice in a row, as nobody listens on the first one yet.
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in GIVEN_PORTS:
+            GIVEN_PORTS.add(port)
+            return port
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.integration.conftest import LlamaOf, ProxyOf
-from tests.integration.support import REST, LlamaServer, RunningProxy, async_test, eventually, prose, until
+from tests.integration.support import REST, Call, LlamaServer, RunningProxy, async_test, eventually, prose, until
 
 T = TypeVar("T")
 
@@ -390,3 +390,79 @@ async def test_models_and_embeddings(llama_of: LlamaOf, proxy_of: ProxyOf, tiny:
     assert [len(each.embedding) for each in found] == [64, 64]
     for mine, theirs in zip(found, right.json()["data"], strict=True):
         assert mine.embedding == pytest.approx(theirs["embedding"], abs=0.01)
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "anthropic", "completions"])
+@async_test
+async def test_waiting_and_progress(
+    llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path, clients: Clients, api: str
+) -> None:
+    """The packages read streams with places, estimates, progress and pings as they read those without."""
+    llama = llama_of(model=slow)
+    await llama.start()
+    proxy = proxy_of(llama.url, warmup=False, ping_interval=0.05)
+    openais, anthropics = clients(proxy)
+    # Something is learned, so that there is an estimate.
+    await proxy.chat("hello")
+    text = prose(5000, seed=len(api))
+    ways: dict[str, Callable[[], Any]] = {
+        "chat": lambda: "".join(
+            each.choices[0].delta.content or "" for each in chat(openais, text, stream=True) if each.choices
+        ),
+        "responses": lambda: list(response(openais, text, stream=True))[-1].response.output_text,
+        "anthropic": lambda: "".join(message_stream(anthropics, text)),
+        "completions": lambda: "".join(
+            each.choices[0].text
+            for each in openais.completions.create(model="any", prompt=text, max_tokens=8, stream=True)
+        ),
+    }
+    busy = proxy.ring(prose(2000, seed=9))
+    await eventually(lambda: proxy.gate("user", 0))
+    said = await in_thread(ways[api])
+    await busy.over
+    assert said
+    newest = (await proxy.status())["requests"][0]
+    assert (newest["status"], newest["estimate_ms"] > 0, newest["queue_ms"] > 100) == (200, True, True)
+
+    # The same as bytes: what the packages have skipped was there.
+    body: Any = {"messages": user(prose(5000, seed=100 + len(api))), "max_tokens": 8, "stream": True}
+    raw = Call(proxy.url + ("/v1/messages" if api == "anthropic" else "/v1/chat/completions"), body)
+    await raw.over
+    assert b": reading the prompt, " in raw.received, (raw.received[:300], raw.received[-700:])
+    assert (b"event: ping\n" in raw.received) == (api == "anthropic")
+
+
+def message_stream(client: anthropic.Anthropic, text: str) -> list[str]:
+    """Return the pieces of text of a streamed message."""
+    with client.messages.stream(model="any", messages=user(text), max_tokens=8) as events:
+        return list(events.text_stream)
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "anthropic"])
+@async_test
+async def test_an_error_after_waiting(
+    llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path, clients: Clients, api: str
+) -> None:
+    """An error behind comments and pings is still the package's own exception, with llama-server's words."""
+    llama = llama_of("--ctx-size", "1024", model=slow)
+    await llama.start()
+    proxy = proxy_of(llama.url, warmup=False, ping_interval=0.05)
+    openais, anthropics = clients(proxy)
+    text = prose(3000, seed=7)
+
+    def read() -> None:
+        ways: dict[str, Callable[[], Any]] = {
+            "chat": lambda: chat(openais, text, stream=True),
+            "responses": lambda: response(openais, text, stream=True),
+            "anthropic": lambda: message(anthropics, text, stream=True),
+        }
+        for event in ways[api]():
+            if getattr(event, "type", None) == "error":  # OpenAI's responses have an event for it
+                raise openai.OpenAIError(event.message)
+
+    busy = proxy.ring(prose(900, seed=9))
+    await eventually(lambda: proxy.gate("user", 0))
+    error = await raised(lambda: read())
+    await busy.over
+    assert isinstance(error, openai.OpenAIError | anthropic.APIStatusError)
+    assert "exceed" in str(error)

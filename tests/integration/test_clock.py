@@ -111,7 +111,7 @@ async def test_clients_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: Prox
     await eventually(lambda: proxy.gate("user", 2))
     for ahead in (DAY, -DAY, 0.0):
         proxy.set_clock(ahead)
-        await hears(hearing, b": waiting, place 1")
+        await hears(hearing, b": waiting, 1st of ")
         await hears(streaming, b"data: ")
         assert not plain.over.called, plain.answer
         assert await proxy.gate("user", 2)

@@ -74,7 +74,7 @@ async def test_warm_by_itself(llama: LlamaServer, proxy_of: ProxyOf) -> None:
         "note": None,
         "trouble": None,
     }
-    assert status["gate"] == {"busy": None, "waiting": 0, "inside": None, "queue": []}
+    assert status["gate"] == {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []}
     assert {each["progress"] for each in status["templates"]} == {1}
 
 

@@ -154,7 +154,8 @@ class Status(WorldTest):
                     "note": None,
                     "trouble": None,
                 },
-                "gate": {"busy": None, "waiting": 0, "inside": None, "queue": []},
+                "gate": {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []},
+                "head_start": [],
                 "templates": [
                     {
                         "name": "code",
@@ -176,7 +177,7 @@ class Status(WorldTest):
             status,
         )
         keys = (
-            "id time path template prompt status cache queue_ms restore_ms ttft_ms total_ms"
+            "id time path template prompt status cache queue_ms estimate_ms restore_ms ttft_ms total_ms"
             " prompt_tokens cached_tokens miss miss_detail".split()
         )
         self.assertEqual([set(keys)], [set(request) for request in requests])

@@ -53,6 +53,7 @@ class Closing(SynchronousTestCase):
             "status": 200,
             "cache": "hot",
             "queue_ms": 1.3,
+            "estimate_ms": None,
             "restore_ms": None,
             "ttft_ms": 300.0,
             "total_ms": 2000.0,

@@ -7,7 +7,7 @@ from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import UpstreamError
-from bioproxy.slot.content import IDLE_POLL
+from bioproxy.slot.content import IDLE_POLL, ProbableContent
 from tests.support.world import KEY, PREFIX, SlotTest
 
 OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
@@ -47,6 +47,30 @@ class HoldingTest(SlotTest):
         self.content.forget()
         self.assertFalse(self.looks())
         self.assertEqual(["/slots"], self.asked_since(before))
+
+    def test_continued(self) -> None:
+        """A conversation goes on with the slot's if it begins with all of its messages, however that is known."""
+        chain = ConversationChain(("a", "b"), ((0, "text"),))
+        longer, same, other = (
+            ConversationChain(messages) for messages in (("a", "b", "c"), ("a", "b"), ("a", "x", "c"))
+        )
+        shorter = ConversationChain(("a",))
+
+        def continued() -> list[bool]:
+            return [self.content.is_continued_by(each) for each in (longer, same, other, shorter, ConversationChain())]
+
+        self.note()
+        self.assertEqual([False] * 5, continued())
+        self.run_now(lambda: self.content.remember("code", KEY, chain.all_messages, 0, chain))
+        self.assertEqual([True, True, False, False, False], continued())
+        # Restored from a file, which has no chain; its templates' texts count, too.
+        self.note(conversation=longer.first_messages(2))
+        self.assertEqual([True, True, False, False, False], continued())
+        # Broken off, or without a witness.
+        self.content.taken_by_user(ProbableContent(KEY, chain))
+        self.assertEqual([True, True, False, False, False], continued())
+        self.content.taken_by_warmup()
+        self.assertEqual([False] * 5, continued())
 
     def test_used_by_somebody(self) -> None:
         """Whoever used the slot, and whatever for, it is unknown from then on."""

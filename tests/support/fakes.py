@@ -50,6 +50,9 @@ class FakeLlama:
         self.marker = "<__media_one__>"
         self.model_path = "/models/fake.gguf"
         self.chat_template = ""  # what the prompt of a chat begins with
+        self.drops_reasoning = False  # the chat template writes earlier answers without what was thought
+        self.says = "fine"  # every answer
+        self.thinks = ""  # the reasoning before it, which is told apart
         self.odds = [(7, -0.5), (8, -1.5), (9, -2.5), (10, -3.5)]
         self.files: dict[str, list[int]] | None = {}  # None: no --slot-save-path
         self.slots_shown = True  # False: --no-slots
@@ -297,24 +300,27 @@ class FakeLlama:
     @app.route("/v1/chat/completions", methods=["POST"])
     @app.route("/chat/completions", methods=["POST"])
     async def chat(self, request: Request) -> bytes:
-        """Answer a chat, streamed or not: the answer is always the word "fine"."""
+        """Answer a chat, streamed or not: the answer is always `says`."""
         body = await self._begin(request)
         prompt = tokens(self.prompt(body))
         if len(prompt) >= self.context:
             raise Refusal(400, "request exceeds the available context size", "exceed_context_size_error")
         timings = self._evaluate(prompt)
-        self.tokens += tokens("fine")[1:]
+        self.tokens += tokens((f"[{self.thinks}]" if self.thinks else "") + self.says)[1:]
         if not body.get("stream"):
-            answer = self._json(request, {"choices": [{"message": {"content": "fine"}}], "timings": timings})
+            message = {"content": self.says, **({"reasoning_content": self.thinks} if self.thinks else {})}
+            answer = self._json(request, {"choices": [{"message": message}], "timings": timings})
             request.setHeader(b"content-length", b"%d" % len(answer))
             request.write(answer[:10])
             await self._pause(request, "body")
             return answer[10:]
         request.setHeader(b"content-type", b"text/event-stream")
-        for letter in "fine":
+        for letter in self.says:
             request.write(self._event({"choices": [{"delta": {"content": letter}}]}))
             await self._pause(request, "stream")
-        return self._event({"choices": [], "timings": timings}) + b"data: [DONE]\n\n"
+        return (
+            self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": timings}) + b"data: [DONE]\n\n"
+        )
 
     @app.route("/", branch=True)
     async def other(self, request: Request) -> bytes:
@@ -328,7 +334,13 @@ class FakeLlama:
         def text(content: Any) -> str:
             return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
 
-        turns = "".join(f"<{each['role']}>{text(each['content'])}</>" for each in body["messages"])
+        def said(message: dict[str, Any]) -> str:
+            thoughts = message.get("reasoning_content")
+            words = (f"[{thoughts}]" if thoughts else "") + text(message["content"])
+            thinks = self.drops_reasoning and message["role"] == "assistant"
+            return words.rpartition("</think>")[2] if thinks else words
+
+        turns = "".join(f"<{each['role']}>{said(each)}</>" for each in body["messages"])
         tools = f"<tools>{json.dumps(body['tools'])}</>" if body.get("tools") else ""
         return f"{self.chat_template}{tools}{turns}<assistant>"
 

@@ -536,7 +536,7 @@ class BringingBack(WarmTest):
     def setUp(self) -> None:
         """Have two templates warm; ``@code`` was asked for last."""
         super().setUp()
-        self.use(BOTH)
+        self.use(BOTH, head_start=False)
         self.rounds()
         self.built.chat("@code why?")
 
@@ -701,7 +701,7 @@ class Keeping(WarmTest):
 
     def converse(self, **settings: Any) -> None:
         """Have a long question answered."""
-        self.use(BOTH, **settings)
+        self.use(BOTH, head_start=False, **settings)
         self.rounds()
         self.built.chat(f"@code {LONG}")
         self.conversation = list(self.server.tokens)
@@ -799,7 +799,7 @@ class WithoutFiles(WarmTest):
 
     def test_first_one(self) -> None:
         """The first template is warmed up in the slot, once; a user has it hot."""
-        self.use(BOTH, files=False)
+        self.use(BOTH, files=False, head_start=False)
         self.rounds()
         self.assertEqual(("warm", "cold"), (self.state("code"), self.state("story")))
         self.assertEqual([], self.rounds(5))
@@ -830,7 +830,7 @@ class WithoutFiles(WarmTest):
 
     def test_other_shape(self) -> None:
         """What a user has left there in another shape is not replaced by the usual one."""
-        self.use(files=False)
+        self.use(files=False, head_start=False)
         self.rounds()
         self.built.chat("@code why?")
         self.built.chat("@code why?", system="s")

@@ -1,6 +1,7 @@
 // The gate: the request or warm-up that uses the slot, the queue, and for how long.
 
 import { age, byId, el, keep, say, show } from "./dom.js";
+import { count, span } from "./words.js";
 
 const SHOWN = 8; // waiting requests that are listed
 
@@ -11,11 +12,11 @@ export function showGate({ busy, waiting, inside, queue }, up) {
   node.replaceChildren(
     el("span", { class: "lamp", "aria-hidden": "true" }),
     ...(inside
-      ? [el("span", { class: "who" }, el("strong", {}, title(busy, inside)), ...whose(inside)), age(inside.since, "for")]
+      ? [el("span", { class: "who" }, el("strong", {}, title(busy, inside)), ...whose(inside), ...progress(inside)), age(inside.since, "for")]
       : [el("span", { class: "who" }, el("strong", {}, "The slot is free"), el("span", { class: "sub" }, up ? "the next request starts at once" : "llama-server is down: requests get an error"))]),
   );
   keep(byId("queue"), queue.slice(0, SHOWN), (each) => each.id, (each) =>
-    el("li", {}, el("span", { class: "who" }, el("strong", {}, each.template ?? "no template"), ...whose(each)), age(each.since, "for")));
+    el("li", {}, el("span", { class: "who" }, el("strong", {}, each.template ?? "no template"), ...whose(each)), age(each.since, "for"), ...estimate(each)));
   const more = waiting - Math.min(waiting, SHOWN);
   say(byId("queue-more"), waiting === 0 ? "No requests waiting." : `and ${more} more requests`);
   show(byId("queue-more"), waiting === 0 || more > 0);
@@ -25,6 +26,17 @@ function title(busy, { template, prompt }) {
   if (busy === "warmup") return template === null ? "Saving a conversation" : `Warm-up of ${template}`;
   if (template === null && prompt !== null) return `Request with prompt ${prompt}`;
   return template === null ? "Request without template" : `Request with template ${template}`;
+}
+
+/** How far llama-server was with the prompt, when a waiting client was last told. */
+function progress({ progress }) {
+  if (progress === null) return [];
+  return [el("span", { class: "sub progress" }, `${count(progress.reused + progress.computed)} tokens of the prompt read`)];
+}
+
+/** How long a request was expected to wait, behind the time that it has waited. */
+function estimate({ estimate_s }) {
+  return estimate_s === null ? [] : [el("span", { class: "sub estimate" }, `of about ${span(Math.ceil(estimate_s))}`)];
 }
 
 function whose({ id, path }) {

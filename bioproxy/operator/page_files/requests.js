@@ -25,12 +25,18 @@ function row(request) {
     cell("Request", { class: "request" },
       el("strong", { tabindex: -1 }, request.template || request.prompt || "no template"), el("span", { class: "sub", title: request.path }, request.path)),
     cell("Cache", { class: "cache" }, ...cache(request)),
-    cell("Wait time", { class: "n" }, milliseconds(request.queue_ms)),
+    cell("Wait time", { class: "n" }, ...waited(request)),
     cell("First token", { class: "n" }, milliseconds(request.ttft_ms)),
     cell("Prompt tokens", { class: "tokens" }, ...tokens(request)),
     cell("Total time", { class: "n" }, milliseconds(request.total_ms)),
     cell("Status", { class: bad ? "status bad" : "status" }, `${request.status || ""} ${statusWord(request.status)}`.trim()),
   );
+}
+
+/** How long a request waited, and how long it was expected to, where that is worth comparing. */
+function waited({ queue_ms, estimate_ms }) {
+  const known = queue_ms !== null && estimate_ms !== null && Math.max(queue_ms, estimate_ms) >= 1000;
+  return [milliseconds(queue_ms), ...(known ? [el("span", { class: "sub" }, `estimated ${milliseconds(estimate_ms)}`)] : [])];
 }
 
 function cache({ cache, miss, miss_detail, restore_ms, template, prompt }) {

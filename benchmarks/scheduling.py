@@ -1,0 +1,245 @@
+"""Who goes first: the order of arrival, bioproxy's policy and an oracle, simulated over the same conversations.
+
+    python -m benchmarks.scheduling [--runs 50] [--prefill 670] [--generate 30] [--switch 0.15]
+
+Several conversations of agents run at the same time: each answer ends with tool calls, the tool takes a moment, and
+then the next request comes.  The policy is the pure function that the gate uses (`bioproxy.slot.order.decide`), with
+the same estimate.  Nothing else of bioproxy runs, and the clock is a number: a run takes some milliseconds.
+
+There are two kinds of llama-server.  Where slot files are of use, a conversation that has lost the slot is *restored*,
+which takes `--switch` seconds (saving the other one, then restoring) and some tokens up to the next multiple of 64.
+Otherwise its whole prompt is *computed* again.
+
+The oracle knows how long each answer will take and when the conversation's next request will come.  It waits for that
+request whenever this costs less time than losing the slot would.  It is printed twice: bound to the same patience, and
+without any.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from statistics import mean
+
+from bioproxy.settings.configuration import Settings
+from bioproxy.slot.order import RECENT_TURNS, Enter, Linger, Policy, Waiting, decide, expected_s
+
+TO_THE_NEXT_BLOCK = 32
+"""Tokens that are computed again after a restore, on average: files end at multiples of 64."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast llama-server is."""
+
+    prefill: float  # tokens of a prompt in a second
+    generate: float  # tokens of an answer in a second
+    switch: float  # seconds to save one conversation and restore another one
+    restores: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request: how many tokens are new, how many the answer has, and how long the tool takes afterwards."""
+
+    new: int
+    answer: int
+    pause: float
+
+
+@dataclass
+class Request:
+    """A request that waits."""
+
+    conversation: int
+    number: int
+    arrived: float
+    passed: float = 0.0
+
+
+@dataclass
+class Result:
+    """What one run has cost."""
+
+    computed: int = 0
+    new: int = 0
+    wall: float = 0.0
+    switches: int = 0
+    waits: list[float] = field(default_factory=list)
+    passed: list[float] = field(default_factory=list)
+
+
+def conversations(random: Random, count: int, turns: int, tokens: int) -> list[list[Step]]:
+    """Return conversations that begin with so many tokens.
+
+    A tool's result has 50 to 250 tokens, an answer 20 to 100.  Most tools take 0.05 to 0.4 s, one in ten 1 to 8 s.
+    """
+    return [
+        [
+            Step(
+                tokens if turn == 0 else random.randint(50, 250),
+                random.randint(20, 100),
+                random.uniform(1, 8) if random.random() < 0.1 else random.uniform(0.05, 0.4),
+            )
+            for turn in range(turns)
+        ]
+        for _ in range(count)
+    ]
+
+
+class Run:
+    """One run over the conversations."""
+
+    def __init__(self, plan: Sequence[Sequence[Step]], machine: Machine) -> None:
+        self.plan, self.machine = plan, machine
+        self.now = 0.0
+        self.queue: list[Request] = []
+        self.holds: int | None = None
+        self.linger_until = 0.0
+        self.recent: deque[float] = deque(maxlen=RECENT_TURNS)
+        self.result = Result(new=sum(step.new for steps in plan for step in steps))
+        # All begin within the first second.
+        self.coming = [(index * 0.2, index, 0) for index in range(len(plan))]
+
+    def cost(self, conversation: int, number: int, holds: int | None) -> tuple[int, float]:
+        """Return how many tokens a request computes, and for how many seconds it is inside."""
+        step, machine = self.plan[conversation][number], self.machine
+        computed, switch = step.new, 0.0
+        if holds != conversation and number:
+            before = sum(each.new + each.answer for each in self.plan[conversation][:number])
+            computed += TO_THE_NEXT_BLOCK if machine.restores else before
+            switch = machine.switch if machine.restores else 0.0
+        return computed, switch + computed / machine.prefill + step.answer / machine.generate
+
+    def run(self, choose: Callable[[Run], Enter | Linger | None]) -> Result:
+        """Let `choose` decide until all is answered; return what it has cost."""
+        while self.coming or self.queue:
+            while self.coming and self.coming[0][0] <= self.now:
+                arrived, conversation, number = heapq.heappop(self.coming)
+                self.queue.append(Request(conversation, number, arrived))
+            decision = choose(self)
+            if decision is None:
+                self.now = self.coming[0][0]
+            elif isinstance(decision, Linger):
+                self.linger(decision.seconds)
+            else:
+                self.serve(decision.index)
+        self.result.wall = self.now
+        return self.result
+
+    def linger(self, seconds: float) -> None:
+        """Let nobody in until somebody comes, or for so long."""
+        end = self.now + seconds
+        if self.coming and self.coming[0][0] <= end:
+            end = self.coming[0][0]
+        else:
+            self.linger_until = 0.0
+        for each in self.queue:
+            each.passed += end - self.now
+        self.now = end
+
+    def serve(self, index: int) -> None:
+        """Let one in, until it is answered."""
+        request = self.queue.pop(index)
+        computed, seconds = self.cost(request.conversation, request.number, self.holds)
+        self.result.computed += computed
+        self.result.waits.append(self.now - request.arrived)
+        self.result.passed.append(request.passed)
+        goes_on = self.holds == request.conversation
+        self.result.switches += not goes_on and request.number > 0
+        for each in self.queue[:index]:
+            each.passed += seconds
+        self.recent.append(seconds if goes_on else 0.0)
+        self.holds = request.conversation
+        self.now += seconds
+        steps = self.plan[request.conversation]
+        self.linger_until = 0.0
+        if request.number + 1 < len(steps):
+            heapq.heappush(
+                self.coming, (self.now + steps[request.number].pause, request.conversation, request.number + 1)
+            )
+            self.linger_until = self.now + Settings().linger
+
+
+def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[Run], Enter | Linger | None]:
+    """Return bioproxy's own decision."""
+
+    def choose(run: Run) -> Enter | Linger | None:
+        queue = [Waiting(each.conversation == run.holds, each.passed) for each in run.queue]
+        return decide(queue, Policy(patience, expected_s(run.recent), min(linger, run.linger_until - run.now)))
+
+    return choose
+
+
+def by_oracle(patience: float) -> Callable[[Run], Enter | Linger | None]:
+    """Return the decision of one who knows the future."""
+
+    def choose(run: Run) -> Enter | Linger | None:
+        if not run.queue:
+            return None
+        most = 0.0
+        for index, each in enumerate(run.queue):
+            if each.conversation == run.holds:
+                seconds = run.cost(each.conversation, each.number, run.holds)[1]
+                return Enter(index if index == 0 or most + seconds <= patience else 0)
+            most = max(most, each.passed)
+        for arrives, conversation, number in run.coming:
+            if conversation == run.holds:
+                stays, goes = (run.cost(conversation, number, holds)[1] for holds in (run.holds, None))
+                gap = arrives - run.now
+                if gap < goes - stays and most + gap + stays <= patience:
+                    return Linger(gap)
+        return Enter(0)
+
+    return choose
+
+
+def table(machine: Machine, runs: int, count: int, turns: int, tokens: int) -> None:
+    """Print what each order costs, as a table in Markdown."""
+    patience = Settings().patience
+    orders = {
+        "order of arrival": by_policy(0),
+        f"bioproxy, `patience` {patience:g}": by_policy(patience),
+        f"bioproxy, `patience` {patience:g}, `linger` 0": by_policy(patience, 0),
+        f"bioproxy, `patience` {3 * patience:g}": by_policy(3 * patience),
+        f"oracle, `patience` {patience:g}": by_oracle(patience),
+        "oracle without `patience`": by_oracle(float("inf")),
+    }
+    print(
+        "| order | computed / new tokens | switches | seconds in all | mean wait | longest wait | longest passed over |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, choose in orders.items():
+        # The same conversations for each order.
+        done = [Run(conversations(Random(seed), count, turns, tokens), machine).run(choose) for seed in range(runs)]
+        print(
+            f"| {name} | {mean(each.computed / each.new for each in done):.2f} "
+            f"| {mean(each.switches for each in done):.0f} | {mean(each.wall for each in done):.0f} "
+            f"| {mean(mean(each.waits) for each in done):.1f} s | {max(max(each.waits) for each in done):.1f} s "
+            f"| {max(max(each.passed) for each in done):.1f} s |"
+        )
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=50, help="runs, with seeds from 0 on")
+    parser.add_argument("--conversations", type=int, default=5, help="conversations at the same time")
+    parser.add_argument("--turns", type=int, default=10, help="requests of each")
+    parser.add_argument("--tokens", type=int, default=2000, help="tokens that each begins with")
+    parser.add_argument("--prefill", type=float, default=670.0, help="tokens of a prompt in a second")
+    parser.add_argument("--generate", type=float, default=30.0, help="tokens of an answer in a second")
+    parser.add_argument("--switch", type=float, default=0.15, help="seconds to save and to restore a conversation")
+    given = parser.parse_args()
+    for restores in (False, True):
+        print(f"\nA conversation that lost the slot is {'restored' if restores else 'computed again'}:\n")
+        machine = Machine(given.prefill, given.generate, given.switch, restores)
+        table(machine, given.runs, given.conversations, given.turns, given.tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Converts whole conversations of all chat APIs into chat completions, as llama-server does.
+
+The modules of the APIs (`anthropic_messages`, `openai_responses`) convert what precedes the first user message, which
+is all that many requests have in common.  Here the rest follows: answers with their reasoning, calls of tools and what
+came of them, as llama.cpp's tools/server/server-chat.cpp converts them.  This message of Anthropic's API::
+
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "So."},
+                                      {"type": "tool_use", "id": "c1", "name": "look", "input": {"at": 1}}]}
+
+becomes this one of chat completions::
+
+    {"role": "assistant", "content": [{"type": "text", "text": "So."}], "reasoning_content": "hm",
+     "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{...}"}}]}
+
+A difference to llama-server costs time, never a wrong answer: the prompts that are made of this are only compared.
+
+This module is pure.  It runs in the second process for large bodies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bioproxy.prompts.anthropic_messages import chat_tool as anthropic_tool
+from bioproxy.prompts.anthropic_messages import system_text
+from bioproxy.prompts.openai_responses import chat_tool as responses_tool
+from bioproxy.prompts.parsed_request import Object, list_items, objects, system_message
+from bioproxy.prompts.prompt_shape import PROMPT_FIELDS
+
+Converted = tuple[Object, list[Object], bool]
+"""The fields of a request, its messages, and whether clients of its API usually send the reasoning back."""
+
+
+class NotUnderstood(Exception):
+    """The conversation has something of which no prompt can be guessed."""
+
+
+def from_chat(request: Object) -> Converted:
+    """Convert a request of chat completions: nothing to do."""
+    # Most programs show the reasoning to their user and forget it.
+    return {name: request.get(name) for name in PROMPT_FIELDS}, all_objects(request.get("messages")), False
+
+
+def from_messages(request: Object) -> Converted:
+    """Convert a request of Anthropic's messages."""
+    # As for the beginning of a prompt: one text, in which what changes with each request is replaced.
+    system = request.get("system")
+    history = [] if system is None else [system_message(system_text(system))]
+    for message in all_objects(request.get("messages")):
+        history.extend(chat_messages(message))
+    # Only these three fields of a request reach the chat template, as `bioproxy.prompts.anthropic_messages` has it for
+    # the beginning of a prompt.
+    fields: Object = {"chat_template_kwargs": request.get("chat_template_kwargs")}
+    if isinstance(request.get("tools"), list):
+        fields["tools"] = [anthropic_tool(tool) for tool in objects(request["tools"])]
+    # llama-server knows whether a tool must be called, and not which.
+    choice = request.get("tool_choice")
+    if isinstance(choice, dict):
+        fields["tool_choice"] = {"auto": "auto", "any": "required", "tool": "required"}.get(str(choice.get("type")))
+    # The official client has thinking blocks sent back with the message that they are a part of.
+    return fields, history, True
+
+
+def chat_messages(message: Object) -> Iterator[Object]:
+    """Yield the messages of chat completions that a message of Anthropic's becomes.
+
+    A message of the user may have results of tools and words: the words come first.
+    """
+    content = message.get("content")
+    if not isinstance(content, list):
+        # A plain text is in the right form already.  A message without any content is dropped if it is the assistant's.
+        if "content" in message or message.get("role") != "assistant":
+            yield message
+        return
+    # The order of blocks of different types is lost in chat completions; within a type it stays.
+    texts, thoughts, calls, results = [], "", [], []
+    for block in all_objects(content):
+        match block:
+            case {"type": "text"}:
+                # As it is, with marks for caching: llama-server looks at type and text only.
+                texts.append(block)
+            case {"type": "thinking"}:
+                thoughts += str(block.get("thinking", ""))
+            case {"type": "tool_use"}:
+                # As llama-server writes JSON: without white space, and characters as they are.
+                arguments = json.dumps(block.get("input", {}), separators=(",", ":"), ensure_ascii=False)
+                function = {"name": block.get("name", ""), "arguments": arguments}
+                calls.append({"id": block.get("id", ""), "type": "function", "function": function})
+            case {"type": "tool_result"}:
+                text = result_text(block.get("content"))
+                results.append({"role": "tool", "tool_call_id": block.get("tool_use_id", ""), "content": text})
+            case {"type": "image" | "document"}:
+                # An image becomes other tokens than its place in the prompt shows.
+                raise NotUnderstood
+            # llama-server drops all others.
+    # Behind a message with results of tools there may be nothing left of the user's own.
+    if texts or calls or thoughts:
+        converted: Object = {"role": message.get("role", ""), "content": texts or ""}
+        yield {**converted, **({"tool_calls": calls} if calls else {}), **reasoning(thoughts)}
+    yield from results
+
+
+def result_text(content: Any) -> str:
+    """Return the text of a tool's result.  Raises `NotUnderstood` for images."""
+    if isinstance(content, str):
+        return content
+    # Several texts become one, without anything between them.
+    parts = objects(list_items(content))
+    if any(part.get("type") == "image" for part in parts):
+        raise NotUnderstood
+    return "".join(str(part.get("text", "")) for part in parts if part.get("type") == "text")
+
+
+def from_responses(request: Object) -> Converted:
+    """Convert a request of OpenAI's responses."""
+    # Instructions that are ``null`` still become a system message, an empty one.
+    history: list[Object] = []
+    if "instructions" in request:
+        history.append(system_message(request["instructions"]))
+    given = request.get("input")
+    # The short form of a single message of the user is a text.
+    for item in [{"role": "user", "content": given}] if isinstance(given, str) else all_objects(given):
+        add_item(history, item)
+    # All fields of chat completions are passed on, and two of them have another form here.
+    fields: Object = {name: request.get(name) for name in PROMPT_FIELDS}
+    if isinstance(request.get("tools"), list):
+        functions = [tool for tool in objects(request["tools"]) if tool.get("type") == "function"]
+        fields["tools"] = [responses_tool(tool) for tool in functions] or None
+    # The same switch, one level deeper than in chat completions.
+    if isinstance(request.get("reasoning"), dict):
+        fields["reasoning_effort"] = request["reasoning"].get("effort")
+    # Clients add the output of a response to the next input as a whole.
+    return fields, history, True
+
+
+def add_item(history: list[Object], item: Object) -> None:
+    """Add an item of a response's input to the messages.  Items of one answer are merged into one message."""
+    # The model's reasoning, its words and its calls of tools are items of their own, and belong to one answer.
+    last = history[-1] if history and history[-1].get("role") == "assistant" else None
+    kind, content = item.get("type"), item.get("content")
+    if kind == "function_call":
+        function = {"arguments": item.get("arguments", ""), "name": item.get("name", "")}
+        call = {"function": function, "id": item.get("call_id", ""), "type": "function"}
+        # A call without words before it is a message of its own, and further calls join it.
+        if last is None:
+            history.append({"role": "assistant", "tool_calls": [call]})
+        else:
+            last["tool_calls"] = [*last.get("tool_calls", []), call]
+    elif kind == "function_call_output":
+        # A text, or a list of text parts, which stays a list.
+        output = item.get("output")
+        if not isinstance(output, str):
+            output = text_parts(output)
+        history.append({"content": output, "role": "tool", "tool_call_id": item.get("call_id", "")})
+    elif kind == "reasoning":
+        # llama-server takes the first part only.
+        thoughts = "".join(str(part.get("text", "")) for part in objects(list_items(content))[:1])
+        if last is None:
+            history.append({"role": "assistant", "content": [], **reasoning(thoughts)})
+        else:
+            last.update(reasoning(thoughts))
+    elif isinstance(item.get("role"), str):
+        # A message, with or without its type.  Its texts are a list afterwards, also a single one.
+        parts = [{"text": content, "type": "text"}] if isinstance(content, str) else text_parts(content)
+        if item["role"] == "assistant" and last is not None:
+            last["content"] = [*list_items(last.get("content")), *parts]
+        else:
+            history.append({"role": item["role"], "content": parts})
+    else:
+        # References to items that only the server knows, and whatever later versions bring.
+        raise NotUnderstood
+
+
+def text_parts(content: Any) -> list[Object]:
+    """Return text parts of the responses API as chat completions have them.  Raises `NotUnderstood` for others."""
+    parts = all_objects(content)
+    if not all(part.get("type") in ("input_text", "output_text") for part in parts):
+        raise NotUnderstood
+    return [{"text": part.get("text", ""), "type": "text"} for part in parts]
+
+
+def reasoning(thoughts: str) -> Object:
+    """Return the field that has these thoughts, or nothing where there are none."""
+    return {"reasoning_content": thoughts} if thoughts else {}
+
+
+def all_objects(value: Any) -> list[Object]:
+    """Return a list of objects.  Raises `NotUnderstood` if the value is anything else."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise NotUnderstood
+    return value
+
+
+CONVERTERS: dict[str, Callable[[Object], Converted]] = {
+    "/v1/chat/completions": from_chat,
+    "/chat/completions": from_chat,
+    "/v1/messages": from_messages,
+    "/v1/responses": from_responses,
+    "/responses": from_responses,
+}
+"""The paths whose conversations are understood, and how each is converted."""

@@ -1,0 +1,229 @@
+"""What waiting clients wait for: how long until their turn, and how far their prompt is.
+
+Puts together what several parts know: the gate knows who is inside and who is ahead of whom, `Experience` knows what
+such requests take, and llama-server knows how much of a prompt it has read.  The results go to three readers: the
+comments in a waiting client's stream (`Waits.words`), the record of the request (`Waits.arrived`), and the live page
+(`Waits.progress_of`).
+
+Each estimate is made anew from what is inside and ahead at the moment, so nothing has to be updated when somebody hangs
+up.  It is an estimate of *this* queue; requests that come later are behind, but for the few that may pass others
+(``patience``), which are not foreseen.
+
+On Twisted: asking llama-server is an `await`, and llama-server may hang.  A client that waits must get its comment in
+any case, since that is what keeps its connection open.  So the question has a time limit of its own (`addTimeout`,
+which cancels the `Deferred`, and so closes the connection of that question).
+
+Nothing here decides anything: with wrong estimates every request is served as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.interfaces import IReactorTime
+
+from bioproxy.http.targets import SLOT_ACTIONS
+from bioproxy.http.waiting_words import reading, waiting
+from bioproxy.llama.prompt_progress import PromptProgress, prompt_progress
+from bioproxy.llama.speed import Speed
+from bioproxy.llama.upstream import Upstream
+from bioproxy.prompts.chat_request import ChatRequest
+from bioproxy.prompts.filling import NamedTemplates
+from bioproxy.proxy.exchange import Exchange
+from bioproxy.proxy.request_log import Record
+from bioproxy.runtime.errors import LlamaCallFailed
+from bioproxy.slot.estimate import Experience, Kind, Served
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.turn import Turn
+from bioproxy.warmup.prompt_learning import PromptLearning
+
+LOOK_SECONDS = 1.0
+"""Seconds that llama-server may take to say how far a prompt is; it takes milliseconds.
+
+Halved, a busy machine tells less often; doubled, a comment may come two seconds late while llama-server hangs.
+"""
+
+LOOK_PAUSE = 2.0
+"""Seconds between two such questions about one request, at least.
+
+It matters only if ``ping_interval`` is shorter.  llama-server looks whether a client is gone only after a second
+without other tasks, and this question is one: at half of it, a client's hang-up would just still be noticed; doubled,
+the number is older.
+"""
+
+PREPARED = "being prepared"
+"""The words for a request that is inside, as long as nothing more is known."""
+
+
+@dataclass
+class Visit:
+    """A request on its way through the gate, for as long as it lasts."""
+
+    kind: Kind
+    """What it has in common with others."""
+    size: int
+    """Bytes of its body as it arrived."""
+    entered: float | None = None
+    """When it got the slot, in the clock's seconds; `None` while it waits."""
+    looked: float | None = None
+    """When llama-server was last asked about its prompt."""
+    progress: PromptProgress | None = None
+    """What llama-server said then."""
+
+
+class Waits:
+    """Knows all requests that wait or are inside.
+
+    Invariant: each request that has `arrived` is known until it is told to be `gone`, and no other is.
+    """
+
+    def __init__(
+        self, gate: Gate, prompt_learning: PromptLearning, speed: Speed, upstream: Upstream, clock: IReactorTime
+    ) -> None:
+        """Know nothing yet.
+
+        `gate` knows the queue, `prompt_learning` with which learned prompt a chat begins, `speed` what a prompt token
+        takes (for answers that do not tell), and `upstream` is asked how far a prompt is.
+        """
+        self._gate = gate
+        self._prompt_learning = prompt_learning
+        self._speed = speed
+        self._upstream = upstream
+        self._clock = clock
+        self._experience = Experience()
+        # By the request's id.
+        self._visits: dict[str, Visit] = {}
+
+    # What the proxy reports, in this order.
+
+    def arrived(self, record: Record, found: NamedTemplates | ChatRequest | None, size: int) -> None:
+        """Note a request that is about to join the queue, and in its record, how long it will wait.
+
+        `found` is what its body was found to be, and `size` is how many bytes that has.
+        """
+        # Before it joins, so those that are there now are those ahead of it.  If there is nobody, nothing is estimated:
+        # it does not wait.
+        present = self._gate.stats.turns
+        seconds = self._sum(present) if present else None
+        record.estimate_ms = None if seconds is None else seconds * 1000
+        # A learned prompt stands in the place of a template: requests on it have as much in common.
+        prompt = record.template
+        if isinstance(found, ChatRequest) and (learned := self._prompt_learning.prompt_for(found)) is not None:
+            prompt = learned.id
+        self._visits[record.id] = Visit(kind_of(record.path, prompt, found), size)
+
+    def entered(self, record: Record) -> None:
+        """Note that it has the slot now."""
+        # Measured here and not at the gate: what the gate does behind a turn belongs to no request.
+        self._visits[record.id].entered = self._clock.seconds()
+
+    def served(self, exchange: Exchange) -> None:
+        """Learn from a request that was answered; called while it still has the slot."""
+        visit, timings = self._visits[exchange.record.id], exchange.timings.values
+        # An error takes a moment, and would teach that requests do.
+        if visit.entered is None or exchange.record.status != 200:
+            return
+        computed = int(timings.get("prompt_n", 0))
+        # Anthropic's API does not tell what the prompt took: then by the latest measurement.
+        took = timings.get("prompt_ms", computed * self._speed.seconds_per_token * 1000) / 1000
+        # Both are 0 where the answer does not tell, as that of embeddings.
+        prompt = computed + int(timings.get("cache_n", 0))
+        seconds = self._clock.seconds() - visit.entered
+        self._experience.learn(visit.kind, Served(visit.size, exchange.body.size, prompt, seconds, took))
+
+    def gone(self, record: Record) -> None:
+        """Forget a request, however it has ended; also one that never joined the queue."""
+        # Called for every request, those that never come to the gate included.
+        self._visits.pop(record.id, None)
+
+    # What others ask.
+
+    def seconds_until(self, turn: Turn) -> float | None:
+        """Return about how many seconds a request has to wait from now on; `None` if nothing is known.
+
+        Only for a request that waits.
+        """
+        # The place of one who is inside is 0.  By place and not by arrival: the gate may let others pass.
+        place = turn.place
+        return self._sum([other for other in self._gate.stats.turns if other.place < place])
+
+    async def words(self, exchange: Exchange, turn: Turn) -> str:
+        """Return what the client of a request should be told now.
+
+        Fires within `LOOK_SECONDS`, and does not fail for llama-server's reasons.  Cancelling ends the question.
+        """
+        # In the queue nothing has to be asked: the answer is known here.
+        if place := turn.place:
+            return waiting(place, self._gate.waiting, self.seconds_until(turn))
+        # From here on the request is inside.  It may have ended meanwhile, as the comment's turn of the reactor is
+        # another.
+        visit = self._visits.get(exchange.record.id)
+        # Before it is sent, the slot may be busy with something else, such as reading a file.
+        if visit is None or not exchange.is_sent:
+            return PREPARED
+        if visit.looked is None or self._clock.seconds() - visit.looked >= LOOK_PAUSE:
+            # Noted before the answer is here, so a llama-server that hangs is not asked more often.
+            visit.looked = self._clock.seconds()
+            visit.progress = await self._look()
+        if visit.progress is None or not visit.progress.done:
+            return PREPARED
+        # The number may be as old as `LOOK_PAUSE`; it only grows, so it is never too large.
+        return reading(visit.progress.done, self._total(exchange, visit))
+
+    def progress_of(self, record: Record | None) -> dict[str, int] | None:
+        """Return how far the prompt of a request was when its client was last told, for the live page."""
+        visit = self._visits.get(record.id) if record is not None else None
+        if visit is None or visit.progress is None:
+            return None
+        return {"reused": visit.progress.reused, "computed": visit.progress.computed}
+
+    def _sum(self, turns: Iterable[Turn]) -> float | None:
+        """Return about how many seconds these requests still need, one after the other; `None` if one is unknown."""
+        # The turn of a request belongs to its record, by whose id the visit is found.
+        rests = [self._rest(turn.who) for turn in turns]
+        known = [rest for rest in rests if rest is not None]
+        # A sum without one of them would be too small, and too small is what disappoints.
+        return sum(known) if len(known) == len(rests) else None
+
+    def _rest(self, record: Record) -> float | None:
+        """Return about how many seconds of the slot a request still needs."""
+        visit = self._visits.get(record.id) if record is not None else None
+        if visit is None:
+            return None
+        # Asked anew each time: what was learned since the request arrived makes the estimate better.
+        expected = self._experience.expected(visit.kind, visit.size)
+        if expected is None or visit.entered is None:
+            return None if expected is None else expected.reading + expected.answering
+        now = self._clock.seconds()
+        # Both are by the same clock; the first piece of the answer marks the end of the prompt.
+        begun = None if record.ttft_ms is None else now - record.arrived - record.ttft_ms / 1000
+        return expected.rest(now - visit.entered, begun)
+
+    def _total(self, exchange: Exchange, visit: Visit) -> int | None:
+        """Return about how many tokens the prompt of a request has."""
+        # By the body that is sent: with its templates filled in it has all of the prompt's text.
+        return self._experience.prompt_tokens(visit.kind, exchange.body.size)
+
+    async def _look(self) -> PromptProgress | None:
+        """Ask llama-server how far the prompt is; fires with `None` if there is no answer, or none that tells."""
+        asking = Deferred.fromCoroutine(prompt_progress(self._upstream)).addTimeout(LOOK_SECONDS, self._clock)
+        # A cancellation from outside, when the answer begins, is a `CancelledError` and passes.
+        try:
+            return await asking
+        except (TimeoutError, LlamaCallFailed):
+            return None
+
+
+def kind_of(path: str, prompt: str, found: NamedTemplates | ChatRequest | None) -> Kind:
+    """Return what a request has in common with others: path, `prompt` (its id, or empty), and the turn.
+
+    `found` is what its body was found to be.
+    """
+    # There is a number for the slot in these paths, and whatever else a client writes there.
+    if path.startswith(SLOT_ACTIONS):
+        return (SLOT_ACTIONS,)
+    # A first question has all of the user's text to compute; a later turn mostly finds the conversation in the slot.
+    is_later = found is not None and len(found.message_digests) > found.instructions + 1
+    return (path, prompt, "later" if is_later else "first")

@@ -1,0 +1,107 @@
+"""What a head start may do with slot 0: turn a conversation that was answered into the one that will come back.
+
+After an answer the slot holds the conversation as the model wrote it.  The next prompt has it as the chat template
+writes it, which may be something else from the last answer on.  A head start evaluates that while nobody waits, and
+leaves the same conversation in the slot, ready for its next question.
+
+An ``async with`` block encloses the work, as those of `bioproxy.slot.uses` do.  The rule is the same: what is known of
+the slot is forgotten before the first change, and written down again only when all went well.  A user who comes
+*cancels* the block: the ``await`` in progress raises `CancelledError`, the code behind the ``yield`` does not run, and
+the slot stays "unknown".
+
+Runs inside the gate.  Does not know texts or chat templates, only tokens, and not how long a piece is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from bioproxy.llama.api import Evaluated
+from bioproxy.prompts.conversation import ConversationChain
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.files import SlotFiles
+from bioproxy.slot.gate import Gate
+from bioproxy.slot.reuse_check import ReuseCheck, helped
+
+
+class HeadStartUse:
+    """The slot in the hands of one head start.
+
+    Invariant: nothing is claimed about the slot until `completed` was called and the block is left.
+    """
+
+    def __init__(self, content: SlotContent, reuse_check: ReuseCheck, tokens: Sequence[int]) -> None:
+        self.is_complete = False
+        self._content = content
+        self._reuse_check = reuse_check
+        self._tokens = tokens
+
+    async def evaluate(self, end: int) -> Evaluated:
+        """Have the slot hold exactly the first `end` tokens.
+
+        Fires with how many of them were reused and what the rest took.  Fails as `LlamaApi`'s calls do.  Cancelling
+        closes the connection, and llama-server stops after the batch it works on.
+        """
+        return await self._content.evaluate_for_warmup(self._tokens[:end])
+
+    def judge_going_back(self, promised: int, reused: int) -> bool:
+        """Note how many of the `promised` tokens were reused when the end of the conversation was cut off.
+
+        Return whether the model could go back.
+        """
+        self._reuse_check.went_back(promised, reused)
+        return helped(promised, reused)
+
+    def completed(self) -> None:
+        """Have it written down, on leaving, that the slot holds the conversation as it will come back."""
+        self.is_complete = True
+
+
+class HeadStartUses:
+    """Makes the blocks around head starts.  Invariant: as in `bioproxy.slot.uses.SlotUses`."""
+
+    def __init__(
+        self, content: SlotContent, files: SlotFiles, saver: ConversationSaver, reuse_check: ReuseCheck
+    ) -> None:
+        self._content = content
+        self._files = files
+        self._saver = saver
+        self._reuse_check = reuse_check
+
+    @asynccontextmanager
+    async def use(
+        self, gate: Gate, conversation: ConversationChain, tokens: Sequence[int], shared: int
+    ) -> AsyncIterator[HeadStartUse | None]:
+        """Use the slot for a head start of this conversation, whose next prompt begins with `tokens`.
+
+        The first `shared` of these were in the prompt that was answered, too.
+        The block gets `None`, and may do nothing, if the slot does not hold the conversation any more.  If the block
+        calls ``completed``, what the slot holds is recorded on leaving.  Fails as `LlamaApi`'s calls do; cancelling
+        leaves the slot unknown, or as known as it was if nothing has changed it yet.
+        """
+        known = await self._content.confirm()
+        if known is None or known.conversation is None or known.turns != conversation:
+            yield None
+            return
+        # A user who comes in the middle takes a slot of which nothing is known, so nobody could save the conversation
+        # then.  Where the model cannot go back, a file of it as it was answered would be of no use: its end is not
+        # what comes back, and the model could not drop that.
+        if self._reuse_check.goes_back:
+            with gate.without_preemption():
+                await self._saver.save_if_due()
+        self._content.taken_by_warmup()
+        use = HeadStartUse(self._content, self._reuse_check, tokens)
+        yield use
+        if not use.is_complete:
+            return
+        # A file may have the conversation as it was answered.  That file counts for what is the same in both.  Models
+        # that go back only with the help of checkpoints could not use more of it, since files have no checkpoints: if
+        # the rest is long enough, the conversation is saved once more, in place of that file.
+        found = self._saver.saved_beginning(known.turns)
+        saved = min(found.entry.tokens, shared) if found is not None and found.shared is None else 0
+        await self._content.remember(known.name, known.key, known.conversation, saved, known.turns, ahead=True)
+        # Before anything else may run: what a user left goes on being what a user left, so that no file is brought back
+        # in its place.
+        self._content.left_by_user = True

@@ -1,0 +1,198 @@
+"""After an answer the conversation is processed as its client will send it back: figures on the real llama.cpp."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from bioproxy.demo import tiny_model
+from bioproxy.warmup.progress import PIECE_SECONDS
+from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
+from tests.integration.support import REST, Answer, RunningProxy, async_test, eventually, fetch, pause, prose
+
+DROPS_REASONING = (
+    "{% for message in messages %}"
+    "{% set content = message['content'] or '' %}"
+    "{% if message['role'] == 'assistant' and '</think>' in content %}"
+    "{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""A chat template that drops what an assistant has thought, as those of thinking models do."""
+
+THINKING = 'root ::= "<think>" [0-9]{300} "</think>" [0-9]{300}'
+"""A grammar for 300 digits of reasoning and 300 of answer: each is one token."""
+
+USER_GRAMMAR = 1
+"""llama.cpp's number for a grammar that the user gave."""
+
+MODELS = {
+    "dense": tiny_model.TINY,
+    "sliding": tiny_model.SLIDING,
+    "hybrid": tiny_model.HYBRID,
+}
+
+KINDS = ["dense", "sliding", "sliding --swa-full --ctx-checkpoints 0", "hybrid", "hybrid --ctx-checkpoints 0"]
+
+
+# The dialects: how a conversation is asked on, and what the next request has.
+
+
+def chat(history: list[Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    """Return a request of chat completions."""
+    return "/v1/chat/completions", {"messages": history, "max_tokens": 700, "temperature": 0, **more}
+
+
+def messages(history: list[Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    """Return a request of Anthropic's messages."""
+    return "/v1/messages", {"messages": history, "max_tokens": 700, "temperature": 0, **more}
+
+
+def responses(history: list[Any], **more: Any) -> tuple[str, dict[str, Any]]:
+    """Return a request of OpenAI's responses."""
+    return "/v1/responses", {"input": history, "max_output_tokens": 700, "temperature": 0, **more}
+
+
+def said(answer: Answer) -> list[Any]:
+    """Return what a client adds to its history after an answer, plain or streamed, of any dialect."""
+    events = [json.loads(event) for event in answer.events() if event != "[DONE]"]
+    if not events:
+        value = answer.json()
+        if "choices" in value:
+            return [{"role": "assistant", "content": value["choices"][0]["message"]["content"]}]
+        return [{"role": "assistant", "content": value["content"]}] if "content" in value else list(value["output"])
+    if "choices" in events[0]:
+        deltas = [choice["delta"] for event in events for choice in event["choices"]]
+        return [{"role": "assistant", "content": "".join(delta.get("content") or "" for delta in deltas)}]
+    if events[0]["type"] == "message_start":
+        blocks: dict[int, Any] = {}
+        for event in events:
+            if event["type"] == "content_block_start":
+                blocks[event["index"]] = event["content_block"]
+            if event["type"] == "content_block_delta":
+                for name in ("text", "thinking"):
+                    if name in event["delta"]:
+                        blocks[event["index"]][name] += event["delta"][name]
+        return [{"role": "assistant", "content": list(blocks.values())}]
+    return list(next(event["response"]["output"] for event in events if event["type"] == "response.completed"))
+
+
+Request = Callable[..., tuple[str, dict[str, Any]]]
+
+
+async def second_turn(
+    proxy: RunningProxy, ask: Request, stream: bool = False, seed: int = 5, idle: float = 2.0
+) -> tuple[int, int]:
+    """Ask twice, two idle seconds apart; fire with the tokens computed for the second turn, and those of its text."""
+    history: list[Any] = [{"role": "user", "content": prose(400, seed=seed)}]
+    path, body = ask(history, stream=stream, grammar=THINKING)
+    answer = await proxy.call("POST", path, body)
+    assert answer.status == 200
+    await pause(idle)
+    question = "and then what?"
+    history = [*history, *said(answer), {"role": "user", "content": question}]
+    path, body = ask(history, stream=stream)
+    answer = await proxy.call("POST", path, {**body, "max_tokens": 4, "max_output_tokens": 4})
+    assert answer.status == 200
+    requests = (await proxy.status())["requests"]
+    new = len((await fetch("POST", proxy.url + "/tokenize", {"content": question})).json()["tokens"])
+    return requests[0]["prompt_tokens"] - requests[0]["cached_tokens"], new
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@async_test
+async def test_kinds(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf, kind: str) -> None:
+    """After 300 tokens of reasoning and 300 of answer, the next turn computes what is new, and few tokens more."""
+    name, *arguments = kind.split()
+    llama = llama_of(*arguments, model=model_of(f"thinking-{name}", MODELS[name], chat_template=DROPS_REASONING))
+    await llama.start()
+    figures = {}
+    for on in (True, False):
+        proxy = proxy_of(llama.url, slot_save_path=str(llama.slots), head_start=on)
+        await eventually(lambda proxy=proxy: up(proxy))  # type: ignore[misc]
+        figures[on], new = await second_turn(proxy, chat, seed=5 + on)
+        assert (await proxy.sample("head_starts_total", result="done") > 0) == on
+        await proxy.stop()
+        await llama.restart()
+    print(f"{kind}: {figures[True]} tokens computed with a head start, {figures[False]} without; {new} are new")
+    assert figures[True] <= new + 40 + REST
+    assert figures[True] < figures[False]
+
+
+async def up(proxy: RunningProxy) -> bool:
+    """Tell whether bioproxy has found llama-server."""
+    return bool((await proxy.status())["llama"]["up"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ask", [chat, messages, responses])
+@async_test
+async def test_dialects(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf, ask: Request, stream: bool) -> None:
+    """All dialects, streamed or not."""
+    llama = llama_of(model=model_of("thinking-dense", MODELS["dense"], chat_template=DROPS_REASONING))
+    # Two of the APIs have no field for a grammar, so all requests get it by default.
+    llama.params = {"sampling": {"grammar": {"grammar": THINKING, "type": USER_GRAMMAR}}}
+    await llama.start()
+    proxy = proxy_of(llama.url, slot_save_path=str(llama.slots))
+    await eventually(lambda: up(proxy))
+    computed, new = await second_turn(proxy, ask, stream)
+    print(f"{ask.__name__}, stream {stream}: {computed} tokens computed, {new} are new")
+    assert computed <= new + 40 + REST
+    assert await proxy.sample("head_starts_total", result="done") == 1
+    assert await proxy.sample("head_starts_total", result="useless") == 0
+
+
+@async_test
+async def test_who_comes_meanwhile(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) -> None:
+    """A user who comes during a head start waits for one piece at most."""
+    size = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768, architecture="lfm2")
+    llama = llama_of("--ctx-checkpoints", "0", model=model_of("thinking-slow", size, chat_template=DROPS_REASONING))
+    await llama.start()
+    proxy = proxy_of(llama.url, slot_save_path=str(llama.slots))
+    await eventually(lambda: up(proxy))
+    # The first one shows that this model cannot go back: from then on all is computed again, in pieces.
+    await second_turn(proxy, chat)
+    path, body = chat([{"role": "user", "content": prose(4000, seed=9)}], grammar=THINKING)
+    assert (await proxy.call("POST", path, body)).status == 200
+    await eventually(lambda: proxy.gate("warmup", 0))
+    await pause(0.3)
+    assert (await proxy.status())["gate"]["busy"] == "warmup"
+    began = time.monotonic()
+    answer = await proxy.chat("who?", max_tokens=1)
+    waited = float(answer.header("X-Bioproxy-Queue-Ms") or "nan")
+    print(f"waited {waited:.0f} ms at the gate, {1000 * (time.monotonic() - began):.0f} ms in all")
+    assert answer.status == 200
+    assert await proxy.sample("head_starts_total", result="preempted") == 1
+    assert await proxy.sample("preempt_seconds_count") == 1
+    assert time.monotonic() - began < 2 * PIECE_SECONDS + 1
+
+
+@async_test
+async def test_conversation(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) -> None:
+    """Over some turns of a model that cannot go back, each computes what is new, and few tokens more."""
+    llama = llama_of(
+        "--ctx-checkpoints", "0", model=model_of("thinking-hybrid", MODELS["hybrid"], chat_template=DROPS_REASONING)
+    )
+    await llama.start()
+    figures: dict[bool, list[int]] = {}
+    for on in (True, False):
+        proxy = proxy_of(llama.url, slot_save_path=str(llama.slots), head_start=on)
+        await eventually(lambda proxy=proxy: up(proxy))  # type: ignore[misc]
+        history: list[Any] = [{"role": "user", "content": prose(1500, seed=20 + on)}]
+        figures[on] = []
+        for _ in range(4):
+            path, body = chat(history, grammar=THINKING)
+            answer = await proxy.call("POST", path, body)
+            figures[on].append(answer.timings["prompt_n"])
+            await pause(2)
+            history += [*said(answer), {"role": "user", "content": "and then what?"}]
+        await proxy.stop()
+        await llama.restart()
+    print(f"tokens computed, turn by turn: {figures[True]} with head starts, {figures[False]} without")
+    assert all(computed <= 10 + 40 + REST for computed in figures[True][1:])
+    assert sum(figures[False][1:]) > 10 * sum(figures[True][1:])
