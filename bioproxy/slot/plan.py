@@ -97,6 +97,8 @@ class Files:
     chat: SavedConversation | None = None
     prefix: Snapshot | None = None
     prompt_tokens: int | None = None
+    counted_tokens: int | None = None
+    """How many tokens of the prompt are warmed up, where they were counted, also if there is no file yet."""
 
     @property
     def messages(self) -> int:
@@ -228,7 +230,7 @@ def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse)
         # What both questions share by accident is not worth it: the rest may be a small batch,
         # whose numbers are other ones than a cold run's.  A long shared beginning is.
         # A warm-up has nothing behind the prompt, and cuts the slot down itself.
-        behind = known.witness.tokens - (files.prompt_tokens or 0)
+        behind = known.witness.tokens - (files.prompt_tokens or files.counted_tokens or 0)
         cut_back = behind <= CUT_BACK and bool(wanted.turns.message_digests)
         return Use(files.prompt_tokens, save_first=save_first, cut_back=cut_back)
     # Computed from its first token, unless a file has it: that is for `plan_replacement` to say.

@@ -218,7 +218,13 @@ class SlotPreparer:
         """Return what the record has for a request, at this moment."""
         prefix = self.file_for(wanted.name, wanted.key)
         chat = self._saver.saved_beginning(wanted.turns)
-        return Files(chat, self._files.recorded(wanted.name, PREFIX), prefix.tokens if prefix else None)
+        tokens = self.tokens_of(wanted.key)
+        return Files(
+            chat,
+            self._files.recorded(wanted.name, PREFIX),
+            prefix.tokens if prefix is not None else None,
+            len(tokens) - 1 if tokens is not None else None,
+        )
 
     async def _replace(self, wanted: Wanted) -> Prepared:
         """Restore the best file that llama-server can load, if there is one."""

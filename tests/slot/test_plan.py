@@ -168,6 +168,14 @@ class Planning(SynchronousTestCase):
         ]
         self.compare(table, circumstances, slots)
 
+    def test_cut_back_without_a_file(self) -> None:
+        """A prompt that was counted and has no file yet is cut back to all the same; nothing is promised."""
+        long = InSlot(held(ANOTHER, tokens=CUT_BACK + TOKENS))
+        for counted, cut_back in ((TOKENS, True), (None, False)):
+            expected = Use(save_first=True, cut_back=cut_back)
+            files = Files(counted_tokens=counted)
+            self.assertEqual(expected, plan(long, Wanted("code", KEY, QUESTION), files, Reuse()))
+
     def test_unknown(self) -> None:
         """What the slot probably holds is asked for only where it would be the best, and used if it is there."""
         slots = {
