@@ -21,8 +21,8 @@ from collections.abc import Sequence
 TOKENS_PER_DIGEST = 64
 """Tokens from one digest to the next.
 
-What two prompts share is known to a multiple of it, and llama.cpp's own tiles of work end at multiples of 64 tokens
-(docs/same-answer.md).  After an edit of a template up to so many tokens are evaluated again although they are the same.
+What two prompts share is known to a multiple of it.  After an edit of a template up to so many tokens are evaluated
+again although they are the same.
 Halved, the record has twice as many digests (16 characters for each); doubled, more is evaluated twice.  A changed
 value makes the digests in existing records useless: they were made with the old one.
 """

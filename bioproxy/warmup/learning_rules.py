@@ -15,8 +15,8 @@ them.  Each such beginning that is *learned* costs a warm-up and a file.  So it 
 Nothing is learned that is shorter than ``learn_minimum``, and nothing with words of a user in it
 (`bioproxy.prompts.prompt_shape.Shape.may_be_kept`).
 
-Which tokens two beginnings share is told by digests of their first 64, 128, ... tokens.  So a shared part ends at a
-multiple of 64, where llama.cpp's own tiles of work end (docs/same-answer.md).
+Which tokens two beginnings share is told by digests of their first 64, 128, ... tokens.  So up to 63 tokens that both
+have, too, are not in the shared part.
 """
 
 from __future__ import annotations
