@@ -5,6 +5,7 @@
 #   make lint    the checks alone
 #   make wheel   the packages of the last commit in dist/, the same bytes each time
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
+#   make docs    the documents as a site in site/, with search, for a browser without a network
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
 #                coding agents, llama-server and bioproxy killed at random moments
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
@@ -13,7 +14,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint wheel bench soak screenshots clean
+.PHONY: demo test lint wheel docs bench soak screenshots clean
 
 demo: .venv/with-demo
 	$(BIN)/twistd --pidfile= -n bioproxy --demo
@@ -34,6 +35,11 @@ lint: .venv/with-test
 wheel: .venv/with-test
 	$(BIN)/python tools/packages.py
 
+docs: .venv/with-docs
+	$(BIN)/python -m tools.settings_page
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m tools.self_contained site
+
 bench: .venv/with-test
 	$(BIN)/python -m benchmarks.bench
 
@@ -50,4 +56,4 @@ screenshots: .venv/with-pictures
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	rm -rf .venv build dist site *.egg-info .coverage* .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache _trial_temp*
