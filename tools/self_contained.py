@@ -73,8 +73,9 @@ def wrong(site: Path) -> Iterator[str]:
             # A path from the root leads elsewhere where the site is in a folder of a server, or is opened as a file.
             # Only the page for missing pages has no choice: a server sends it for a wrong path in any folder.
             path = unquote(parts.path)
-            start = site if path.startswith("/") and file == site / "404.html" else file.parent
-            if not (start / path.removeprefix("/" if start == site else "")).exists():
+            if file == site / "404.html":
+                path = path.removeprefix("/")
+            if path.startswith("/") or not (file.parent / path).exists():
                 yield f"{file.relative_to(site)}: {address} is no file of the site"
 
 

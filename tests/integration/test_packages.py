@@ -16,7 +16,8 @@ from bioproxy import __version__
 from tests.integration.support import ROOT
 
 NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".nox", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info", "build", "dist"
+    *(".git", ".venv", ".*_cache", ".nox", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info"),
+    *("build", "dist", "site"),
 )
 
 REPOSITORY_ONLY = {".ci", ".dockerignore", ".gitattributes", ".gitignore"}

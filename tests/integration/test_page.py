@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import TOOLS_TEMPLATE, LlamaOf, ModelOf, Run
@@ -28,21 +24,10 @@ from tests.integration.support import (
     prose,
     until,
 )
-from tests.support.browser import BROWSER, DRIVER, Browser
+from tests.support.browser import Browser
 
 EVIL = "<img src=x onerror=document.title='owned'>"
 """What somebody may put into a path."""
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Return the browser; starting one takes seconds."""
-    if not (BROWSER.exists() and DRIVER.exists()):
-        reason = "needs Debian's chromium and chromium-driver"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.quit()
 
 
 class Page:
@@ -105,13 +90,7 @@ class Page:
 
     def violations(self) -> list[str]:
         """Return what axe-core has against the page as it is now."""
-        source = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text()
-        self.browser.run(f"if (!window.axe) {{ {source} }}")
-        found = self.browser.driver.execute_async_script(
-            "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(done, (e) => done(String(e)))"
-        )
-        assert isinstance(found, dict), found
-        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found["violations"]]
+        return self.browser.violations()
 
     def everybody_can_use_it(self) -> None:
         """Check it light and dark, wide and narrow; and that it never has to be moved sideways."""
