@@ -32,7 +32,6 @@ from bioproxy.operator import check, survey_run
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import configuration as config
 from bioproxy.settings import kinds as values
-from bioproxy.settings.own_address import refuse_loop
 
 FLAGS = [key for key, entry in config.FIELDS.items() if entry.metadata["check"] is values.flag]
 """Settings that are true or false: ``--key`` and ``--no-key``."""
@@ -191,7 +190,7 @@ class Options(usage.Options):
         settings = config.load(self.given, file, self._folder, use_file=not self.demo or file is not None)
         # A demonstration replaces `llama_url`, so what stands there does not matter.
         if not self.demo:
-            refuse_loop(settings)
+            config.refuse_loop(settings)
         return settings
 
     def _value(self, key: str, text: str) -> Any:

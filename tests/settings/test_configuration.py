@@ -257,6 +257,40 @@ class Loading(FolderTest):
         self.assertEqual(8081, config.load({}, None, Path("/elsewhere"), use_file=False).port)
         self.assertEqual(2, self.load({"port": 2}).port)
 
+    def test_own_port(self) -> None:
+        """Bioproxy is not its own llama-server, by whatever name; another host or port is another server."""
+        for content, refused in (
+            ({"port": 8080}, True),
+            ({"port": 8080, "host": "0.0.0.0", "llama_url": "http://localhost:8080"}, True),
+            ({"admin_port": 8080}, True),
+            ({"port": 80, "host": "10.1.1.1", "llama_url": "http://10.1.1.1"}, True),
+            ({"port": 8080, "llama_url": "http://10.1.1.1:8080"}, False),
+            ({"port": 8081}, False),
+        ):
+            settings = self.load(content)
+            if refused:
+                with self.assertRaises(ConfigError, msg=str(content)):
+                    config.refuse_loop(settings)
+            else:
+                config.refuse_loop(settings)
+
+    def test_endpoints(self) -> None:
+        """An endpoint's host and port are read from its text; one without a port equals no port."""
+        for listen, expected in (
+            (None, None),
+            ("unix:/run/b.sock", ("0.0.0.0", -1)),
+            ("tcp:8080", ("0.0.0.0", 8080)),
+            ("ssl:port=8443:interface=10.1.1.1:privateKey=k.pem", ("10.1.1.1", 8443)),
+            ("tcp6:8080:interface=\\:\\:1", ("::1", 8080)),
+        ):
+            self.assertEqual(expected, config.endpoint_address(listen), listen)
+
+    def test_endpoint_is_own(self) -> None:
+        """An endpoint counts like host and port."""
+        for given in ({"listen": "tcp:8080"}, {"admin_listen": "tcp:8080:interface=127.0.0.1"}):
+            with self.assertRaises(ConfigError, msg=str(given)):
+                config.refuse_loop(self.load(given))
+
     def test_unreachable_default_file(self) -> None:
         """A default file that cannot even be looked for is told in one line as well."""
         os.environ["XDG_CONFIG_HOME"] = "/" + "x" * 300  # stands for a folder that one may not look into
