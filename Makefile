@@ -37,7 +37,7 @@ wheel: .venv/with-test
 
 docs: .venv/with-docs
 	$(BIN)/python -m tools.settings_page
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tools.self_contained site
 
 bench: .venv/with-test
