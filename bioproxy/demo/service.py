@@ -1,16 +1,18 @@
-"""``--demo``: runs a real llama.cpp beside the proxy, with two templates, and prints what to try.
+"""``--demo``: runs a real llama.cpp beside the proxy, with two templates, and shows what being warm is worth.
 
 `Demo` is a `Service` that owns a child process.  Twisted starts a process with `reactor.spawnProcess` and reports to a
 `ProcessProtocol` (`bioproxy.demo.llama_process`).  Nothing waits for the child: the reactor goes on with everything
 else while llama.cpp loads its model.
 
-Everything that the demonstration writes is in one cache folder: the model (made once), the templates (copies, to be
-edited), the slot files and the records.  A user's own configuration and records are not touched.
+Everything that the demonstration writes is in one cache folder: a random model (made once, where no real one is
+installed), the templates (copies, to be edited), the slot files and the records.  A user's own configuration and
+records are not touched.
 
 The child needs no supervisor: it ends when its standard input is closed, and the operating system closes that when
 bioproxy ends, also after ``kill -9`` (`bioproxy.demo.llama_child`).  A child that fails is not started again.
 
-Does not know how the proxy works.  It changes some settings, and asks `ready` whether all templates are warm.
+Does not know how the proxy works.  It changes some settings, asks `ready` whether all templates are warm, and asks its
+question as any client would (`bioproxy.demo.tour`).
 """
 
 from __future__ import annotations
@@ -21,26 +23,31 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 
+from bioproxy.demo import tour, words
+from bioproxy.demo.demo_model import DemoModel, choose_model
 from bioproxy.demo.llama_process import LlamaProcess
+from bioproxy.demo.question import Answer, ask
+from bioproxy.demo.tour import ANSWER_TOKENS
+from bioproxy.llama.connections import Agents
 from bioproxy.prompts.templates import Template
 from bioproxy.settings.configuration import Settings, xdg_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
 """The example templates in the package."""
 
-ANSWER_TOKENS = 48
-"""Tokens of an answer to a request that names no limit.
+CONTEXT = 8192
+"""Tokens that a prompt and its answer may have together: all that SmolLM2 was trained with.
 
-A random model never decides to stop, so without a limit an answer would fill the whole context.  Half as many would
-show too little of a stream; twice as many only let a user wait longer.
+Halved, the handbook does not fit with the random model, which needs more tokens for a text; doubled, the small model
+takes 190 MB more memory for a context that it does not understand.
 """
 
 START_LIMIT = 120.0
@@ -51,27 +58,7 @@ a warning without a reason; with twice as much the warning of a llama.cpp that h
 """
 
 LOOK = 0.2
-"""Seconds between two questions whether all is ready: the most that the banner may come late."""
-
-BANNER = """
-bioproxy is ready, with a real llama.cpp behind it.  Its model is random and talks nonsense; all else is real.
-
-Ask about the notes.  The slot holds the other template, so this one comes back from its file: "restored".
-  {ask_code}
-Once more.  Now the slot holds it: "hot".
-  {ask_code}
-The other template, restored in turn:
-  {ask_story}
-
-cache_n in the answer says how many prompt tokens were not computed again.  Edit a template, wait a moment, ask again:
-  {templates}
-Watch all of it in a browser:
-  {admin}/
-What is warm, and all numbers:
-  curl -s {admin}/status
-  curl -s {admin}/metrics
-"""
-"""What is printed when all templates are warm.  The commands are run as they stand by an integration test."""
+"""Seconds between two looks whether all is ready: the most that the tour may begin late."""
 
 
 class Demo(Service):
@@ -83,6 +70,9 @@ class Demo(Service):
 
     settings: Settings
     """The settings that the proxy is to use."""
+
+    model: DemoModel
+    """The model that llama.cpp runs."""
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
         """Choose folders and a port; `reactor` starts the child.  Raises `SystemExit` if a package is missing.
@@ -96,7 +86,7 @@ class Demo(Service):
             raise SystemExit(f"bioproxy: --demo needs {' and '.join(missing)}: pip install 'bioproxy[demo]'")
         # A cache, because all of it can be made again: a user who removes it loses only edits of the templates.
         folder = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo"
-        self._model = folder / "model.gguf"
+        self.model = choose_model(folder)
         self._templates = folder / "templates"
         # Any free port: a llama-server of the user's may have the usual one.
         self._port = free_port()
@@ -104,6 +94,7 @@ class Demo(Service):
         self._protocol: LlamaProcess | None = None
         self._started_at = 0.0
         self._announcement: LoopingCall | None = None
+        self._tour: Deferred[None] | None = None
         self._folder = folder
         # The user's settings go in, for ports, limits and templates of the user's own.
         self.settings = self.adapted(settings)
@@ -115,7 +106,7 @@ class Demo(Service):
         """
         # Compared by name, since ``@code`` and ``/code`` would have the same slot files.
         own = {Template.of(prefix, file).name for prefix, file in settings.prefixes.items()}
-        examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story") if name not in own}
+        examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("manual", "island") if name not in own}
         return dataclasses.replace(
             settings,
             llama_url=f"http://127.0.0.1:{self._port}",
@@ -126,7 +117,7 @@ class Demo(Service):
         )
 
     def announce(self, ready: Callable[[], bool]) -> None:
-        """Print the banner as soon as `ready` returns true.  To be called before the service starts."""
+        """Show what there is to see as soon as `ready` returns true.  To be called before the service starts."""
 
         def look() -> None:
             """Ask once more.  Called by the loop."""
@@ -134,7 +125,10 @@ class Demo(Service):
             # Once is enough, also if a template becomes cold again later.
             if ready():
                 self._announcement.stop()
-                self._say(self._banner())
+                # From here on a coroutine goes on by itself, until it has shown all or is cancelled by `stopService`.
+                self._tour = Deferred.fromCoroutine(self._show())
+                # A cancelled tour fails with `CancelledError`, which Twisted would log as a bug if nobody took it.
+                self._tour.addErrback(lambda failure: None if failure.check(CancelledError) else failure)
 
         # A `LoopingCall` calls a function every so many seconds, by the clock that it is given.
         self._announcement = LoopingCall(look)
@@ -163,16 +157,16 @@ class Demo(Service):
         shutil.rmtree(self.settings.state_dir, ignore_errors=True)
         # The child makes it, so that bioproxy is not blocked for those seconds; here the user is only told why it takes
         # longer this time.
-        if not self._model.exists():
-            self._say(f"making a model, once: {self._model} (112 MB)")
+        if self.model.is_random and not self.model.file.exists():
+            self._say(f"making a model, once: {self.model.file} (112 MB)")
         assert self.settings.slot_save_path is not None
         self.settings.slot_save_path.mkdir(mode=0o700, exist_ok=True)
-        self._say("starting llama.cpp, and warming the templates up: some seconds")
+        self._say("starting llama.cpp, which then reads two documents in advance: up to half a minute")
         # By the reactor's clock, so that a machine that stands still meanwhile does not use up the time.
         self._protocol = LlamaProcess()
         self._started_at = self._reactor.seconds()
         # The size is chosen by name, and only if the model has to be made.
-        arguments = ["--model", self._model, "--generate", "small", "--port", self._port]
+        arguments = ["--model", self.model.file, "--generate", "small", "--port", self._port, "--ctx-size", CONTEXT]
         arguments += ["--slot-save-path", self.settings.slot_save_path, "--predict", ANSWER_TOKENS]
         # Returns at once: the protocol is told what becomes of the process.  `sys.path` goes along so that the child
         # finds bioproxy in a checkout that is not installed, too.
@@ -192,7 +186,10 @@ class Demo(Service):
         Fires when the child is gone, so that no process outlives bioproxy.
         """
         super().stopService()
-        # Not running if the banner has been printed, or if the start failed before the loop began.
+        # Cancelling closes the connection of the question in progress, so that nothing waits for its answer.
+        if self._tour is not None:
+            self._tour.cancel()
+        # Not running if the tour has begun, or if the start failed before the loop began.
         if self._announcement is not None and self._announcement.running:
             self._announcement.stop()
         if self._protocol is None:
@@ -208,23 +205,17 @@ class Demo(Service):
         if sys.__stdout__ is not None:
             print(text, file=sys.__stdout__, flush=True)
 
-    def _banner(self) -> str:
-        """Return the banner, with commands that work for this demonstration's ports and folders."""
-        # The address of `host` and `port`: with `listen` the commands have to be adapted by the user.
-        url = f"http://{self.settings.host}:{self.settings.port}/v1/chat/completions"
+    async def _show(self) -> None:
+        """Ask the tour's question cold and warm, print what came of it, and then what to try.  Cancelling ends it."""
+        url = words.chat_url(self.settings)
+        # Each request gets a connection of its own, to bioproxy's own port, as from a new client.
+        agent = Agents.over_network(self._reactor, url).own_fresh
 
-        def ask(message: str) -> str:
-            """Return a command that asks this, and shows only what bioproxy adds to the answer."""
-            body = f'{{"messages": [{{"role": "user", "content": "{message}"}}]}}'
-            return f"curl -si {url} -d '{body}' | grep -iE 'x-bioproxy|cache_n'"
+        async def send(request: Mapping[str, Any]) -> Answer:
+            return await ask(agent, url, request, self._reactor)
 
-        # The same question twice: the first answer shows "restored", the second one "hot".
-        return BANNER.format(
-            ask_code=ask("@code where is the line in front of the server?"),
-            ask_story=ask("@story a chair that nobody needs"),
-            templates=self._templates,
-            admin=f"http://{self.settings.admin_host}:{self.settings.admin_port}",
-        )
+        await tour.show(send, self._say, self.model)
+        self._say(words.banner(self.settings, self._templates))
 
 
 def free_port() -> int:

@@ -148,8 +148,8 @@ class PromptsStatus:
         """Return how long a prompt of so many tokens takes when it is computed, and how long it would take now.
 
         `cold_s` is an estimate of the seconds that computing takes, `None` where its tokens or llama-server's speed are
-        not known.  `now_s` is 0 for a prompt that is `hot`, in the slot, and for a `warm` one how many seconds restoring
-        its file takes.  It is `None` for any other prompt, and as long as no restore was measured.
+        not known.  `now_s` is 0 for a prompt that is `hot`, in the slot, and for a `warm` one how many seconds
+        restoring its file takes.  It is `None` for any other prompt, and as long as no restore was measured.
         """
         # Both by the latest measurements.  They are rounded, since they change a little with each one.
         cold = round(tokens * self._speed.seconds_per_token, 1) if tokens else 0.0
