@@ -375,7 +375,7 @@ class Demonstration(ServiceTest):
         self.demo.announce(lambda: True)
         self.patch(sys, "__stdout__", None)
         self.run_it()
-        self.demo.stopService()
+        self.reactor.triggers["before"]["shutdown"][-1][0]()
         self.assertTrue(all(connector.stoppedConnecting for connector in self.reactor.connectors))
         other = Demo(Settings(), self.reactor)
         other.announce(lambda: False)

@@ -34,6 +34,7 @@ class DemoModel:
     @property
     def about(self) -> str:
         """What a visitor has to know of it, as sentences."""
+        # Nobody may take nonsense, or a wrong answer, for bioproxy's fault: it passes on what the model says.
         if self.is_random:
             return (
                 "The model has random weights, so it writes nonsense; all times are real.  For answers that make\n"
@@ -47,6 +48,7 @@ class DemoModel:
 
 def choose_model(folder: Path) -> DemoModel:
     """Return the installed model, or a random one whose file is, or will be, in `folder`."""
+    # Whoever has installed the package wants it; the random model is a makeshift.
     installed = installed_model()
     if installed is not None:
         return DemoModel(installed, is_random=False)
@@ -56,7 +58,8 @@ def choose_model(folder: Path) -> DemoModel:
 def installed_model() -> Path | None:
     """Return the GGUF file in the package, `None` where there is no such package or no file in it."""
     # For a package at the top level this runs none of its code.  Importing it would: it needs modules that are not
-    # installed.
+    # installed. `find_spec` looks through `sys.path` as an import would.  A package may be spread over several folders,
+    # so it tells a list of them.
     spec = importlib.util.find_spec(PACKAGE)
     folders = [] if spec is None else spec.submodule_search_locations or []
     # The file's name has the model's version and quantization in it, so it is found by its ending.

@@ -69,8 +69,10 @@ class AnswerReader:
 
     def __init__(self, clock: IReactorTime) -> None:
         """Read an answer to a question that is sent now, by `clock`."""
+        # A clock that only goes forward: the time of day may be set while an answer is coming.
         self._clock = clock
         self._began = clock.seconds()
+        # Bytes of a line that has not all arrived.
         self._rest = b""
         self._text = ""
         self._first_word: float | None = None
@@ -95,6 +97,7 @@ class AnswerReader:
         # llama-server tells the numbers with the last piece, so without them the answer was broken off by an error.
         if self._first_word is None or "cache_n" not in counts or "prompt_n" not in counts:
             raise QuestionFailed("the answer broke off")
+        # llama-server sends its last event with the numbers when everything is done, so the end is now.
         total = self._clock.seconds() - self._began
         reused, computed = int(counts["cache_n"]), int(counts["prompt_n"])
         return Answer(self._text.strip(), self._first_word, total, reused, computed, cache)
@@ -105,6 +108,7 @@ def words_of(line: bytes) -> str:
     # Other lines are empty, or comments for a client that waits.
     if not line.startswith(b"data: {"):
         return ""
+    # One answer was asked for, so there is one choice.  Errors have none, and are noticed at the end.
     choices = json.loads(line.removeprefix(b"data:")).get("choices") or [{}]
     return choices[0].get("delta", {}).get("content") or ""
 
@@ -120,7 +124,9 @@ async def ask(agent: IAgent, url: str, request: Mapping[str, Any], clock: IReact
     # own one belongs to the global reactor, and this one to the clock that was handed in.
     producer = FileBodyProducer(body, cooperator=Cooperator(scheduler=lambda step: clock.callLater(0, step)))
     headers = Headers({b"Content-Type": [b"application/json"]})
+    # From here on time is measured.  Connecting belongs to it, because a user waits for that, too.
     reader = AnswerReader(clock)
+    # An error answer is collected, because it is no stream.  bioproxy's own are short.
     refusal: list[bytes] = []
     try:
         # Twisted has another exception for each phase of a call, also for cancelling.  After `translated` there is one
@@ -131,7 +137,7 @@ async def ask(agent: IAgent, url: str, request: Mapping[str, Any], clock: IReact
             await done
     except UpstreamError:
         raise QuestionFailed(f"there is no whole answer at {url}") from None
-    # bioproxy's own errors are short and say what to do, for example that a key is needed.
+    # They say what to do, for example that a key is needed.
     if response.code != 200:
         raise QuestionFailed(f"{response.code} {b''.join(refusal).decode(errors='replace')[:LONGEST_ERROR]}")
     return reader.answer(response.headers.getRawHeaders("X-Bioproxy-Cache", ["unknown"])[0])

@@ -46,8 +46,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 CONTEXT = 8192
 """Tokens that a prompt and its answer may have together: all that SmolLM2 was trained with.
 
-Halved, the handbook does not fit with the random model, which needs more tokens for a text; doubled, the small model
-takes 190 MB more memory for a context that it does not understand.
+Halved, longer documents that a visitor tries do not fit, above all with the random model, which needs twice the tokens
+for a text; doubled, the small model takes 190 MB more memory for a context that it does not understand.
 """
 
 START_LIMIT = 120.0
@@ -125,8 +125,11 @@ class Demo(Service):
             # Once is enough, also if a template becomes cold again later.
             if ready():
                 self._announcement.stop()
-                # From here on a coroutine goes on by itself, until it has shown all or is cancelled by `stopService`.
+                # From here on a coroutine goes on by itself, until it has shown all or is cancelled.
                 self._tour = Deferred.fromCoroutine(self._show())
+                # `stopService` would be too late: before it is called, bioproxy waits for requests in progress, and the
+                # tour's own question is one.  A trigger is a function that the reactor calls when it is told to stop.
+                self._reactor.addSystemEventTrigger("before", "shutdown", self._tour.cancel)
                 # A cancelled tour fails with `CancelledError`, which Twisted would log as a bug if nobody took it.
                 self._tour.addErrback(lambda failure: None if failure.check(CancelledError) else failure)
 
@@ -186,9 +189,6 @@ class Demo(Service):
         Fires when the child is gone, so that no process outlives bioproxy.
         """
         super().stopService()
-        # Cancelling closes the connection of the question in progress, so that nothing waits for its answer.
-        if self._tour is not None:
-            self._tour.cancel()
         # Not running if the tour has begun, or if the start failed before the loop began.
         if self._announcement is not None and self._announcement.running:
             self._announcement.stop()
@@ -206,11 +206,16 @@ class Demo(Service):
             print(text, file=sys.__stdout__, flush=True)
 
     async def _show(self) -> None:
-        """Ask the tour's question cold and warm, print what came of it, and then what to try.  Cancelling ends it."""
+        """Ask the tour's question cold and warm, print what came of it, and then what to try.
+
+        Fires when all is printed, and does not fail.  Cancelling closes the connection of the question in progress, and
+        nothing more is printed.
+        """
         url = words.chat_url(self.settings)
         # Each request gets a connection of its own, to bioproxy's own port, as from a new client.
         agent = Agents.over_network(self._reactor, url).own_fresh
 
+        # What the tour needs to know of all that: a function that answers a question.
         async def send(request: Mapping[str, Any]) -> Answer:
             return await ask(agent, url, request, self._reactor)
 

@@ -3,8 +3,11 @@
 It is for people who have never heard of a KV cache.  So the numbers come as a sentence first, and whoever wants to know
 more finds them beside it.  All numbers are measured; none is computed from others.
 
-Pure: functions from values to texts.  On Twisted there is nothing to know, except why these texts are not logged: they
-are what the visitor has asked for, and stand on the screen as they are.
+Pure: functions from values to texts.  On Twisted there is nothing to know, except why these texts are not logged:
+they are what the visitor has asked for, and stand on the screen as they are.  Between them are the lines of the log,
+which show the same requests as an operator sees them.
+
+Does not know when a text is printed, nor where.
 """
 
 from __future__ import annotations
@@ -41,8 +44,7 @@ It would have taken {cold.total:.1f} s, and took {warm.total:.1f} s.
 
           first word   whole answer   the prompt, in tokens
   cold {cold.first_word:11.1f} s {cold.total:12.1f} s   {cold.computed:,} computed
-  warm {warm.first_word:11.1f} s {warm.total:12.1f} s   {warm.reused:,} {warm.cache}, {warm.computed:,} computed
-"""
+  warm {warm.first_word:11.1f} s {warm.total:12.1f} s   {warm.reused:,} {warm.cache}, {warm.computed:,} computed"""
 """What is printed when both answers are there."""
 
 BANNER = """
@@ -70,12 +72,14 @@ SHOWN = r"""grep -oiE '^x-bioproxy-cache: [a-z]+|"content":"([^"\\]|\\.)*"|"cach
 
 def before(model: DemoModel) -> str:
     """Return what is printed before the question is asked."""
+    # The model's limits come first: whoever tries another question should know what to expect.
     return BEFORE.format(about=model.about, question=QUESTION)
 
 
 def compared(cold: Answer, warm: Answer) -> str:
     """Return both answers, or one if they are the same, and what they took."""
-    # They are the same, unless rounding differs; whoever compares must see if it does.
+    # Both are the same where llama.cpp computes the same in both cases, which bioproxy's warm-ups see to
+    # (docs/same-answer.md).  Should they ever differ, a visitor who compares must see that.
     answer = warm.text if warm.text == cold.text else f"{cold.text}\n  and warm:  {warm.text}"
     return COMPARED.format(answer=answer, cold=cold, warm=warm)
 
@@ -85,9 +89,12 @@ def banner(settings: Settings, templates: Path) -> str:
 
     def command(message: str, more: str = "") -> str:
         """Return a command that asks this and shows what matters of the answer."""
+        # Always the likeliest word, as in the tour: with chance in it, so small a model is more often wrong.
         body = f'{{"messages": [{{"role": "user", "content": "{message}"}}], "temperature": 0{more}}}'
         return f"curl -si {chat_url(settings)} -d '{body}' | {SHOWN}"
 
+    # In this order, because the tour has left the handbook in the slot: the first question finds it there, the second
+    # one takes its place, and the third one reuses nothing at all.
     return BANNER.format(
         ask_manual=command(f"@manual {OTHER_QUESTION}"),
         ask_island=command(f"@island {ISLAND_QUESTION}"),
@@ -102,6 +109,8 @@ def chat_url(settings: Settings) -> str:
 
     It is the address of `host` and `port`: with `listen` a visitor has to adapt the commands.
     """
+    # For the tour itself it makes no difference whether `host` means all addresses (``0.0.0.0``): the operating system
+    # takes that for this machine.
     return f"http://{bracketed(settings.host)}:{settings.port}/v1/chat/completions"
 
 

@@ -151,7 +151,8 @@ class PromptsStatus:
         not known.  `now_s` is 0 for a prompt that is `hot`, in the slot, and for a `warm` one how many seconds
         restoring its file takes.  It is `None` for any other prompt, and as long as no restore was measured.
         """
-        # Both by the latest measurements.  They are rounded, since they change a little with each one.
+        # Both by the latest measurements, as llama-server's speed depends on what else the machine does.  They are
+        # rounded, since they change a little with each one, and that should not be news for every page.
         cold = round(tokens * self._speed.seconds_per_token, 1) if tokens else 0.0
         restore = self._speed.restore_seconds(tokens) if warm and tokens else None
         now = 0.0 if hot else restore

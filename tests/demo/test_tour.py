@@ -47,7 +47,7 @@ class Showing(SynchronousTestCase):
         cold, warm = self.asked
         self.assertEqual({**warm, "cache_prompt": False}, cold)
         self.assertEqual((0, tour.ANSWER_TOKENS), (warm["temperature"], warm["max_tokens"]))
-        text = self.said[1]
+        text = self.said[1] + "\n"
         for line in (
             "The answer:  The old crane.",
             "It would have taken 12.4 s, and took 0.4 s.",

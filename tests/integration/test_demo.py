@@ -167,7 +167,7 @@ async def test_ctrl_c_during_the_question(demo: Demo) -> None:
     llama = await llama_of(process)
     await until(lambda: "please wait" in process.output, seconds=240)
     process.process.send_signal(signal.SIGINT)
-    await process.ended()
+    await process.ended(5)  # without waiting for the answer
     await until(lambda: not is_running(llama))
     for words in ("Traceback", "Try it yourself", "was not answered"):
         assert words not in process.output
