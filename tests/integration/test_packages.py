@@ -57,7 +57,7 @@ def check_wheel(folder: Path) -> None:
     assert {
         "bioproxy/py.typed",
         "bioproxy/operator/page_files/index.html",
-        "bioproxy/demo/templates/code.txt",
+        "bioproxy/demo/templates/manual.txt",
     } <= expected
     assert "twisted/plugins/bioproxy_plugin.py" in expected
     with zipfile.ZipFile(next(folder.glob("dist/*.whl"))) as wheel:

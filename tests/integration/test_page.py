@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -143,12 +144,22 @@ async def test_at_work(page: Page) -> None:
     # Requests: the slot holds code, so that is hot; mail comes from its file; an edited one is cold.
     await page.ask("@code why?")
     await page.says("#request-rows tr:nth-child(1)", "code", "hot", "reused", "200")
+    # What that was worth, in the row of the request and in that of the template, which the slot holds.
+    told = re.search(r"would have taken (\d+(?:\.\d)?) s, took (\d+(?:\.\d)?) (s|ms)", page.row())
+    assert told is not None, page.row()
+    assert float(told[1]) > float(told[2]) / (1000 if told[3] == "ms" else 1), page.row()
+    await until(lambda: re.search(r"cold \d+(\.\d)? s, now 0 s", page.text("[data-key=code]")))
     await page.ask("@mail why?")
     await page.says("#request-rows tr:nth-child(1)", "mail", "restored")
+    # Now a request on the other one would have to restore it.
+    await page.ask("@code why?")
+    await page.says("#request-rows tr:nth-child(1)", "code", "restored", "would have taken")
+    await page.ask("@mail why?")
+    await until(lambda: re.search(r"cold [\d.]+ s, now ([1-9]\d* ms|[\d.]+ s)", page.text("[data-key=code]")))
     page.folder.joinpath("mail.txt").write_text("Another one: " + prose(50, seed=2) + "<{message}>")
     await page.ask("@mail why?")
     await page.says("#request-rows tr:nth-child(1)", "cold", "the template's text changed")
-    assert "hot" in page.row(3)
+    assert "hot" in page.row(5)
     # Its error is over, and it is warmed up anew.
     await page.says("[data-key=mail]", "warm", "saved")
     assert "No such file" not in page.text("[data-key=mail]")
@@ -286,7 +297,8 @@ async def test_prompts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None
     await page.says("#conversation-list", "auto-", "tokens")
     await agent("and now?", secret + "It is one o'clock. " * 20)
     await page.says("#request-rows tr:nth-child(1)", "auto-", "reused")
-    await page.says("#learned-list", "hit", "used", "of computing saved")
+    await page.says("#learned-list", "hit", "used", "of computing saved", "cold ", " s, now")
+    await page.says("#conversation-list", "cold ")
     await page.says("#learned-total", "files", "of 8.0 GB")
     await page.says("#conversation-total", "of 16.0 GB")
     everything = page.browser.run("return document.body.innerText")
