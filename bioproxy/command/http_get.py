@@ -43,7 +43,9 @@ class Reply:
     """An answer: its status and the beginning of its body, which is all of it up to `LARGEST`."""
 
     status: int
+    """The number in the first line of the answer."""
     body: bytes
+    """Not decoded: whoever asked knows what it should be."""
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -51,11 +53,13 @@ class UnixConnection(http.client.HTTPConnection):
 
     def __init__(self, path: str) -> None:
         """Connect to the socket at `path`, when a request is made."""
+        # The name is only used for `Host`; HTTP wants one, and a socket in a folder has none.
         super().__init__("localhost", timeout=SILENCE)
         self._path = path
 
     def connect(self) -> None:
         """Open the connection.  Called by `http.client` before it sends."""
+        # In the place of the base class's method, which connects to host and port.
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(SILENCE)
         self.sock.connect(self._path)
@@ -63,6 +67,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 def connection(address: str) -> tuple[http.client.HTTPConnection, str]:
     """Return a connection to an address, not open yet, and the beginning of the paths there.  Raises `ValueError`."""
+    # Nothing is opened here: `http.client` connects when the request is made.
     if address.startswith(UNIX):
         return UnixConnection(address.removeprefix(UNIX)), ""
     # Settings have been checked by now, but not an address of the command line.  The errors of `urlsplit` and `port` do
@@ -74,6 +79,7 @@ def connection(address: str) -> tuple[http.client.HTTPConnection, str]:
         host = None
     if not host:
         raise ValueError(f"{address}: must be an address like http://127.0.0.1:8082")
+    # For TLS, the system's certificates are trusted.  The path is for a server behind another one, such as nginx.
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     return kind(host, port, timeout=SILENCE), parts.path.rstrip("/")
 
@@ -84,6 +90,7 @@ def get(address: str, path: str) -> Reply:
     Raises `ValueError` for an address that makes no sense, and `NoAnswer` if there is no answer.
     """
     server, base = connection(address)
+    # Everything in one: looking up the name, connecting, sending, and reading the answer.
     try:
         server.request("GET", base + path)
         answer = server.getresponse()

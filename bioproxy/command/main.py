@@ -46,7 +46,8 @@ class VersionedOptions(usage.Options):
 class InitOptions(VersionedOptions):
     """What ``bioproxy init`` takes.  Each option that is missing is asked for, if there is a terminal."""
 
-    # Each is name, one-letter name, default, help.
+    # Each is name, one-letter name, default, help.  The default `None` means "not given".  No option has a letter:
+    # these commands are typed rarely, and scripts are easier to read with whole words.
     optParameters = [
         ["model", None, None, "model file (GGUF) that bioproxy is to run llama.cpp with"],
         ["llama-url", None, None, "address of a llama-server that runs already, instead of --model"],
@@ -70,8 +71,9 @@ class RunOptions(usage.Options):
 
 
 class StatusOptions(VersionedOptions):
-    """What ``bioproxy status`` takes."""
+    """What ``bioproxy status`` takes.  Without options, the default configuration says where bioproxy is."""
 
+    # The same names as in the options of bioproxy, where they mean the same.
     # Flags are name, one-letter name, help; the object has 1 under the name if the flag was given, else 0.
     optFlags = [["json", None, "print what the operator's port says at /status, as JSON"]]
     optParameters = [
@@ -86,9 +88,10 @@ class CommandOptions(VersionedOptions):
     After parsing, `subCommand` is the name of the subcommand, and `subOptions` are its options.
     """
 
+    # What the first line of ``--help`` shows; that of a subcommand has the subcommand's name and synopsis behind it.
     synopsis = "Usage: bioproxy"
 
-    # Each is name, one-letter name, class of options, help.
+    # Each is name, one-letter name, class of options, help.  Twisted makes the object only for the one that is named.
     subCommands = [
         ["init", None, InitOptions, "write a configuration and a first template; overwrite nothing"],
         ["run", None, RunOptions, "start bioproxy in the foreground: twistd -n bioproxy"],
@@ -97,6 +100,8 @@ class CommandOptions(VersionedOptions):
 
     def postOptions(self) -> None:
         """Refuse a command line without a subcommand.  Called by Twisted when all is parsed."""
+        # Also reached with a subcommand, when its own words have been parsed.
+        # Twisted leaves `subCommand` at `None` then.  There is no default: each of the three would surprise somebody.
         if self.subCommand is None:
             raise usage.UsageError("say what to do: init, run or status; --help explains them")
 
@@ -110,15 +115,18 @@ def main(words: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # not where a test has put another object in its place
             stream.reconfigure(errors="backslashreplace")
+    # Parsing makes the object of the subcommand's options and has it parse its own words; `subOptions` is that object.
     options = CommandOptions()
     try:
         options.parseOptions(sys.argv[1:] if words is None else words)
         perform(options.subCommand, options.subOptions)
     except usage.UsageError as error:
+        # Raised by the parser, and by `init` for an answer that is missing.
         # Twisted's own programs print the whole help here, and the mistake below it, where it is easily overlooked.
         name = f"bioproxy {options.subCommand}" if options.subCommand else "bioproxy"
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(MISUSE) from None
+    # Not for ``bioproxy run``: there, twistd handles the signal.
     except KeyboardInterrupt:
         # The shell's prompt then begins on a line of its own.
         print(file=sys.stderr)
@@ -131,11 +139,16 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def perform(name: str | None, options: usage.Options) -> None:
-    """Carry out the subcommand of this name.  Raises what `main` handles."""
+    """Carry out the subcommand of this name, and return when it is over.
+
+    That of ``bioproxy run`` is over when bioproxy is told to stop.  Raises what `main` handles.
+    """
+    # Imported here: each subcommand needs a different part of bioproxy, and a start that loads all of it takes longer.
     if name == "init":
         from bioproxy.command import init
 
-        init.run(options["model"], options["llama-url"], options["document"], options["prefix"], options["config"])
+        # An object of options is a dict of what was given.  Its names are those of the fields, but for the hyphen.
+        init.run(init.Given(**{name.replace("-", "_"): value for name, value in options.items()}))
     elif name == "run":
         from bioproxy.command import foreground
 

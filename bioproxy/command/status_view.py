@@ -7,6 +7,9 @@ one name.
 `/status` says since when something lasts and not for how long, so the present time is a parameter.  With it everything
 here is a pure function: the same status, size and time give the same lines, and a test needs no bioproxy.
 
+In `/status` a value that is not known is `None`, and here a hyphen.  Texts in it may come from outside, such as the
+path of a request, whose sender chose it.  So every text goes through `plain` before it is shown.
+
 Does not know where the status comes from, nor whether the lines are printed once or again and again
 (`bioproxy.command.status`).
 """
@@ -33,7 +36,7 @@ Halved, a turn of an agent does not fit; doubled, the prompts are scrolled out o
 """
 
 BAR = 14
-"""Cells of a progress bar.
+"""Cells of a progress bar, without its percentage.
 
 Halved, it moves every 14 % only; doubled, a terminal of 40 columns has no room for it.
 """
@@ -50,7 +53,11 @@ CLIENT_GONE = 499
 
 @dataclass(frozen=True)
 class Screen:
-    """Where the lines go."""
+    """Where the lines go.
+
+    Its height does not matter here: whoever replaces the lines in place has to cut them
+    (`bioproxy.command.status.watch`).
+    """
 
     width: int
     """Cells of a line, at most."""
@@ -60,11 +67,16 @@ class Screen:
 
 def is_bioproxy(status: Any) -> bool:
     """Tell whether a value is a `/status` that can be shown."""
+    # Only the outermost keys: inside of them, bioproxy's names do not change (`bioproxy.operator.status`).
     return isinstance(status, dict) and status.keys() >= KEYS
 
 
 def is_busy(status: Status) -> bool:
-    """Tell whether something warms up, runs or waits, so that the status will soon be another one."""
+    """Tell whether something warms up, runs or waits, so that the status will soon be another one.
+
+    A warm-up that has to wait, for example until llama-server is up, does not count: nobody knows how long that takes.
+    """
+    # A request that waits for its turn, or a slot in use.
     gate = status["gate"]
     at_work = gate["busy"] is not None or gate["waiting"] > 0
     # Between two warm-ups nobody is at the gate, but the next prompt is due.
@@ -73,6 +85,7 @@ def is_busy(status: Status) -> bool:
 
 def lines(status: Status, screen: Screen, now: datetime) -> list[str]:
     """Return the lines for a status.  None is wider than the screen.  `now` has a time zone; times are shown in it."""
+    # Control characters first, then the width, then colours: each step would spoil the one before it otherwise.
     return [
         *(coloured(cut(plain(text), screen.width), colour, screen.colours) for text, colour in summary(status, now)),
         *prompts(status, screen),
@@ -82,6 +95,8 @@ def lines(status: Status, screen: Screen, now: datetime) -> list[str]:
 
 def summary(status: Status, now: datetime) -> Iterator[tuple[str, int | None]]:
     """Yield what there is to say in sentences, each with its colour."""
+    # One line for each part of bioproxy that may be in trouble.  The most important line first: a small terminal shows
+    # the beginning.
     llama = status["llama"]
     yield f"bioproxy {status['version']}, up for {duration(status['uptime_s'])}", BOLD
     if llama["up"]:
@@ -89,13 +104,16 @@ def summary(status: Status, now: datetime) -> Iterator[tuple[str, int | None]]:
         model = str(llama["model"] or "a model").rpartition("/")[2]
         yield f"llama-server is up with {model} at {llama['url']}", None
     else:
+        # The reason before the address, which may be cut off.
         yield f"llama-server is not ready: {llama['trouble'] or 'no answer'} ({llama['url']})", RED
+    # Nothing failed, but something is slower than it could be.
     if llama["note"]:
         yield f"note: {llama['note']}", YELLOW
     yield slot(status["gate"], now), CYAN if status["gate"]["busy"] else None
     # On a line of its own, so that a narrow terminal does not cut it.
     if waiting := status["gate"]["waiting"]:
         yield f"{waiting} waiting", YELLOW
+    # Last, because there may be many of them.
     # A word in the table says that there is an error, a sentence here which.
     for prompt in status["prompts"]:
         if prompt["error"]:
@@ -107,8 +125,10 @@ def slot(gate: Mapping[str, Any], now: datetime) -> str:
     inside = gate["inside"]
     if inside is None:
         return "the slot waits for the next request of a conversation" if gate["lingering"] else "the slot is free"
-    # What is known depends on the request: the prompt once it is inside, and nothing but its path without a template.
+    # Somebody has the slot: a user's request, or a warm-up.  What is known depends on the request: the prompt once it
+    # is inside, and nothing but its path without a template.
     name = inside["prompt"] or inside["template"] or inside["path"] or "a request"
+    # Both times have a time zone, so the difference is right wherever this runs.
     since = duration((now - datetime.fromisoformat(inside["since"])).total_seconds())
     sentence = f"{'warming up' if gate['busy'] == 'warmup' else 'serving'} {name} for {since}"
     # Only of requests whose prompt llama-server is still reading, and whose client waits for a stream.
@@ -118,13 +138,19 @@ def slot(gate: Mapping[str, Any], now: datetime) -> str:
 
 
 def prompts(status: Status, screen: Screen) -> list[str]:
-    """Return the table of prompts, with the number of conversations below it."""
+    """Return the table of prompts, templates first, with the number of conversations below it.
+
+    `TOKENS` is how long a prompt is, and `USES` how many requests found it in the slot or in its file.
+    """
     kept = [prompt for prompt in status["prompts"] if prompt["kind"] != "conversation"]
+    # Conversations are many, and have names that say nothing to a person.
     # The list has the latest conversations only; the number of all of them is elsewhere.
     count = status.get("shelf", {}).get("conversation", {}).get("files", 0)
     below = [cut(f"and {count} conversations in files", screen.width)] if count else []
+    # A table without rows would look as if something were missing.
     if not kept:
         return ["", cut("no prompts: no template is configured, and nothing was learned yet", screen.width), *below]
+    # The ranks say what a narrow terminal loses first: how often something was used, then how long it is.
     columns = [
         Column("PROMPT", [Cell(plain(prompt["name"])) for prompt in kept]),
         Column("STATE", [Cell(prompt["state"], COLOURS.get(prompt["state"])) for prompt in kept], rank=1),
@@ -136,10 +162,16 @@ def prompts(status: Status, screen: Screen) -> list[str]:
 
 
 def requests(status: Status, screen: Screen, now: datetime) -> list[str]:
-    """Return the table of the latest requests, newest first."""
+    """Return the table of the latest requests, newest first.
+
+    `SECONDS` is how long a client waited in all, its time in the queue included; `FIRST` is until the first piece of
+    the answer came, which is what a warm prompt makes short.
+    """
+    # They come newest first.
     latest: Sequence[Mapping[str, Any]] = status["requests"][:REQUESTS]
     if not latest:
         return ["", cut("no requests yet", screen.width)]
+    # Whether something was reused, and what it took, is what people look for; both stay in 40 columns.
     columns = [
         Column("REQUEST", [Cell(plain(each["prompt"] or each["template"] or each["path"])) for each in latest]),
         Column("CACHE", [outcome(each) for each in latest], rank=1),
@@ -154,11 +186,14 @@ def requests(status: Status, screen: Screen, now: datetime) -> list[str]:
 
 def outcome(request: Mapping[str, Any]) -> Cell:
     """Return in one word how a request ended: an error, or else how the slot came to hold its prompt."""
+    # An error says more than the cache does, since its answer needed none.
     status = request["status"]
     if status == CLIENT_GONE:
         return Cell("left", YELLOW)
+    # 0: bioproxy had no answer to give, not even an error.
     if status >= 400 or status == 0:
         return Cell(f"error {status}" if status else "no answer", RED)
+    # Requests without a template and without a learned prompt have no word for it.
     cache = request["cache"]
     return Cell(cache or "-", COLOURS.get(cache))
 
@@ -168,6 +203,7 @@ def bar(progress: float) -> str:
 
     In ASCII, so it looks the same on every terminal.
     """
+    # How many cells are filled.
     done = int(progress * BAR)
     # Rounded down, like the bar: 100 % are for what is finished.
     return f"{'#' * done}{'.' * (BAR - done)} {int(progress * 100):3} %"
@@ -175,6 +211,7 @@ def bar(progress: float) -> str:
 
 def number(value: int | None) -> str:
     """Return a count with commas, ``-`` if it is not known."""
+    # A 0 would be a statement, and a wrong one.
     return "-" if value is None else f"{value:,}"
 
 
@@ -185,14 +222,17 @@ def seconds(milliseconds: float | None) -> str:
 
 def clock(time: str, now: datetime) -> str:
     """Return a time in ISO 8601 as a time of day in the time zone of `now`."""
+    # `/status` has UTC.  A person compares with the clock on the wall.
     return datetime.fromisoformat(time).astimezone(now.tzinfo).strftime("%H:%M:%S")
 
 
 def duration(seconds: float) -> str:
-    """Return a number of seconds in the two largest units that it has."""
+    """Return a number of seconds in the two largest units that it has, such as ``2 h 5 min``."""
+    # bioproxy may run on another machine, whose clock is ahead.
     # A clock that was set may make a beginning lie in the future.
     whole = max(int(seconds), 0)
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
+    # Two units are exact enough for "how long?", and short enough for a narrow terminal.
     if days:
         return f"{days} d {hours} h"
     if hours:

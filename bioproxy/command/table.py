@@ -62,6 +62,8 @@ class Column:
 
 def plain(text: str) -> str:
     """Return a text without control characters and others that a terminal does not show as they are."""
+    # An escape sequence begins with a control character; without that, its rest is harmless text.  Marks that turn the
+    # direction of writing are not printable either.
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -72,9 +74,11 @@ def width(text: str) -> int:
 
 def character_width(character: str) -> int:
     """Return how many cells a character takes: 0, 1 or 2."""
-    # Wide (W) and full-width (F) are Unicode's words for characters of two cells.
+    # Accents that stand on the character before them.  Of a letter with its accent in one character, this is not true.
     if unicodedata.combining(character):
         return 0
+    # Wide (W) and full-width (F) are Unicode's words for characters of two cells.  What is ambiguous (A), such as Greek
+    # letters in an East Asian font, takes one cell on today's terminals.
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
@@ -82,14 +86,12 @@ def cut(text: str, cells: int) -> str:
     """Return a text that takes `cells` cells at most, with `ELLIPSIS` at its end if something is missing."""
     if width(text) <= cells:
         return text
-    kept, used = "", 0
-    for character in text:
-        used += character_width(character)
-        # One cell is for the ellipsis.
-        if used > cells - 1:
-            break
-        kept += character
-    return (kept + ELLIPSIS)[: max(cells, 0)]
+    # No more characters than there are cells can fit, so a text of any length costs the same.  Wide ones among them
+    # need more room, so the rest is found by trying.
+    kept = text[: max(cells, 0)]
+    while kept and width(kept) > cells - width(ELLIPSIS):
+        kept = kept[:-1]
+    return kept + ELLIPSIS if cells > 0 else ""
 
 
 def coloured(text: str, colour: int | None, colours: bool) -> str:
@@ -99,6 +101,7 @@ def coloured(text: str, colour: int | None, colours: bool) -> str:
 
 def table(columns: Sequence[Column], cells: int, colours: bool) -> list[str]:
     """Return the lines of a table that is `cells` cells wide at most: its titles, then its rows."""
+    # One rank at a time, until the rest fits or only the first column is left, whose rank is 0.
     shown = list(columns)
     # The first column counts with its least width here: it is cut below.
     while needed(shown) > cells and (rank := max(column.rank for column in shown)):
@@ -106,22 +109,26 @@ def table(columns: Sequence[Column], cells: int, colours: bool) -> list[str]:
     first, *others = shown
     room = cells - sum(GAP + column.width for column in others)
     widths = [max(min(first.width, room), 1), *(column.width for column in others)]
+    # Titles are just the first row, so they are cut and lined up like the others.
     rows = zip(*([Cell(column.title), *column.cells] for column in shown), strict=True)
     return [line(row, shown, widths, colours) for row in rows]
 
 
 def needed(columns: Sequence[Column]) -> int:
     """Return how many cells a table of these columns takes when its names are cut as far as they may be."""
+    # The others are never cut: half a number is a wrong number.
     first, *others = columns
     return min(first.width, NAME_WIDTH) + sum(GAP + column.width for column in others)
 
 
 def line(row: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], colours: bool) -> str:
     """Return one row as a line, without spaces at its end."""
+    # A cell, its column and the column's width belong together.
     parts = []
     for cell, column, cells in zip(row, columns, widths, strict=True):
         text = cut(cell.text, cells)
-        # `str.ljust` counts characters and not cells.
+        # How much is missing up to the column's width: `str.ljust` counts characters and not cells.
+        # The space stays outside of the colour, or a terminal with colours for backgrounds would show it.
         space = " " * (cells - width(text))
         shown = coloured(text, cell.colour, colours)
         parts.append(space + shown if column.right else shown + space)

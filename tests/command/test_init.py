@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from unittest import mock
 
 from twisted.python import usage
 
@@ -128,7 +128,7 @@ class Questions(FolderTest):
 
         self.said = io.StringIO()
         with contextlib.redirect_stdout(self.said):
-            _, self.file = init.begin(ask, None, None, None, None, str(self.folder / "new" / "conf.json"))
+            self.first = init.begin(ask, init.Given(config=str(self.folder / "new" / "conf.json")))
         return given
 
     def test_asked_again(self) -> None:
@@ -140,55 +140,22 @@ class Questions(FolderTest):
         self.assertEqual("Messages about it begin with [@bersicht-2]: ", self.asked[-1])
         for reason in ('must be a text, not ""', "h.gguf: No such file", "does not answer yet", "gives no name"):
             self.assertIn(reason, self.said.getvalue())
-        self.assertEqual("bersicht-2.txt", json.loads(self.file.read_text())["prefixes"]["@bersicht-2"])
+        self.assertEqual(("@bersicht-2", document), (self.first.prefix, self.first.document))
+        self.assertEqual([document.name], os.listdir(self.folder), "nothing is written before all is answered")
 
     def test_end_of_input(self) -> None:
         """The end of the input writes nothing."""
         self.assertRaises(EOFError, self.ask, NOWHERE)
         self.assertEqual([], os.listdir(self.folder))
 
-    def test_suggestions(self) -> None:
-        """A prefix is made of what a name has of letters and digits."""
-        for name, expected in (
-            ("notes.md", "@notes"),
-            ("My Notes.tar.md", "@my-notes-tar"),
-            ("_x_.md", "@x"),
-            ("提示.md", "@document"),
-            ("a" * 80, "@" + "a" * 64),
-        ):
-            self.assertEqual(expected, init.suggestion(Path("/d") / name))
+    def test_without_readline(self) -> None:
+        """A Python without `readline` can ask all the same."""
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        self.patch(sys, "stdin", terminal)
+        with mock.patch.dict(sys.modules, {"readline": None}):
+            self.assertIs(input, init.terminal())
 
     def test_both_sources(self) -> None:
         """A model and a llama-server exclude each other, whether there is a terminal or not."""
-        self.assertRaises(usage.UsageError, init.begin, input, "m", NOWHERE, None, None, None)
-
-    def test_model(self) -> None:
-        """A model file is known by its first bytes."""
-        model = self.folder / "m.gguf"
-        model.write_bytes(b"GGUF\3\0\0\0")
-        self.assertEqual({"model": str(model)}, init.model_at(str(model)))
-
-
-class SlotFolder(FolderTest):
-    """llama-server's slot folder, where its command line can be seen."""
-
-    def found(self, *arguments: str, url: str = "http://127.0.0.1:8080") -> dict[str, object]:
-        """Return the setting, for a llama-server with these arguments."""
-        process = self.folder / "proc" / "7"
-        process.mkdir(parents=True, exist_ok=True)
-        process.joinpath("cmdline").write_bytes("\0".join(["/usr/bin/llama-server", *arguments, ""]).encode())
-        with contextlib.redirect_stdout(io.StringIO()):
-            return init.slot_folder(url, self.folder / "proc")
-
-    def test_seen(self) -> None:
-        """A folder that is there is taken; a relative one, a missing one, and that of another machine are not."""
-        folder = str(self.folder)
-        self.assertEqual({"slot_save_path": folder}, self.found("--slot-save-path", folder))
-        for arguments, url in (
-            ((), "http://127.0.0.1:8080"),
-            (("--slot-save-path", "."), "http://127.0.0.1:8080"),
-            (("--slot-save-path", f"{folder}/none"), "http://localhost:8080"),
-            (("--slot-save-path", folder), "http://127.0.0.1:8090"),
-            (("--slot-save-path", folder), "http://elsewhere:8080"),
-        ):
-            self.assertEqual({}, self.found(*arguments, url=url))
+        self.assertRaises(usage.UsageError, init.begin, input, init.Given(model="m", llama_url=NOWHERE))
