@@ -187,7 +187,8 @@ class Waits:
         # The turn of a request belongs to its record, by whose id the visit is found.
         rests = [self._rest(turn.who) for turn in turns]
         known = [rest for rest in rests if rest is not None]
-        # A sum without one of them would be too small, and too small is what disappoints.
+        # A sum without one of them would be too small, and too small is what disappoints.  Mostly all are known after
+        # the very first answer, since the most general kind learns from each.
         return sum(known) if len(known) == len(rests) else None
 
     def _rest(self, record: Record) -> float | None:

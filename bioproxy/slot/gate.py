@@ -219,8 +219,7 @@ class Gate:
 
     def _release(self, turn: Turn) -> None:
         """Let the next user in, after a user."""
-        # All fields must be up to date before the token is released, because the next user's coroutine runs inside
-        # `_let_in`.
+        # All fields must be up to date before: the next user's coroutine runs inside `_let_in`.
         self._user_inside = self._user_has_left = False
         self.queue.user_left(turn, self.stats.user_left())
         self._semaphore.release()

@@ -145,6 +145,7 @@ class WaitingQueue:
         self._recent.append(seconds if turn.went_on else 0.0)
         # The next request can be recognised only if the slot is known to hold this conversation now.  Otherwise
         # lingering would delay the others, and that very request as well.
+        # What a switch would cost is asked at this moment, too, since the answer has just made the conversation longer.
         if turn.lingers and self.patience > 0 and turn.goes_on():
             seconds = worth_lingering(self.linger, turn.switch_seconds())
             self._linger_until = self._clock.seconds() + seconds if seconds else None
