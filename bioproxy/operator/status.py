@@ -166,10 +166,10 @@ class Status:
         elif since is not None:
             current = self._warmer.current
             inside = {**who(None), "template": current, "prompt": current, "since": since, "progress": None}
-        # In the order in which they will be served.
+        # In the order in which they will be served, if nobody passes.
         queue = [
             {**who(turn.who), "since": turn.since, "estimate_s": estimate(turn.who)}
-            for turn in gate.stats.queue[:QUEUE]
+            for turn in gate.queue.in_order()[:QUEUE]
         ]
         # `busy` and `waiting` are the short form for programs; `inside` and `queue` are the details for the page.
         return {

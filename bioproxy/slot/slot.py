@@ -84,6 +84,8 @@ class Slot:
         self.bring_back = self._preparer.bring_back
         # Called when no user is active, and at shutdown.  A save changes nothing in the slot.
         self.save_conversation = saver.save_if_due
+        # Only looks at what is known.
+        self.switch_seconds = saver.switch_seconds
 
     def know_tokens(self, tokens_of: Callable[[Key], Sequence[int] | None]) -> None:
         """Let `tokens_of` say which tokens a prompt has (`SlotPreparer.tokens_of`)."""
