@@ -1,35 +1,36 @@
 """Five agents at the same time, in the order of their arrival and with a gate that plans ahead.
 
-Each agent has tools and a system message of 2,000 tokens of its own, and a conversation of ten turns; between two turns
-it works with a tool for a moment.  Both orders run one after the other on a real llama.cpp with a generated model,
-without its own memory of prompts (``--cache-ram 0``), each with empty folders.
+Each agent has a tool and a system message of its own, 2,000 tokens together, and a conversation of ten turns; between
+two turns it works with the tool for a moment.  Each answer is a real tool call, so the gate lingers
+(`tests.support.tool_callers`).  Both orders run one after the other on a real llama.cpp, each with empty folders.
 
-    python -m benchmarks.parallel_agents [dense|sliding|hybrid|MODEL.gguf [AGENTS [TURNS]]]
+    python -m benchmarks.parallel_agents [dense sliding hybrid] [--cache-ram MIB] [--agents 5] [--turns 10]
+                                         [--width 64] [--blocks 0] [--each]
 
-With a real model each answer is a tool call (``tool_choice: required``), after which the gate lingers; a generated
-model's random words are none.  It prints the prompt tokens that were computed, as a multiple of those that were new,
-and how long all of it took.
+llama.cpp's own memory of prompts is off, unless ``--cache-ram`` says otherwise.  The default model computes thousands
+of tokens a second, so switching costs nothing in time; ``--width 384 --blocks 6`` is slow enough to feel it.  Printed
+are the prompt tokens that were computed, as a multiple of those that were new, and how long all of it took; with
+``--each``, each request as well.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from benchmarks.agents_day import Llama, metric, post, write_model
+from benchmarks.agents_day import KINDS, Llama, metric, post
 from benchmarks.first_words import get, wait_for
 from benchmarks.servers import Children, free_ports
-from tests.support.agents import CHAT, Session, agent, prose
-
-AGENTS, TURNS = 5, 10
-"""How many agents there are, and how many turns each has."""
+from bioproxy.demo import tiny_model
+from tests.support.agents import Session, prose
+from tests.support.tool_callers import TEMPLATE, calling_agent, calls_a_tool
 
 TOOL_SECONDS = 0.1
 """How long an agent works between two turns."""
@@ -40,74 +41,119 @@ ORDERS = {
 }
 
 
-class Agent:
-    """One agent: it counts what is new in its prompts, and what llama-server computes for them."""
+@dataclass(frozen=True)
+class Answered:
+    """One request, as it turned out; times are in seconds."""
 
-    def __init__(self, number: int, **more: Any) -> None:
-        self.more = more
-        self.ended: Counter[str] = Counter()
-        self.session: Session = agent(CHAT, seed=f"agent {number}").session()
-        self.number, self.new, self.computed, self.prompt = number, 0, 0, 0
-        self.waits: list[float] = []
-
-    def work(self, port: int, turns: int) -> None:
-        """Run the conversation."""
-        self.session.ask(prose(60, f"{self.number} begins"))
-        for turn in range(turns):
-            began = time.monotonic()
-            answer, _ = post(port, self.session.path, self.session.body(temperature=0, **self.more))
-            self.ended[json.loads(answer)["choices"][0]["finish_reason"]] += 1
-            self.waits.append(time.monotonic() - began)
-            reply = self.session.hear(answer)
-            # What stands behind the last prompt is new: its answer, and the message after that.
-            self.new += reply.prompt - self.prompt
-            self.computed += reply.computed
-            self.prompt = reply.prompt
-            time.sleep(TOOL_SECONDS)
-            self.session.use_tool(prose(150, f"{self.number} {turn}"))
+    agent: int
+    turn: int
+    ended: str
+    cache: str | None
+    prompt: int
+    new: int
+    computed: int
+    seconds: float
 
 
-def run(model: Path, folder: Path, agents_count: int, turns: int, more: dict[str, Any], *options: str) -> str:
-    """Let the agents work; return a line of the table."""
+@dataclass
+class Outcome:
+    """What one order has cost."""
+
+    seconds: float = 0.0
+    answered: list[Answered] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def multiple(self) -> float:
+        """The computed tokens, as a multiple of the new ones."""
+        return sum(each.computed for each in self.answered) / sum(each.new for each in self.answered)
+
+    def __str__(self) -> str:
+        new, computed = (sum(getattr(each, name) for each in self.answered) for name in ("new", "computed"))
+        longest = max(each.seconds for each in self.answered)
+        told = ", ".join(f"{name} {value:.3g}" for name, value in self.metrics.items())
+        return (
+            f"{computed:6} computed of {new} new ({self.multiple:.2f} times), {self.seconds:5.1f} s in all,"
+            f" longest request {longest:.1f} s, {told},"
+            f" ended with {dict(Counter(each.ended for each in self.answered))}"
+        )
+
+
+def converse(port: int, number: int, turns: int, outcome: Outcome) -> None:
+    """Be one agent, for so many turns."""
+    session: Session = calling_agent(seed=f"agent {number}").session()
+    session.ask(prose(60, f"{number} begins"))
+    before = 0
+    for turn in range(turns):
+        began = time.monotonic()
+        answer, headers = post(port, session.path, session.body(**calls_a_tool()))
+        seconds = time.monotonic() - began
+        reply, ended = session.hear(answer), json.loads(answer)["choices"][0]["finish_reason"]
+        # What stands behind the last prompt is new: its answer, and the message after that.
+        new, cache = reply.prompt - before, headers["X-Bioproxy-Cache"]
+        outcome.answered.append(Answered(number, turn, ended, cache, reply.prompt, new, reply.computed, seconds))
+        before = reply.prompt
+        time.sleep(TOOL_SECONDS)
+        session.use_tool(prose(150, f"{number} {turn}"))
+
+
+def run(model: Path, folder: Path, agents: int, turns: int, cache_ram: int, *options: str) -> Outcome:
+    """Let the agents work; return what that has cost."""
     with ExitStack() as stack:
         children = Children(stack, folder)
-        llama = Llama(children, folder, model, "--cache-ram", 0)
+        llama = Llama(children, folder, model, "--cache-ram", cache_ram)
         port, admin = free_ports(2)
         url = f"http://127.0.0.1:{llama.port}"
         children.bioproxy("agents", port, admin, url, "--slot-save-path", llama.slots, *options)
         wait_for("bioproxy to see llama.cpp", lambda: get(admin, "/status")["llama"]["up"])
-        agents = [Agent(number, **more) for number in range(agents_count)]
-        threads = [threading.Thread(target=each.work, args=(port, turns)) for each in agents]
+        outcome = Outcome()
+        threads = [threading.Thread(target=converse, args=(port, each, turns, outcome)) for each in range(agents)]
         began = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds = time.monotonic() - began
-        new, computed = (sum(getattr(each, name) for each in agents) for name in ("new", "computed"))
-        longest = max(wait for each in agents for wait in each.waits)
-        passed, lingered = metric(admin, "passed_over_seconds_sum"), metric(admin, "linger_total", result="came")
-        ended = sum((each.ended for each in agents), Counter[str]())
-        return (
-            f"{computed:7} computed of {new} new ({computed / new:.2f} times), {seconds:5.1f} s in all,"
-            f" the longest request {longest:.1f} s, passed over {passed:.1f} s in all,"
-            f" {lingered:.0f} came while the gate lingered; answers ended with {dict(ended)}"
-        )
+        outcome.seconds = time.monotonic() - began
+        assert len(outcome.answered) == agents * turns, "an agent has failed"
+        outcome.metrics = {
+            "came while it lingered": metric(admin, "linger_total", result="came"),
+            "lingered in vain": metric(admin, "linger_total", result="timeout"),
+            "saves": metric(admin, "slot_saves_total", result="ok"),
+            "restores": metric(admin, "slot_restores_total", result="ok"),
+            "seconds passed over in all": metric(admin, "passed_over_seconds_sum"),
+            "passed over for more than 10 s": metric(admin, "passed_over_seconds_count")
+            - metric(admin, "passed_over_seconds_bucket", le="10.0"),
+        }
+        return outcome
 
 
-def main(kind: str, agents_count: int, turns: int) -> None:
-    """Run both orders."""
-    with tempfile.TemporaryDirectory() as folder:
-        real = Path(kind).suffix == ".gguf"
-        model = Path(kind).resolve() if real else write_model(Path(folder), kind)
-        more: dict[str, Any] = {"tool_choice": "required", "max_tokens": 200} if real else {"max_tokens": 30}
-        for name, options in ORDERS.items():
-            place = Path(folder) / name.split()[0]
-            place.mkdir()
-            print(f"{kind}, {name:20}{run(model, place, agents_count, turns, more, *options)}", flush=True)
+def main() -> None:
+    """Run both orders on each kind of model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", default=["dense"], help=", ".join(KINDS))
+    parser.add_argument("--cache-ram", type=int, default=0, help="MiB of llama.cpp's own memory of prompts")
+    parser.add_argument("--agents", type=int, default=5, help="agents at the same time")
+    parser.add_argument("--turns", type=int, default=10, help="requests of each")
+    parser.add_argument("--width", type=int, default=0, help="width of the model, a multiple of 64; 0: as in the tests")
+    parser.add_argument("--blocks", type=int, default=0, help="layers of the model; 0: as in the tests")
+    parser.add_argument("--each", action="store_true", help="print each request")
+    given = parser.parse_args()
+    for kind in given.kinds:
+        size = KINDS[kind]
+        if given.width:
+            size = replace(size, width=given.width, heads=given.width // 64, feed_forward=3 * given.width)
+        size = replace(size, blocks=given.blocks or size.blocks)
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / f"{kind}.gguf"
+            tiny_model.write_model(model, size, chat_template=TEMPLATE)
+            for name, options in ORDERS.items():
+                place = Path(folder) / name.split()[0]
+                place.mkdir()
+                outcome = run(model, place, given.agents, given.turns, given.cache_ram, *options)
+                for each in outcome.answered if given.each else ():
+                    print(each)
+                print(f"{kind:8}{name:20}{outcome}", flush=True)
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    counts = [*map(int, given[1:]), *(AGENTS, TURNS)[len(given[1:]) :]]
-    main(given[0] if given else "dense", counts[0], counts[1])
+    main()

@@ -26,7 +26,7 @@ from random import Random
 from statistics import mean
 
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.order import RECENT_TURNS, Enter, Linger, Policy, Waiting, decide, expected_s
+from bioproxy.slot.order import RECENT_TURNS, Enter, Linger, Policy, Waiting, decide, expected_s, worth_lingering
 
 TO_THE_NEXT_BLOCK = 32
 """Tokens that are computed again after a restore, on average: files end at multiples of 64."""
@@ -100,6 +100,8 @@ class Run:
         self.queue: list[Request] = []
         self.holds: int | None = None
         self.linger_until = 0.0
+        # Whether the gate lingers only where a switch is dear.
+        self.judges = True
         self.recent: deque[float] = deque(maxlen=RECENT_TURNS)
         self.result = Result(new=sum(step.new for steps in plan for step in steps))
         # All begin within the first second.
@@ -162,7 +164,12 @@ class Run:
             heapq.heappush(
                 self.coming, (self.now + steps[request.number].pause, request.conversation, request.number + 1)
             )
-            self.linger_until = self.now + Settings().linger
+            before = sum(each.new + each.answer for each in steps[: request.number + 1])
+            machine = self.machine
+            switch = machine.switch if machine.restores else before / machine.prefill
+            self.linger_until = self.now + (
+                worth_lingering(Settings().linger, switch) if self.judges else Settings().linger
+            )
 
 
 def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[Run], Enter | Linger | None]:

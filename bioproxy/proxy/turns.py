@@ -1,11 +1,13 @@
 """Makes a request's turn at the gate: what the gate has to know of a request, in the gate's own terms.
 
 The gate lets requests that go on with the slot's conversation pass others, and requests that only fill llama-server's
-cache wait until nobody else does.  It knows nothing of requests, though, so a turn gets two answers from here:
+cache wait until nobody else does.  It knows nothing of requests, though, so a turn gets three answers from here:
 
 * `Turn.goes_on`, a function.  It is called each time the gate decides who goes next, because until then other requests
   change what the slot holds.  It compares digests in memory and asks nobody, so it may be called for a hundred waiting
   requests in one go.  The request's own digests were computed when it was read, before the queue.
+* `Turn.switch_seconds`, a function.  It is called after an answer with tool calls: how much would be lost if another
+  conversation came next.
 * `Turn.fills_for`, a value: whose cache the request fills, if that is all that it does.
 
 A request that only fills the cache is one for ``/infill`` with ``"n_predict": 0``.  The editor plugin llama.vim sends
@@ -43,7 +45,7 @@ is written in another way (``0.0``), the request is an ordinary one.
 
 def turn_for(gate: Gate, slot: Slot, exchange: Exchange, found: NamedTemplates | ChatRequest | None) -> Turn:
     """Return a request's turn at the gate; `found` is what is known of its prompt."""
-    return gate.user(exchange.record, goes_on_with(slot, found), fills_for(exchange))
+    return gate.user(exchange.record, goes_on_with(slot, found), fills_for(exchange), slot.switch_seconds)
 
 
 def goes_on_with(slot: Slot, found: NamedTemplates | ChatRequest | None) -> Callable[[], bool]:

@@ -6,8 +6,8 @@ comments in a waiting client's stream (`Waits.words`), the record of the request
 (`Waits.progress_of`).
 
 Each estimate is made anew from what is inside and ahead at the moment, so nothing has to be updated when somebody hangs
-up.  It is an estimate of *this* queue; requests that come later are behind, but for the few that may pass others
-(``patience``), which are not foreseen.
+up.  It is an estimate of *this* queue.  Who passes others (``patience``), and for how long the gate lingers, is not
+foreseen: those requests are mostly not here yet, and while somebody is inside, nobody knows what the slot will hold.
 
 On Twisted: asking llama-server is an `await`, and llama-server may hang.  A client that waits must get its comment in
 any case, since that is what keeps its connection open.  So the question has a time limit of its own (`addTimeout`,
@@ -103,9 +103,9 @@ class Waits:
 
         `found` is what its body was found to be, and `size` is how many bytes that has.
         """
-        # Before it joins, so those that are there now are those ahead of it.  If there is nobody, nothing is estimated:
-        # it does not wait.
-        present = self._gate.stats.turns
+        # Before it joins, so those that are there now are those ahead of it, but for those that let everybody pass.  If
+        # there is nobody, nothing is estimated: it does not wait.
+        present = [turn for turn in self._gate.stats.turns if turn.has_entered or turn.fills_for is None]
         seconds = self._sum(present) if present else None
         record.estimate_ms = None if seconds is None else seconds * 1000
         # A learned prompt stands in the place of a template: requests on it have as much in common.
@@ -135,6 +135,7 @@ class Waits:
 
     def gone(self, record: Record) -> None:
         """Forget a request, however it has ended; also one that never joined the queue."""
+        # Called at the end of each request's coroutine, also if that was cancelled because the client hung up.
         # Called for every request, those that never come to the gate included.
         self._visits.pop(record.id, None)
 
@@ -145,15 +146,20 @@ class Waits:
 
         Only for a request that waits.
         """
-        # The place of one who is inside is 0.  By place and not by arrival: the gate may let others pass.
-        place = turn.place
-        return self._sum([other for other in self._gate.stats.turns if other.place < place])
+        # Not by arrival: some let everybody pass.  A request that waits behind a warm-up has nobody inside: the warm-up
+        # gives way within a piece, and is not counted.
+        ahead = self._gate.queue.in_order()[: turn.place - 1]
+        inside = self._gate.stats.inside
+        return self._sum(ahead if inside is None else [inside, *ahead])
 
     async def words(self, exchange: Exchange, turn: Turn) -> str:
         """Return what the client of a request should be told now.
 
         Fires within `LOOK_SECONDS`, and does not fail for llama-server's reasons.  Cancelling ends the question.
         """
+        # While llama-server starts, all wait for the same, whatever their place.
+        if self._upstream.child is not None and (reason := self._upstream.child.not_running()) is not None:
+            return reason
         # In the queue nothing has to be asked: the answer is known here.
         if place := turn.place:
             return waiting(place, self._gate.waiting, self.seconds_until(turn))
@@ -184,7 +190,8 @@ class Waits:
         # The turn of a request belongs to its record, by whose id the visit is found.
         rests = [self._rest(turn.who) for turn in turns]
         known = [rest for rest in rests if rest is not None]
-        # A sum without one of them would be too small, and too small is what disappoints.
+        # A sum without one of them would be too small, and too small is what disappoints.  Mostly all are known after
+        # the very first answer, since the most general kind learns from each.
         return sum(known) if len(known) == len(rests) else None
 
     def _rest(self, record: Record) -> float | None:

@@ -95,12 +95,27 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             result = {**values.get(key, {}), **result}
             checked(key, {prefix: str(file) for prefix, file in result.items()}, folder, option(key))
         values[key] = result
+    refuse_both(values)
     for listen, *places in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
         # `listen` wins over `host` and `port`.  But a user who gives ``--port`` means that port, even if the file has a
         # `listen`; so that is dropped.
         if listen not in command_line and any(place in command_line for place in places):
             values.pop(listen, None)
     return Settings(**values)
+
+
+def refuse_both(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for settings that say twice where llama-server is, or how to run a model without naming one.
+
+    `values` are those that were given, in the file or on the command line.
+    """
+    if "model" in values and "llama_url" in values:
+        raise ConfigError(
+            "model and llama_url: give only one: bioproxy starts llama.cpp itself, or is told where it is"
+        )
+    for key in ("llama_server", "llama_args"):
+        if key in values and "model" not in values:
+            raise ConfigError(f"{key}: needs the setting model, the file to run")
 
 
 def refuse_loop(settings: Settings) -> None:

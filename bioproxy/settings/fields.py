@@ -23,7 +23,21 @@ from pathlib import Path
 from typing import Any
 
 from bioproxy.prompts.templates import Template
-from bioproxy.settings.kinds import Check, flag, names, one_of, path, prefixes, seconds, size, text, url, whole
+from bioproxy.settings.kinds import (
+    Check,
+    flag,
+    names,
+    one_of,
+    path,
+    prefixes,
+    program,
+    seconds,
+    size,
+    text,
+    url,
+    whole,
+    words,
+)
 
 
 def xdg_folder(variable: str, fallback: str) -> Path:
@@ -96,6 +110,23 @@ class Settings:
     """Certificates that are trusted besides the system's, for an `https` address of llama-server."""
     llama_api_key_file: Path | None = setting(None, path, "file with the key that llama-server wants")
     """The key is used for bioproxy's own calls, and for clients that sent a valid key of theirs."""
+    # A program with the same flags as the wheel, so whichever of the two there is, `llama_args` are the same.
+    model: Path | None = setting(None, path, "GGUF file to run: bioproxy then starts llama.cpp itself")
+    """
+    bioproxy starts llama.cpp with this file, with one slot, on a port that only this machine reaches, and starts it
+    again if it crashes. `llama_url` must then be absent, and `slot_save_path` may be: it is then `slots` in
+    `state_dir`. See [A llama.cpp of its own](operation.md#a-llamacpp-of-its-own).
+    """
+    llama_server: str | None = setting(None, program, "program to run it with, instead of the wheel xllamacpp")
+    """
+    A path, or a name to look for on the path. Without it, the wheel `xllamacpp` runs the model
+    (`pip install '.[llama]'`), or, where that is missing, a `llama-server` on the path.
+    """
+    llama_args: tuple[str, ...] = setting((), words, 'more flags for it, such as "-c 8192 -ngl 99"')
+    """
+    In the file a list: `["-c", "8192", "-ngl", "99"]`. On the command line one text: `--llama-args "-c 8192"`. They
+    come last and win.
+    """
     # Half of 30 seconds would give up on a llama-server that swaps for a moment; with twice as much, users wait a
     # minute before they are told that it hangs.
     upstream_timeout: float = setting(30.0, seconds(1, 86400), "seconds that llama-server may be unresponsive")

@@ -13,8 +13,10 @@ another conversation on that template is saved, it gets the name of its digest.
 
 A save costs space, and time in which llama-server serves nobody else.  So it is made only when the
 conversation has grown by some hundreds of tokens, and only if it is quick compared with what it may
-save.  There is no timer here: others call `save_if_due`, in an idle moment, before something else
-takes the slot, and at the end of the process.
+save.  If something else is about to take the slot, fewer tokens are enough, provided that saving is
+quicker than computing them again: several agents that take turns add 100 or 200 tokens each time.
+There is no timer here: others call `save_if_due`, in an idle moment, before something else takes
+the slot, and at the end of the process.
 
 Everything here happens inside the gate.  A save that fails is no error for those who call: they
 have a request to serve, and the conversation is merely computed again some day.
@@ -44,6 +46,13 @@ GROWN = 256
 
 Fewer are computed again in about a second.  Halved, short exchanges cause twice as many saves;
 doubled, up to 511 tokens may have to be computed twice.
+"""
+
+GROWN_IF_DISPLACED = 64
+"""Tokens that are enough if something else takes the slot now and saving is quicker than computing them again.
+
+What is restored is used up to a multiple of 64 tokens, so fewer would gain nothing.  Doubled, agents that take turns
+with 100 tokens each compute them twice.
 """
 
 EARLIER = 8
@@ -102,30 +111,53 @@ class ConversationSaver:
         # Whether the last save failed, and was told in the log.
         self._last_failed = False
 
-    def due(self) -> bool:
-        """Tell whether there is a conversation that is worth saving now."""
+    def due(self, displaced: bool = False) -> bool:
+        """Tell whether there is a conversation that is worth saving now; `displaced`: something else takes the slot."""
         known, grown = self._content.known, self._content.unsaved_tokens()
-        if known is None or grown < GROWN or not self.enabled or not self._reuse_check.conversations:
+        if known is None or grown < (GROWN_IF_DISPLACED if displaced else GROWN) or not self._can_keep(known):
+            return False
+        # Measured by the last save and the last prompt (`bioproxy.llama.speed`).
+        seconds = self._speed.save_seconds(known.witness.tokens)
+        computing = grown * self._speed.seconds_per_token
+        if grown < GROWN:
+            return seconds is not None and seconds < computing
+        # How long the first save takes is not known.  It is risked, or it would never be known.
+        return (seconds or 0.0) <= max(LONGEST_SAVE, computing * WORTH)
+
+    def _can_keep(self, known: KnownContent) -> bool:
+        """Tell whether what the slot holds can be saved at all, and the file be of use."""
+        if known.conversation is None or not self.enabled or not self._reuse_check.conversations:
             return False
         # One without a template is kept with those that were learned, or not at all.
         if not is_template(known.name) and (self.minimum is None or known.witness.tokens < self.minimum):
             return False
         # Where it is not known which model runs, a file could not be said to be of any, and finding
         # that out would overwrite the very conversation.
-        if not self._files.of_use or not self._files.model_known:
-            return False
-        # Measured by the last save and the last prompt (`bioproxy.llama.speed`).  How long the
-        # first save takes is not known.  It is risked, or it would never be known.
-        seconds = self._speed.save_seconds(known.witness.tokens) or 0.0
-        return seconds <= max(LONGEST_SAVE, grown * self._speed.seconds_per_token * WORTH)
+        return self._files.of_use and self._files.model_known
 
-    async def save_if_due(self) -> None:
+    def switch_seconds(self) -> float:
+        """Return how long it would take to bring the slot's conversation back after another one; 0 if not known.
+
+        With a file that is twice the time of a save, since restoring takes no longer than saving does.
+        """
+        known = self._content.known
+        if known is None:
+            return 0.0
+        tokens = known.witness.tokens
+        computing = tokens * self._speed.seconds_per_token
+        # Before the first save, as if there was none: files are then the exception.
+        saving = self._speed.save_seconds(tokens) if self._can_keep(known) else None
+        return computing if saving is None else min(computing, 2 * saving)
+
+    async def save_if_due(self, displaced: bool = False) -> None:
         """Save the conversation in the slot if that is due.  Never fails for reasons of llama-server's.
+
+        `displaced` tells that something else takes the slot now.
 
         Cancelling stops waiting for llama-server, which finishes the save; the slot stays as known
         as it was, because a save does not change it.
         """
-        if not self.due():
+        if not self.due(displaced):
             return
         try:
             # Asked first: a file of what somebody else has left there would be worse than none.

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
@@ -114,25 +115,29 @@ class Gate:
     @property
     def waiting(self) -> int:
         """How many users wait."""
-        # The queue is always up to date: a turn whose Deferred is cancelled leaves it at once.
+        # Always up to date: a turn whose Deferred is cancelled leaves the queue at once.
         return len(self.queue)
 
     def place(self, turn: Turn) -> int:
         """Return a user's place in the queue, 1 for the next one; 0 for a user who does not wait."""
-        # Searched when a waiting client is sent its place, every few seconds, instead of being kept up to date for all
-        # users.
+        # Searched every few seconds, when a client is sent its place, instead of being kept up to date for all users.
         return self.queue.place(turn)
 
     # Users.
 
-    def user(self, who: Any = None, goes_on: Callable[[], bool] = lambda: False, fills_for: Hashable = None) -> Turn:
+    def user(
+        self,
+        who: Any = None,
+        goes_on: Callable[[], bool] = lambda: False,
+        fills_for: Hashable = None,
+        switch_seconds: Callable[[], float] = lambda: inf,
+    ) -> Turn:
         """Return a turn for a user, which ``async with`` begins.
 
         `who` says whose turn it is, for operators only; the others are described at the attributes of `Turn`.
         """
-        # The turn joins the queue only at ``async with``.  So a turn that is never begun, because its request turns out
-        # to be invalid, needs no clean-up.
-        return Turn(self, who, goes_on, fills_for)
+        # It joins the queue only at ``async with``: one that is never begun, for an invalid request, needs no clean-up.
+        return Turn(self, who, goes_on, fills_for, switch_seconds)
 
     async def enter(self, turn: Turn) -> float:
         """Wait until a user may enter.  Called by `Turn`, whose `__aenter__` describes the result and the errors."""
@@ -169,8 +174,7 @@ class Gate:
 
     def leave(self, turn: Turn, work: Callable[[], Work] | None) -> None:
         """Let the next user in, after `work` if there is any.  Called by `Turn`."""
-        # A function that returns at once, not a coroutine: leaving must not be cancellable, or a client that hangs up
-        # at that moment would leave the gate closed for ever.
+        # Not a coroutine: leaving must not be cancellable, or a hang-up at that moment would leave the gate closed.
         if work is None:
             self.stats.turns.remove(turn)
             self._release(turn)
@@ -185,14 +189,13 @@ class Gate:
 
     def unavailable(self, reason: str) -> Unavailable:
         """Return the error for a user who is turned away, with the time after which the queue may be shorter."""
-        # Clients get status 503 with the header ``Retry-After``, which good clients obey.  The time is estimated from
-        # the queue at the moment of the refusal.
+        # Clients get status 503 with the header ``Retry-After``.  The time is estimated from the queue of this moment.
         return Unavailable(reason, self.stats.retry_after())
 
     def _join_queue(self, turn: Turn) -> Deferred[Any]:
         """Join the queue; the Deferred fires when the user may come in.  Raises `Unavailable`."""
-        # A function, not a coroutine, on purpose: no other code can run between counting the waiting users and joining
-        # them, so the limit is exact.
+        # Not a coroutine: no other code can run between counting the waiting users and joining them, so the limit is
+        # exact.
         if self._closed:
             raise self.unavailable("bioproxy is shutting down")
         if turn.fills_for is not None:
@@ -216,8 +219,7 @@ class Gate:
 
     def _release(self, turn: Turn) -> None:
         """Let the next user in, after a user."""
-        # All fields must be up to date before the token is released, because the next user's coroutine runs inside
-        # `_let_in`.
+        # All fields must be up to date before: the next user's coroutine runs inside `_let_in`.
         self._user_inside = self._user_has_left = False
         self.queue.user_left(turn, self.stats.user_left())
         self._semaphore.release()
@@ -253,8 +255,7 @@ class Gate:
         request waits for that.  So warm-ups are sent in small pieces.
         """
         # The token is checked, not `busy`: after a warm-up was cancelled for a user, the user has the token slightly
-        # before `busy` shows it.
-        # While the gate lingers the token is free, but users wait.
+        # before `busy` shows it.  While the gate lingers the token is free, but users wait.
         if not self._semaphore.tokens or self._closed or self.waiting:
             return False
         await self._semaphore.acquire()  # a token is free, so this fires at once, before other code can run
@@ -277,7 +278,7 @@ class Gate:
         Raises `CancelledError` at the end of the block if a user came meanwhile, so that the warm-up ends.  With `last`
         it does not: the block was the last step of the warm-up, which then counts as completed.
         """
-        # The same applies if `close` was called meanwhile: there is no user then, but the service waits for the gate.
+        # Likewise if `close` was called meanwhile: there is no user then, but the service waits for the gate.
         return self._preemption.protected(lambda: (self.waiting > 0 or self._closed) and not last)
 
     # Shutdown.

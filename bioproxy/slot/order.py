@@ -6,6 +6,9 @@ conversation in the slot, and each request waits until its own conversation was 
 request that *goes on* with the conversation in the slot may pass others, and after an answer that ended with tool calls
 the gate *lingers*: it waits for a moment, with nobody inside, for the next request of that conversation.
 
+Lingering is of use only where bringing a conversation back takes long.  Where that is quick, from a file, switching
+costs less than waiting, and the gate does not linger (`worth_lingering`).
+
 Both cost the others time, and two rules limit that:
 
 * **Patience.**  For each waiting request the seconds are counted by which it was passed over: the time that later
@@ -86,6 +89,14 @@ At half, which is less than the longest turn, the patience of others is often ex
 the patience is left unused where answers take about as long as it.
 """
 
+CHEAP_SWITCH = 0.5
+"""The gate lingers only if another conversation in between would cost at least this part of the time to linger.
+
+Most tools take less than the whole time, so this is about what lingering costs on average, vain ones included.  Halved,
+agents whose conversations are restored quickly take a tenth longer in all, for the sake of lingering; doubled, the gate
+lingers less where a switch costs as much as the wait, and agents switch more often.
+"""
+
 SHORTEST_LINGER = 0.001
 """Seconds below which lingering is not worth a timer.
 
@@ -104,6 +115,23 @@ def expected_s(recent: Iterable[float]) -> float:
     return MARGIN * max(recent, default=0.0)
 
 
+def worth_lingering(linger_s: float, switch_s: float) -> float:
+    """Return for how many seconds to linger at most after an answer with tool calls: `linger_s`, or 0.
+
+    `switch_s` are the seconds that it would take to bring the conversation back after another one.
+    """
+    return linger_s if switch_s >= CHEAP_SWITCH * linger_s else 0.0
+
+
+def in_order(fills_only: Sequence[bool]) -> list[int]:
+    """Return the indexes of waiting requests in the order in which they go if nobody passes.
+
+    That is the order of arrival, with those that only fill the cache at the end; `fills_only` tells which ones do.
+    """
+    # `sorted` keeps the order of equal elements.
+    return sorted(range(len(fills_only)), key=fills_only.__getitem__)
+
+
 def decide(queue: Sequence[Waiting], policy: Policy) -> Enter | Linger | None:
     """Return who goes next, or for how long to linger first; `None` if the queue is empty.
 
@@ -119,8 +147,7 @@ def decide(queue: Sequence[Waiting], policy: Policy) -> Enter | Linger | None:
     """
     if not queue:
         return None
-    # The order of arrival, with those that only fill the cache at the end.  `sorted` keeps the order of equal elements.
-    order = sorted(range(len(queue)), key=lambda index: queue[index].fills_only)
+    order = in_order([each.fills_only for each in queue])
     # The patience that is left to the most impatient of those who would be passed.  `most` grows while we go back in
     # the queue: a request has to pass everybody before it.
     most = 0.0

@@ -184,7 +184,7 @@ class SlotPreparer:
         # after `Use` the request itself cuts the conversation off.  A save changes nothing in the
         # slot, so being cancelled in it does no harm.
         if decision.save_first:
-            await self._saver.save_if_due()
+            await self._saver.save_if_due(displaced=True)
         if isinstance(decision, Use):
             if decision.cut_back and not await self._cut_back(wanted.key):
                 # The model cannot go back, which is known from now on.  A file has exactly the prompt.

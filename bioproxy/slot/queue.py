@@ -30,7 +30,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from bioproxy.runtime.errors import Unavailable
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.order import RECENT_TURNS, Linger, Policy, Waiting, decide, expected_s
+from bioproxy.slot.order import RECENT_TURNS, Linger, Policy, Waiting, decide, expected_s, in_order, worth_lingering
 from bioproxy.slot.turn import Turn
 
 
@@ -79,9 +79,16 @@ class WaitingQueue:
         # The usual case of a single client, so it costs two comparisons and no Deferred.
         return not self._turns and self._linger_until is None
 
+    def in_order(self) -> list[Turn]:
+        """Return the turns in the order in which they will come in, as far as that is known."""
+        # Who will pass is not known before the slot is free: until then it is being changed, and holds nothing that
+        # could be gone on with.
+        # So the order of arrival is the best guess, and only those that let everybody pass are behind it.
+        return [self._turns[index] for index in in_order([turn.fills_for is not None for turn in self._turns])]
+
     def place(self, turn: Turn) -> int:
-        """Return a turn's place in the order of arrival, 1 for the first; 0 for a turn that does not wait."""
-        return self._turns.index(turn) + 1 if turn in self._turns else 0
+        """Return a turn's place in that order, 1 for the first; 0 for a turn that does not wait."""
+        return self.in_order().index(turn) + 1 if turn in self._turns else 0
 
     # Joining and leaving.
 
@@ -138,8 +145,10 @@ class WaitingQueue:
         self._recent.append(seconds if turn.went_on else 0.0)
         # The next request can be recognised only if the slot is known to hold this conversation now.  Otherwise
         # lingering would delay the others, and that very request as well.
-        if turn.lingers and self.linger > 0 and self.patience > 0 and turn.goes_on():
-            self._linger_until = self._clock.seconds() + self.linger
+        # What a switch would cost is asked at this moment, too, since the answer has just made the conversation longer.
+        if turn.lingers and self.patience > 0 and turn.goes_on():
+            seconds = worth_lingering(self.linger, turn.switch_seconds())
+            self._linger_until = self._clock.seconds() + seconds if seconds else None
 
     def warmup_entered(self) -> None:
         """Note that a warm-up came in: it changes what the slot holds, so nothing is waited for any more."""

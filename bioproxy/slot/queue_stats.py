@@ -108,11 +108,6 @@ class QueueStats:
         turn = self.inside
         return turn.since if turn is not None else self._warmup_since if self._busy() == "warmup" else None
 
-    @property
-    def queue(self) -> list[Turn]:
-        """The turns of those who wait, in order."""
-        return [turn for turn in self.turns if not turn.has_entered]
-
     def idle_seconds(self) -> float:
         """Return for how many seconds no user has been inside or waiting, 0 if one is.
 

@@ -18,6 +18,7 @@ each time the gate opens.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
+from math import inf
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -57,6 +58,9 @@ class Turn:
     fills_for: Hashable
     """The client for which the request only fills llama-server's cache; `None` for any other request."""
 
+    switch_seconds: Callable[[], float]
+    """Tells how many seconds it would take to bring this conversation back, if another one displaced it now."""
+
     lingers: bool
     """Whether the answer ended with tool calls, so that the conversation's next request will come soon.
 
@@ -85,11 +89,17 @@ class Turn:
     """What fires when the gate lets the user in.  Only a turn that waits or has waited has it."""
 
     def __init__(
-        self, gate: Admission, who: Any, goes_on: Callable[[], bool] = lambda: False, fills_for: Hashable = None
+        self,
+        gate: Admission,
+        who: Any,
+        goes_on: Callable[[], bool] = lambda: False,
+        fills_for: Hashable = None,
+        switch_seconds: Callable[[], float] = lambda: inf,
     ) -> None:
         self.who = who
         self.goes_on = goes_on
         self.fills_for = fills_for
+        self.switch_seconds = switch_seconds
         self.lingers = self.went_on = False
         self.passed_s = 0.0
         self.passed_since = None

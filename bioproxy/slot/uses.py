@@ -117,7 +117,7 @@ class SlotUses:
         if reuses:
             prepared = await self._preparer.prepare(name, key, turns)
         else:
-            await self._saver.save_if_due()
+            await self._saver.save_if_due(displaced=True)
             prepared = REUSES_NOTHING
         use = PromptUse(prepared)
         # A request that names no slot may run in another one.  Slot 0 then still holds afterwards what it
@@ -143,7 +143,7 @@ class SlotUses:
         file, `None` if it may be any file (`bioproxy.slot.client_calls.saved_to`).  `turn` and
         `llama_continues` are as in `use_for_prompt`.
         """
-        await self._saver.save_if_due()  # the request overwrites what the slot holds
+        await self._saver.save_if_due(displaced=True)  # the request overwrites what the slot holds
         # The file's record is dropped before the call is sent, not after: from then on the file may
         # change at any time, and a crash of bioproxy must not leave the record in place.
         self._files.written_by_client(may_write)
@@ -173,7 +173,7 @@ class SlotUses:
         if self._content.has(key):
             self._content.mark_saved(len(tokens))
         with gate.without_preemption():
-            await self._saver.save_if_due()
+            await self._saver.save_if_due(displaced=True)
         await use.compare(await self._preparer.prepare(name, key))
         yield use
         # An error in the body, or its cancellation, is raised at the ``yield``, so the code below

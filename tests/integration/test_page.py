@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.integration.support import (
     prose,
     until,
 )
+from tests.integration.test_real_head_start import DROPS_REASONING, THINKING
 from tests.support.browser import Browser
 
 EVIL = "<img src=x onerror=document.title='owned'>"
@@ -143,12 +145,22 @@ async def test_at_work(page: Page) -> None:
     # Requests: the slot holds code, so that is hot; mail comes from its file; an edited one is cold.
     await page.ask("@code why?")
     await page.says("#request-rows tr:nth-child(1)", "code", "hot", "reused", "200")
+    # What that was worth, in the row of the request and in that of the template, which the slot holds.
+    told = re.search(r"would have taken (\d+(?:\.\d)?) s, took (\d+(?:\.\d)?) (s|ms)", page.row())
+    assert told is not None, page.row()
+    assert float(told[1]) > float(told[2]) / (1000 if told[3] == "ms" else 1), page.row()
+    await until(lambda: re.search(r"cold \d+(\.\d)? s, now 0 s", page.text("[data-key=code]")))
     await page.ask("@mail why?")
     await page.says("#request-rows tr:nth-child(1)", "mail", "restored")
+    # Now a request on the other one would have to restore it.
+    await page.ask("@code why?")
+    await page.says("#request-rows tr:nth-child(1)", "code", "restored", "would have taken")
+    await page.ask("@mail why?")
+    await until(lambda: re.search(r"cold [\d.]+ s, now ([1-9]\d* ms|[\d.]+ s)", page.text("[data-key=code]")))
     page.folder.joinpath("mail.txt").write_text("Another one: " + prose(50, seed=2) + "<{message}>")
     await page.ask("@mail why?")
     await page.says("#request-rows tr:nth-child(1)", "cold", "the template's text changed")
-    assert "hot" in page.row(3)
+    assert "hot" in page.row(5)
     # Its error is over, and it is warmed up anew.
     await page.says("[data-key=mail]", "warm", "saved")
     assert "No such file" not in page.text("[data-key=mail]")
@@ -202,6 +214,76 @@ async def test_queue(page: Page) -> None:
     await page.says("#queue-more", "No requests waiting")
     await page.says("#request-rows tr:nth-child(2)", "no template", "200")
     await page.says("#request-rows tr:nth-child(3)", "499 client disconnected")
+
+
+@async_test
+async def test_estimates(page: Page) -> None:
+    """It shows how long a request will wait and, afterwards, how good that was; and how far a prompt is."""
+    await page.llama.start()
+    await page.start(ping_interval=0.2)
+    page.open()
+    await page.says("#tile-llama", "Up")
+
+    def come(tokens: int, words: int) -> Call:
+        body = conversation(prose(words, seed=words), max_tokens=tokens, ignore_eos=True, stream=True)
+        return Call(page.url + "/v1/chat/completions", body)
+
+    # What the estimates learn from.
+    for _ in range(3):
+        await come(300, words=40).over
+    inside = come(12000, words=41)  # longer than anybody looks
+    await page.says("#inside", "Request without template")
+    waiting = come(1, words=42)
+    await page.says("#queue li:nth-child(1) .estimate", "of about", "s")
+    page.everybody_can_use_it()
+    # More than a second later: only then is an estimate compared with what it was.
+    await until(lambda: waiting.received.count(b": waiting, 1st of 1, about") >= 8)
+    inside.hang_up()
+    await waiting.over
+    await page.says("#queue-more", "No requests waiting")
+    await page.says("#request-rows", "estimated")
+    # A long prompt, of which a client that waits for a stream is told how far it is.
+    long = come(1, words=9000)
+    await page.says("#inside .progress", "tokens of the prompt read")
+    assert page.violations() == []
+    await long.over
+    assert b": reading the prompt, " in long.received
+
+
+@async_test
+async def test_stopped_head_starts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None:
+    """It shows for which kinds of clients head starts were stopped, and why."""
+    page.llama = llama_of(model=model_of("thinking-dense", tiny_model.TINY, chat_template=DROPS_REASONING))
+    await page.llama.start()
+    await page.start(slot_save_path=str(page.llama.slots), learn_minimum=64)
+    page.open()
+    await page.says("#tile-llama", "Up")
+    assert page.text("#stopped-list") == ""
+
+    async def ask(*said: str, **more: Any) -> None:
+        roles = ("user", "assistant")
+        messages = [{"role": roles[number % 2], "content": text} for number, text in enumerate(said)]
+        body = {"messages": messages, "max_tokens": 4, "temperature": 0, **more}
+        headers = {"User-Agent": f"{EVIL.split()[0]}client/1"}
+        assert (await fetch("POST", page.url + "/v1/chat/completions", body, headers)).status == 200
+
+    async def head_starts() -> float:
+        text = (await fetch("GET", page.admin_url + "/metrics")).body.decode()
+        lines = [each for each in text.splitlines() if each.startswith("bioproxy_head_starts_total{")]
+        return sum(float(each.rpartition(" ")[2]) for each in lines if 'result="done"' in each)
+
+    # The client sends another answer back than the one that it got.
+    for number in range(2):
+        question = prose(300, seed=number)
+
+        async def more(before: float = number) -> bool:
+            return await head_starts() > before
+
+        await ask(question, grammar=THINKING, max_tokens=700)
+        await eventually(more)
+        await ask(question, prose(100, seed=10 + number), "and then?")
+    await page.says("#stopped-list", "no more head starts for", "2 times in a row")
+    page.everybody_can_use_it()
 
 
 @async_test
@@ -286,7 +368,8 @@ async def test_prompts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None
     await page.says("#conversation-list", "auto-", "tokens")
     await agent("and now?", secret + "It is one o'clock. " * 20)
     await page.says("#request-rows tr:nth-child(1)", "auto-", "reused")
-    await page.says("#learned-list", "hit", "used", "of computing saved")
+    await page.says("#learned-list", "hit", "used", "of computing saved", "cold ", " s, now")
+    await page.says("#conversation-list", "cold ")
     await page.says("#learned-total", "files", "of 8.0 GB")
     await page.says("#conversation-total", "of 16.0 GB")
     everything = page.browser.run("return document.body.innerText")

@@ -64,6 +64,9 @@ class Turns(WorldTest):
         """After an answer with tool calls the gate lingers for the conversation's next request, as `/status` says."""
         world, first = self.busy_world()
         other = world.chat("@code other")
+        # Bringing the conversation back would take seconds, or the gate would not linger for it.
+        world.speed.saved(10, 100, 1.0)
+        world.speed.measured(100, 10_000)
         world.llama_server.answers[CHAT] = CALLS
         world.llama_server.pause_at = set()
         world.llama_server.go_on()

@@ -86,6 +86,18 @@ class Estimates(WaitsTest):
         self.assertEqual(1, self.built.sample("estimate_ratio_count"))
         self.assertLess(abs(1.0 - self.built.sample("estimate_ratio_sum")), 0.03)
 
+    def test_who_lets_pass(self) -> None:
+        """Requests that only fill the cache are behind those that come later, in place, estimate and `/status`."""
+        self.ask("hello")
+        filling = self.built.send("POST", "/infill", b'{"n_predict": 0}')
+        waiting = self.ask("hello")
+        paths = [each["path"] for each in self.gate()["queue"]]
+        self.assertEqual([CHAT, "/infill"], paths)
+        self.assertLess(abs(4.0 - self.gate()["queue"][0]["estimate_s"]), 0.1)
+        self.built.advance(10)
+        self.assertEqual(b": waiting, 1st of 2, about 2 s\n\n", waiting.body)
+        filling.hang_up()
+
     def test_nothing_known(self) -> None:
         """Before any request has ended, the place is all that is told."""
         self.built = world = self.ready_world(state_dir=self.folder / "other")
@@ -146,6 +158,16 @@ class Prompts(WaitsTest):
         self.built.advance(30)
         self.assertEqual(3, self.asked_for_slots() - before, "nobody asks once the answer has begun")
         self.server.go_on()
+
+    def test_not_before_it_is_needed(self) -> None:
+        """A stream that is answered within the first interval costs llama-server no question."""
+        call = self.ask("hello")
+        before = self.asked_for_slots()
+        self.built.advance(9.9)
+        self.assertEqual(before, self.asked_for_slots())
+        self.built.advance(0.1)
+        self.assertEqual(before + 1, self.asked_for_slots())
+        self.served(call, 1)
 
     def test_nobody_asks(self) -> None:
         """Without a stream, in the queue and within the first interval, llama-server is not asked."""

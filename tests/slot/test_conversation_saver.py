@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs
 
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import learned_id
-from bioproxy.slot.conversation_saver import GROWN, LONGEST_SAVE, WORTH
+from bioproxy.slot.conversation_saver import GROWN, GROWN_IF_DISPLACED, LONGEST_SAVE, WORTH
 from bioproxy.slot.record import CHAT, Snapshot
 from tests.support.world import KEY, PREFIX, SlotTest, logged
 
@@ -73,6 +73,35 @@ class Due(KeeperTest):
         for seconds, due in ((2.99, True), (3.01, False)):
             speed.saved(total, 10 * total, seconds)
             self.assertEqual(due, self.saver.due(), seconds)
+
+    def test_displaced(self) -> None:
+        """If something else takes the slot, 64 tokens are enough, where saving is quicker than computing them."""
+        self.assertEqual(64, GROWN_IF_DISPLACED)
+        speed = self.built.speed
+        speed.measured(100, 1000)  # 100 tokens take a second
+        for grown, seconds, due in ((63, 0.1, False), (64, 0.6, True), (64, 0.7, False), (200, 1.9, True)):
+            held = self.converse("question", grown=grown)
+            speed.saved(len(held), 10 * len(held), seconds)
+            self.assertEqual((False, due), (self.saver.due(), self.saver.due(displaced=True)), (grown, seconds))
+        # How long a save takes is found out with larger ones.
+        self.use(self.ready_world(state_dir=self.folder / "other"))
+        self.prepare()
+        self.converse("question", grown=200)
+        self.assertFalse(self.built.saver.due(displaced=True))
+
+    def test_switch_seconds(self) -> None:
+        """Bringing a conversation back takes two saves with a file, and all of its tokens without."""
+        speed, total = self.built.speed, len(self.held)
+        speed.measured(100, 1000)
+        speed.saved(total, 10 * total, 0.25)
+        self.assertEqual(0.5, round(self.saver.switch_seconds(), 6))
+        self.files.enabled = False
+        self.assertEqual(round(total / 100, 6), round(self.saver.switch_seconds(), 6))
+        self.files.enabled = True
+        speed.saved(total, 10 * total, total / 100)  # computing is quicker
+        self.assertEqual(round(total / 100, 6), round(self.saver.switch_seconds(), 6))
+        self.built.content.forget()
+        self.assertEqual(0.0, self.saver.switch_seconds())
 
     def test_first_save(self) -> None:
         """How long a save takes nobody knows before the first one, which is risked."""

@@ -27,6 +27,7 @@ class OrderTest(GateTest):
         super().build(limit, timeout)
         self.gate = Gate(self.clock, self.metrics, limit, timeout, patience=10, linger=0.5)
         self.holds = ""
+        self.switch_seconds = 1.0
 
     def setUp(self) -> None:
         """Many may wait."""
@@ -35,7 +36,8 @@ class OrderTest(GateTest):
 
     def comes(self, name: str, lingers: bool = False, fills_for: Hashable = None) -> Deferred[float]:
         """Let a user come; `lingers`: the answer will end with tool calls."""
-        turn = self.turns[name] = self.gate.user(name, lambda: self.holds == name[0], fills_for)
+        turn = self.gate.user(name, lambda: self.holds == name[0], fills_for, lambda: self.switch_seconds)
+        self.turns[name] = turn
 
         async def visit() -> float:
             async with turn as waited:
@@ -146,6 +148,16 @@ class Lingering(OrderTest):
         self.assertEqual(["b"], self.inside)
         self.assertEqual([1.25, 1.25], [self.turns[name].passed_s for name in "bc"])
         self.assertEqual([1, 0, 0], [self.lingered(each) for each in ("came", "timeout", "abandoned")])
+        self.empty()
+        self.check_free()
+
+    def test_cheap_switch(self) -> None:
+        """Where the conversation is quickly brought back the next one enters at once."""
+        self.switch_seconds = 0.2
+        self.comes("a", lingers=True)
+        self.comes("b")
+        self.leave("a")
+        self.assertEqual((["b"], False), (self.inside, self.gate.queue.lingering))
         self.empty()
         self.check_free()
 
@@ -311,7 +323,7 @@ class Filling(OrderTest):
         error = self.refusal(old)
         self.assertEqual(("replaced by a newer request of the same client", 503), (error.message, error.status))
         self.assertEqual(1, error.retry_after)
-        self.assertEqual(["g", "h"], [turn.who for turn in self.gate.stats.queue])
+        self.assertEqual(["g", "h"], [turn.who for turn in self.gate.queue.in_order()])
         self.empty()
         self.assertEqual([0, 0], [self.successResultOf(each) for each in (other, new)])
         self.check_free()

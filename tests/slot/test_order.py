@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis.strategies import booleans, builds, floats, integers, lists
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.slot.order import SHORTEST_LINGER, Enter, Linger, Policy, Waiting, decide
+from bioproxy.slot.order import (
+    CHEAP_SWITCH,
+    SHORTEST_LINGER,
+    Enter,
+    Linger,
+    Policy,
+    Waiting,
+    decide,
+    in_order,
+    worth_lingering,
+)
 
 OTHER, NEXT, FILL = Waiting(), Waiting(goes_on=True), Waiting(fills_only=True)
 IN_ORDER, PATIENT = Policy(0), Policy(10)
@@ -43,6 +53,28 @@ TABLE: list[tuple[str, list[Waiting], Policy, Enter | Linger | None]] = [
 
 QUEUES = lists(builds(Waiting, booleans(), floats(0, 20), booleans()), max_size=12)
 POLICIES = builds(Policy, floats(0, 20), floats(0, 10), floats(0, 2))
+
+
+class WorthLingering(SynchronousTestCase):
+    """`worth_lingering`."""
+
+    def test_cheap(self) -> None:
+        """Where bringing the conversation back is quick, the gate does not linger; else it lingers the whole time."""
+        self.assertEqual(0.5, CHEAP_SWITCH)
+        for switch, seconds in ((0.24, 0.0), (0.25, 0.5), (100.0, 0.5)):
+            self.assertEqual(seconds, worth_lingering(0.5, switch), switch)
+        self.assertEqual(0.0, worth_lingering(0.0, 100.0))
+
+
+class InOrder(SynchronousTestCase):
+    """`in_order`."""
+
+    @given(lists(booleans(), max_size=12))
+    def test_any(self, fills_only: list[bool]) -> None:
+        """All are there once: first the others, then those that only fill the cache, each as they came."""
+        order = in_order(fills_only)
+        others = [index for index, fills in enumerate(fills_only) if not fills]
+        self.assertEqual([*others, *(index for index, fills in enumerate(fills_only) if fills)], order)
 
 
 class Order(SynchronousTestCase):

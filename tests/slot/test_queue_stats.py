@@ -126,14 +126,14 @@ class Seen(GateTest):
     def seen(self) -> tuple[str | None, list[str]]:
         """Return who is inside, of the users, and who waits."""
         inside = self.gate.stats.inside
-        return None if inside is None else inside.who, [turn.who for turn in self.gate.stats.queue]
+        return None if inside is None else inside.who, [turn.who for turn in self.gate.queue.in_order()]
 
     def test_users(self) -> None:
         """Who is inside and who waits, in order; whoever leaves, by whichever way, is seen no more."""
         self.user("a")
         second, third = self.user("b"), self.user("c")
         self.assertEqual(("a", ["b", "c"]), self.seen())
-        waits_since = self.gate.stats.queue[0].since
+        waits_since = self.gate.queue.in_order()[0].since
         self.assertEqual(self.turns["b"].since, waits_since)
         second.cancel()
         self.failureResultOf(second, CancelledError)

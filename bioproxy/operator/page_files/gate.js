@@ -22,6 +22,12 @@ export function showGate({ busy, waiting, inside, queue }, up) {
   show(byId("queue-more"), waiting === 0 || more > 0);
 }
 
+/** Show for which kinds of clients head starts were stopped, and why. */
+export function showStopped(kinds) {
+  keep(byId("stopped-list"), kinds, (each) => each.client, (each) => el("li", { class: "note" }, each.note));
+  show(byId("stopped-list"), kinds.length > 0);
+}
+
 function title(busy, { template, prompt }) {
   if (busy === "warmup") return template === null ? "Saving a conversation" : `Warm-up of ${template}`;
   if (template === null && prompt !== null) return `Request with prompt ${prompt}`;

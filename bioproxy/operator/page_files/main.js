@@ -8,7 +8,7 @@
 //   actions.js    buttons, and their result   prompts.js    learned prompts and conversations
 
 import { byId, say, show } from "./dom.js";
-import { showGate } from "./gate.js";
+import { showGate, showStopped } from "./gate.js";
 import { movePlots, showPlots } from "./plots.js";
 import { showPrompts } from "./prompts.js";
 import { showRequests } from "./requests.js";
@@ -52,6 +52,7 @@ function render(changed) {
   if ("templates" in changed) showTemplates(state.templates);
   if ("prompts" in changed || "shelf" in changed) showPrompts(state.prompts, state.shelf);
   if ("gate" in changed || "llama" in changed) showGate(state.gate, state.llama.up);
+  if ("head_start" in changed) showStopped(state.head_start);
   if ("requests" in changed) showRequests(state.requests);
   if ("history" in changed || "gate" in changed) showPlots(state.history, state.gate.waiting);
   tick();
