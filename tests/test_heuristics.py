@@ -26,6 +26,7 @@ NO_HEURISTICS: dict[tuple[str, ...], str] = {
     **dict.fromkeys(
         (("demo", "NORMAL"), ("demo", "UNKNOWN"), ("demo", "CONTROL"), ("demo", "BYTE")), "llama.cpp's types of tokens"
     ),
+    ("child", "PR_SET_PDEATHSIG"): "Linux' number for a call",
     ("operator", "UINT32"): "GGUF's number for a type",
     ("prompts", "FORMAT"): "the version of the file's format",
     ("prompts", "DIGITS"): "what names of learned prompts look like, on which users rely",

@@ -136,6 +136,8 @@ class Status:
             "note": self._slot.restore_trouble,
             # A sentence for people; programs should look at `up`.
             "trouble": self._watch.trouble,
+            # Of the llama.cpp that bioproxy starts itself; `None` for another one.
+            "child": None if self._upstream.child is None else self._upstream.child.told(),
         }
 
     def _at_the_gate(self) -> dict[str, Any]:

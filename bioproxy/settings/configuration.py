@@ -29,7 +29,21 @@ from urllib.parse import urlsplit
 
 from bioproxy.prompts.templates import Template
 from bioproxy.runtime.errors import ConfigError
-from bioproxy.settings.kinds import Check, flag, names, one_of, path, prefixes, seconds, size, text, url, whole
+from bioproxy.settings.kinds import (
+    Check,
+    flag,
+    names,
+    one_of,
+    path,
+    prefixes,
+    program,
+    seconds,
+    size,
+    text,
+    url,
+    whole,
+    words,
+)
 
 
 def xdg_folder(variable: str, fallback: str) -> Path:
@@ -83,6 +97,11 @@ class Settings:
     llama_url: str = setting("http://127.0.0.1:8080", url, "where llama-server listens, http or https")
     llama_ca_file: Path | None = setting(None, path, "extra CA file to verify llama-server's certificate with")
     llama_api_key_file: Path | None = setting(None, path, "file with the key that llama-server wants")
+    # Instead of an address: a model that bioproxy runs itself.  A program with the same flags as the wheel, so whatever
+    # of the two there is, `llama_args` are the same.
+    model: Path | None = setting(None, path, "GGUF file to run: bioproxy then starts llama.cpp itself")
+    llama_server: str | None = setting(None, program, "program to run it with, instead of the wheel xllamacpp")
+    llama_args: tuple[str, ...] = setting((), words, 'more flags for it, such as "-c 8192 -ngl 99"')
     # Half of 30 seconds would give up on a llama-server that swaps for a moment; with twice as much, users wait a
     # minute before they are told that it hangs.  A long prompt is no reason: `/health` is answered meanwhile.
     upstream_timeout: float = setting(30.0, seconds(1, 86400), "seconds that llama-server may be unresponsive")
@@ -214,12 +233,27 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             result = {**values.get(key, {}), **result}
             checked(key, {prefix: str(file) for prefix, file in result.items()}, folder, option(key))
         values[key] = result
+    refuse_both(values)
     for listen, *places in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
         # `listen` wins over `host` and `port`.  But a user who gives ``--port`` means that port, even if the file has a
         # `listen`; so that is dropped.
         if listen not in command_line and any(place in command_line for place in places):
             values.pop(listen, None)
     return Settings(**values)
+
+
+def refuse_both(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for settings that say twice where llama-server is, or how to run a model without naming one.
+
+    `values` are those that were given, in the file or on the command line.
+    """
+    if "model" in values and "llama_url" in values:
+        raise ConfigError(
+            "model and llama_url: give only one: bioproxy starts llama.cpp itself, or is told where it is"
+        )
+    for key in ("llama_server", "llama_args"):
+        if key in values and "model" not in values:
+            raise ConfigError(f"{key}: needs the setting model, the file to run")
 
 
 def refuse_loop(settings: Settings) -> None:

@@ -153,6 +153,7 @@ class Status(WorldTest):
                     "slot_save": True,
                     "note": None,
                     "trouble": None,
+                    "child": None,
                 },
                 "gate": {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []},
                 "head_start": [],
@@ -190,6 +191,7 @@ class Status(WorldTest):
         status = self.status(world)
         llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
         llama["trouble"] = "not asked yet"
+        llama["child"] = None
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
         expected["note"] = None
