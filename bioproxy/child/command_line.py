@@ -97,6 +97,21 @@ def adapted(settings: Settings, port: int) -> Settings:
     )
 
 
+def refuse_taken(port: int) -> None:
+    """Raise `ConfigError` if another program listens on this port.
+
+    llama.cpp would find that out, too, but later: until then a llama-server that somebody else has started there would
+    answer in its place.
+    """
+    with socket.socket() as probe:
+        # Connections that were closed a moment ago do not count, as for any server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port} is in use by another program ({error.strerror})") from None
+
+
 def free_port() -> int:
     """Return a TCP port of this machine that nobody listens on now.
 

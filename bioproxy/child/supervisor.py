@@ -29,7 +29,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bioproxy.child.command_line import child_flags, command_line, environment
+from bioproxy.child.command_line import child_flags, command_line, environment, refuse_taken
 from bioproxy.child.failure_reasons import failure_reason
 from bioproxy.child.process_output import ProcessOutput
 from bioproxy.child.program import check_child, find_program
@@ -242,11 +242,12 @@ class LlamaChild(Service):
             self.log.info("llama.cpp is starting, with {model}", model=self._settings.model)
         try:
             # Looked for each time: it may have been installed meanwhile, or replaced.
+            refuse_taken(self.port)
             command = command_line(find_program(self._settings), child_flags(self._settings, self.port))
             # Returns at once: the protocol is told what becomes of the process.
             self._reactor.spawnProcess(process, command[0], command, env=environment())
         except Exception as error:
-            # Too many processes, or the program is gone.
+            # Too many processes, the program is gone, or the port is another program's.
             process.last_lines.append(f"error: {error}")
             process.processEnded(Failure(error))
         return process
