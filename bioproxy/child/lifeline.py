@@ -34,9 +34,10 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(command: Sequence[str]) -> None:
-    """Run a program until it ends or standard input does, and exit with its code: 128 and the signal's number if one
-    ended it.
-    """  # noqa: D205
+    """Run a program until it ends or standard input does, and exit with its code.
+
+    `command` is the program with its arguments.  The code is 128 and the signal's number if a signal ended it.
+    """
     # Ctrl-C in a terminal signals all processes in it.  llama-server is still needed then, to finish the answers in
     # progress, so it gets a session of its own, and this process ignores the signals.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -64,7 +65,9 @@ def main(command: Sequence[str]) -> None:
 
     def end_with_parent() -> None:
         """Wait for the end of standard input, and end the program.  Runs in a thread, as both are waited for."""
-        sys.stdin.buffer.read()
+        # Without Python's own stream, whose lock would be held by this thread when the process exits.
+        while os.read(0, 1024):
+            pass
         program.terminate()
         try:
             program.wait(LAST_WORDS)
@@ -73,8 +76,8 @@ def main(command: Sequence[str]) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     code = program.wait()
-    # Not `sys.exit`, which would wait for the lock of standard input that the thread holds.
-    os._exit(code if code >= 0 else 128 - code)
+    # A signal as shells tell it, since only a number can be handed on.
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 if __name__ == "__main__":

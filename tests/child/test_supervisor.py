@@ -10,8 +10,9 @@ from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.logger import LogLevel, capturedLogs
 from twisted.python.failure import Failure
 
+from bioproxy.child.attempts import FIRST_PAUSE, STEADY
 from bioproxy.child.command_line import adapted, free_port
-from bioproxy.child.supervisor import FIRST_PAUSE, IS_STARTING, LOOK, START_LIMIT, STEADY, LlamaChild
+from bioproxy.child.supervisor import IS_STARTING, LOOK, START_LIMIT, LlamaChild
 from bioproxy.runtime.errors import ConfigError, LlamaNotRunning, ShuttingDown
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.settings.configuration import Settings

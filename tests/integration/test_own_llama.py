@@ -196,7 +196,7 @@ async def test_never_ready(proxy_of: ProxyOf, tiny: Path, tmp_path: Path) -> Non
     os.kill(pid, signal.SIGTERM)
     answer = await waiting
     assert answer.status == 503
-    await eventually(lambda: told(proxy, "it did not get ready within 0 s"))
+    await eventually(lambda: told(proxy, "it did not get ready within 0.3 s"))
     assert not is_running(pid)
     flags = json.loads(file.read_text())
     slots = f"{tmp_path / 'state' / 'slots'}/"
