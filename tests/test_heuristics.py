@@ -15,6 +15,12 @@ CODE = ROOT / "bioproxy"
 DOCUMENT = ROOT / "docs" / "heuristics.md"
 
 NO_HEURISTICS: dict[tuple[str, ...], str] = {
+    **dict.fromkeys((("command", "MISUSE"), ("command", "INTERRUPTED")), "exit codes as shells have them"),
+    ("command", "LOADING"): "the HTTP status of a llama-server that loads its model",
+    ("command", "CLIENT_GONE"): "the HTTP status that is noted for a lost client",
+    **dict.fromkeys(
+        (("command", each) for each in ("GREEN", "YELLOW", "RED", "CYAN", "BOLD")), "numbers of colours (ECMA-48)"
+    ),
     ("demo", "QUANTIZED_BLOCK"): "defined by the GGUF format",
     ("demo", "CONVOLUTION"): "part of the demo model's architecture",
     **dict.fromkeys(

@@ -18,7 +18,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.demo import tiny_model
+from bioproxy.demo import demo_model, tiny_model
 from bioproxy.demo.service import Demo
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.model_identity import Model
@@ -215,8 +215,13 @@ class Demonstration(ServiceTest):
     """`Demo`."""
 
     def setUp(self) -> None:
-        """Make one."""
+        """Make one, where no real model is installed."""
         super().setUp()
+        nothing = self.folder / "site" / demo_model.PACKAGE
+        nothing.mkdir(parents=True)
+        (nothing / "__init__.py").touch()
+        self.patch(sys, "path", [str(nothing.parent), *sys.path])
+        importlib.invalidate_caches()
         self.patch(Demo, "size", tiny_model.TINY)
         self.demo = Demo(Settings(), self.reactor)
         self.home = self.folder / "CACHE" / "bioproxy" / "demo"
@@ -224,8 +229,8 @@ class Demonstration(ServiceTest):
     def test_settings(self) -> None:
         """The demonstration keeps to its own folder, and has its templates beside the user's own."""
         settings = Demo(Settings(port=1, prefixes={"@mine": Path("mine.txt")}), self.reactor).settings
-        self.assertEqual((1, ["@code", "@story", "@mine"]), (settings.port, list(settings.prefixes)))
-        for path in (settings.slot_save_path, settings.state_dir, settings.prefixes["@code"]):
+        self.assertEqual((1, ["@manual", "@island", "@mine"]), (settings.port, list(settings.prefixes)))
+        for path in (settings.slot_save_path, settings.state_dir, settings.prefixes["@manual"]):
             assert path is not None
             self.assertIn(self.home, path.parents)
         self.demo.startService()
@@ -235,7 +240,7 @@ class Demonstration(ServiceTest):
     def test_edits_stay(self) -> None:
         """Templates that were edited stay as they are; records of the last time do not."""
         self.demo.startService()
-        file = self.home / "templates" / "code.txt"
+        file = self.home / "templates" / "manual.txt"
         file.write_text(CODE)
         self.demo.settings.state_dir.mkdir()
         (self.demo.settings.state_dir / "snapshots.json").write_text("{}")
@@ -259,7 +264,7 @@ class Demonstration(ServiceTest):
         self.assertIn(str(Path(__file__).parent.parent), environment["PYTHONPATH"].split(os.pathsep))
 
     def test_announcement(self) -> None:
-        """What to try is printed once, when all is ready, with the addresses to use."""
+        """When all is ready, the question is asked; what to try is printed once, whatever came of that."""
         ready = False
         self.demo.announce(lambda: ready)
         self.demo.startService()
@@ -267,22 +272,30 @@ class Demonstration(ServiceTest):
         self.assertNotIn("curl", self.output.getvalue())
         ready = True
         self.reactor.advance(0.2)
-        self.reactor.advance(5)
+        self.assertEqual([("127.0.0.1", 8081)], [client[:2] for client in self.reactor.tcpClients])
+        self.reactor.tcpClients[0][2].clientConnectionFailed(
+            self.reactor.connectors[0], Failure(ConnectionRefusedError())
+        )
+        self.reactor.pump([1, 5])
         text = self.output.getvalue()
+        self.assertEqual(1, text.count("The question was not answered"))
+        self.assertEqual(1, text.count("Try it yourself"))
         self.assertEqual(1, text.count("bioproxy is ready"))
         for words in (
             "http://127.0.0.1:8081/v1/chat/completions",
             "http://127.0.0.1:8082/status",
-            "@code",
+            "@manual",
             str(self.home),
         ):
             self.assertIn(words, text)
 
     def test_announcement_stops(self) -> None:
-        """Nothing is announced after the end; a closed terminal is no trouble."""
+        """Nothing is announced after the end, and the question in progress ends; a closed terminal is no trouble."""
         self.demo.announce(lambda: True)
         self.patch(sys, "__stdout__", None)
         self.demo.startService()
+        self.reactor.triggers["before"]["shutdown"][-1][0]()
+        self.assertTrue(all(connector.stoppedConnecting for connector in self.reactor.connectors))
         other = Demo(Settings(), self.reactor)
         other.announce(lambda: False)
         other.startService()

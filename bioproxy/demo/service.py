@@ -1,14 +1,16 @@
-"""``--demo``: settings with a model and two templates, and what to try with them.
+"""``--demo``: settings with a model and two documents, and a question that shows what being warm is worth.
 
 The demonstration is a bioproxy with the setting `model`, which starts llama.cpp itself (`bioproxy.child`).  `Demo` is a
 `Service` that comes before all others: it changes the settings, makes the model and the templates when it starts, and
-prints what to try when all templates are warm.  That is asked by a `LoopingCall`, Twisted's timer that calls a function
+shows its question when all templates are warm.  That is asked by a `LoopingCall`, Twisted's timer that calls a function
 again and again.
 
-Everything that the demonstration writes is in one cache folder: the model (made once), the templates (copies, to be
-edited), the slot files and the records.  A user's own configuration and records are not touched.
+Everything that the demonstration writes is in one cache folder: a random model (made once, where no real one is
+installed), the templates (copies, to be edited), the slot files and the records.  A user's own configuration and
+records are not touched.
 
-Does not know how the proxy works.  It changes some settings, and asks `ready` whether all templates are warm.
+Does not know how the proxy works.  It changes some settings, asks `ready` whether all templates are warm, and asks its
+question as any client would (`bioproxy.demo.tour`).
 """
 
 from __future__ import annotations
@@ -17,28 +19,33 @@ import dataclasses
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 
-from bioproxy.demo import tiny_model
+from bioproxy.demo import tiny_model, tour, words
+from bioproxy.demo.demo_model import DemoModel, choose_model
+from bioproxy.demo.question import Answer, ask
+from bioproxy.demo.tour import ANSWER_TOKENS
+from bioproxy.llama.connections import Agents
 from bioproxy.prompts.templates import Template
 from bioproxy.settings.configuration import Settings, xdg_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
 """The example templates in the package."""
 
-ANSWER_TOKENS = 48
-"""Tokens of an answer to a request that names no limit.
+CONTEXT = 8192
+"""Tokens that a prompt and its answer may have together: all that SmolLM2 was trained with.
 
-A random model never decides to stop, so without a limit an answer would fill the whole context.  Half as many would
-show too little of a stream; twice as many only let a user wait longer.
+Halved, longer documents that a visitor tries do not fit, above all with the random model, which needs twice the tokens
+for a text; doubled, the small model takes 190 MB more memory for a context that it does not understand.
 """
 
-ARGUMENTS = ("--predict", str(ANSWER_TOKENS), "--cache-ram", "256", "--verbosity", "2")
+ARGUMENTS = ("--ctx-size", str(CONTEXT), "--predict", str(ANSWER_TOKENS), "--cache-ram", "256", "--verbosity", "2")
 """Flags for llama.cpp.
 
 256 MiB of memory for prompts that are finished is enough here; llama.cpp's default of 8 GiB is more than a visitor
@@ -46,27 +53,7 @@ expects.  The verbosity leaves warnings and errors in the log: what is to be see
 """
 
 LOOK = 0.2
-"""Seconds between two questions whether all is ready: the most that the banner may come late."""
-
-BANNER = """
-bioproxy is ready, with a real llama.cpp behind it.  Its model is random and talks nonsense; all else is real.
-
-Ask about the notes.  The slot holds the other template, so this one comes back from its file: "restored".
-  {ask_code}
-Once more.  Now the slot holds it: "hot".
-  {ask_code}
-The other template, restored in turn:
-  {ask_story}
-
-cache_n in the answer says how many prompt tokens were not computed again.  Edit a template, wait a moment, ask again:
-  {templates}
-Watch all of it in a browser:
-  {admin}/
-What is warm, and all numbers:
-  curl -s {admin}/status
-  curl -s {admin}/metrics
-"""
-"""What is printed when all templates are warm.  The commands are run as they stand by an integration test."""
+"""Seconds between two looks whether all is ready: the most that the tour may begin late."""
 
 
 class Demo(Service):
@@ -78,8 +65,11 @@ class Demo(Service):
     settings: Settings
     """The settings that the proxy is to use."""
 
+    model: DemoModel
+    """The model that llama.cpp runs."""
+
     size = tiny_model.SMALL
-    """What model is made; tests make a smaller one."""
+    """What random model is made; tests make a smaller one."""
 
     def __init__(self, settings: Settings, reactor: Any) -> None:
         """Choose folders; `reactor` is the clock.  Raises `SystemExit` if a package is missing.
@@ -93,10 +83,11 @@ class Demo(Service):
             raise SystemExit(f"bioproxy: --demo needs {' and '.join(missing)}: pip install 'bioproxy[demo]'")
         # A cache, because all of it can be made again: a user who removes it loses only edits of the templates.
         folder = xdg_folder("XDG_CACHE_HOME", ".cache") / "demo"
-        self._model = folder / "model.gguf"
+        self.model = choose_model(folder)
         self._templates = folder / "templates"
         self._reactor = reactor
         self._announcement: LoopingCall | None = None
+        self._tour: Deferred[None] | None = None
         self._folder = folder
         # The user's settings go in, for ports, limits and templates of the user's own.
         self.settings = self.adapted(settings)
@@ -108,10 +99,10 @@ class Demo(Service):
         """
         # Compared by name, since ``@code`` and ``/code`` would have the same slot files.
         own = {Template.of(prefix, file).name for prefix, file in settings.prefixes.items()}
-        examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("code", "story") if name not in own}
+        examples = {f"@{name}": self._templates / f"{name}.txt" for name in ("manual", "island") if name not in own}
         return dataclasses.replace(
             settings,
-            model=self._model,
+            model=self.model.file,
             llama_args=(*ARGUMENTS, *settings.llama_args),
             # The examples come first, as the banner is about them.
             prefixes={**examples, **settings.prefixes},
@@ -120,7 +111,7 @@ class Demo(Service):
         )
 
     def announce(self, ready: Callable[[], bool]) -> None:
-        """Print the banner as soon as `ready` returns true.  To be called before the service starts."""
+        """Show what there is to see as soon as `ready` returns true.  To be called before the service starts."""
 
         def look() -> None:
             """Ask once more.  Called by the loop."""
@@ -128,7 +119,13 @@ class Demo(Service):
             # Once is enough, also if a template becomes cold again later.
             if ready():
                 self._announcement.stop()
-                self._say(self._banner())
+                # From here on a coroutine goes on by itself, until it has shown all or is cancelled.
+                self._tour = Deferred.fromCoroutine(self._show())
+                # `stopService` would be too late: before it is called, bioproxy waits for requests in progress, and the
+                # tour's own question is one.  A trigger is a function that the reactor calls when it is told to stop.
+                self._reactor.addSystemEventTrigger("before", "shutdown", self._tour.cancel)
+                # A cancelled tour fails with `CancelledError`, which Twisted would log as a bug if nobody took it.
+                self._tour.addErrback(lambda failure: None if failure.check(CancelledError) else failure)
 
         # A `LoopingCall` calls a function every so many seconds, by the clock that it is given.
         self._announcement = LoopingCall(look)
@@ -147,10 +144,10 @@ class Demo(Service):
         # an earlier demonstration is used.
         shutil.rmtree(self.settings.state_dir, ignore_errors=True)
         # Some seconds in which nothing else runs; nothing has been started yet that could be kept waiting.
-        if not self._model.exists():
-            self._say(f"making a model, once: {self._model} (112 MB)")
-            tiny_model.write_model(self._model, self.size)
-        self._say("starting llama.cpp, and warming the templates up: some seconds")
+        if self.model.is_random and not self.model.file.exists():
+            self._say(f"making a model, once: {self.model.file} (112 MB)")
+            tiny_model.write_model(self.model.file, self.size)
+        self._say("starting llama.cpp, which then reads two documents in advance: up to half a minute")
         # The first look comes at once.
         if self._announcement is not None:
             self._announcement.start(LOOK)
@@ -158,7 +155,7 @@ class Demo(Service):
     def stopService(self) -> None:
         """Announce nothing any more.  Called by the parent service."""
         super().stopService()
-        # Not running if the banner has been printed, or if the start failed before the loop began.
+        # Not running if the tour has begun, or if the start failed before the loop began.
         if self._announcement is not None and self._announcement.running:
             self._announcement.stop()
 
@@ -171,20 +168,19 @@ class Demo(Service):
         if sys.__stdout__ is not None:
             print(text, file=sys.__stdout__, flush=True)
 
-    def _banner(self) -> str:
-        """Return the banner, with commands that work for this demonstration's ports and folders."""
-        # The address of `host` and `port`: with `listen` the commands have to be adapted by the user.
-        url = f"http://{self.settings.host}:{self.settings.port}/v1/chat/completions"
+    async def _show(self) -> None:
+        """Ask the tour's question cold and warm, print what came of it, and then what to try.
 
-        def ask(message: str) -> str:
-            """Return a command that asks this, and shows only what bioproxy adds to the answer."""
-            body = f'{{"messages": [{{"role": "user", "content": "{message}"}}]}}'
-            return f"curl -si {url} -d '{body}' | grep -iE 'x-bioproxy|cache_n'"
+        Fires when all is printed, and does not fail.  Cancelling closes the connection of the question in progress, and
+        nothing more is printed.
+        """
+        url = words.chat_url(self.settings)
+        # Each request gets a connection of its own, to bioproxy's own port, as from a new client.
+        agent = Agents.over_network(self._reactor, url).own_fresh
 
-        # The same question twice: the first answer shows "restored", the second one "hot".
-        return BANNER.format(
-            ask_code=ask("@code where is the line in front of the server?"),
-            ask_story=ask("@story a chair that nobody needs"),
-            templates=self._templates,
-            admin=f"http://{self.settings.admin_host}:{self.settings.admin_port}",
-        )
+        # What the tour needs to know of all that: a function that answers a question.
+        async def send(request: Mapping[str, Any]) -> Answer:
+            return await ask(agent, url, request, self._reactor)
+
+        await tour.show(send, self._say, self.model)
+        self._say(words.banner(self.settings, self._templates))

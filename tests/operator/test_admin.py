@@ -167,6 +167,9 @@ class Status(WorldTest):
                         "warmup": {"due": False, "reason": "warm", "until": None},
                         "progress": 1.0,
                         "tokens": len(PREFIX),
+                        # The fake needs no time, so computing is worth nothing; the slot holds it.
+                        "cold_s": None,
+                        "now_s": 0.0,
                         "warmed_at": snapshot.saved_at,
                         "last_used": requests[0]["time"],
                         "wanted": False,
@@ -179,7 +182,7 @@ class Status(WorldTest):
         )
         keys = (
             "id time path template prompt status cache queue_ms estimate_ms restore_ms ttft_ms total_ms"
-            " prompt_tokens cached_tokens miss miss_detail".split()
+            " prompt_tokens cached_tokens saved_s miss miss_detail".split()
         )
         self.assertEqual([set(keys)], [set(request) for request in requests])
         for time in (snapshot.saved_at, requests[0]["time"]):

@@ -293,6 +293,23 @@ class Loading(FolderTest):
             else:
                 config.refuse_loop(settings)
 
+    def test_endpoints(self) -> None:
+        """An endpoint's host and port are read from its text; one without a port equals no port."""
+        for listen, expected in (
+            (None, None),
+            ("unix:/run/b.sock", ("0.0.0.0", -1)),
+            ("tcp:8080", ("0.0.0.0", 8080)),
+            ("ssl:port=8443:interface=10.1.1.1:privateKey=k.pem", ("10.1.1.1", 8443)),
+            ("tcp6:8080:interface=\\:\\:1", ("::1", 8080)),
+        ):
+            self.assertEqual(expected, config.endpoint_address(listen), listen)
+
+    def test_endpoint_is_own(self) -> None:
+        """An endpoint counts like host and port."""
+        for given in ({"listen": "tcp:8080"}, {"admin_listen": "tcp:8080:interface=127.0.0.1"}):
+            with self.assertRaises(ConfigError, msg=str(given)):
+                config.refuse_loop(self.load(given))
+
     def test_unreachable_default_file(self) -> None:
         """A default file that cannot even be looked for is told in one line as well."""
         os.environ["XDG_CONFIG_HOME"] = "/" + "x" * 300  # stands for a folder that one may not look into
