@@ -126,8 +126,10 @@ class LlamaChild(Service):
 
     def startService(self) -> None:
         """Start llama.cpp.  Called by the parent service.  Raises `ConfigError` if that can be seen to be in vain."""
+        # Before anything is started: an error here ends bioproxy with one line.
         check_child(self._settings)
         super().startService()
+        # Runs up to the first `await` that has to wait: the process exists when this returns.
         self._life = Deferred.fromCoroutine(self._supervise())
         self._life.addErrback(self._end_of_life)
 
@@ -139,6 +141,7 @@ class LlamaChild(Service):
         super().stopService()
         self.state = STOPPED
         self.turn_away(lambda: LlamaNotRunning("bioproxy is shutting down"))
+        # First the supervision, or it would take the end that follows for a crash and start another process.
         if self._life is not None:
             self._life.cancel()
         process = self._process
@@ -164,6 +167,7 @@ class LlamaChild(Service):
         Fires when it does, at once if it does already.  Fails with `LlamaNotRunning` if the start fails, if that takes
         more than so many seconds, or if bioproxy stops.  Cancelling only ends the waiting.
         """
+        # Whoever calls has the gate, so no request is in progress that a restart could break off.
         if self._wanted is not None:
             self._replace(self._wanted)
         if self.state == RUNNING:
@@ -187,6 +191,7 @@ class LlamaChild(Service):
         self.state = STARTING
         self._attempts.succeeded()
         self._replacing = True
+        # The supervision goes on by itself when the process is gone, or when the pause is over.
         if self._process is not None and not self._process.ended:
             self._process.end()
         elif self._pause is not None:
@@ -202,6 +207,7 @@ class LlamaChild(Service):
                 self.log.info("llama.cpp is starting, with {model}", model=self._settings.model)
             process = self._process = launch(self._settings, self.port, self._reactor, aloud)
             late = await self._until_up(process)
+            # From here on it answers, or has ended already.  How long it did decides about the next pause.
             up_since = None if self.state != RUNNING else self._reactor.seconds()
             await process.until_gone()
             # The end that a reload has asked for is neither a crash nor a failure.
@@ -215,11 +221,14 @@ class LlamaChild(Service):
 
     async def _until_up(self, process: ProcessOutput) -> bool:
         """Wait until the process answers or has ended; fires with whether it was killed because it took too long."""
+        # Two things can happen first: the looking succeeds, or the process ends, which cancels the looking.  A Deferred
+        # that has fired takes a later `cancel` quietly.
         looking = Deferred.fromCoroutine(self._look_until_up())
         process.gone.addCallback(lambda _: looking.cancel())
         try:
             await looking.addTimeout(self.start_limit, self._reactor)
         except TimeoutError:
+            # It had its time, and may not react to anything any more.
             process.kill()
             return True
         except CancelledError:
@@ -238,6 +247,7 @@ class LlamaChild(Service):
         """Look until llama-server answers.  Cancelling ends it."""
         # A look that began after the start can only have been answered by the new process.
         await self.look()
+        # While it is being replaced, what answers is the old process.
         while not self.is_up() or self._replacing:
             await deferLater(self._reactor, LOOK)
             await self.look()
@@ -248,6 +258,7 @@ class LlamaChild(Service):
         `up_since` is when it began to answer, by the clock, `None` if it never did; `late` tells whether it was killed
         because it took too long.
         """
+        # All that it wrote was read before its end was reported, so the reason is among these lines.
         reason = failure_reason(list(process.last_lines), process.code, process.killed_by)
         self.state = PAUSING
         if up_since is not None:
