@@ -33,7 +33,11 @@ OURS = {
     "--ssl-key-file": "bioproxy connects without TLS",
     "--ssl-cert-file": "bioproxy connects without TLS",
 }
-"""Flags that `llama_args` may not have, and why."""
+"""Flags that `llama_args` may not have, and why.
+
+With the first ones, a setting and a flag would say two things about one matter; with the others, bioproxy would ask
+where nobody answers, and wait until the start counts as failed.
+"""
 
 
 def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
@@ -58,7 +62,8 @@ def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
 def command_line(program: str | None, flags: Sequence[str]) -> list[str]:
     """Return what to start: `program` with these flags, or the wheel's server if that is `None`.
 
-    Both are run by a Python process that ends when bioproxy does.
+    Both are run by a Python process that ends when bioproxy does.  A list of words and not a line: no shell reads it,
+    so nothing in a path has to be quoted.
     """
     # The same Python that runs bioproxy, with the packages that are installed there.
     module = ["bioproxy.child.wheel_server"] if program is None else ["bioproxy.child.lifeline", program]
@@ -72,7 +77,10 @@ def environment() -> dict[str, str]:
 
 
 def port_wanted(settings: Settings) -> int | None:
-    """Return the port that `llama_args` ask for; `None` if they leave it to bioproxy.  Raises `ConfigError`."""
+    """Return the port that `llama_args` ask for; `None` if they leave it to bioproxy.
+
+    Raises `ConfigError` for a port that makes no sense, and for flags that are not allowed there.
+    """
     # Of two ports the last one counts, as for llama-server.
     port = None
     for place, flag in enumerate(settings.llama_args):

@@ -50,10 +50,17 @@ PHRASES = (
 """What llama.cpp writes, as regular expressions, and what that means.  In a meaning, {0} is the first group."""
 
 ERROR = re.compile(r"^(?:[\d.]+ E |error: |.*\berror:)\s*(.*)")
-"""A line that llama.cpp marks as an error; before the letter it writes the time since its start."""
+"""A line that llama.cpp marks as an error; before the letter it writes the time since its start.
+
+The other two forms are those of our own processes (`bioproxy.child.wheel_server`, `bioproxy.child.lifeline`) and of
+builds whose log has no such letter.
+"""
 
 ENDING = re.compile(r"exiting due to|Failed to init server|cleaning up before exit")
-"""Lines that follow each failure and explain none."""
+"""Lines that follow each failure and explain none.
+
+Without this list, each unknown failure would be told as "exiting due to model loading error".
+"""
 
 
 def failure_reason(lines: Sequence[str], code: int | None, killed_by: int | None) -> str:

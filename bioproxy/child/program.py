@@ -37,7 +37,8 @@ def find_program(settings: Settings) -> str | None:
     """
     # Whoever names a program wants that one, and nothing else in its place.
     if settings.llama_server is not None:
-        # A name without a slash is looked for on the path, as a shell does.
+        # A name without a slash is looked for on the path, as a shell does.  A path was made absolute by the setting's
+        # check, so it means the same whatever folder a daemon works in.
         found = shutil.which(settings.llama_server)
         if found is None:
             raise ConfigError(f"llama_server: {settings.llama_server}: no such program")
@@ -57,7 +58,8 @@ def find_program(settings: Settings) -> str | None:
 def check_child(settings: Settings) -> None:
     """Raise `ConfigError` if the settings' model cannot be run, as far as that can be seen before it is tried.
 
-    Does nothing if the settings name no model.
+    Does nothing if the settings name no model.  Called at the start, at a reload, and by ``--check``.  Reads four bytes
+    and some directories, so it may run in the reactor's thread.
     """
     if settings.model is None:
         return
@@ -99,7 +101,7 @@ def check_model(model: Path) -> None:
     in another format, or an archive.
     """
     try:
-        # A folder, or a named pipe, which would block until somebody writes into it.
+        # Asked before it is opened: a named pipe would block bioproxy until somebody writes into it.
         if model.exists() and not model.is_file():
             raise ConfigError(f"model: {model}: not a file")
         with open(model, "rb") as file:

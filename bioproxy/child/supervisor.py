@@ -81,7 +81,7 @@ class LlamaChild(Service):
     """Tells what the last look has found."""
 
     count_restart: Counter
-    """The metric that counts what `restarts` does."""
+    """The metric that counts what `restarts` does, for Prometheus."""
 
     def __init__(self, settings: Settings, port: int, reactor: Any) -> None:
         """Prepare to run the model of these (`adapted`) settings on a port of this machine; nothing is started."""
@@ -115,11 +115,14 @@ class LlamaChild(Service):
         return None if process is None or process.ended else process.pid
 
     def told(self) -> dict[str, Any]:
-        """Return what `/status` shows of the child."""
+        """Return what `/status` shows of the child: names and values are part of the interface."""
         return {"pid": self.pid, "restarts": self.restarts, "state": self.state}
 
     def not_running(self) -> str | None:
-        """Return why llama-server cannot answer now, in words for an operator; `None` while it runs."""
+        """Return why llama-server cannot answer now, in words for an operator; `None` while it runs.
+
+        Asked by the watch, whose looks fail meanwhile for good reason, and for the words to clients that wait.
+        """
         return None if self.state == RUNNING else self.trouble or IS_STARTING
 
     # The service.
@@ -185,7 +188,10 @@ class LlamaChild(Service):
     # The life of the child.
 
     def _replace(self, settings: Settings) -> None:
-        """End the present process, and start one with other settings when it is gone."""
+        """End the present process, and start one with other settings when it is gone.
+
+        Returns at once, with the state "starting": the caller waits like everybody else.
+        """
         self.log.info("llama.cpp ends for new settings of the configuration")
         self._settings, self._wanted = settings, None
         self.state = STARTING
@@ -199,6 +205,7 @@ class LlamaChild(Service):
 
     async def _supervise(self) -> None:
         """Keep a process running.  Never fires; cancelling ends the supervision, and leaves the process as it is."""
+        # One process after the other, never two: they would not fit into memory together, and both want the port.
         while True:
             self._replacing = False
             # Where a start has failed before, the lines of another try would only repeat themselves.

@@ -22,12 +22,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ON, OFF = True, False
-"""The two values that a flag without a value may give its attribute."""
+"""The two values that a flag without a value may give its attribute.
+
+Names, because ``Flag("--no-warmup", "warmup", False)`` would read as if the flag were off.
+"""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag, and what it does to llama.cpp's parameters."""
+    """One flag, and what it does to llama.cpp's parameters.
+
+    Two flags may set the same attribute, as ``--slots`` and ``--no-slots`` do.
+    """
 
     names: str
     """Its names, with spaces between."""
@@ -40,7 +46,11 @@ class Flag:
 
 
 def text_of(file: str) -> str:
-    """Return the content of a file, for a flag whose value may also be given in a file."""
+    """Return the content of a file, for a flag whose value may also be given in a file.
+
+    Raises `OSError`.  Called when the command line is parsed, in bioproxy's own process to check it, and again in the
+    process that runs llama.cpp.
+    """
     return Path(file).read_text(encoding="utf-8")
 
 
@@ -107,7 +117,10 @@ FLAGS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises `ValueError` for a mistake, where `argparse` would end the process."""
+    """Raises `ValueError` for a mistake, where `argparse` would end the process.
+
+    A subclass, because `argparse` has no other way to say that; ``exit_on_error=False`` leaves some mistakes out.
+    """
 
     def error(self, message: str) -> NoReturn:
         """Report a mistake.  Called by `argparse`, with a sentence that names the flag."""
@@ -121,6 +134,7 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
     Of a flag that occurs twice the last one counts, as in llama-server.  Raises `ValueError` with one sentence for an
     unknown flag or a bad value.
     """
+    # `SUPPRESS` leaves out of the result what was not given, so that llama.cpp's defaults stay.
     # No abbreviations: ``--cache`` would be ``--cache-ram`` here, and an error in llama-server.
     parser = _Parser(prog="llama-server", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
     # The attribute's name is where `argparse` puts the value, so of two flags for one attribute the last one wins.
@@ -137,7 +151,10 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def assign(params: Any, values: dict[str, Any]) -> None:
-    """Set attributes of llama.cpp's parameters; `values` are those that `parsed` returned."""
+    """Set attributes of llama.cpp's parameters; `values` are those that `parsed` returned.
+
+    What is not in `values` keeps llama.cpp's own default, which the wheel has put there.
+    """
     # llama-server chooses its threads when it reads its command line.  Left alone, both numbers would be -1.  One of
     # them is for answers, where a token is computed at a time, the other for prompts.
     cpus = usable_cpus()
