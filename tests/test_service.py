@@ -288,6 +288,8 @@ class Demonstration(ServiceTest):
             str(self.home),
         ):
             self.assertIn(words, text)
+        self.demo.stopService()
+        self.assertEqual([], self.reactor.getDelayedCalls())
 
     def test_announcement_stops(self) -> None:
         """Nothing is announced after the end, and the question in progress ends; a closed terminal is no trouble."""

@@ -126,10 +126,10 @@ def sections() -> str:
     more, parts = explained(), [MARK]
     for key, entry in config.FIELDS.items():
         # First what can be looked up at a glance, then what it is for.  The help text begins with a small letter, for
-        # twistd's list of options.
+        # twistd's list of options; names keep it.
         brief = entry.metadata["help"]
         parts.append(f"\n## `{key}`\n\n{option(key)} · {rule(key)} · default: {default(key)}\n")
-        parts.append(f"\n{brief[0].upper()}{brief[1:]}.\n")
+        parts.append(f"\n{brief if re.match(r'[a-z]+[-=]', brief) else brief[0].upper() + brief[1:]}.\n")
         if key in more:
             parts.append(f"\n{more[key]}\n")
     return "".join(parts)

@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bioproxy.child.program import check_model
 from bioproxy.command.http_get import NoAnswer, get
 from bioproxy.operator.llama_flags import command_line, value
 from bioproxy.prompts.templates import END, read_file
+from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import kinds
-
-MAGIC = b"GGUF"
-"""What a model file begins with."""
 
 LOADING = 503
 """The status of llama-server's `/health` while it loads its model."""
@@ -50,15 +49,13 @@ def model_at(text: str) -> dict[str, Any]:
     # Relative to the working folder, as on any command line; "~" works.  The result is an absolute path, because the
     # configuration file will be in another folder.
     path = kinds.path(text, Path.cwd())
-    # Only the first bytes.  Whether llama.cpp can run the model is found out when it is started; but a file of another
-    # kind, such as a web page that was saved instead of a download, is seen at once.
+    # The same look as in a start of bioproxy: a file of another kind, such as a web page that was saved instead of a
+    # download, is seen at once.  Whether llama.cpp can run the model is found out when it is started.
     try:
-        with open(path, "rb") as file:
-            begins = file.read(len(MAGIC))
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    if begins != MAGIC:
-        raise ValueError(f"{path}: not a model in the GGUF format")
+        check_model(path)
+    except ConfigError as error:
+        # Its text begins with the name of the setting, which the user has not typed.
+        raise ValueError(str(error).removeprefix("model: ")) from None
     return {"model": str(path)}
 
 

@@ -79,6 +79,9 @@ def is_busy(status: Status) -> bool:
     # A request that waits for its turn, or a slot in use.
     gate = status["gate"]
     at_work = gate["busy"] is not None or gate["waiting"] > 0
+    # A llama.cpp of bioproxy's own that is loading its model is up soon, or has failed.
+    child = status["llama"].get("child")
+    at_work = at_work or (child is not None and child["state"] == "starting")
     # Between two warm-ups nobody is at the gate, but the next prompt is due.
     return at_work or any(prompt["warmup"] is not None and prompt["warmup"]["due"] for prompt in status["prompts"])
 

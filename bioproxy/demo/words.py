@@ -52,7 +52,7 @@ Try it yourself, in another terminal.  Another question about the handbook, whic
   {ask_manual}
 The guide to the island comes back from its file: "restored".
   {ask_island}
-The handbook once more without all that: "cold".  Feel how long it takes.
+The same once more without all that: "cold".  Feel how long it takes.
   {ask_cold}
 
 cache_n in the answer says how many tokens were not computed again.  Edit a text, wait a moment, and ask again:
@@ -98,7 +98,7 @@ def banner(settings: Settings, templates: Path) -> str:
     return BANNER.format(
         ask_manual=command(f"@manual {OTHER_QUESTION}"),
         ask_island=command(f"@island {ISLAND_QUESTION}"),
-        ask_cold=command(f"@manual {OTHER_QUESTION}", ', "cache_prompt": false'),
+        ask_cold=command(f"@island {ISLAND_QUESTION}", ', "cache_prompt": false'),
         templates=templates,
         admin=f"http://{bracketed(settings.admin_host)}:{settings.admin_port}",
     )

@@ -49,7 +49,7 @@ class Script(FolderTest):
         for words, expected in (
             (("init", "--llama-url", "h"), "--llama-url: must be an address like http://127.0.0.1:8080"),
             (("init", "--model", "/none.gguf"), "--model: /none.gguf: No such file or directory"),
-            (("init", "--model", str(self.document)), "My Notes.md: not a model in the GGUF format"),
+            (("init", "--model", str(self.document)), "My Notes.md: not a GGUF file"),
             ((*self.words, "--document", "/none.md"), "--document: /none.md: No such file or directory"),
             ((*self.words, "--document", "/"), "--document: /: Is a directory"),
             ((*self.words, "--prefix", "@"), "--prefix: '@' gives no name"),

@@ -197,7 +197,7 @@ class Gate(SynchronousTestCase):
         self.assertIn("3 waiting", lines(status(gate=at_gate(waiting=3)), WIDE, NOW))
 
     def test_busy(self) -> None:
-        """It is busy while somebody is inside or waits, and while a warm-up is due; not while a prompt has to wait."""
+        """It is busy while somebody is inside or waits, while a warm-up is due, and while llama.cpp starts."""
         due = {"due": True, "reason": "new", "until": None}
         for found, expected in (
             (status(), False),
@@ -206,6 +206,8 @@ class Gate(SynchronousTestCase):
             (status(gate={"busy": None, "waiting": 1}), True),
             (status(prompts=[prompt(warmup=due)]), True),
             (status(prompts=[prompt(), prompt(warmup=None)]), False),
+            (status(llama={"child": {"state": "starting"}}), True),
+            (status(llama={"child": {"state": "running"}}), False),
         ):
             self.assertIs(expected, is_busy(found))
 

@@ -122,6 +122,28 @@ async def test_a_new_user(typed: Type, run: Run, llama: LlamaServer, tmp_path: P
     assert gone.seen == f"bioproxy status: bioproxy does not run at {admin}: Connection refused\r\n"
 
 
+@async_test
+async def test_a_new_user_with_a_model(typed: Type, run: Run, tiny: Path, tmp_path: Path) -> None:
+    """The same with nothing but a model file: `run` starts llama.cpp itself, and `status` waits until all is warm."""
+    words = ("--model", str(tiny), "--document", str(document(tmp_path)), "--prefix", "@notes")
+    init = run(COMMAND, "init", *words)
+    assert await init.ended() == 0, init.output
+    file = tmp_path / "config" / "bioproxy" / "conf.json"
+    assert json.loads(file.read_text()) == {"model": str(tiny), "prefixes": {"@notes": "notes.txt"}}
+    port, admin_port = free_port(), free_port()
+    ports = ("--port", str(port), "--admin-port", str(admin_port))
+    # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
+    process = run(COMMAND, "run", *ports, "--llama-args", "--threads 1")
+    admin = f"http://127.0.0.1:{admin_port}"
+    await eventually(lambda: answers(f"{admin}/healthz"))
+    status = typed("status", "--admin", admin)
+    assert status.ended() == 0
+    assert "############## 100 %" in next(line for line in status.screen if line.startswith("notes"))
+    answer = await fetch("POST", f"http://127.0.0.1:{port}/v1/chat/completions", conversation("@notes What is it?"))
+    assert (answer.status, answer.cache) == (200, "hot")
+    assert await process.terminate() in (0, 128 + signal.SIGTERM)
+
+
 # `bioproxy init`.
 
 
@@ -132,7 +154,7 @@ def test_init_asks_again(typed: Type, tmp_path: Path) -> None:
     document(tmp_path)
     init = typed("init")
     for wrong, reason in (
-        ("text.gguf", "not a model in the GGUF format"),
+        ("text.gguf", "not a GGUF file"),
         ("missing.gguf", "No such file or directory"),
         ("http://h:x", "must be an address like"),
         ("", "must be a text"),
