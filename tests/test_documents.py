@@ -14,7 +14,7 @@ from bioproxy.settings.configuration import FIELDS
 ROOT = Path(__file__).parent.parent
 CODE = ROOT / "bioproxy"
 DOCUMENTS = [
-    file for pattern in ("*.md", "docs/*.md", "examples/*.md", "changes/README.md") for file in ROOT.glob(pattern)
+    file for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "changes/README.md") for file in ROOT.glob(pattern)
 ]
 
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
