@@ -37,10 +37,16 @@ def from_responses(body: dict[str, Any]) -> dict[str, Any]:
     messages = [{"role": each["role"], "content": each["content"]} for each in items if each.get("role")]
     functions = [each for each in body.get("tools") or () if each["type"] == "function"]
     tools = [
-        {"type": "function", "function": {"strict": True} | {k: v for k, v in each.items() if k != "type"}}
+        # The order of the keys is what the chat template shows.
+        {"type": "function", "function": {**{k: v for k, v in each.items() if k != "type"}, **strict(each)}}
         for each in functions
     ]
     return {"messages": [*first, *messages], "tools": tools}
+
+
+def strict(function: dict[str, Any]) -> dict[str, Any]:
+    """Return the field that llama-server adds to a function without it."""
+    return {} if "strict" in function else {"strict": True}
 
 
 def message_events(says: str, timings: dict[str, float]) -> list[dict[str, Any]]:
