@@ -197,7 +197,7 @@ class Recipes(WorldTest):
             self.assertGreaterEqual(self.reused(world), known)
 
     def test_shared_messages(self) -> None:
-        """Where no prompt is long enough, a session with another question is restored from the file of an earlier one."""
+        """Where no prompt is long enough, a session with another question is restored from an earlier one's file."""
         for each in self.CLIENTS:
             if not each.client.shares:
                 continue
