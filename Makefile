@@ -6,7 +6,7 @@
 #   make wheel   the packages of the last commit in dist/, the same bytes each time
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
-#                coding agents, llama-server and bioproxy killed at random moments
+#                coding agents, llama-server and bioproxy killed at random moments, real clients from PyPI and npm
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
 #   make clean   remove what these made
 
