@@ -106,6 +106,9 @@ OPENAI = {"OPENAI_API_BASE": "{url}/v1", "OPENAI_API_KEY": "local"}
 LLM = ".config/io.datasette.llm/"
 """Folder of llm, in its home."""
 
+MODELS = [{"model_id": "local", "model_name": "local", "api_base": "{url}/v1"}]
+"""The list of llm's ``extra-openai-models.yaml``."""
+
 LANGCHAIN = """
 import pathlib, sys
 from langchain_openai import ChatOpenAI
@@ -183,7 +186,7 @@ CLIENTS = (
         ("-c", "{question}"),
         # JSON is YAML as well.
         files={
-            LLM + "extra-openai-models.yaml": json.dumps([{"model_id": "local", "api_base": "{url}/v1"}]),
+            LLM + "extra-openai-models.yaml": json.dumps(MODELS),
             LLM + "templates/notes.yaml": json.dumps({"model": "local", "system": NOTES}),
         },
         has_tools=False,
