@@ -66,6 +66,12 @@ class RealClient:
     learned: bool = True
     """Whether two of its sessions share a prompt that is long enough to be learned."""
 
+    has_tools: bool = True
+    """Whether that prompt has tools: then its first session is enough to learn it."""
+
+    shares: bool = False
+    """Whether they share long first messages of the user instead, which are found in a conversation's file."""
+
 
 OPENCODE = {
     "provider": {
@@ -90,6 +96,26 @@ base_url = "{url}/v1"
 wire_api = "responses"
 """
 """Codex's ``config.toml``."""
+
+NOTES = "".join(f"{number}. The house number {number} by the sea is small.\n" for number in range(1, 101))
+"""What a client that has no long prompt of its own reads: 4,800 characters."""
+
+OPENAI = {"OPENAI_API_BASE": "{url}/v1", "OPENAI_API_KEY": "local"}
+"""Where clients find bioproxy that are made with OpenAI's package."""
+
+LLM = ".config/io.datasette.llm/"
+"""Folder of llm, in its home."""
+
+MODELS = [{"model_id": "local", "model_name": "local", "api_base": "{url}/v1"}]
+"""The list of llm's ``extra-openai-models.yaml``."""
+
+LANGCHAIN = """
+import pathlib, sys
+from langchain_openai import ChatOpenAI
+notes = pathlib.Path.home().joinpath("notes.md").read_text()
+print(ChatOpenAI(model="local").invoke([("system", notes), ("user", sys.argv[1])]).content)
+"""
+"""A program that uses LangChain."""
 
 CLIENTS = (
     RealClient(
@@ -125,6 +151,45 @@ CLIENTS = (
         ("exec", "--skip-git-repo-check", "{question}"),
         ("exec", "--skip-git-repo-check", "resume", "--last", "{question}"),
         files={".codex/config.toml": CODEX},
+    ),
+    RealClient(
+        "aider",
+        "pypi",
+        "aider-chat",
+        "aider",
+        (
+            *("--model", "openai/local", "--map-tokens", "0", "--edit-format", "ask", "--read", "../home/notes.md"),
+            *("--yes-always", "--no-git", "--no-check-update", "--analytics-disable", "--no-show-model-warnings"),
+            *("--message", "{question}"),
+        ),
+        environment=OPENAI,
+        files={"notes.md": NOTES},
+        learned=False,
+        shares=True,
+    ),
+    RealClient(
+        "langchain",
+        "pypi",
+        "langchain-openai",
+        "python",
+        ("-c", LANGCHAIN, "{question}"),
+        environment=OPENAI,
+        files={"notes.md": NOTES},
+        has_tools=False,
+    ),
+    RealClient(
+        "llm",
+        "pypi",
+        "llm",
+        "llm",
+        ("-t", "notes", "{question}"),
+        ("-c", "{question}"),
+        # JSON is YAML as well.
+        files={
+            LLM + "extra-openai-models.yaml": json.dumps(MODELS),
+            LLM + "templates/notes.yaml": json.dumps({"model": "local", "system": NOTES}),
+        },
+        has_tools=False,
     ),
 )
 """Each client, in the order in which they run."""

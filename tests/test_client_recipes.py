@@ -22,6 +22,9 @@ from tools.scrub_request import compact
 QUESTION = "What does README.md say, the first time?"
 """What the recorded user asked first, unless the table says otherwise."""
 
+AIDER_ASKS = "What does it do?\n\nReply in English.\n"
+"""The whole message in which Aider puts the first question."""
+
 CONTEXT = 200_000
 """Tokens of the fake's context: it makes one of each character, and a long prompt has 80,000."""
 
@@ -40,6 +43,12 @@ class Client:
     goes_on: bool = True
     """Whether its last recorded request continues the conversation of an earlier one."""
 
+    filled: bool = True
+    """Whether a prefix works in its questions; not where it sends code instead of messages."""
+
+    shares: bool = False
+    """Whether its sessions share first messages of the user, so that one is restored from the file of another."""
+
     question: str = QUESTION
 
 
@@ -48,6 +57,13 @@ CLIENTS = (
     Client("codex", "/v1/responses"),
     # ``opencode run`` puts an argument with spaces in quotation marks.
     Client("opencode", "/v1/chat/completions", question=f'"{QUESTION}"'),
+    # Its system message is short, and earlier turns do not stand where they were sent: read-only files come before.
+    Client("aider", "/v1/chat/completions", False, False, shares=True, question=AIDER_ASKS),
+    Client("home-assistant", "/v1/chat/completions", question="Turn on the kitchen lights"),
+    Client("langchain", "/v1/chat/completions", question="What is a warm-up?"),
+    Client("llama-vim", "/infill", False, False, False, question="    def read(self"),
+    Client("llm", "/v1/chat/completions", question="What is a warm-up?"),
+    Client("open-webui", "/v1/chat/completions", question="What is a slot file?"),
 )
 """Each recorded client."""
 
@@ -148,6 +164,8 @@ class Recipes(WorldTest):
     def test_filled(self) -> None:
         """A question that begins with a prefix is filled in, and nothing else of the request is changed."""
         for each in self.CLIENTS:
+            if not each.client.filled:
+                continue
             world = self.make(each.client.name, {"code": CODE})
             call = self.send(world, each.first, each.body("@code why?"))
             self.assertEqual("code", call.headers["X-Bioproxy-Template"])
@@ -178,6 +196,23 @@ class Recipes(WorldTest):
             self.assertEqual("restored", restored.headers["X-Bioproxy-Cache"])
             self.assertGreaterEqual(self.reused(world), known)
 
+    def test_shared_messages(self) -> None:
+        """Where no prompt is long enough, a session with another question is restored from an earlier one's file."""
+        for each in self.CLIENTS:
+            if not each.client.shares:
+                continue
+            world = self.make(each.client.name)
+            self.send(world, each.first, each.body("one"))
+            for _ in range(MOST_ROUNDS):
+                self.successResultOf(world.start(world.warmer.round))
+                world.advance(0.5)
+            world.llama_server.restart()
+            self.successResultOf(world.start(world.watch.look))
+            restored = self.send(world, each.first, each.body("another question"))
+            self.assertEqual("restored", restored.headers["X-Bioproxy-Cache"])
+            computed = int(world.request_log.latest(1)[0]["prompt_tokens"]) - self.reused(world)
+            self.assertLess(computed, SHORT)
+
     def reused(self, world: World) -> int:
         """Return how many tokens of the last request llama-server had already."""
         return int(world.request_log.latest(1)[0]["cached_tokens"])
@@ -191,6 +226,9 @@ class Recipes(WorldTest):
             ends = [other.message_digests[-1] for other in before if other.beginning == last.beginning]
             self.assertTrue(set(ends) & set(last.message_digests[:-1]), each.client.name)
 
+
+SHORT = 100
+"""Tokens that a short question may cost, with what the chat template puts around it."""
 
 MOST_ROUNDS = 400
 """Rounds of warm-ups after which a test gives up: the longest prompt has about 160 pieces."""

@@ -36,7 +36,11 @@ UNIMPORTANT = re.compile(
 SECRET = re.compile(r"(?i)authorization|x-api-key|api-key|cookie")
 """Headers whose value is replaced as a whole."""
 
-TEXTS = frozenset({"text", "content", "description", "instructions", "input", "output", "system", "prompt"})
+TEXTS = frozenset(
+    {"text", "content", "description", "instructions", "input", "output", "system", "prompt"}
+    # The text before and behind the cursor, in requests to fill something in.
+    | {"input_prefix", "input_suffix"}
+)
 """Fields with texts that the client's makers or its user wrote."""
 
 LONG = 60

@@ -21,6 +21,9 @@ from tests.test_client_recipes import CLIENTS, Client, Recorded
 TOOLS = 5
 """Tools of a request here, the shortest ones: with all of them a cold prompt takes half a minute on a busy machine."""
 
+CHARACTERS = 6000
+"""What these tools have at least, as JSON: with fewer, a prompt may be too short to be learned."""
+
 AGAIN = 128
 """Tokens of the learned prompt that may be computed again: bioproxy goes on where a whole batch ended."""
 
@@ -28,7 +31,9 @@ AGAIN = 128
 def request(recorded: Recorded, question: str) -> dict[str, Any]:
     """Return a client's first request with fewer tools and a short answer."""
     body: dict[str, Any] = json.loads(recorded.body(question))
-    body["tools"] = sorted(body["tools"], key=lambda tool: len(json.dumps(tool)))[:TOOLS]
+    tools = sorted(body.get("tools", ()), key=lambda tool: len(json.dumps(tool)))
+    few = next((n for n in range(TOOLS, len(tools)) if len(json.dumps(tools[:n])) >= CHARACTERS), len(tools))
+    body |= {"tools": tools[:few]} if tools else {}
     limit = "max_output_tokens" if "input" in body else "max_tokens"
     return {**body, limit: 4}
 

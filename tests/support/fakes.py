@@ -299,6 +299,13 @@ class FakeLlama:
             answer["completion_probabilities"] = [{"top_logprobs": likeliest}]
         return self._json(request, answer)
 
+    @app.route("/infill", methods=["POST"])
+    async def infill(self, request: Request) -> bytes:
+        """Evaluate what an editor has around its cursor, in the order of the real one."""
+        body = await self._begin(request)
+        prompt = tokens("".join(str(body.get(each, "")) for each in ("input_prefix", "input_suffix", "prompt")))
+        return self._json(request, {"content": "", "timings": self._evaluate(prompt)})
+
     @app.route("/v1/chat/completions", methods=["POST"])
     @app.route("/chat/completions", methods=["POST"])
     async def chat(self, request: Request) -> bytes:
