@@ -42,7 +42,6 @@ from bioproxy.slot.slot import Slot
 from bioproxy.warmup.client_kinds import ClientKinds
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.next_prompt import NextPrompt, find_next_prompt
-from bioproxy.warmup.progress import LEAST
 from bioproxy.warmup.talks import Candidate, Expected, Talk
 
 LARGEST_BODY = 1 << 20
@@ -50,6 +49,21 @@ LARGEST_BODY = 1 << 20
 
 Each head start writes it as JSON four times, some milliseconds each, and keeps a copy in memory.  Halved, conversations
 of more than about 130,000 tokens get none; doubled, the reactor stands still twice as long for the longest.
+"""
+
+
+WORTH = 32
+"""Tokens that a head start must spare the next request, on a model that can go back.
+
+Halved, answers of a few words get head starts of which nobody notices anything; doubled, the next request after a short
+answer may compute 63 tokens beside what is new, which takes some machines two seconds.
+"""
+
+NEARLY = 64
+"""Tokens at the end of what was expected that need not be reused for a guess to count as right.
+
+A prompt may part from the guess in the role of its last message.  Halved, two such prompts might end the head starts of
+their client; doubled, a guess may be wrong about all of a short answer, and still count as right.
 """
 
 
@@ -145,8 +159,7 @@ class HeadStart:
 
     def _judge(self, expected: Expected, reused: int) -> None:
         """Compare what an answer has reused with what was expected."""
-        # Nearly all: a prompt that parts in the last tokens was guessed as well as can be.
-        right, kind = reused >= expected.tokens - LEAST, expected.talk.kind
+        right, kind = reused >= expected.tokens - NEARLY, expected.talk.kind
         if not expected.guessed:
             # The slot was left alone because it looked right.  Next time it is not left alone.
             if not right:
@@ -189,8 +202,8 @@ class HeadStart:
                 # Whether it really is right, the next answer tells.
                 self._expected = Expected(candidate.talk, held, guessed=False)
                 return
-            if found.end - min(found.shared, found.end) < LEAST and self._slot.model_goes_back:
-                # So little that the next request computes it as quickly itself.
+            if found.end - found.shared < WORTH and self._slot.model_goes_back:
+                # The answer had a few words only.
                 return
             await self._evaluate(candidate.talk, found)
         except (LlamaCallFailed, ProxyError, OSError) as error:

@@ -25,7 +25,7 @@ from bioproxy.slot.gate import Gate
 from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.next_prompt import NextPrompt
-from bioproxy.warmup.progress import LEAST, Progress, piece_end
+from bioproxy.warmup.progress import Progress, piece_end
 from bioproxy.warmup.resume import Resume
 from bioproxy.warmup.warmup import Warmup
 
@@ -69,8 +69,9 @@ class HeadStartEvaluation:
                 return
             process, goes_back = self._watch.process, self._slot.model_goes_back
             if goes_back:
-                # The prompt that was answered is there, so the first piece goes back to where the next one parts.
-                done = max(0, min(found.shared, found.end - LEAST))
+                # The prompt that was answered is there, so the first piece goes back to where the next one parts.  At
+                # least one token is evaluated in any case, since only that cuts off what stands behind.
+                done = min(found.shared, found.end - 1)
             else:
                 # Files are known to be of the model that runs only where the model is known.
                 done = await self._resume.restore(found.tokens[: found.end]) if self._slot.model_is_known else 0

@@ -22,7 +22,6 @@ from bioproxy.llama.prefix_tokens import common_beginning
 from bioproxy.prompts.next_turn import NextTurn
 from bioproxy.prompts.parsed_request import Object
 from bioproxy.prompts.parting import Parting, parting
-from bioproxy.warmup.progress import exact_end
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,13 @@ class NextPrompt:
 
     @property
     def end(self) -> int:
-        """How many of the tokens are evaluated.
+        """How many of the tokens are evaluated: all, in contrast to a warm-up (`exact_end` in `progress`).
 
-        A few are left, as with templates: the next request then computes a batch of a usual size, and a new message
-        that begins a little earlier than expected (with another role) still begins behind them.
+        A warm-up leaves 63 tokens to each question, so that its answer is bit for bit that of a cold run.  The turns of
+        a conversation cannot have that promise: llama-server has computed the answers in them token by token
+        (docs/same-answer.md).  So the next request has no more to compute than what is new.
         """
-        return exact_end(len(self.tokens))
+        return len(self.tokens)
 
     def leave_alone(self, certain: bool) -> bool:
         """Tell whether the slot is right as it is; `certain` if what looks right has proved to be so until now."""

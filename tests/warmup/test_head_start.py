@@ -63,16 +63,16 @@ class Done(HeadStartTest):
     """Head starts that get done."""
 
     def test_done(self) -> None:
-        """The next turn has all but 63 tokens, and is hot; a round evaluates it, in pieces, once."""
+        """The next turn has all tokens before its message, and is hot; a round evaluates it, in pieces, once."""
         self.first()
         before = len(self.server.requests)
         self.rounds()
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
         pieces = self.pieces(before)
         self.assertTrue(len(pieces) > 2 and all(b - a <= 127 for a, b in pairwise(pieces)), pieces)
         self.assertGreaterEqual(pieces[0], len(ASKED), "nothing of the prompt is cut off")
         self.assertEqual([], self.rounds(5))
-        self.assertEqual(("hot", len(NEXT) - 63), self.second())
+        self.assertEqual(("hot", len(NEXT)), self.second())
         self.assertEqual({"done": 1}, self.counts())
 
     def test_without(self) -> None:
@@ -92,7 +92,7 @@ class Done(HeadStartTest):
         """Streams count as well."""
         self.first(stream=True)
         self.rounds()
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
 
     def test_cannot_go_back(self) -> None:
         """Where the model cannot go back, the prompt's file is what it begins with, and the next turn is hot."""
@@ -101,8 +101,8 @@ class Done(HeadStartTest):
         self.first()
         before = len(self.server.requests)
         self.rounds()
-        self.assertEqual((["code.bin"], NEXT[:-63]), (self.slot_calls("restore", before), self.server.tokens))
-        self.assertEqual(("hot", len(NEXT) - 63), self.second())
+        self.assertEqual((["code.bin"], NEXT), (self.slot_calls("restore", before), self.server.tokens))
+        self.assertEqual(("hot", len(NEXT)), self.second())
 
     def test_found_that_it_cannot(self) -> None:
         """That a model cannot go back is learned from the first piece."""
@@ -110,14 +110,14 @@ class Done(HeadStartTest):
         self.first()
         self.rounds()
         self.assertFalse(self.built.slot.model_goes_back)
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
 
     def test_although_conversations_are_given_up(self) -> None:
         """The slot is used where restored conversations have turned out to be useless: it has what will come back."""
         self.server.goes_back = self.built.reuse_check.goes_back = self.built.reuse_check.conversations = False
         self.first()
         self.rounds()
-        self.assertEqual(("hot", len(NEXT) - 63), self.second())
+        self.assertEqual(("hot", len(NEXT)), self.second())
 
     def test_saved_before(self) -> None:
         """A conversation that would be lost to whoever comes in the middle is saved first."""
@@ -133,7 +133,7 @@ class Done(HeadStartTest):
         self.rounds()
         self.built.clock.advance(3600)
         self.assertEqual([], [path for path in self.rounds(5) if path.startswith("/completion")])
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
 
 
 class NotNeeded(HeadStartTest):
@@ -223,7 +223,7 @@ class Interrupted(HeadStartTest):
         self.successResultOf(result)
         self.rounds()
         expected = [*NEXT, *map(ord, f"and?</><assistant>{WORDS}</><user>")]
-        self.assertEqual(expected[:-63], self.server.tokens, place)
+        self.assertEqual(expected, self.server.tokens, place)
 
     def test_each_await(self) -> None:
         """At each call of llama-server, the first and later ones."""
