@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 
 from bioproxy.llama.api import Evaluated
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.slot.content import SlotContent
+from bioproxy.slot.content import ProbableContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.gate import Gate
@@ -32,8 +32,11 @@ class HeadStartUse:
     Invariant: nothing is claimed about the slot until `completed` was called and the block is left.
     """
 
-    def __init__(self, content: SlotContent, reuse_check: ReuseCheck, tokens: Sequence[int]) -> None:
+    def __init__(
+        self, content: SlotContent, reuse_check: ReuseCheck, tokens: Sequence[int], probable: ProbableContent
+    ) -> None:
         self.is_complete = False
+        self._probable = probable
         self._content = content
         self._reuse_check = reuse_check
         self._tokens = tokens
@@ -44,7 +47,7 @@ class HeadStartUse:
         Fires with how many of them were reused and what the rest took.  Fails as `LlamaApi`'s calls do.  Cancelling
         closes the connection, and llama-server stops after the batch it works on.
         """
-        return await self._content.evaluate_for_warmup(self._tokens[:end])
+        return await self._content.evaluate_for_warmup(self._tokens[:end], self._probable)
 
     def judge_going_back(self, promised: int, reused: int) -> bool:
         """Note how many of the `promised` tokens were reused when the end of the conversation was cut off.
@@ -91,8 +94,12 @@ class HeadStartUses:
         if self._reuse_check.goes_back:
             with gate.without_preemption():
                 await self._saver.save_if_due()
-        self._content.taken_by_warmup()
-        use = HeadStartUse(self._content, self._reuse_check, tokens)
+        # Whatever happens from here on, the slot has some of this conversation.  So its next request still counts as
+        # going on with what the slot holds: it may pass others at the gate, and no file is restored for it where the
+        # model goes back.
+        probable = ProbableContent(known.key, known.turns)
+        self._content.taken_by_warmup(probable)
+        use = HeadStartUse(self._content, self._reuse_check, tokens, probable)
         yield use
         if not use.is_complete:
             return

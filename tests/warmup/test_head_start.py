@@ -9,10 +9,12 @@ from typing import Any, cast
 
 from twisted.logger import ILogObserver, globalLogPublisher
 
+from bioproxy.prompts.request_search import read_request
+from bioproxy.proxy.turns import goes_on_with
 from bioproxy.slot.record import CHAT
 from bioproxy.warmup import head_start
 from tests.support.network import Call
-from tests.support.world import PREFIX, WarmTest, World, logged
+from tests.support.world import KEY, PREFIX, WarmTest, World, logged
 
 THOUGHT = f"<think>{'t' * 300}</think>"
 WORDS = "w" * 300
@@ -245,6 +247,44 @@ class Interrupted(HeadStartTest):
         self.server.pause_at = set()
         self.go_on()
         self.assertEqual((200, {"preempted": 1}), (call.status, self.counts()))
+
+    def test_goes_on(self) -> None:
+        """While it runs, the conversation's next request goes on with what the slot holds, and no other one does."""
+        self.first()
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        self.assertTrue(self.continued_by(QUESTION, THOUGHT + WORDS, "and?"))
+        self.assertFalse(self.continued_by("@code how?"))
+        self.assertFalse(self.built.slot.holds(KEY), "nothing is claimed")
+
+    def continued_by(self, *messages: str) -> bool:
+        """Tell whether a request with these messages goes on with what the slot holds."""
+        roles = ("user", "assistant")
+        turns = [{"role": roles[number % 2], "content": text} for number, text in enumerate(messages)]
+        found = read_request(
+            json.dumps({"messages": turns}).encode(),
+            "/v1/chat/completions",
+            tuple(self.built.poller.templates.values()),
+            None,
+        )
+        assert found is not None
+        return goes_on_with(self.built.slot, found)()
+
+    def test_hot_all_the_same(self) -> None:
+        """The next request uses what was computed until it came: no file is restored in its place."""
+        self.first()
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        self.server.go_on()
+        self.built.settle()
+        before = len(self.server.requests)
+        self.server.pause_at = set()
+        call = self.built.chat(QUESTION, THOUGHT + WORDS, "and?")
+        self.go_on()
+        self.assertEqual({"preempted": 1}, self.counts())
+        self.assertEqual([], self.slot_calls("restore", before))
+        self.assertEqual("hot", call.headers["x-bioproxy-cache"])
+        self.assertGreater(call.json()["timings"]["cache_n"], len(ASKED))
 
     def test_hung_up(self) -> None:
         """A user who comes and hangs up at once ends it as well, and the slot is as it is found."""
