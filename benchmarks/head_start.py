@@ -118,7 +118,8 @@ class Way:
         self._history.append({"role": "user", "content": question})
         body = {"messages": self._history, "stream": True, "temperature": 0, **self._more}
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
-        began, first, said, timings = time.perf_counter(), None, "", {}
+        began, first, said = time.perf_counter(), None, ""
+        timings: dict[str, int] = {}
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
         for line in response:

@@ -22,6 +22,7 @@ from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.head_start_use import TRIAL
 from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.next_prompt import NextPrompt
@@ -68,6 +69,12 @@ class HeadStartEvaluation:
             if use is None:
                 return
             process, goes_back = self._watch.process, self._slot.model_goes_back
+            # Only the size of pieces is taken from it.  A head start is tried once, so there is nothing to carry over.
+            progress = Progress(Key("", ""))
+            # A model that cannot go back would compute all up to the end of the first piece in one request, and a user
+            # who comes would wait for a whole batch of llama-server's, 2,048 tokens.
+            if goes_back and found.end > max(progress.piece(self._speed, self._warmup.longest_piece), TRIAL):
+                goes_back = await use.try_going_back()
             if goes_back:
                 # The prompt that was answered is there, so the first piece goes back to where the next one parts.  At
                 # least one token is evaluated in any case, since only that cuts off what stands behind.
@@ -75,8 +82,7 @@ class HeadStartEvaluation:
             else:
                 # Files are known to be of the model that runs only where the model is known.
                 done = await self._resume.restore(found.tokens[: found.end]) if self._slot.model_is_known else 0
-            # Only the size of pieces is taken from it.  A head start is tried once, so there is nothing to carry over.
-            progress, computed, first, least = Progress(Key("", "")), 0, True, 0
+            computed, first, least = 0, True, 0
             while done < found.end:
                 piece = max(progress.piece(self._speed, self._warmup.longest_piece), least)
                 end = piece_end(done, piece, found.end)

@@ -138,6 +138,11 @@ async def test_kinds(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf, ki
     assert figures[True] < figures[False]
 
 
+async def reading(llama: LlamaServer) -> bool:
+    """Tell whether llama-server processes something."""
+    return not await llama.idle()
+
+
 async def up(proxy: RunningProxy) -> bool:
     """Tell whether bioproxy has found llama-server."""
     return bool((await proxy.status())["llama"]["up"])
@@ -184,6 +189,28 @@ async def test_who_comes_meanwhile(llama_of: LlamaOf, proxy_of: ProxyOf, model_o
     assert await proxy.sample("head_starts_total", result="preempted") == 1
     assert await proxy.sample("preempt_seconds_count") == 1
     assert time.monotonic() - began < 2 * PIECE_SECONDS + 1
+
+
+@async_test
+async def test_who_comes_during_the_first(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) -> None:
+    """The first head start finds out that a model cannot go back; whoever comes then waits for one piece at most."""
+    size = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768, architecture="lfm2")
+    llama = llama_of("--ctx-checkpoints", "0", model=model_of("thinking-slow", size, chat_template=DROPS_REASONING))
+    await llama.start()
+    proxy = proxy_of(llama.url, slot_save_path=str(llama.slots))
+    await eventually(lambda: up(proxy))
+    path, body = chat([{"role": "user", "content": prose(3000, seed=9)}], grammar=THINKING)
+    assert (await proxy.call("POST", path, body)).status == 200
+    await eventually(lambda: proxy.gate("warmup", 0))
+    # A moment later the save is over that precedes the first piece.
+    await eventually(lambda: reading(llama))
+    began = time.monotonic()
+    answer = await proxy.chat("who?", max_tokens=1)
+    seconds = time.monotonic() - began
+    print(f"waited {answer.header('X-Bioproxy-Queue-Ms')} ms at the gate, {1000 * seconds:.0f} ms in all")
+    assert answer.status == 200
+    assert await proxy.sample("head_starts_total", result="preempted") == 1
+    assert seconds < 2 * PIECE_SECONDS + 1
 
 
 @pytest.mark.parametrize("kind", ["dense", "sliding", "hybrid --ctx-checkpoints 0"])

@@ -11,6 +11,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 
 from bioproxy.prompts.request_search import read_request
 from bioproxy.proxy.turns import goes_on_with
+from bioproxy.slot.head_start_use import TRIAL
 from bioproxy.slot.record import CHAT
 from bioproxy.warmup import head_start
 from tests.support.network import Call
@@ -43,6 +44,10 @@ class HeadStartTest(WarmTest):
         self.rounds(2)
         return self.built
 
+    def goes_back(self) -> None:
+        """Have it be known that the model goes back, so that it need not be tried out."""
+        self.built.reuse_check.went_back(100, 100)
+
     def count(self, result: str) -> float:
         """Return how many head starts have ended so."""
         return self.built.sample("head_starts_total", template="code", result=result)
@@ -67,6 +72,7 @@ class Done(HeadStartTest):
     def test_done(self) -> None:
         """The next turn has all tokens before its message, and is hot; a round evaluates it, in pieces, once."""
         self.first()
+        self.goes_back()
         before = len(self.server.requests)
         self.rounds()
         self.assertEqual(NEXT, self.server.tokens)
@@ -107,12 +113,53 @@ class Done(HeadStartTest):
         self.assertEqual(("hot", len(NEXT)), self.second())
 
     def test_found_that_it_cannot(self) -> None:
-        """That a model cannot go back is learned from the first piece."""
+        """That a model cannot go back is learned from a few tokens: no request computes more than a piece."""
         self.server.goes_back = False
         self.first()
+        before = len(self.server.requests)
         self.rounds()
         self.assertFalse(self.built.slot.model_goes_back)
+        self.assertEqual((["code.bin"], NEXT), (self.slot_calls("restore", before), self.server.tokens))
+        trial, back, *pieces = self.pieces(before)
+        self.assertEqual((TRIAL, TRIAL - 1), (trial, back))
+        self.assertTrue(all(b - a <= 127 for a, b in pairwise([len(PREFIX), *pieces])), pieces)
+        self.assertEqual(("hot", len(NEXT)), self.second())
+
+    def test_found_that_it_can(self) -> None:
+        """The trial is made once, and the conversation comes back from its file."""
+        self.first()
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertEqual(["code.chat.bin"], self.slot_calls("restore", before))
+        trial, back, first, *_ = self.pieces(before)
+        self.assertEqual((TRIAL, TRIAL - 1), (trial, back))
+        self.assertGreater(first, len(ASKED))
+        self.assertEqual(("hot", len(NEXT)), self.second())
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertEqual([], self.slot_calls("restore", before))
+        self.assertEqual({"done": 2}, self.counts())
+
+    def test_file_gone_after_trial(self) -> None:
+        """Where the file cannot be read after the trial, the slot gets all that is wanted all the same."""
+        self.first()
+        self.server.pause_at = {"/completion"}
+        result = self.begin()
+        self.server.pause_at = set()
+        del self.server.files["code.chat.bin"]
+        self.go_on()
+        self.successResultOf(result)
         self.assertEqual(NEXT, self.server.tokens)
+        self.assertEqual({"done": 1}, self.counts())
+
+    def test_no_trial_without_file(self) -> None:
+        """Where no file has the conversation, it is not put at risk."""
+        self.use_thinking(save_conversations=False)
+        self.first()
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertGreater(min(self.pieces(before)), len(ASKED))
+        self.assertEqual({"done": 1}, self.counts())
 
     def test_although_conversations_are_given_up(self) -> None:
         """The slot is used where restored conversations have turned out to be useless: it has what will come back."""
@@ -250,6 +297,7 @@ class Interrupted(HeadStartTest):
 
     def test_goes_on(self) -> None:
         """While it runs, the conversation's next request goes on with what the slot holds, and no other one does."""
+        self.goes_back()
         self.first()
         self.server.pause_at = {"/completion"}
         self.begin()
@@ -272,6 +320,7 @@ class Interrupted(HeadStartTest):
 
     def test_hot_all_the_same(self) -> None:
         """The next request uses what was computed until it came: no file is restored in its place."""
+        self.goes_back()
         self.first()
         self.server.pause_at = {"/completion"}
         self.begin()
