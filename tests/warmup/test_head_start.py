@@ -146,6 +146,7 @@ class Done(HeadStartTest):
         self.server.pause_at = {"/completion"}
         result = self.begin()
         self.server.pause_at = set()
+        assert self.server.files is not None
         del self.server.files["code.chat.bin"]
         self.go_on()
         self.successResultOf(result)
