@@ -66,8 +66,9 @@ class HeadStartUse:
     async def try_going_back(self) -> bool:
         """Find out whether the model can go back inside what it holds, with `TRIAL` tokens.
 
-        Fires with whether the slot holds the conversation and the model goes back as far as is known.  Fails and is
-        cancelled as `evaluate`.
+        Fires with whether the slot holds the conversation and the model goes back, as far as is known.  Each of the two
+        requests has so few tokens that a user who comes waits for less than a piece, whatever the model is.  Fails and
+        is cancelled as `evaluate`.
         """
         # Without a file the conversation would be lost by the trial.
         if self._reuse_check.has_gone_back or self._saved is None:
@@ -80,7 +81,8 @@ class HeadStartUse:
         reused = (await self._content.evaluate_for_warmup(cut_after(self._tokens, end))).reused
         if not self.judge_going_back(end, reused):
             return False
-        # These states are in the file as well.
+        # These states are in the file as well.  If the file cannot be read, the slot is empty, and the caller begins as
+        # with a model that cannot go back.
         there = await self._files.load(self._saved.name, CHAT, self._saved.entry, for_user=False)
         self._content.taken_by_warmup(self._probable if there else None)
         return there
@@ -112,6 +114,7 @@ class HeadStartUses:
     def __init__(
         self, content: SlotContent, files: SlotFiles, saver: ConversationSaver, reuse_check: ReuseCheck
     ) -> None:
+        # Parts of `bioproxy.slot.slot.Slot`, which makes this object.
         self._content = content
         self._files = files
         self._saver = saver
@@ -140,6 +143,9 @@ class HeadStartUses:
                 await self._saver.save_if_due()
         found = self._saver.saved_beginning(known.turns)
         whole = found if found is not None and found.entry.tokens == known.witness.tokens else None
+        # The ``async with`` block begins at the ``yield`` below.  Until here nothing was changed, so a user who comes
+        # finds what was known before.
+        #
         # Whatever happens from here on, the slot has some of this conversation.  So its next request still counts as
         # going on with what the slot holds: it may pass others at the gate, and no file is restored for it where the
         # model goes back.

@@ -9,6 +9,15 @@ None of these calls needs the slot.  So they are made outside the gate and delay
 llama-server takes for them.  A user who comes meanwhile makes the rest of them useless; `wanted` is asked between two
 calls.
 
+For example, with one letter a token and a template that drops reasoning (the slot holds the first line)::
+
+    <user>why?</><assistant><think>hm</think>So.
+    <user>why?</><assistant>So.</><user>a         what the next prompt begins with: all up to the third ``<user>``
+    <user>why?</><assistant>So.</><user>7 b       parts from the slot behind ``<assistant>``: these tokens are shared
+
+On Twisted: each call is awaited in turn, so at each ``await`` a user's request may run in between and change what the
+slot holds.  Nothing here relies on the slot, and the caller looks at the slot again before it uses what was found.
+
 Does not know requests and APIs, nor what is done with the tokens.
 """
 
@@ -26,7 +35,10 @@ from bioproxy.prompts.parting import Parting, parting
 
 @dataclass(frozen=True)
 class NextPrompt:
-    """How the next prompt begins."""
+    """How the next prompt begins.
+
+    Invariant: `tokens` are certain, whatever the next message says, unless the client sends another conversation.
+    """
 
     tokens: list[int]
     """What it begins with, up to the new message."""
@@ -70,11 +82,14 @@ async def find_next_prompt(
     if how is Parting.NONE:
         # The usual case where nothing is dropped: no need for tokens.
         return NextPrompt([], 0, how)
+    # From here on only tokens count.  The same text may become other tokens where a model has written it piece by
+    # piece, but that only means that the two prompts part a little earlier.
     lists: list[list[int]] = []
     for text in (prompt, *following):
         if not wanted():
             return None
         lists.append(await llama.tokenize(text))
+        # llama-server would refuse such a prompt, or shift its beginning out of the context.
         if len(lists[-1]) >= context:
             return None
     before, tokens, *others = lists
