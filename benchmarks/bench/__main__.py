@@ -8,15 +8,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.bench import latency
+from benchmarks.bench import first_token, latency
 from benchmarks.bench.machine import machine
 from benchmarks.bench.measuring import AMOUNTS, Amounts
 from benchmarks.bench.results import Found, as_markdown, write
 
 THEMES: dict[str, Callable[[Amounts, Path], Found]] = {
     "latency": latency.run,
+    "first-token": first_token.run,
 }
 """What is measured, in this order."""
 
@@ -28,8 +30,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--amounts", choices=AMOUNTS, help=argparse.SUPPRESS)  # the tests' way to the tiny form
     parser.add_argument("--themes", nargs="*", choices=THEMES, default=list(THEMES), help="default: all")
     parser.add_argument("--results", type=Path, default=Path("bench-results"), help="folder (default: bench-results)")
+    parser.add_argument("--threads", type=int, help="of llama.cpp; 1 where the machine does other things too")
+    parser.add_argument("--models", nargs="*", help="of the theme first-token (default: all)")
+    parser.add_argument("--longest", type=int, default=1 << 30, metavar="TOKENS", help="no longer prompts than these")
     options = parser.parse_args(arguments)
     amounts = AMOUNTS[options.amounts or "full"]
+    prompts = {
+        model: tuple(each for each in lengths if each <= options.longest)
+        for model, lengths in amounts.prompts.items()
+        if options.models is None or model in options.models
+    }
+    amounts = replace(amounts, threads=options.threads or amounts.threads, prompts=prompts)
     # Ended from outside, the processes are ended all the same: `SystemExit` leaves each `with` block.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     for theme in options.themes:
@@ -42,7 +53,7 @@ def main(arguments: list[str]) -> int:
         print("\n".join(["", *(f"{name}: {value:.2f}" for name, value in found.ratios.items()), *found.remarks]))
         seconds = time.monotonic() - began
         print(f"({seconds:.0f} s)", flush=True)
-        write(options.results, theme, found, {**facts, "took": f"{seconds:.0f} s"})
+        write(options.results, theme, found, {**facts, "threads": str(amounts.threads), "took": f"{seconds:.0f} s"})
     return 0
 
 

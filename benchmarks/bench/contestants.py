@@ -68,6 +68,10 @@ STARTING = 300.0
 """Seconds that LiteLLM may take until it listens; over a minute is usual on two processors."""
 
 
+KEY = "sk-bench"
+"""The key that clients show."""
+
+
 class Missing(Exception):
     """A contestant cannot be had here; the text says why, in one line."""
 
@@ -129,11 +133,12 @@ def litellm(children: Children, folder: Path, server: int) -> Child:
     config.write_text(LITELLM.format(server=server))
     arguments = ("--config", config, "--host", "127.0.0.1", "--port", port, "--num_workers", 1)
     # The list of prices of all models is in the package; without this the start fetches a newer one.
-    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    # It does not start without a key that its clients must show.
+    more = {"LITELLM_MASTER_KEY": KEY, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
     try:
-        return children.start("litellm", arguments, port, STARTING, command, **offline)
+        return children.start("litellm", arguments, port, STARTING, command, **more)
     except SystemExit as error:
-        raise Missing(f"LiteLLM: {str(error).splitlines()[-1]}") from None
+        raise Missing(f"LiteLLM did not start: {' '.join(str(error).split())[-300:]}") from None
 
 
 def environment(name: str, requirement: str, seconds: float) -> Path:

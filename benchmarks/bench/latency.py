@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.bench.contestants import PROXIES, Contestant, Missing, litellm
+from benchmarks.bench.contestants import KEY, PROXIES, Contestant, Missing, litellm
 from benchmarks.bench.measuring import Amounts, in_turns, median, p99
 from benchmarks.bench.results import Cell, Found, Table
 from benchmarks.bench.stand_in import CHUNKS
@@ -38,7 +38,7 @@ PACE_US = 1000
 STAMP = re.compile(rb'"content": ?" (\d+)"')
 """When the stand-in wrote an event, in nanoseconds.  LiteLLM writes events anew, with other white space."""
 
-HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer none"}
+HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
 
 
 @dataclass
@@ -135,7 +135,7 @@ def streams(found: Found, ways: Sequence[Way], rounds: int) -> None:
     fast, paced = question("go on", stream=True), question(f"pace_us={PACE_US}", stream=True)
     totals = in_turns(ways, rounds, lambda way: way.post(CHAT, fast))
     delays = in_turns(ways, rounds, lambda way: way.delays(paced))
-    rows = [
+    rows: list[list[Cell]] = [
         [way.name, median(total), max(total), median(delay), p99(delay)]
         for way, total, delay in zip(ways, totals, delays, strict=True)
     ]

@@ -60,13 +60,18 @@ class Amounts:
     """Requests of an agent's day."""
     kinds: tuple[str, ...]
     """Kinds of models that live that day."""
+    threads: int
+    """Threads of each llama.cpp, of which one computes at a time.
+
+    On a machine that does other things too, one is faster than two: llama.cpp's threads wait for each other in loops.
+    """
 
 
 QUICK = Amounts(
     posts=400,
     streams=10,
     litellm=False,
-    prompts={"smollm2": (1000,)},
+    prompts={"dense": (1500,)},
     repeats=7,
     restarts=1,
     waiting=(1, 100),
@@ -76,6 +81,7 @@ QUICK = Amounts(
     starts=3,
     day=40,
     kinds=("dense",),
+    threads=1,
 )
 """About three minutes."""
 
@@ -98,6 +104,7 @@ FULL = Amounts(
     starts=7,
     day=200,
     kinds=("dense", "sliding", "hybrid"),
+    threads=2,
 )
 """About thirty minutes."""
 
@@ -115,6 +122,7 @@ TINY = Amounts(
     starts=1,
     day=12,
     kinds=("dense",),
+    threads=1,
 )
 """Some seconds: whether the benchmark itself still works, which `tests/integration/test_bench.py` asks."""
 
