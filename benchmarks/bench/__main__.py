@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.bench import first_token, latency
+from benchmarks.bench import disk, first_token, latency, scale
 from benchmarks.bench.machine import machine
 from benchmarks.bench.measuring import AMOUNTS, Amounts
 from benchmarks.bench.results import Found, as_markdown, write
@@ -19,6 +19,8 @@ from benchmarks.bench.results import Found, as_markdown, write
 THEMES: dict[str, Callable[[Amounts, Path], Found]] = {
     "latency": latency.run,
     "first-token": first_token.run,
+    "scale": scale.run,
+    "disk": disk.run,
 }
 """What is measured, in this order."""
 

@@ -202,9 +202,12 @@ def contestants(found: Found, stack: ExitStack, folder: Path, model: Path, threa
     for kind in (Alone, Hearth, Bioproxy):
         place = folder / kind.__name__
         place.mkdir(parents=True)
-        names = (DOCUMENT, SHORT, LATER) if kind is Bioproxy else ()
+        children = Children(stack, place)
         try:
-            sides.append(kind(Children(stack, place), place, model, threads, *names))
+            if kind is Bioproxy:
+                sides.append(Bioproxy(children, place, model, threads, names=(DOCUMENT, SHORT, LATER)))
+            else:
+                sides.append(kind(children, place, model, threads))
         except Missing as missing:
             found.remarks.append(str(missing))
     return sides

@@ -17,6 +17,7 @@ Does not know what is measured.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class Side:
 
     name = "llama.cpp alone"
 
-    def __init__(self, children: Children, folder: Path, model: Path, threads: int) -> None:
+    def __init__(self, children: Children, folder: Path, model: Path, threads: int, recorded: bool = False) -> None:
+        """Start both programs; `recorded` puts a `benchmarks.bench.recorder` between them, where `llama_url` leads."""
         self._children = children
         self._folder = folder
         self._starts = 0
@@ -59,17 +61,19 @@ class Side:
         amounts = ("--ctx-size", CONTEXT, "--cache-ram", CACHE_RAM, "--threads", threads, "--threads-batch", threads)
         self._arguments = ("-m", "benchmarks.llama_child", *paths, *amounts)
         self._llama = self._start_llama()
+        self.llama_url = f"http://127.0.0.1:{self._llama_port}"
+        if recorded:
+            (recorder,) = free_ports(1)
+            children.start(
+                f"recorder-{recorder}", ("-m", "benchmarks.bench.recorder", recorder, self.llama_url), recorder
+            )
+            self.llama_url = f"http://127.0.0.1:{recorder}"
         self.proxy = self._start_proxy()
 
     @property
     def port(self) -> int:
         """Where clients ask."""
         return self._llama_port if self.proxy is None else self.proxy.port
-
-    @property
-    def llama_process(self) -> int:
-        """The process id of llama.cpp."""
-        return self._llama.process.pid
 
     def write(self, name: str, text: str) -> None:
         """Give a document this text."""
@@ -117,8 +121,7 @@ class Hearth(Side):
     def _start_proxy(self) -> Child:
         command = environment("hearth", "hearth-llm", INSTALLING) / "hearth"
         (port,) = free_ports(1)
-        upstream = f"http://127.0.0.1:{self._llama_port}"
-        arguments = ("serve", "--upstream", upstream, "--cache-dir", self.slots, "--port", port)
+        arguments = ("serve", "--upstream", self.llama_url, "--cache-dir", self.slots, "--port", port)
         return self._children.start(f"hearth-{port}", arguments, port, program=command)
 
 
@@ -127,13 +130,20 @@ class Bioproxy(Side):
 
     name = "bioproxy"
 
-    def __init__(self, children: Children, folder: Path, model: Path, threads: int, *names: str) -> None:
+    def __init__(
+        self,
+        children: Children,
+        folder: Path,
+        model: Path,
+        threads: int,
+        recorded: bool = False,
+        names: Sequence[str] = (),
+    ) -> None:
         """Start both, with templates of these names, which are all short at first."""
         self._names = names
         for name in names:
             self._path(folder, name).write_text(f"Notes about {name}. <{{message}}>")
-        super().__init__(children, folder, model, threads)
-        self.settle()
+        super().__init__(children, folder, model, threads, recorded)
 
     @staticmethod
     def _path(folder: Path, name: str) -> Path:
@@ -171,7 +181,7 @@ class Bioproxy(Side):
         prefixes = [f"--prefix=@{name}={self._path(self._folder, name)}" for name in self._names]
         # What was edited is noticed ten times as soon as by default, so that less of the run is spent with waiting.
         options = (*prefixes, "--poll-interval", "0.2", "--slot-save-path", self.slots)
-        url = f"http://127.0.0.1:{self._llama_port}"
-        proxy = self._children.bioproxy(f"bioproxy-{self._folder.name}", port, self._admin, url, *options)
+        name = f"bioproxy-{self._folder.name}"
+        proxy = self._children.bioproxy(name, port, self._admin, self.llama_url, *options)
         wait_for("bioproxy to see llama.cpp", lambda: self.status()["llama"]["up"])
         return proxy
