@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.bench import disk, first_token, latency, scale
 from benchmarks.bench.machine import machine
 from benchmarks.bench.measuring import AMOUNTS, Amounts
-from benchmarks.bench.results import Found, as_markdown, write
+from benchmarks.bench.plots import draw
+from benchmarks.bench.results import Found, as_markdown, load, write
 
 THEMES: dict[str, Callable[[Amounts, Path], Found]] = {
     "latency": latency.run,
@@ -56,6 +57,8 @@ def main(arguments: list[str]) -> int:
         seconds = time.monotonic() - began
         print(f"({seconds:.0f} s)", flush=True)
         write(options.results, theme, found, {**facts, "threads": str(amounts.threads), "took": f"{seconds:.0f} s"})
+    drawn = draw(load(options.results / "results.json"), options.results)
+    print(f"\nresults.json, tables.md{''.join(f', {file.name}' for file in drawn)} are in {options.results}")
     return 0
 
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.agents_day import KINDS, send, write_model
 from benchmarks.bench.contestants import Missing
-from benchmarks.bench.llama_side import Alone, Bioproxy, Hearth, Side
+from benchmarks.bench.llama_side import Alone, Side, kinds
 from benchmarks.bench.measuring import Amounts
 from benchmarks.bench.results import Cell, Found, Table
 from benchmarks.servers import Children, get
@@ -118,7 +118,7 @@ def live(found: Found, stack: ExitStack, kind: str, amounts: Amounts, model: Pat
     """Have each contestant live the day on one model."""
     assert kind in KINDS
     sides: list[Side] = []
-    for contestant in (Alone, Hearth, Bioproxy):
+    for contestant in kinds(amounts.from_pypi):
         place = folder / contestant.__name__
         place.mkdir()
         try:

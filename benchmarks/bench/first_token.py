@@ -28,7 +28,7 @@ from pathlib import Path
 
 from benchmarks.bench.asking import Asked, Message, ask
 from benchmarks.bench.contestants import Missing
-from benchmarks.bench.llama_side import Alone, Bioproxy, Hearth, Side
+from benchmarks.bench.llama_side import Bioproxy, Side, kinds
 from benchmarks.bench.measuring import Amounts, median, no_collector
 from benchmarks.bench.models import model_file
 from benchmarks.bench.results import Cell, Found, Table
@@ -188,7 +188,7 @@ def run(amounts: Amounts, folder: Path) -> Found:
         for tokens in lengths:
             scratch = folder / f"{model}-{tokens}"
             with ExitStack() as stack:
-                course = Course(contestants(found, stack, scratch, file, amounts.threads), tokens, amounts)
+                course = Course(contestants(found, stack, scratch, file, amounts), tokens, amounts)
                 course.run()
             print(f"  {model}, {tokens} tokens: done", flush=True)
             tell(found, model, tokens, course)
@@ -196,18 +196,18 @@ def run(amounts: Amounts, folder: Path) -> Found:
     return found
 
 
-def contestants(found: Found, stack: ExitStack, folder: Path, model: Path, threads: int) -> list[Side]:
+def contestants(found: Found, stack: ExitStack, folder: Path, model: Path, amounts: Amounts) -> list[Side]:
     """Start all sides that can be had."""
     sides: list[Side] = []
-    for kind in (Alone, Hearth, Bioproxy):
+    for kind in kinds(amounts.from_pypi):
         place = folder / kind.__name__
         place.mkdir(parents=True)
         children = Children(stack, place)
         try:
             if kind is Bioproxy:
-                sides.append(Bioproxy(children, place, model, threads, names=(DOCUMENT, SHORT, LATER)))
+                sides.append(Bioproxy(children, place, model, amounts.threads, names=(DOCUMENT, SHORT, LATER)))
             else:
-                sides.append(kind(children, place, model, threads))
+                sides.append(kind(children, place, model, amounts.threads))
         except Missing as missing:
             found.remarks.append(str(missing))
     return sides

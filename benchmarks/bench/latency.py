@@ -91,7 +91,7 @@ def run(amounts: Amounts, folder: Path) -> Found:
         server = children.start("stand-in", ("-m", "benchmarks.bench.stand_in", port), port)
         ways = [Way("direct", server)]
         # LiteLLM is kept out of the other contestants' turns: it takes ten times as long as all of them together.
-        slow = [Contestant("LiteLLM", litellm)] if amounts.litellm else []
+        slow = [Contestant("LiteLLM", litellm)] if "litellm" in amounts.from_pypi else []
         for contestant in [*PROXIES, *slow]:
             scratch = folder / contestant.name.replace(" ", "-")
             scratch.mkdir()

@@ -17,7 +17,7 @@ Does not know what is measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ READING = 0.3
 
 WARMING = 600.0
 """Seconds that a warm-up may take."""
+
+HEARTH = "hearth-llm"
+"""The name of the package on PyPI."""
 
 INSTALLING = 300
 """Seconds that the installation of hearth-llm may take."""
@@ -116,10 +119,10 @@ class Alone(Side):
 class Hearth(Side):
     """hearth-llm in front of llama.cpp."""
 
-    name = "hearth-llm"
+    name = HEARTH
 
     def _start_proxy(self) -> Child:
-        command = environment("hearth", "hearth-llm", INSTALLING) / "hearth"
+        command = environment("hearth", HEARTH, INSTALLING) / "hearth"
         (port,) = free_ports(1)
         arguments = ("serve", "--upstream", self.llama_url, "--cache-dir", self.slots, "--port", port)
         return self._children.start(f"hearth-{port}", arguments, port, program=command)
@@ -185,3 +188,8 @@ class Bioproxy(Side):
         proxy = self._children.bioproxy(name, port, self._admin, self.llama_url, *options)
         wait_for("bioproxy to see llama.cpp", lambda: self.status()["llama"]["up"])
         return proxy
+
+
+def kinds(from_pypi: Collection[str]) -> list[type[Side]]:
+    """Return the contestants, if only these programs may be installed from PyPI."""
+    return [Alone, *([Hearth] if HEARTH in from_pypi else []), Bioproxy]

@@ -38,8 +38,8 @@ class Amounts:
     """Small requests to each contestant."""
     streams: int
     """Streams of each kind from each contestant."""
-    litellm: bool
-    """Whether LiteLLM takes part: its installation and its start take minutes."""
+    from_pypi: tuple[str, ...]
+    """Programs that take part and must be installed first: ``hearth-llm`` in seconds, ``litellm`` in minutes."""
     prompts: dict[str, tuple[int, ...]]
     """Tokens of the prompts, for each model."""
     repeats: int
@@ -70,7 +70,7 @@ class Amounts:
 QUICK = Amounts(
     posts=400,
     streams=10,
-    litellm=False,
+    from_pypi=("hearth-llm",),
     prompts={"dense": (1500,)},
     repeats=7,
     restarts=1,
@@ -88,7 +88,7 @@ QUICK = Amounts(
 FULL = Amounts(
     posts=1500,
     streams=30,
-    litellm=True,
+    from_pypi=("hearth-llm", "litellm"),
     prompts={
         "smollm2": (1000, 3000, 7000),
         "dense": (3000,),
@@ -111,7 +111,7 @@ FULL = Amounts(
 TINY = Amounts(
     posts=5,
     streams=1,
-    litellm=False,
+    from_pypi=(),
     prompts={"tiny": (300,)},
     repeats=1,
     restarts=1,
