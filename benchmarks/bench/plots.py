@@ -99,9 +99,9 @@ def latency(tables: Tables) -> Any:
     if "post" not in tables:
         return None
     figure, (left, right) = subplots(2)
-    bars(left, [(row[0], row[3]) for row in tables["post"]["rows"] if row[3] is not None])
+    bars(left, [(row[0], row[5]) for row in tables["post"]["rows"] if row[5] is not None])
     left.set_xlabel("added to a small request, p50, ms")
-    bars(right, [(row[0], row[3]) for row in tables["stream"]["rows"] if row[0] != "direct"])
+    bars(right, [(row[0], row[4]) for row in tables["stream"]["rows"] if row[0] != "direct"])
     right.set_xlabel("delay of an event in a stream, p50, ms")
     # LiteLLM is slower by a factor of hundreds: on a linear scale all others would look alike.
     for axes in (left, right):
