@@ -110,6 +110,7 @@ class Settings:
     head_start: bool = setting(True, flag, "after an answer, process the conversation as it will be sent back")
     # Folders.  Neither is made here: `state_dir` is made when the services start, and the slot folder by the operator.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
+    shared_shelf: Path | None = setting(None, path, "folder in which several bioproxies share their slot files")
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"
     )

@@ -30,6 +30,7 @@ from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.saving import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
@@ -77,6 +78,7 @@ class Warmer:
         warmup: Warmup,
         idle_work: IdleWork,
         head_start: HeadStart,
+        shared: SharedShelf,
         gate: Gate,
         slot: Slot,
         watch: ProcessWatch,
@@ -88,7 +90,7 @@ class Warmer:
         `schedule` says what is due, `catalogue` which prompts there are, `shape_learning` how clients ask for
         templates, and `prompt_learning` what is to be learned.  `prompt_tokens` turns a prompt into tokens, and
         `warmup` has these processed, inside `gate`; `idle_work` is done when nothing is due, and
-        `head_start` right after an answer.  `slot` is the slot that
+        `head_start` right after an answer.  `shared` has what other bioproxies have computed.  `slot` is the slot that
         is used; `watch` tells whether llama-server is up, awake, and still the same process.  `metrics` gets the
         outcome of each warm-up.  `clock` measures how long a failing one took: the reactor's in production, one that is
         advanced by hand in tests.
@@ -101,6 +103,7 @@ class Warmer:
         self._warmup = warmup
         self._idle_work = idle_work
         self._head_start = head_start
+        self._shared = shared
         self._gate = gate
         self._slot = slot
         self._watch = watch
@@ -206,6 +209,9 @@ class Warmer:
             if self._gate.busy:
                 return
             # The warm-up displaces what the slot holds, so afterwards something may have to be restored again.
+            # Of several bioproxies that share their files only one computes a prompt, and the others fetch it.
+            if not await self._claim(prompt):
+                return
             self._idle_work.slot_displaced()
 
             # Asked between two pieces, so that a text that was edited is not computed to its end, and once more at the
@@ -244,8 +250,19 @@ class Warmer:
             # `CancelledError` comes only if the whole round is cancelled because bioproxy stops, and must be passed on.
             self._failed(prompt, str(error), self._clock.seconds() - began)
         finally:
+            # Also after an interruption: another bioproxy may have more time for it.
+            await self._shared.release(name)
             # Also after an interruption: the warm-up may have displaced another prompt that was warm in the slot only.
             self._readiness.show()
+
+    async def _claim(self, prompt: Prompt) -> bool:
+        """Fire with whether this bioproxy is to compute a prompt.  Fails as `LlamaApi`'s calls do."""
+        if not self._shared.usable:
+            return True
+        # Files are shared by model.  To find out which one runs overwrites the slot, as the warm-up would.
+        if not self._slot.model_is_known and not await self._gate.warmup(self._slot.find_out_model):
+            return False
+        return await self._shared.claim(prompt.id, prompt.key)
 
     async def _tokens_of(self, prompt: Prompt) -> list[int]:
         """Have llama-server turn a prompt into tokens.  Fires, fails and is cancelled as `PromptTokens.of`."""

@@ -35,7 +35,11 @@ class FarewellTest(WorldTest):
     def say(self) -> Deferred[None]:
         """Begin to stop."""
         world = self.built
-        return world.start(Shutdown(self.port, world.gate, world.proxy, world.upstream, world.saver, world.clock).say)
+        return world.start(
+            Shutdown(
+                self.port, world.gate, world.proxy, world.upstream, world.saver, world.parts.shared.finish, world.clock
+            ).say
+        )
 
     def check_at_rest(self, said: Deferred[None]) -> None:
         """Check that all is over, as soon as the last bytes had time to leave."""

@@ -1,0 +1,42 @@
+"""Makes the shared shelf, and connects it with the parts that it serves.
+
+Two arrows go against the layers, so they are functions that are assigned here: the slot asks for files before a
+request, and tells of each file that it has saved.  Neither knows where the files go to and come from.
+
+Making it touches nothing; the first look into the folder comes with the first round.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from typing import Any
+
+from bioproxy.assembly.parts import Outside, SlotParts
+from bioproxy.settings.configuration import Settings
+from bioproxy.shared.disk import Disk
+from bioproxy.shared.folder import SharedFolder
+from bioproxy.shared.leases import Leases
+from bioproxy.shared.local_files import LocalFiles
+from bioproxy.shared.removal import Limits
+from bioproxy.shared.shelf import SharedShelf
+from bioproxy.shared.view import SharedView
+
+
+def assemble_sharing(settings: Settings, lower: SlotParts, reactor: Any, outside: Outside) -> SharedShelf:
+    """Return the shared shelf.  Without `shared_shelf` in the settings it is one that shares nothing."""
+    local = LocalFiles(lower.snapshots, lower.folder, lower.shelf, lower.files.saver)
+    limits = Limits(settings.prompts_limit, settings.conversations_limit)
+    view = None
+    if settings.shared_shelf is not None:
+        # For people who look into a lease: host and process.  The random part makes it unique, whatever clocks and
+        # process ids are.
+        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        leases = Leases(holder, reactor)
+        view = SharedView(SharedFolder(settings.shared_shelf), Disk(outside.on_shared_disk, reactor), leases, reactor)
+    shared = SharedShelf(view, local, lower.identity, lower.speed, lower.metrics, reactor, limits)
+    if view is not None:
+        lower.slot.bring_files(shared.bring)
+        lower.files.saver.saved = shared.saved
+    return shared

@@ -1,0 +1,90 @@
+"""Fetches files from the shared shelf into this process's own slot folder.
+
+A user's request may wait for a file, but never longer than computing its tokens would take: then computing is as good.
+A warm-up may wait for minutes, since nobody waits for it.
+
+On Twisted: a fetch can be cancelled, because its client has hung up, and a thread cannot.  So the thread is told that
+nobody waits for its file any more, and removes the file itself when it is done.
+
+Does not decide what is worth fetching (`bioproxy.shared.shelf`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.internet.defer import CancelledError, DeferredLock
+
+from bioproxy.runtime.metrics import Metrics
+from bioproxy.shared.disk import Unusable
+from bioproxy.shared.entry import SharedEntry
+from bioproxy.shared.local_files import LocalFiles
+from bioproxy.shared.view import SharedView
+
+
+class Fetching:
+    """Fetches one file at a time.
+
+    Invariant: outside of its calls there is no file in the slot folder that was fetched and not recorded, except for
+    one that a thread still copies.
+    """
+
+    def __init__(self, view: SharedView, local: LocalFiles, metrics: Metrics) -> None:
+        self._view = view
+        self._local = local
+        self._metrics = metrics
+        # Two copies at a time would share the same bandwidth, and two of the same file would be a waste.
+        self._lock = DeferredLock()
+
+    async def fetch(self, shared: SharedEntry, patience: float) -> bool:
+        """Have a file of the shelf in the slot folder, and recorded; fire with whether it is there now.
+
+        Fails with `Unusable` if that takes longer than `patience` seconds or the disk is in trouble, and with `OSError`
+        if the record cannot be written.  Cancelling leaves nothing behind.
+        """
+        await self._lock.acquire()
+        try:
+            # Somebody may have fetched it while this call waited for its turn.
+            if self._local.has(shared.name, shared.kind, shared.snapshot):
+                return True
+            target = self._local.place_for(shared.name, shared.kind, shared.snapshot.size)
+            # There is no room for it, within the limits or on the disk.
+            if target is None:
+                return False
+            return await self._fetch(shared, target, patience)
+        finally:
+            self._lock.release()
+
+    async def _fetch(self, shared: SharedEntry, target: Path, patience: float) -> bool:
+        """Copy a file to `target` and record it.  Fires and fails as `fetch`."""
+        result = "failed"
+        try:
+            if await self._copy(shared, target, patience):
+                self._local.take_over(shared.name, shared.kind, shared.snapshot, target)
+                self._metrics.shared_tokens.inc(shared.snapshot.tokens)
+                self._metrics.shared_bytes.labels("fetched").inc(shared.snapshot.size)
+                result = "ok"
+            else:
+                # Removed to make room, or changed by somebody: it is not what its entry says any more.
+                result = "missing"
+                self._view.mirror.drop(shared.stem)
+        finally:
+            self._metrics.shared_files.labels("fetched", result).inc()
+        return result == "ok"
+
+    async def _copy(self, shared: SharedEntry, target: Path, patience: float) -> bool:
+        """Copy a file to `target`.  Fires with whether it is there and whole; fails with `Unusable`."""
+        folder, given_up = self._view.folder, False
+
+        def work() -> bool:
+            done = folder.fetch(shared, target)
+            if done and given_up:
+                target.unlink()
+            return done
+
+        try:
+            # A large file takes long without any trouble.
+            return await self._view.disk.call(work, patience, late_is_trouble=False)
+        except (Unusable, CancelledError):
+            given_up = True
+            raise

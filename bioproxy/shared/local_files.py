@@ -1,0 +1,88 @@
+"""The own slot folder of a process, as the shared shelf uses it.
+
+A file from the shared shelf becomes a file of this process in two steps.  A thread copies it into the slot folder,
+under a name that nobody else uses.  Then, in Twisted's thread and without an ``await`` in between, it gets the name of
+a slot file and is recorded.  So however the process ends, the record never names a file that is not whole; what was
+copied and not recorded is removed at the next start (`SlotFolder.remove_leftovers` knows these names).
+
+Does not know the shared folder.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bioproxy.prompts.prompt_shape import Key
+from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot.record import SnapshotRecord
+from bioproxy.slot.saving import FileSaver
+from bioproxy.slot.shelf import Shelf
+from bioproxy.slot.snapshot import PREFIX, Id, Snapshot
+
+
+class LocalFiles:
+    """The slot files of this process.
+
+    Invariant: nothing is recorded here but files that are in the slot folder, with the size that they should have.
+    """
+
+    def __init__(self, snapshots: SnapshotRecord, folder: SlotFolder, shelf: Shelf, saver: FileSaver) -> None:
+        self._snapshots = snapshots
+        self._folder = folder
+        self._shelf = shelf
+        self._saver = saver
+
+    def has(self, name: str, kind: str, entry: Snapshot) -> bool:
+        """Tell whether there is a file for the same prompt or conversation and model already."""
+        mine = self._snapshots.get(name, kind)
+        return (
+            mine is not None
+            and (mine.key, mine.tokens, mine.conversation) == (entry.key, entry.tokens, entry.conversation)
+            and mine.model.matches(entry.model)
+            and self._folder.is_intact(mine)
+        )
+
+    def place_for(self, name: str, kind: str, size: int) -> Path | None:
+        """Return where a file of so many bytes may be put for now, `None` if there is no room for it.
+
+        Raises `OSError` if files had to be removed and the record cannot be written.
+        """
+        if self._folder.path is None or not self._shelf.accepts(name, kind, size):
+            return None
+        if not self._shelf.make_room(size, (name, kind)):
+            return None
+        # Not a name from the record: llama-server could be writing to that one at the same moment.
+        return self._folder.path / f"{name}.{secrets.token_hex(4)}.fetched.bin"
+
+    def take_over(self, name: str, kind: str, entry: Snapshot, file: Path) -> None:
+        """Record a file that is whole, under the name of a slot file.  Raises `OSError`; then the file is removed."""
+        filename = self._snapshots.free_name(name, kind)
+        try:
+            # The same steps as after a save, and for the same reasons (`FileSaver.save`).
+            self._snapshots.will_write(name, kind, filename)
+            if not self._folder.rename(file.name, filename):
+                raise OSError(f"{file} cannot be renamed")
+            pinned = self._shelf.is_pinned(name, kind)
+            self._saver.record(name, kind, replace(entry, filename=filename, pinned=pinned))
+        except OSError:
+            self._folder.remove(file.name)
+            raise
+        self._shelf.within_limits((name, kind))
+
+    def path_of(self, entry: Snapshot) -> Path | None:
+        """Return where a recorded file is, `None` if this host does not see the slot folder."""
+        return None if self._folder.path is None else self._folder.path / entry.filename
+
+    def recorded(self, id: Id) -> Snapshot | None:
+        """Return what the record has of an id, if anything."""
+        return self._snapshots.get(*id)
+
+    def prompt_uses(self) -> Iterator[tuple[str, Key, str]]:
+        """Yield the ids of prompts with a file, with what they are made of and when they were used last (ISO 8601)."""
+        for name, kind, entry in self._snapshots.prompts():
+            uses = self._snapshots.uses(name, kind)
+            if kind == PREFIX and uses is not None:
+                yield name, entry.key, uses.last_used
