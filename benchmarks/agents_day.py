@@ -83,7 +83,7 @@ class Llama:
         self._starts = 0
         # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
         paths = ("--model", model, "--port", self.port, "--slot-save-path", self.slots, "--threads", 1)
-        self._arguments = ["-m", "bioproxy.demo.llama_child", *paths, *arguments]
+        self._arguments = ["-m", "benchmarks.llama_child", *paths, *arguments]
         self.start()
 
     def start(self) -> None:

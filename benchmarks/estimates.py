@@ -149,7 +149,7 @@ def run(folder: Path) -> list[Visit]:
         llama, ours, admin = free_ports(3)
         children = Children(stack, folder)
         options = ("--model", model, "--port", llama, "--threads", 1, "--slot-save-path", folder / "slots")
-        children.start("llama", ["-m", "bioproxy.demo.llama_child", *options], llama, 60)
+        children.start("llama", ["-m", "benchmarks.llama_child", *options], llama, 60)
         url = f"http://127.0.0.1:{llama}"
         # No comments, so that each answer has all its headers.
         children.bioproxy("bioproxy", ours, admin, url, "--ping-interval", 0, "--slot-save-path", folder / "slots")

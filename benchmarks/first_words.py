@@ -182,7 +182,7 @@ class Bench:
     def _start_llama(self) -> Child:
         slots = self._folder / "slots"
         arguments = ["--model", self._model, "--generate", "small", "--port", self._llama, "--slot-save-path", slots]
-        server = self._children.start("llama", ["-m", "bioproxy.demo.llama_child", *arguments], self._llama, 60)
+        server = self._children.start("llama", ["-m", "benchmarks.llama_child", *arguments], self._llama, 60)
         wait_for("llama.cpp", lambda: get(self._llama, "/health") is not None)
         return server
 

@@ -67,7 +67,7 @@ class Stage:
         tiny_model.write_model(model, MODEL)
         self._run(
             "-m",
-            "bioproxy.demo.llama_child",
+            "benchmarks.llama_child",
             "--model",
             model,
             "--port",

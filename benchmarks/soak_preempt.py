@@ -59,7 +59,7 @@ class Users:
         children = Children(stack, folder)
         # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
         arguments = ("--model", model, "--port", self._llama, "--slot-save-path", slots, "--threads", 1)
-        children.start("llama", ["-m", "bioproxy.demo.llama_child", *arguments], self._llama)
+        children.start("llama", ["-m", "benchmarks.llama_child", *arguments], self._llama)
         wait_for("llama.cpp", lambda: get(self._llama, "/health") is not None)
         settings = ("--prefix", f"@x={self._template}", "--slot-save-path", slots, "--poll-interval", 0.1)
         url = f"http://127.0.0.1:{self._llama}"

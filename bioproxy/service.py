@@ -6,8 +6,9 @@ children in the order in which they were added, and stops them in reverse.  So a
 above it in this tree::
 
     bioproxy
-    |- demo       starts a llama.cpp of its own, with --demo only
+    |- demo       makes a model and templates to try, with --demo only
     |- state      reads keys and bioproxy's own records, locks its folders
+    |- llama.cpp  starts llama.cpp, with the setting `model` only
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
@@ -45,6 +46,9 @@ from twisted.application.service import IService, MultiService
 
 from bioproxy.assembly.assemble import assemble
 from bioproxy.assembly.parts import Outside, Parts
+from bioproxy.child.command_line import adapted, free_port, port_wanted
+from bioproxy.child.program import reader
+from bioproxy.child.supervisor import LlamaChild
 from bioproxy.http.connection_limits import allowed_connections
 from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
 from bioproxy.llama.connections import check_ca_file
@@ -87,10 +91,9 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     twistd = options.parent
     if twistd is not None and leaves_it_to_us(twistd):
         root.log_observer = lambda: log_observer(options.settings.log_format, twistd, reactor)
-    # The demonstration replaces some settings: where llama-server is, and which templates there are.  A reload must
-    # apply the same changes, or it would point the proxy at a llama-server that does not exist.  It is the first child,
-    # so its llama.cpp starts before anything looks for it, and is stopped last.  It is imported only here: no other
-    # start needs it.
+    # The demonstration replaces some settings: which model runs, and which templates there are.  A reload must apply
+    # the same changes.  It is the first child, so its model is there before anything looks for it.  It is imported only
+    # here: no other start needs it.
     demo = None
     if options.demo:
         from bioproxy.demo.service import Demo
@@ -99,9 +102,16 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         settings = demo.settings
         read_settings = lambda: demo.adapted(options.read())  # noqa: E731 - it takes the place of another function
         demo.setServiceParent(root)
+    # With a model, bioproxy runs llama.cpp itself.  All other parts then know a llama-server at an address like any
+    # other; it stays the same for as long as this process runs.
+    child = None
+    if settings.model is not None:
+        port = port_wanted(settings) or free_port()
+        settings, read_settings = adapted(settings, port), reader(read_settings, port)
+        child = LlamaChild(settings, port, reactor)
 
     # Making the parts touches no file and no network.  From here on only the order of the children matters.
-    parts = assemble(settings, reactor, Outside.real(reactor, settings), read_settings)
+    parts = assemble(settings, reactor, Outside.real(reactor, settings, child), read_settings)
     # `setServiceParent` adds a service to the end of its parent's list, which is what makes the order of starts.
     for service in services(parts, root, reactor):
         service.setServiceParent(root)
@@ -109,10 +119,8 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
     # it ends first, and the clock then simply runs, so that the time limits of the others' stops still hold.
     if usable is not None:
         Heartbeat(reactor, usable, parts.metrics.reactor_stall_seconds).setServiceParent(root)
-    # While the demonstration's llama.cpp loads, "llama-server does not answer" is no warning but the plan.  What to try
-    # is announced when the templates are warm.
+    # What to try is announced when the templates are warm.
     if demo is not None:
-        parts.watch.starting = demo.starting
         demo.announce(lambda: all(parts.warmer.state(name)[0] == "warm" for name in parts.poller.templates))
     return root
 
@@ -176,6 +184,8 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
     # still starting would change settings that they are just reading.
     return [
         state,
+        # After the folders are locked: a second bioproxy must not load a second model before it fails.
+        *([parts.outside.child] if parts.outside.child is not None else []),
         parts.watching,
         parts.polling,
         parts.warming,

@@ -15,11 +15,18 @@ CODE = ROOT / "bioproxy"
 DOCUMENT = ROOT / "docs" / "heuristics.md"
 
 NO_HEURISTICS: dict[tuple[str, ...], str] = {
+    **dict.fromkeys((("command", "MISUSE"), ("command", "INTERRUPTED")), "exit codes as shells have them"),
+    ("command", "LOADING"): "the HTTP status of a llama-server that loads its model",
+    ("command", "CLIENT_GONE"): "the HTTP status that is noted for a lost client",
+    **dict.fromkeys(
+        (("command", each) for each in ("GREEN", "YELLOW", "RED", "CYAN", "BOLD")), "numbers of colours (ECMA-48)"
+    ),
     ("demo", "QUANTIZED_BLOCK"): "defined by the GGUF format",
     ("demo", "CONVOLUTION"): "part of the demo model's architecture",
     **dict.fromkeys(
         (("demo", "NORMAL"), ("demo", "UNKNOWN"), ("demo", "CONTROL"), ("demo", "BYTE")), "llama.cpp's types of tokens"
     ),
+    ("child", "PR_SET_PDEATHSIG"): "Linux' number for a call",
     ("operator", "UINT32"): "GGUF's number for a type",
     ("prompts", "FORMAT"): "the version of the file's format",
     ("prompts", "DIGITS"): "what names of learned prompts look like, on which users rely",

@@ -6,18 +6,20 @@ import importlib.util
 import os
 import sys
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import twisted.internet
 from twisted.application.service import MultiService
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.error import ConnectionRefusedError, ProcessDone, ProcessTerminated
-from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.internet.error import ProcessDone
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.demo.service import START_LIMIT, Demo
+from bioproxy.demo import demo_model, tiny_model
+from bioproxy.demo.service import Demo
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.model_identity import Model
 from bioproxy.operator.options import Options
@@ -30,7 +32,7 @@ from bioproxy.settings.configuration import Settings
 from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
 from tests.support.fakes import MAGIC
 from tests.support.network import Call, Reactor
-from tests.support.world import CODE, KEY, WorldTest, logged
+from tests.support.world import CODE, KEY, WorldTest
 
 PARTS = [
     "state",
@@ -114,8 +116,8 @@ class Wiring(ServiceTest):
         self.assertEqual([], list(self.folder.iterdir()))
 
     def test_demo_tree(self) -> None:
-        """With `--demo` the child comes first: the others need it."""
-        self.assertEqual(["demo", *PARTS], [service.name for service in self.make("--demo")])
+        """With `--demo` what makes the model comes first, and llama.cpp is started when the folders are locked."""
+        self.assertEqual(["demo", "state", "llama.cpp", *PARTS[1:]], [service.name for service in self.make("--demo")])
 
     def test_time(self) -> None:
         """The reactor that it takes by itself goes by usable time from then on; one that is handed in is left alone."""
@@ -213,33 +215,22 @@ class Demonstration(ServiceTest):
     """`Demo`."""
 
     def setUp(self) -> None:
-        """Make one."""
+        """Make one, where no real model is installed."""
         super().setUp()
+        nothing = self.folder / "site" / demo_model.PACKAGE
+        nothing.mkdir(parents=True)
+        (nothing / "__init__.py").touch()
+        self.patch(sys, "path", [str(nothing.parent), *sys.path])
+        importlib.invalidate_caches()
+        self.patch(Demo, "size", tiny_model.TINY)
         self.demo = Demo(Settings(), self.reactor)
         self.home = self.folder / "CACHE" / "bioproxy" / "demo"
-
-    def run_it(self) -> tuple[Any, Any]:
-        """Start it; return protocol and transport of its child."""
-        self.demo.startService()
-        protocol = self.reactor.processes[-1][0]
-        return protocol, protocol.transport
-
-    def test_child(self) -> None:
-        """The child is a Python with what it needs to know on its command line, and the same modules at hand."""
-        self.run_it()
-        _, arguments, environment = self.reactor.processes[0]
-        self.assertEqual([sys.executable, "-m", "bioproxy.demo.llama_child"], arguments[:3])
-        options = dict(zip(arguments[3::2], arguments[4::2], strict=True))
-        self.assertEqual(str(self.home / "model.gguf"), options["--model"])
-        self.assertEqual(str(self.home / "slots"), options["--slot-save-path"])
-        self.assertEqual(self.demo.settings.llama_url, f"http://127.0.0.1:{options['--port']}")
-        self.assertIn(str(Path(__file__).parent.parent), environment["PYTHONPATH"].split(os.pathsep))
 
     def test_settings(self) -> None:
         """The demonstration keeps to its own folder, and has its templates beside the user's own."""
         settings = Demo(Settings(port=1, prefixes={"@mine": Path("mine.txt")}), self.reactor).settings
-        self.assertEqual((1, ["@code", "@story", "@mine"]), (settings.port, list(settings.prefixes)))
-        for path in (settings.slot_save_path, settings.state_dir, settings.prefixes["@code"]):
+        self.assertEqual((1, ["@manual", "@island", "@mine"]), (settings.port, list(settings.prefixes)))
+        for path in (settings.slot_save_path, settings.state_dir, settings.prefixes["@manual"]):
             assert path is not None
             self.assertIn(self.home, path.parents)
         self.demo.startService()
@@ -248,123 +239,63 @@ class Demonstration(ServiceTest):
 
     def test_edits_stay(self) -> None:
         """Templates that were edited stay as they are; records of the last time do not."""
-        self.run_it()
-        file = self.home / "templates" / "code.txt"
+        self.demo.startService()
+        file = self.home / "templates" / "manual.txt"
         file.write_text(CODE)
         self.demo.settings.state_dir.mkdir()
         (self.demo.settings.state_dir / "snapshots.json").write_text("{}")
-        (self.home / "model.gguf").touch()
         again = Demo(Settings(), self.reactor)
         again.startService()
         self.assertEqual(CODE, file.read_text())
         self.assertFalse(self.demo.settings.state_dir.exists())
         self.assertEqual(1, self.output.getvalue().count("making a model"))
 
-    def test_stop(self) -> None:
-        """Stopping closes the child's input, waits until it is gone, and takes its end for what it is."""
-        protocol, transport = self.run_it()
-        with capturedLogs() as events:
-            stopped = self.demo.stopService()
-            assert stopped is not None
-            self.assertTrue(transport.stdin_closed)
-            self.assertNoResult(stopped)
-            protocol.processEnded(Failure(ProcessTerminated(1)))
-            self.successResultOf(stopped)
-        self.assertEqual([], logged(events))
-
-    def test_stop_without_a_child(self) -> None:
-        """There is nothing to wait for where the child never ran, or is gone."""
-        self.assertIsNone(self.demo.stopService())
-        protocol, _ = self.run_it()
+    def test_child(self) -> None:
+        """llama.cpp is started with the demonstration's model and folder, by the service for the setting `model`."""
+        root = self.start("--demo", "--llama-url", "http://other")
+        protocol, arguments, environment = self.reactor.processes[-1]
         protocol.processEnded(Failure(ProcessDone(0)))
-        self.assertIsNone(self.demo.stopService())
-
-    def test_child_dies(self) -> None:
-        """A child that dies is an error in the log, with the last that it said; one that ends in peace is none."""
-        protocol, _ = self.run_it()
-        protocol.errReceived(b"x" * 5000)
-        protocol.errReceived(b"out of memory \xff")
-        with capturedLogs() as events:
-            protocol.processEnded(Failure(ProcessTerminated(1, None, 1)))
-        (line,) = logged(events)
-        self.assertIn("exit code 1", line)
-        self.assertTrue(line.endswith("out of memory \ufffd"))
-        self.assertLess(len(line), 4200)
-        protocol, _ = self.run_it()
-        with capturedLogs() as events:
-            protocol.processEnded(Failure(ProcessDone(0)))
-        self.assertEqual([], logged(events))
-
-    def test_starting(self) -> None:
-        """It starts until it says that it listens, ends, or takes too long."""
-        self.assertFalse(self.demo.starting())
-        protocol, _ = self.run_it()
-        protocol.outReceived(b"some library\nlisten")
-        self.assertTrue(self.demo.starting())
-        protocol.outReceived(b"ing on http://127.0.0.1:1\n")
-        self.assertFalse(self.demo.starting())
-        protocol, _ = self.run_it()
-        self.assertTrue(self.demo.starting())
-        protocol.processEnded(Failure(ProcessDone(0)))
-        self.assertFalse(self.demo.starting())
-        self.run_it()
-        self.reactor.advance(START_LIMIT - 0.1)
-        self.assertTrue(self.demo.starting())
-        self.reactor.advance(0.1)
-        self.assertFalse(self.demo.starting())
-
-    def test_start_in_the_log(self) -> None:
-        """While llama.cpp starts that is said, once and as information; when it ended instead, the log warns."""
-        with capturedLogs() as events:
-            root = self.start("--demo")
-            self.addCleanup(lambda: self.stop(root))
-            for _ in range(3):  # looks at llama.cpp, which refuses each
-                self.refuse()
-        about = [event for event in events if "llama-server at" in formatEvent(event)]
-        self.assertEqual([LogLevel.info], [event["log_level"] for event in about])
-        self.assertTrue(formatEvent(about[0]).endswith(" is starting"))
-        protocol = self.reactor.processes[-1][0]
-        with capturedLogs() as events:
-            protocol.processEnded(Failure(ProcessTerminated(1)))
-            self.refuse()
-            self.refuse()
-        warnings = [formatEvent(event) for event in events if event["log_level"] is LogLevel.warn]
-        self.assertEqual(1, len(warnings), warnings)
-        self.assertIn("refuses connections", warnings[0])
-
-    def refuse(self) -> None:
-        """Refuse the connections that are asked for, and let the next look come."""
-        for factory, connector in zip(self.reactor.tcpClients, self.reactor.connectors, strict=True):
-            factory[2].clientConnectionFailed(connector, Failure(ConnectionRefusedError()))
-        self.reactor.tcpClients.clear()
-        self.reactor.connectors.clear()
-        self.reactor.pump([1, 1])
+        self.stop(root)
+        self.assertEqual([sys.executable, "-m", "bioproxy.child.wheel_server"], arguments[:3])
+        options = dict(pairwise(arguments))
+        self.assertEqual(str(self.home / "model.gguf"), options["--model"])
+        self.assertEqual(f"{self.home / 'slots'}/", options["--slot-save-path"])
+        self.assertEqual("127.0.0.1", options["--host"])
+        self.assertIn(str(Path(__file__).parent.parent), environment["PYTHONPATH"].split(os.pathsep))
 
     def test_announcement(self) -> None:
-        """What to try is printed once, when all is ready, with the addresses to use."""
+        """When all is ready, the question is asked; what to try is printed once, whatever came of that."""
         ready = False
         self.demo.announce(lambda: ready)
-        self.run_it()
+        self.demo.startService()
         self.reactor.advance(5)
         self.assertNotIn("curl", self.output.getvalue())
         ready = True
         self.reactor.advance(0.2)
-        self.reactor.advance(5)
+        self.assertEqual([("127.0.0.1", 8081)], [client[:2] for client in self.reactor.tcpClients])
+        self.reactor.tcpClients[0][2].clientConnectionFailed(
+            self.reactor.connectors[0], Failure(ConnectionRefusedError())
+        )
+        self.reactor.pump([1, 5])
         text = self.output.getvalue()
+        self.assertEqual(1, text.count("The question was not answered"))
+        self.assertEqual(1, text.count("Try it yourself"))
         self.assertEqual(1, text.count("bioproxy is ready"))
         for words in (
             "http://127.0.0.1:8081/v1/chat/completions",
             "http://127.0.0.1:8082/status",
-            "@code",
+            "@manual",
             str(self.home),
         ):
             self.assertIn(words, text)
 
     def test_announcement_stops(self) -> None:
-        """Nothing is announced after the end; a closed terminal is no trouble."""
+        """Nothing is announced after the end, and the question in progress ends; a closed terminal is no trouble."""
         self.demo.announce(lambda: True)
         self.patch(sys, "__stdout__", None)
-        self.run_it()
+        self.demo.startService()
+        self.reactor.triggers["before"]["shutdown"][-1][0]()
+        self.assertTrue(all(connector.stoppedConnecting for connector in self.reactor.connectors))
         other = Demo(Settings(), self.reactor)
         other.announce(lambda: False)
         other.startService()

@@ -201,6 +201,7 @@ def assemble(
     lower.shelf.removed = forget_when_removed(prompt_learning, warmer)
     takers = takers_of(
         settings,
+        reactor,
         lower,
         poller,
         polling,

@@ -26,6 +26,7 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
+from bioproxy.child.supervisor import LlamaChild
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.http.site import CheckedSite
@@ -110,12 +111,15 @@ class Outside:
     free_space: Callable[[Path], int] = free_bytes
     """Tells how many bytes are left on the disk of a folder."""
 
+    child: LlamaChild | None = None
+    """The llama.cpp that bioproxy starts itself, a service; `None` if an operator starts llama-server."""
+
     worker: IService | None = None
     """The service behind `elsewhere`, if it has one that must be started and stopped."""
 
     @classmethod
-    def real(cls, reactor: Any, settings: Settings) -> Outside:
-        """Return the network, the reactor's threads, and a process of our own.  Nothing of it is opened or started."""
+    def real(cls, reactor: Any, settings: Settings, child: LlamaChild | None = None) -> Outside:
+        """Return the network, the reactor's threads, and processes of our own.  Nothing of it is opened or started."""
 
         # The pool belongs to the reactor that was handed in.  `deferToThread` would take the global one.
         def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
@@ -123,7 +127,7 @@ class Outside:
 
         worker = Worker(reactor)
         agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
-        return cls(agents, in_thread, partial(in_daemon_thread, reactor), worker.call, worker=worker)
+        return cls(agents, in_thread, partial(in_daemon_thread, reactor), worker.call, child=child, worker=worker)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     # Three things are known of slot files, and each is known in one place: what is in them (the record, in our own
     # folder), what is on the disk (llama-server's folder), and whether restoring them helps.
     snapshots = SnapshotRecord(state)
-    folder = SlotFolder(settings.slot_save_path, outside.free_space)
+    # A llama.cpp of bioproxy's own gets a folder of bioproxy's making, if there is none.
+    folder = SlotFolder(settings.slot_save_path, outside.free_space, makes=outside.child is not None)
     # Neither of these two is ever stored.  After a restart nothing is believed, and the first answers teach it again.
     reuse_check, content = ReuseCheck(), SlotContent(llama)
     # Saves and restores go through here only, so the record and the disk cannot drift apart unnoticed.  It measures how
@@ -112,6 +113,10 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     # for its own time-out otherwise, one after the other.
     # It runs from the start to the end of the service, whatever llama-server does, and is the only one to say "up".
     watch = ProcessWatch(llama, upstream, identity, listeners, metrics, reactor, settings.upstream_timeout)
+    # The child asks the watch whether it answers, and tells in turn why it does not; requests wait for it.
+    if (child := outside.child) is not None:
+        child.look, child.is_up, child.count_restart = watch.look, lambda: watch.up, metrics.llama_restarts
+        watch.not_running, upstream.child = child.not_running, child
     # By name: with eighteen of them, an order could be mistaken, and many of the types are alike for a reader.
     return SlotParts(
         settings=settings,

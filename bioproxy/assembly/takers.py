@@ -16,6 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from bioproxy.assembly.parts import SlotParts
 from bioproxy.assembly.slot_parts import learned_from
 from bioproxy.http.connection_limits import ConnectionLimits
@@ -24,6 +27,7 @@ from bioproxy.operator.host_check import HostCheck
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_reader import RequestReader
+from bioproxy.runtime.errors import ProxyError
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings, templates_of
 from bioproxy.shared.removal import Limits
@@ -49,6 +53,7 @@ def forget_when_removed(prompt_learning: PromptLearning, warmer: Warmer) -> Call
 
 def takers_of(
     settings: Settings,
+    reactor: Any,
     lower: SlotParts,
     poller: TemplatePoller,
     polling: Periodic,
@@ -67,7 +72,7 @@ def takers_of(
 ) -> dict[str, Callable[[Any], None]]:
     """Return, for each setting that can change, the function to call with its new value.
 
-    `settings` are those of the start; all others are the parts that take new values.
+    `settings` are those of the start, and `reactor` is the clock; all others are the parts that take new values.
     """
 
     def use_templates(prefixes: Mapping[str, Path]) -> None:
@@ -99,6 +104,31 @@ def takers_of(
         # What was too large before may not be now.
         for id in prompt_learning.learned:
             schedule.forget(id)
+
+    def use_model(**changed: Any) -> None:
+        """Apply new values of `model`, `llama_server` and `llama_args`, which the child knows together."""
+        nonlocal in_force
+        in_force = replace(in_force, **changed)
+        assert lower.outside.child is not None
+        lower.outside.child.use(in_force)
+        # Later, when all three are known.  Whoever has the gate next restarts it, and this turn makes sure that there
+        # is somebody.
+        reactor.callLater(0, lambda: Deferred.fromCoroutine(restart_in_turn()).addErrback(no_turn))
+
+    async def restart_in_turn() -> None:
+        """Restart llama-server as soon as the request in progress is answered.  A warm-up makes room."""
+        async with lower.gate.user():
+            await lower.upstream.ready(lower.gate.timeout)
+
+    def no_turn(failure: Failure) -> None:
+        """Do nothing about a restart that has no turn, because others have it, or that fails: the child has told."""
+        failure.trap(ProxyError)
+
+    of_the_child: dict[str, Callable[[Any], None]] = {
+        "model": lambda model: use_model(model=model),
+        "llama_server": lambda program: use_model(llama_server=program),
+        "llama_args": lambda words: use_model(llama_args=words),
+    }
 
     # Which part takes a new value of a setting, while requests and warm-ups go on.  A setting that is not here needs a
     # restart, and the reload says so: ports, folders and llama-server's address are used by connections and locks that
@@ -138,4 +168,6 @@ def takers_of(
         # A warm-up that runs is finished in any case; the next piece has the new size.
         "warmup": partial(setattr, schedule, "ahead"),
         "warmup_chunk": partial(setattr, warmup, "longest_piece"),
+        # A llama.cpp that bioproxy runs is restarted.
+        **(of_the_child if lower.outside.child is not None else {}),
     }

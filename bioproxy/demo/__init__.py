@@ -1,1 +1,1 @@
-"""A real llama.cpp with a generated model, for ``--demo`` and for the tests."""
+"""A generated model and example templates, for ``--demo`` and for the tests."""

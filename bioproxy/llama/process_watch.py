@@ -50,14 +50,6 @@ because llama-server is given up only at the end of a look.
 """
 
 
-STARTING = "llama-server is starting"
-"""The `trouble` of a failed look while bioproxy itself has just started llama-server.
-
-Loading a model takes seconds to minutes.  One log line at level info reports it, instead of one warning for each kind
-of failure meanwhile (a refused connection, then status 503).
-"""
-
-
 @dataclass(frozen=True)
 class Listeners:
     """What the layers above do when something about llama-server's process changes.
@@ -113,11 +105,10 @@ class ProcessWatch:
         """Why the last look failed, in words for operators; `None` if it succeeded."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
-        self.starting: Callable[[], bool] = lambda: False
-        """Tells whether bioproxy itself has just started llama-server, so that no answer can be expected yet.
+        self.not_running: Callable[[], str | None] = lambda: None
+        """Tells why no answer can be expected: the llama-server that bioproxy starts itself is loading, or has failed.
 
-        The code that starts llama-server assigns another function; if an operator starts llama-server, the result is
-        always `False`.
+        The wiring assigns another function; if an operator starts llama-server, the result is always `None`.
         """
         self._llama = llama
         self._upstream = upstream
@@ -142,7 +133,7 @@ class ProcessWatch:
         the connection of the request in progress; what the look has stored until then is kept.
         """
         # Called first: a connection that is refused during the start may be reported only after the start has ended.
-        starting = self.starting()
+        not_running = self.not_running()
         trouble, fix, complete = None, "", False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
@@ -159,14 +150,15 @@ class ProcessWatch:
         # relayed request: the time for a long prompt cannot be predicted, so a limit for each request would end good
         # requests.  `give_up` is called again at each further failed look, because it also ends the calls that were
         # begun meanwhile.
-        if trouble is not None and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
+        # A llama-server that is being started by bioproxy is silent for good reason.
+        quiet = not_running is not None
+        if trouble is not None and not quiet and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
             self._upstream.give_up()
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
         # the result of the look before this one.
-        if trouble is not None and starting:
-            trouble = STARTING
-            if trouble != self.trouble:
-                self.log.info("llama-server at {url} is starting", url=self._upstream.url)
+        # What a llama-server of bioproxy's own does is logged by who starts it.
+        if trouble is not None and not_running is not None:
+            trouble = not_running
         elif trouble is not None and trouble != self.trouble:
             self.log.warn(
                 "llama-server at {url}: {trouble} (what helps: {fix})", url=self._upstream.url, trouble=trouble, fix=fix

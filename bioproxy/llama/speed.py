@@ -1,8 +1,8 @@
-"""How fast llama-server is, as last measured: at processing prompts and at writing slot files.
+"""How fast llama-server is, as last measured: at processing prompts, and at writing and reading slot files.
 
 Three decisions depend on it: how many tokens a piece of a warm-up may have, so that a user who comes meanwhile waits
-only a moment; whether a save is worth its time and fits on the disk; and, for the metrics, how much time was saved by
-tokens that did not have to be computed.
+only a moment; whether a save is worth its time and fits on the disk; and, for the metrics and for operators, how
+much time is saved by tokens that need not be computed.
 
 Nothing is measured here.  llama-server times itself (`timings` in its answers), and whoever gets such an answer passes
 the numbers on.  Only the last measurement is kept, without an average: the speed changes at once when another process
@@ -35,6 +35,8 @@ class Speed:
     def __init__(self) -> None:
         self.seconds_per_token = 0.0
         """Seconds that computing one prompt token takes, 0 until it was measured."""
+        self.restore_seconds_per_token: float | None = None
+        """Seconds that restoring one token from a file takes, `None` until it was measured."""
         self._save_seconds_per_token: float | None = None
         self._bytes_per_token = 0.0
 
@@ -56,6 +58,15 @@ class Speed:
     def save_seconds(self, tokens: int) -> float | None:
         """Return how many seconds saving so many tokens will take, or `None` if that is not known."""
         return None if self._save_seconds_per_token is None else tokens * self._save_seconds_per_token
+
+    def restored(self, tokens: int, seconds: float) -> None:
+        """Note that restoring so many tokens from a file took so many seconds."""
+        if tokens >= ENOUGH:
+            self.restore_seconds_per_token = seconds / tokens
+
+    def restore_seconds(self, tokens: int) -> float | None:
+        """Return how many seconds restoring so many tokens will take, or `None` if that is not known."""
+        return None if self.restore_seconds_per_token is None else tokens * self.restore_seconds_per_token
 
     def bytes_of(self, tokens: int) -> int:
         """Return how many bytes a file with so many tokens will have, 0 if that is not known.

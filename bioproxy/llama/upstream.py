@@ -36,13 +36,14 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
+from bioproxy.child.supervisor import LlamaChild
 from bioproxy.http.headers import Pair
 from bioproxy.http.request_body import BytesProducer, RequestBody
 from bioproxy.http.response_body import collect
 from bioproxy.http.targets import has_dot_segments
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.failures import translated
-from bioproxy.runtime.errors import BadTarget, LlamaError, ProxyError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import BadTarget, LlamaError, LlamaNotRunning, ProxyError, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.expect import decoded, shown
 from bioproxy.settings.api_keys import ApiKeys
 
@@ -97,6 +98,8 @@ class Upstream:
         """`llama_url`, as configured."""
         self.last_heard = clock.seconds()
         """When llama-server last answered anything: seconds, on the given clock."""
+        self.child: LlamaChild | None = None
+        """The llama-server that bioproxy starts itself; `None` if an operator does.  Assigned once, by the wiring."""
         self._agents = agents
         self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=BytesProducer)
         # Two clients of treq, because a client keeps its Agent, and the Agent decides about the connection.
@@ -249,6 +252,22 @@ class Upstream:
         """
         self.last_heard = self._clock.seconds()
         self._given_up = False
+
+    async def ready(self, seconds: float) -> None:
+        """Wait until llama-server can be expected to answer a request that uses the slot.  To be called at the gate.
+
+        Fires at once, but for a llama-server that bioproxy is just starting, for which it waits so many seconds at
+        most. Fails with `LlamaNotRunning` if that does not start, and with `UpstreamTimeout` while llama-server is
+        unresponsive.  Cancelling ends the waiting.
+        """
+        if self.child is not None:
+            await self.child.ready(seconds)
+        self.check()
+
+    def refuse_while_starting(self) -> None:
+        """Raise `LlamaNotRunning` while llama-server does not run: for a request that need not wait."""
+        if self.child is not None and (reason := self.child.not_running()) is not None:
+            raise LlamaNotRunning(reason)
 
     def check(self) -> None:
         """Raise `UpstreamTimeout` while llama-server is unresponsive.

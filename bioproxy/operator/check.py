@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TextIO
 
+from bioproxy.child.program import check_child
 from bioproxy.llama.connections import check_ca_file
 from bioproxy.operator import disk_use
 from bioproxy.operator.advice import Advice
@@ -59,7 +60,7 @@ def report(settings: Settings) -> Report:
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
     # Each is read in the way in which the proxy reads it at its start, and by the same code.
-    for read in (keys.read, lambda: check_ca_file(settings.llama_ca_file)):
+    for read in (keys.read, lambda: check_ca_file(settings.llama_ca_file), lambda: check_child(settings)):
         try:
             read()
         except ConfigError as error:
@@ -126,7 +127,8 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
         say(line)
     # What concerns bioproxy alone is printed by now, so a llama-server that hangs delays only what is said about it.
     # llama-server is asked even if there are problems here: the user gets all findings at once.
-    if survey is not None:
+    # One that bioproxy starts itself does not run yet.
+    if survey is not None and settings.model is None:
         # All findings about it are indented below its address.
         say(f"llama-server at {settings.llama_url}")
         survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))

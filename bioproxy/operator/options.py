@@ -28,6 +28,7 @@ from typing import Any
 from twisted.python import usage
 
 from bioproxy import __version__
+from bioproxy.child.command_line import port_wanted
 from bioproxy.operator import check, survey_run
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import configuration as config
@@ -38,6 +39,10 @@ FLAGS = [key for key, entry in config.FIELDS.items() if entry.metadata["check"] 
 
 VALUES = [key for key in config.FIELDS if key not in FLAGS and key != "prefixes"]
 """Settings with a value: ``--key VALUE``.  Prefixes are given one by one, with ``--prefix``."""
+
+
+TEXTS = (values.text, values.path, values.url, values.names, values.program, values.words)
+"""The checks of settings that are texts in JSON, too, or may be."""
 
 
 def described(key: str) -> str:
@@ -189,7 +194,10 @@ class Options(usage.Options):
         file = None if self["config"] is None else self._folder / Path(self["config"]).expanduser()
         settings = config.load(self.given, file, self._folder, use_file=not self.demo or file is not None)
         # A demonstration replaces `llama_url`, so what stands there does not matter.
-        if not self.demo:
+        # With a model of its own, bioproxy chooses the port, or `llama_args` have one.
+        if settings.model is not None:
+            port_wanted(settings)
+        elif not self.demo:
             config.refuse_loop(settings)
         return settings
 
@@ -200,7 +208,7 @@ class Options(usage.Options):
         number, so one check is enough for both sources.
         """
         # These settings are texts in JSON, too, and a text that looks like a number, such as a folder ``1``, stays one.
-        if config.FIELDS[key].metadata["check"] in (values.text, values.path, values.url, values.names):
+        if config.FIELDS[key].metadata["check"] in TEXTS:
             return text
         try:
             return json.loads(text)

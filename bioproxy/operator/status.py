@@ -141,6 +141,8 @@ class Status:
             "note": self._slot.restore_trouble,
             # A sentence for people; programs should look at `up`.
             "trouble": self._watch.trouble,
+            # Of the llama.cpp that bioproxy starts itself; `None` for another one.
+            "child": None if self._upstream.child is None else self._upstream.child.told(),
         }
 
     def _at_the_gate(self) -> dict[str, Any]:
@@ -200,6 +202,9 @@ class Status:
         # not taken for it.
         prompt = self._warmer.catalogue.get(name)
         snapshot = None if prompt is None else self._slot.saved(name, prompt.key)
+        # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
+        tokens = snapshot.tokens if snapshot else self._warmer.tokens.get(name)
+        hot = prompt is not None and self._slot.holds(prompt.key)
         return {
             # What headers, metrics and slot files call the template, and what a message has to begin with.
             "name": name,
@@ -212,8 +217,9 @@ class Status:
             "warmup": self._warmer.schedule.look(name).told(),
             # Rounded to what a progress bar can show, so that it is not news for every page with each token.
             "progress": round(self._warmer.progress(name), 3),
-            # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
-            "tokens": snapshot.tokens if snapshot else self._warmer.tokens.get(name),
+            "tokens": tokens,
+            # What being warm is worth: `cold_s` and `now_s`, in seconds.
+            **self._prompts.worth(tokens, state == "warm", hot),
             # Wall-clock times, in ISO 8601: they may be from before a restart, when the reactor's clock was another.
             "warmed_at": snapshot.saved_at if snapshot else None,
             # When the request arrived that was the last one to arrive on this template.

@@ -57,6 +57,7 @@ class Proxy:
         find      the worker process, for a large body    ends that process; the next request starts another one
         gate      the requests before this one            leaves the queue
         fill      a thread that reads template files      opens the gate; what the thread reads is dropped
+        start     llama-server loading its model          leaves the gate to the next one, which waits likewise
         prepare   some short calls of llama-server        closes the connection of the call in progress
         head      llama-server computing the prompt       closes the connection; llama-server stops at its next batch
         body      llama-server generating the answer      closes the connection; llama-server stops at its next token
@@ -223,6 +224,7 @@ class Proxy:
         """
         # Both steps follow each other at once here, because there is no queue between them.  They may wait for the
         # worker process and for a thread, and a hang-up gives up either.
+        self._upstream.refuse_while_starting()
         found = await self._reader.find(exchange.record.path, exchange.body)
         if isinstance(found, NamedTemplates):
             exchange.body = exchange.body.filled((await self._reader.fill(found)).pieces)
@@ -265,8 +267,9 @@ class Proxy:
             record.queue_ms = waited * 1000
             self._waits.entered(record)
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
-            # Fail fast while llama-server is unresponsive, instead of one time-out after the other.
-            self._upstream.check()
+            # Fail fast while llama-server is unresponsive, instead of one time-out after the other.  A llama-server
+            # that is just being started is waited for, as long as the request may still wait.
+            await self._upstream.ready(self._gate.timeout - waited)
 
             # 3. Fill the templates and prepare the slot.  Filled only now: a file may have been edited while the
             #    request waited, and hundreds of waiting requests would otherwise each hold a filled body.

@@ -55,8 +55,8 @@ At half of it more moments count that no client notices; at twice as much, quick
 class Record:
     """One request.
 
-    Durations are in milliseconds.  `None` is for what is not known, or not yet.  The names of the fields are those in
-    `/status` and in the JSON log, so they do not change.
+    Durations are in milliseconds, except `saved_s`.  `None` is for what is not known, or not yet.  The names of the
+    fields are those in `/status` and in the JSON log, so they do not change.
     """
 
     path: str
@@ -93,6 +93,8 @@ class Record:
     """Tokens of its prompt, reused ones included, as llama-server counts them."""
     cached_tokens: int | None = None
     """How many of these were reused."""
+    saved_s: float | None = None
+    """About how many seconds computing the reused tokens would have taken; `None` before the speed was measured."""
 
 
 class RequestLog:
@@ -196,7 +198,11 @@ class RequestLog:
         # What was saved is an estimate: the tokens that were reused, times what computing one takes.  The speed learns
         # from this answer first, so the estimate is by the latest measurement.
         self._speed.measured(computed, timings.get("prompt_ms", 0.0))
-        self._metrics.prefill_seconds_saved.labels(label).inc(reused * self._speed.seconds_per_token)
+        seconds = reused * self._speed.seconds_per_token
+        self._metrics.prefill_seconds_saved.labels(label).inc(seconds)
+        # Without a measurement 0 would say that nothing was saved, which is known only where nothing was reused.
+        if self._speed.seconds_per_token or not reused:
+            record.saved_s = seconds
 
 
 def told(record: Record) -> dict[str, Any]:

@@ -117,6 +117,9 @@ class Shutdown:
         # The `await` of each request in the queue fails here and now with `Unavailable`, which its client gets as a 503
         # with `Retry-After`.  A warm-up is cancelled.
         self._gate.close()
+        # So does the request at the gate that waits for llama-server to start.
+        if self._upstream.child is not None:
+            self._upstream.child.turn_away(lambda: ShuttingDown("bioproxy is shutting down"))
         # Connections that are open stay: they carry the answers that are to be finished.  `maybeDeferred`, because
         # `stopService` of a service may return `None` instead of a Deferred.
         await maybeDeferred(self._clients_port.stopService)

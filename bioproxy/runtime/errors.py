@@ -132,6 +132,18 @@ class ShuttingDown(UpstreamError):
     retry_after = 5
 
 
+class LlamaNotRunning(UpstreamError):
+    """The llama-server that bioproxy starts itself does not answer yet, or cannot be started."""
+
+    status = 503
+    kind = "unavailable_error"
+
+    # As `Unavailable` has it: a small model is loaded in such a time.
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class UpstreamTimeout(ProxyError, LlamaCallFailed):
     """llama-server was unresponsive for `upstream_timeout` seconds: neither the answer nor `/health` came."""
 

@@ -112,6 +112,7 @@ class Metrics:
         self.shared_warmups_saved = counter("shared_warmups_saved", "Warm-ups whose file another bioproxy had")
         # bioproxy and llama-server themselves.
         self.reactor_stall_seconds = seconds("reactor_stall_seconds", "Times over 50 ms that bioproxy stood still")
+        self.llama_restarts = counter("llama_restarts", "Times that bioproxy has started its llama.cpp again")
         self.upstream_up = gauge("upstream_up", "1 while llama-server answers with its model loaded")
         # A metric with labels has no value before the labels' first use; these are meant to be 0 from the start.
         for kind in ("user", "warmup"):

@@ -21,6 +21,8 @@ PARTS = {
     "request_log": "requests",
     "process_watch": "llama",
     "inspection": "llama",
+    "process_output": "llama.cpp",
+    "supervisor": "llama",
     "template_poller": "templates",
     "files": "slot",
     "record": "slot",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,25 @@ def url(value: Any, folder: Path) -> str:
     if not valid or "@" in parts.netloc or re.search(r"[?#]|[^!-~]", address):
         raise ValueError(complaint)
     return address
+
+
+def program(value: Any, folder: Path) -> str:
+    """Accept a program: a name, which is looked for on the path, or a path, which has a slash in it."""
+    name = text(value, folder)
+    return str(path(name, folder)) if "/" in name else name
+
+
+def words(value: Any, _folder: Path) -> tuple[str, ...]:
+    """Accept the words of a command line: a list of texts, or one text, which is split as a shell does."""
+    complaint = f'must be a list like ["-c", "8192"], not {json.dumps(value)}'
+    try:
+        found = shlex.split(value) if isinstance(value, str) else value
+    except ValueError as error:  # a quotation mark that is not closed
+        raise ValueError(f"{complaint}: {error}") from None
+    # Numbers are texts on a command line, and in JSON it is easy to leave out their quotation marks.
+    if not isinstance(found, list) or not all(isinstance(each, str) and "\0" not in each for each in found):
+        raise ValueError(complaint)
+    return tuple(found)
 
 
 def names(value: Any, folder: Path) -> tuple[str, ...]:

@@ -84,6 +84,8 @@ class SlotFiles:
         self._snapshots = snapshots
         self._metrics = metrics
         self._reuse_check = reuse_check
+        self._speed = speed
+        self._clock = clock
         self.saver = FileSaver(llama, identity, snapshots, folder, shelf, metrics, speed, clock)
         # What other objects do with the same record and the same folder, offered under the same names.  The classes say
         # what the methods do.  First how a file is made, in `FileSaver`.
@@ -144,6 +146,7 @@ class SlotFiles:
         # What the slot holds is for the caller to forget before this, because from the next
         # ``await`` on it may be anything: the old content, this file, or nothing.
         result, loaded = "missing", None
+        began = self._clock.seconds()
         try:
             # The disk is looked at before llama-server is asked.  llama-server believes the sizes
             # that it reads in the file, and one that was cut short ends its process (builds b11434,
@@ -178,6 +181,8 @@ class SlotFiles:
             self._snapshots.drop(name, kind)
             return False
         self._metrics.slot_bytes.labels("restored").inc(loaded.size)
+        # For operators, who are told what a file is worth: seconds of computing against seconds of reading.
+        self._speed.restored(loaded.tokens, self._clock.seconds() - began)
         # A use: the file goes behind all others in the order in which files are removed.
         if for_user:
             self.used(name, kind)

@@ -65,16 +65,28 @@ class SlotFolder:
     """Where the folder is, `None` where this host does not see it."""
 
     def __init__(
-        self, path: Path | None, free: Callable[[Path], int] = free_bytes, now: Callable[[], float] = time.time
+        self,
+        path: Path | None,
+        free: Callable[[Path], int] = free_bytes,
+        now: Callable[[], float] = time.time,
+        makes: bool = False,
     ) -> None:
-        # How much is free, and the wall clock, can be handed in: tests cannot fill a disk or wait.
+        # How much is free, and the wall clock, can be handed in: tests cannot fill a disk or wait.  With `makes`, a
+        # missing folder is made: it is for a llama.cpp that bioproxy starts itself.
+        self._makes = makes
         self.path = path
         self._free = free
         self._now = now
         self._lock: int | None = None
 
     def open(self) -> None:
-        """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it."""
+        """Lock the folder, if it is seen.  Raises `ConfigError` if another bioproxy uses it, or it cannot be made."""
+        # Its files tell what users have said, so only the owner may look into it.
+        if self.path is not None and self._makes:
+            try:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"slot_save_path: {self.path}: {error.strerror}") from None
         # Two bioproxies would overwrite each other's files and warm up again, without end.  The kernel holds the lock
         # for the open file, so the lock ends with the process, however that ends.
         try:

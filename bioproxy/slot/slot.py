@@ -141,6 +141,11 @@ class Slot:
         # content checks for that; for display, this answer is good enough.
         return self._content.has(key)
 
+    def holds_conversation(self, entry: Snapshot) -> bool:
+        """Tell whether the slot was left with the conversation that a file has, as far as is known."""
+        known = self._content.known
+        return known is not None and known.key == entry.key and known.conversation == entry.conversation
+
     def continues(self, conversation: ConversationChain) -> bool:
         """Tell whether a request's conversation goes on with the one that the slot holds, as far as is known."""
         return self._content.is_continued_by(conversation)
@@ -172,9 +177,7 @@ class Slot:
         if latest is None:
             return None
         name, kind, entry = latest
-        known = content.known
-        holds = known is not None and known.key == entry.key and known.conversation == entry.conversation
-        return None if holds or self.is_doubted(name) else (name, kind, entry)
+        return None if self.holds_conversation(entry) or self.is_doubted(name) else (name, kind, entry)
 
     def tokens_of_conversation(self, turns: ConversationChain) -> int | None:
         """Return how many tokens the slot holds of a conversation as it was answered, `None` if it is not there."""

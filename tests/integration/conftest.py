@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from zope.interface import implementer
 
 from bioproxy.demo import tiny_model
 from tests.integration.support import LlamaServer, RunningProxy, Twistd, async_fixture, environment
+from tests.support.browser import BROWSER, DRIVER, Browser
 
 LlamaOf = Callable[..., LlamaServer]
 ProxyOf = Callable[..., RunningProxy]
@@ -26,6 +28,17 @@ TOOLS_TEMPLATE = (
     + tiny_model.CHAT_TEMPLATE
 )
 """A chat template that puts tools and the switch for thinking before the messages."""
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Return the browser; starting one takes seconds."""
+    if not (BROWSER.exists() and DRIVER.exists()):
+        reason = "needs Debian's chromium and chromium-driver"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.quit()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
-"""A llama.cpp with parameters that the demo's has no options for: ``python -m tests.integration.llama_with JSON ...``.
+"""A llama.cpp with parameters that there are no flags for: ``python -m tests.integration.llama_with JSON ...``.
 
-JSON is an object of names and values of llama.cpp's `CommonParams`; the rest is as `bioproxy.demo.llama_child` has it.
+JSON is an object of names and values of llama.cpp's `CommonParams`; the rest is as `bioproxy.child.wheel_server` has
+it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import xllamacpp  # type: ignore[import-untyped]
 
-from bioproxy.demo import llama_child
+from bioproxy.child import wheel_server
 
 
 def assign(params: Any, values: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ def assign(params: Any, values: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Serve as `llama_child` does, with these parameters."""
+    """Serve as `wheel_server` does, with these parameters."""
     more: dict[str, Any] = json.loads(sys.argv.pop(1))
     plain = xllamacpp.CommonParams
 
@@ -34,7 +35,7 @@ def main() -> None:
         return made
 
     xllamacpp.CommonParams = params
-    llama_child.main()
+    wheel_server.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

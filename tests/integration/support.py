@@ -283,10 +283,13 @@ class LlamaServer:
 
     async def start(self) -> None:
         """Start it; fires when it answers."""
-        child = (
-            ["tests.integration.llama_with", json.dumps(self.params)] if self.params else ["bioproxy.demo.llama_child"]
-        )
-        command = [sys.executable, "-m", *child, "--model", str(self.model), "--generate", "tiny"]
+        child = ["bioproxy.child.wheel_server"]
+        if self.params:
+            child = ["tests.integration.llama_with", json.dumps(self.params)]
+        # With all of llama.cpp's interface, and little memory for prompts that are finished.
+        usual = ["--metrics", "--props", "--cache-ram", "256"]
+        command = [sys.executable, "-m", *child, "--model", str(self.model), *usual]
+        self.slots.mkdir(exist_ok=True)
         with open(self._output, "wb") as output:
             # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
             self._process = subprocess.Popen(

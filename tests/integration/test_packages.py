@@ -16,7 +16,8 @@ from bioproxy import __version__
 from tests.integration.support import ROOT
 
 NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".nox", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info", "build", "dist"
+    *(".git", ".venv", ".*_cache", ".nox", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info"),
+    *("build", "dist", "site"),
 )
 
 REPOSITORY_ONLY = {".ci", ".dockerignore", ".gitattributes", ".gitignore"}
@@ -54,13 +55,17 @@ def check_wheel(folder: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts and path.name != "dropin.cache"
     }
     assert {
+        "bioproxy/__main__.py",
+        "bioproxy/command/main.py",
         "bioproxy/py.typed",
         "bioproxy/operator/page_files/index.html",
-        "bioproxy/demo/templates/code.txt",
+        "bioproxy/demo/templates/manual.txt",
     } <= expected
     assert "twisted/plugins/bioproxy_plugin.py" in expected
     with zipfile.ZipFile(next(folder.glob("dist/*.whl"))) as wheel:
         entries = {info.filename: info for info in wheel.infolist() if ".dist-info/" not in info.filename}
+        scripts = wheel.read(f"bioproxy-{__version__}.dist-info/entry_points.txt").decode()
+    assert "bioproxy = bioproxy.command.main:main" in scripts
     assert set(entries) == expected
     assert {info.external_attr >> 16 & 0o777 for info in entries.values()} == {0o644}
     assert {info.date_time for info in entries.values()} == {(2023, 11, 14, 22, 13, 20)}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
-import os
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import TOOLS_TEMPLATE, LlamaOf, ModelOf, Run
@@ -28,21 +25,10 @@ from tests.integration.support import (
     prose,
     until,
 )
-from tests.support.browser import BROWSER, DRIVER, Browser
+from tests.support.browser import Browser
 
 EVIL = "<img src=x onerror=document.title='owned'>"
 """What somebody may put into a path."""
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Return the browser; starting one takes seconds."""
-    if not (BROWSER.exists() and DRIVER.exists()):
-        reason = "needs Debian's chromium and chromium-driver"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.quit()
 
 
 class Page:
@@ -105,13 +91,7 @@ class Page:
 
     def violations(self) -> list[str]:
         """Return what axe-core has against the page as it is now."""
-        source = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text()
-        self.browser.run(f"if (!window.axe) {{ {source} }}")
-        found = self.browser.driver.execute_async_script(
-            "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(done, (e) => done(String(e)))"
-        )
-        assert isinstance(found, dict), found
-        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found["violations"]]
+        return self.browser.violations()
 
     def everybody_can_use_it(self) -> None:
         """Check it light and dark, wide and narrow; and that it never has to be moved sideways."""
@@ -164,12 +144,22 @@ async def test_at_work(page: Page) -> None:
     # Requests: the slot holds code, so that is hot; mail comes from its file; an edited one is cold.
     await page.ask("@code why?")
     await page.says("#request-rows tr:nth-child(1)", "code", "hot", "reused", "200")
+    # What that was worth, in the row of the request and in that of the template, which the slot holds.
+    told = re.search(r"would have taken (\d+(?:\.\d)?) s, took (\d+(?:\.\d)?) (s|ms)", page.row())
+    assert told is not None, page.row()
+    assert float(told[1]) > float(told[2]) / (1000 if told[3] == "ms" else 1), page.row()
+    await until(lambda: re.search(r"cold \d+(\.\d)? s, now 0 s", page.text("[data-key=code]")))
     await page.ask("@mail why?")
     await page.says("#request-rows tr:nth-child(1)", "mail", "restored")
+    # Now a request on the other one would have to restore it.
+    await page.ask("@code why?")
+    await page.says("#request-rows tr:nth-child(1)", "code", "restored", "would have taken")
+    await page.ask("@mail why?")
+    await until(lambda: re.search(r"cold [\d.]+ s, now ([1-9]\d* ms|[\d.]+ s)", page.text("[data-key=code]")))
     page.folder.joinpath("mail.txt").write_text("Another one: " + prose(50, seed=2) + "<{message}>")
     await page.ask("@mail why?")
     await page.says("#request-rows tr:nth-child(1)", "cold", "the template's text changed")
-    assert "hot" in page.row(3)
+    assert "hot" in page.row(5)
     # Its error is over, and it is warmed up anew.
     await page.says("[data-key=mail]", "warm", "saved")
     assert "No such file" not in page.text("[data-key=mail]")
@@ -307,7 +297,8 @@ async def test_prompts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None
     await page.says("#conversation-list", "auto-", "tokens")
     await agent("and now?", secret + "It is one o'clock. " * 20)
     await page.says("#request-rows tr:nth-child(1)", "auto-", "reused")
-    await page.says("#learned-list", "hit", "used", "of computing saved")
+    await page.says("#learned-list", "hit", "used", "of computing saved", "cold ", " s, now")
+    await page.says("#conversation-list", "cold ")
     await page.says("#learned-total", "files", "of 8.0 GB")
     await page.says("#conversation-total", "of 16.0 GB")
     everything = page.browser.run("return document.body.innerText")

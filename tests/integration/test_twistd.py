@@ -340,7 +340,7 @@ async def test_installed(installed: tuple[Path, Path], tmp_path: Path) -> None:
     found = Twistd(tmp_path, [str(python), "-c", where], env)
     assert await found.ended() == 0, found.output
     assert found.output.strip() == (
-        f"{origin / 'bioproxy' / 'demo' / 'service.py'} ['code.txt', 'notes.txt', 'story.txt']"
+        f"{origin / 'bioproxy' / 'demo' / 'service.py'} ['handbook.txt', 'island.txt', 'manual.txt']"
     )
     version = Twistd(tmp_path, [str(python), TWISTD, "bioproxy", "--version"], env)
     assert await version.ended() == 0, version.output

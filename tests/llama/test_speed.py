@@ -51,6 +51,15 @@ class Measuring(SynchronousTestCase):
         speed.saved(1000, 16_000_000, 0.0)  # too quick to measure is quick
         self.assertEqual(0.0, speed.save_seconds(2000))
 
+    def test_restoring(self) -> None:
+        """The latest restore tells how long one of another length will take; a short one is no measurement."""
+        speed = Speed()
+        speed.restored(ENOUGH - 1, 1.0)
+        self.assertIsNone(speed.restore_seconds(1000))
+        speed.restored(1000, 9.0)
+        speed.restored(1000, 0.5)
+        self.assertEqual(1.0, speed.restore_seconds(2000))
+
     def test_useless_save(self) -> None:
         """A save of no tokens is no measurement."""
         speed = Speed()

@@ -153,6 +153,7 @@ class Status(WorldTest):
                     "slot_save": True,
                     "note": None,
                     "trouble": None,
+                    "child": None,
                 },
                 "gate": {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []},
                 "head_start": [],
@@ -166,6 +167,9 @@ class Status(WorldTest):
                         "warmup": {"due": False, "reason": "warm", "until": None},
                         "progress": 1.0,
                         "tokens": len(PREFIX),
+                        # The fake needs no time, so computing is worth nothing; the slot holds it.
+                        "cold_s": None,
+                        "now_s": 0.0,
                         "warmed_at": snapshot.saved_at,
                         "last_used": requests[0]["time"],
                         "wanted": False,
@@ -178,7 +182,7 @@ class Status(WorldTest):
         )
         keys = (
             "id time path template prompt status cache queue_ms estimate_ms restore_ms ttft_ms total_ms"
-            " prompt_tokens cached_tokens miss miss_detail".split()
+            " prompt_tokens cached_tokens saved_s miss miss_detail".split()
         )
         self.assertEqual([set(keys)], [set(request) for request in requests])
         for time in (snapshot.saved_at, requests[0]["time"]):
@@ -190,6 +194,7 @@ class Status(WorldTest):
         status = self.status(world)
         llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
         llama["trouble"] = "not asked yet"
+        llama["child"] = None
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
         expected["note"] = None

@@ -20,7 +20,9 @@ from tests.support.world import World, WorldTest
 SYSTEM = "You are an agent with a secret plan. " * 20
 """A system message of some hundred tokens: the fake makes one of each character."""
 
-FIELDS = "name kind state progress tokens bytes hits last_used saved_at saved_s pinned part warmup error note".split()
+FIELDS = (
+    "name kind state progress tokens bytes hits last_used saved_at saved_s cold_s now_s pinned part warmup error note"
+).split()
 """The fields of each entry of `prompts`."""
 
 
@@ -116,6 +118,44 @@ class Listing(LearningTest):
         world.speed.seconds_per_token = 0.01
         saved = self.prompts(world)["learned", learned]["saved_s"]
         self.assertEqual(round(prompt["hits"] * prompt["tokens"] * 0.01, 1), saved)
+
+    def test_worth(self) -> None:
+        """What a prompt takes to compute, and what it takes now: nothing in the slot, a restore from its file."""
+        world, learned = self.learned_world()
+        (chat,) = self.conversations(world, 1)
+        world.speed.seconds_per_token = 0.01
+        names = ("template", "code"), ("learned", learned), ("conversation", chat)
+
+        def worth() -> list[tuple[float | None, float | None]]:
+            prompts = self.prompts(world)
+            return [(prompts[name]["cold_s"], prompts[name]["now_s"]) for name in names]
+
+        # As long as no restore was measured: only of what the slot holds is known how long it takes now.
+        tokens = [self.prompts(world)[name]["tokens"] for name in names]
+        cold = [round(count * 0.01, 1) for count in tokens]
+        world.chat("@code why?")
+        world.speed.restore_seconds_per_token = None
+        self.assertEqual([(cold[0], 0.0), (cold[1], None), (cold[2], None)], worth())
+        template = world.operate("GET", "/status").json()["templates"][0]
+        self.assertEqual((cold[0], 0.0), (template["cold_s"], template["now_s"]))
+        # A millisecond for each token.
+        world.speed.restored(1000, 1.0)
+        self.assertEqual([0.0, *(round(count * 0.001, 2) for count in tokens[1:])], [now for _, now in worth()])
+        # In the slot, or not usable any more: then nothing is known but what computing takes.
+        world.chat("three?", system=SYSTEM)
+        world.speed.seconds_per_token = 0.01
+        self.assertEqual((cold[1], 0.0), worth()[1])
+        (self.folder / "slots" / f"{chat}.chat.bin").unlink()
+        self.assertEqual((cold[2], None), worth()[2])
+
+    def test_worth_of_the_conversation_in_the_slot(self) -> None:
+        """The conversation that the slot holds is worth all of its tokens, since it needs no restore."""
+        world, _ = self.learned_world()
+        world.chat("four?", system=SYSTEM)
+        self.successResultOf(world.start(world.slot.save_conversation))
+        world.speed.seconds_per_token = 0.01
+        latest = next(each for (kind, _), each in self.prompts(world).items() if kind == "conversation")
+        self.assertEqual(0.0, latest["now_s"], "saved a moment ago")
 
     def test_unused(self) -> None:
         """What was never used says so; a template has the time of its last request, also without a file."""

@@ -59,6 +59,7 @@ class Closing(SynchronousTestCase):
             "total_ms": 2000.0,
             "prompt_tokens": 1000,
             "cached_tokens": 900,
+            "saved_s": 1.8,
             "miss": None,
             "miss_detail": None,
         }
@@ -106,8 +107,14 @@ class Closing(SynchronousTestCase):
     def test_saved_at_the_speed_known(self) -> None:
         """A request that computed too little to measure the speed is worth what was measured before."""
         self.speed.measured(1000, 1000)
-        self.close({"cache_n": 500, "prompt_n": 1, "prompt_ms": 50})
+        record = self.close({"cache_n": 500, "prompt_n": 1, "prompt_ms": 50})
+        self.assertAlmostEqual(0.5, record.saved_s or 0)
         self.assertAlmostEqual(0.5, self.sample("prefill_seconds_saved_total", template="") or 0)
+
+    def test_saved_at_no_speed(self) -> None:
+        """Before the speed is known, nobody knows what reused tokens are worth; no tokens are worth nothing."""
+        self.assertIsNone(self.close({"cache_n": 500, "prompt_n": 1, "prompt_ms": 50}).saved_s)
+        self.assertEqual(0.0, self.close({"cache_n": 0, "prompt_n": 1, "prompt_ms": 50}).saved_s)
 
     def test_no_timings(self) -> None:
         """An answer that does not tell what was reused counts no tokens."""

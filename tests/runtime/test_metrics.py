@@ -31,6 +31,7 @@ TABLE = {
     "bioproxy_slot_restores_total": ("counter", "template result"),
     "bioproxy_slot_bytes_total": ("counter", "direction"),
     "bioproxy_reactor_stall_seconds": ("histogram", ""),
+    "bioproxy_llama_restarts_total": ("counter", ""),
     "bioproxy_upstream_up": ("gauge", ""),
     "bioproxy_build_info": ("gauge", "version twisted python"),
 }

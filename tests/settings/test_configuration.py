@@ -25,6 +25,9 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "api_key_file": (None, "keys", "../keys"),
     "llama_ca_file": (None, "ca.pem", "../ca.pem"),
     "llama_api_key_file": (None, "key", "../key"),
+    "model": (None, "a.gguf", "../b.gguf"),
+    "llama_server": (None, "llama-server", "llama-server-cuda"),
+    "llama_args": ((), ["-c", "8192"], "-c 4096 --alias 'two words'"),
     "upstream_timeout": (30.0, 1, 2.5),
     "prefixes": ({}, {"@a": "f.txt"}, {"@a": "c.txt"}),
     "poll_interval": (2.0, 0.05, 5),
@@ -46,7 +49,7 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "max_body": (67108864, 1, 1024),
     "log_format": ("text", "json", "text"),
 }
-PATHS = {"slot_save_path", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
+PATHS = {"model", "slot_save_path", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
 
 # Settings, and what each of them refuses.
 BAD: dict[str, list[Any]] = {
@@ -84,7 +87,9 @@ BAD: dict[str, list[Any]] = {
     "queue_limit": [-1, 1_000_001, "many"],
     "listen admin_listen": [1, "", None],
     "admin_hosts": [1, None, [1], ["a:1"], ["a b"], "a/b", {}],
-    "slot_save_path state_dir api_key_file llama_ca_file llama_api_key_file": [
+    "llama_server": [1, "", None, "a/\0b"],
+    "llama_args": [1, None, {}, [8192], ["a\0b"], "'open"],
+    "model slot_save_path state_dir api_key_file llama_ca_file llama_api_key_file": [
         1,
         "",
         "a\0b",
@@ -128,14 +133,17 @@ class Loading(FolderTest):
                 return {prefix: folder / file for prefix, file in value.items()}
             if key == "admin_hosts":
                 return tuple(value)
+            if key == "llama_args":
+                return tuple(value) if isinstance(value, list) else ("-c", "4096", "--alias", "two words")
             return folder / value if key in PATHS else value
 
         for key, (default, in_file, on_command_line) in KEYS.items():
             self.assertEqual(default, getattr(self.load(), key), key)
+            needs = {"model": "m"} if key in ("llama_server", "llama_args") else {}
             from_file = meaning(key, in_file, self.folder)
-            self.assertEqual(from_file, getattr(self.load({key: in_file}), key), key)
+            self.assertEqual(from_file, getattr(self.load({**needs, key: in_file}), key), key)
             from_command_line = meaning(key, on_command_line, Path("/elsewhere"))
-            for content in ({key: in_file}, {}):
+            for content in ({**needs, key: in_file}, needs):
                 self.assertEqual(from_command_line, getattr(self.load(content, {key: on_command_line}), key), key)
             self.file.unlink()
 
@@ -146,6 +154,17 @@ class Loading(FolderTest):
                 self.assertIsNone(getattr(self.load({listen: "tcp:1"}, given), listen))
                 self.assertEqual("tcp:2", getattr(self.load({listen: "tcp:1"}, {listen: "tcp:2", **given}), listen))
                 self.assertEqual("tcp:1", getattr(self.load({listen: "tcp:1", **given}), listen))
+
+    def test_a_model_of_its_own(self) -> None:
+        """A model and an address exclude each other, and how to run a model makes no sense without one."""
+        for file, line in (({"model": "m", "llama_url": "http://a"}, {}), ({"llama_url": "http://a"}, {"model": "m"})):
+            self.assertIn("model and llama_url: give only one", self.refused(file, line))
+        for key, value in (("llama_server", "x"), ("llama_args", ["-c", "1"])):
+            self.assertIn(f"{key}: needs the setting model", self.refused({key: value}))
+            self.assertEqual(Path("/elsewhere/m"), self.load({key: value}, {"model": "m"}).model)
+        # A program is looked for on the path, unless a slash says where it is.
+        for text, program in (("x", "x"), ("./x", str(self.folder / "x")), ("~/bin/x", "/h/bin/x"), ("/b/x", "/b/x")):
+            self.assertEqual(program, self.load({"model": "m", "llama_server": text}).llama_server)
 
     def test_settings_are_independent(self) -> None:
         """One setting from the command line leaves the file's others alone."""
@@ -273,6 +292,23 @@ class Loading(FolderTest):
                     config.refuse_loop(settings)
             else:
                 config.refuse_loop(settings)
+
+    def test_endpoints(self) -> None:
+        """An endpoint's host and port are read from its text; one without a port equals no port."""
+        for listen, expected in (
+            (None, None),
+            ("unix:/run/b.sock", ("0.0.0.0", -1)),
+            ("tcp:8080", ("0.0.0.0", 8080)),
+            ("ssl:port=8443:interface=10.1.1.1:privateKey=k.pem", ("10.1.1.1", 8443)),
+            ("tcp6:8080:interface=\\:\\:1", ("::1", 8080)),
+        ):
+            self.assertEqual(expected, config.endpoint_address(listen), listen)
+
+    def test_endpoint_is_own(self) -> None:
+        """An endpoint counts like host and port."""
+        for given in ({"listen": "tcp:8080"}, {"admin_listen": "tcp:8080:interface=127.0.0.1"}):
+            with self.assertRaises(ConfigError, msg=str(given)):
+                config.refuse_loop(self.load(given))
 
     def test_unreachable_default_file(self) -> None:
         """A default file that cannot even be looked for is told in one line as well."""

@@ -6,6 +6,7 @@ look for updates, nor for anything else that is not on this machine.
 
 from __future__ import annotations
 
+import importlib.resources
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,16 @@ class Browser:
         """Return what the console has had since this was last called, but for the chatty levels."""
         entries = self.driver.get_log("browser")
         return [entry["message"] for entry in entries if entry["level"] in ("SEVERE", "WARNING")]
+
+    def violations(self) -> list[str]:
+        """Return what axe-core has against the page as it is now."""
+        source = (importlib.resources.files("axe_core_python") / "axe.min.js").read_text()
+        self.run(f"if (!window.axe) {{ {source} }}")
+        found = self.driver.execute_async_script(
+            "const done = arguments[0]; axe.run({resultTypes: ['violations']}).then(done, (e) => done(String(e)))"
+        )
+        assert isinstance(found, dict), found
+        return [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in found["violations"]]
 
     def quit(self) -> None:
         """End it."""

@@ -4,7 +4,7 @@ import { act, announce } from "./actions.js";
 import { age, badge, byId, el, keep, say, show } from "./dom.js";
 import { progressBar, whyNot } from "./templates.js";
 import { tick } from "./time.js";
-import { count, duration, plural, size, sizeOf, STATES } from "./words.js";
+import { count, duration, plural, size, sizeOf, STATES, worth } from "./words.js";
 
 const FIRST = 5; // entries of each group that are shown before its button is pressed
 const SURE = 5000; // milliseconds in which "Forget" has to be pressed again
@@ -70,9 +70,11 @@ function row(prompt, known) {
 }
 
 /** What is known of a prompt or a conversation: tokens, size, uses, and what they were worth. */
-function facts({ tokens, bytes, hits, last_used, saved_at, saved_s }) {
+function facts(prompt) {
+  const { tokens, bytes, hits, last_used, saved_at, saved_s } = prompt, value = worth(prompt);
   const items = [];
   if (tokens !== null) items.push([`${count(tokens)} tokens`]);
+  if (value) items.push([el("span", { class: "worth" }, value)]);
   items.push([bytes ? size(bytes) : "no file"]);
   items.push([plural(hits, "hit", "hits")]);
   if (last_used) items.push(["used ", age(last_used)]);

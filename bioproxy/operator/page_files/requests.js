@@ -2,7 +2,7 @@
 
 import { age, badge, byId, el, keep, show } from "./dom.js";
 import { tick } from "./time.js";
-import { CACHES, count, milliseconds, MISSES, percent, statusWord } from "./words.js";
+import { CACHES, count, milliseconds, MISSES, percent, saving, statusWord } from "./words.js";
 
 const FIRST = 20; // requests shown before the button is pressed
 
@@ -46,8 +46,9 @@ function cache({ cache, miss, miss_detail, restore_ms, template, prompt }) {
   return [badge(cache, CACHES[cache] ?? cache), ...(more ? [el("span", { class: "sub" }, more)] : [])];
 }
 
-/** A bar with the share of reused tokens, and both numbers. */
-function tokens({ prompt_tokens, cached_tokens }) {
+/** A bar with the share of reused tokens, both numbers, and what that was worth. */
+function tokens(request) {
+  const { prompt_tokens, cached_tokens } = request, saved = saving(request);
   if (prompt_tokens === null || cached_tokens === null) return [el("span", { class: "sub" }, "–")];
   const share = prompt_tokens ? cached_tokens / prompt_tokens : 0;
   const reused = el("span", { class: "reused" });
@@ -55,6 +56,7 @@ function tokens({ prompt_tokens, cached_tokens }) {
   return [
     el("span", { class: "bar", "aria-hidden": "true" }, reused),
     el("span", { class: "sub" }, `${count(cached_tokens)} reused, ${count(prompt_tokens - cached_tokens)} computed`),
+    ...(saved ? [el("span", { class: "sub worth" }, saved)] : []),
   ];
 }
 

@@ -3,7 +3,7 @@
 import { act } from "./actions.js";
 import { age, badge, byId, el, keep, show } from "./dom.js";
 import { preview } from "./preview.js";
-import { count, fileName, percent, plural, STATES } from "./words.js";
+import { count, fileName, percent, plural, STATES, worth } from "./words.js";
 
 /** Show the templates in the order of the configuration. */
 export function showTemplates(templates) {
@@ -45,10 +45,12 @@ export function whyNot({ state, warmup }) {
 }
 
 /** The facts about a template that are known: file, tokens, times. */
-function facts({ tokens, warmed_at, last_used, path, includes }) {
+function facts(template) {
+  const { tokens, warmed_at, last_used, path, includes } = template, value = worth(template);
   const file = el("span", { class: "path", title: [path, ...includes].join("\n") }, fileName(path));
   const items = [[file, includes.length ? ` + ${plural(includes.length, "file", "files")}` : ""]];
   if (tokens !== null) items.push([`${count(tokens)} tokens`]);
+  if (value) items.push([el("span", { class: "worth" }, value)]);
   if (warmed_at) items.push(["saved ", age(warmed_at)]);
   if (last_used) items.push(["used ", age(last_used)]);
   return items.map((parts) => el("span", {}, ...parts));

@@ -28,6 +28,25 @@ export function span(seconds) {
 
 export const milliseconds = (ms) => duration(ms === null || ms === undefined ? null : ms / 1000);
 
+/** What being warm is worth: "cold 34 s, now 0.4 s"; `null` where that is not known, or not worth telling. */
+export function worth({ cold_s, now_s }) {
+  if (cold_s === null || cold_s < TOLD) return null;
+  return `cold ${seconds(cold_s)}${now_s === null ? "" : `, now ${seconds(now_s)}`}`;
+}
+
+/** What a request has saved: "would have taken 12.4 s, took 0.4 s"; `null` where that is not worth telling. */
+export function saving({ saved_s, total_ms, restore_ms }) {
+  if (saved_s === null || saved_s < TOLD || total_ms === null) return null;
+  // Without bioproxy nothing would have been restored from a file either.
+  const without = saved_s + (total_ms - (restore_ms ?? 0)) / 1000;
+  return `would have taken ${seconds(without)}, took ${seconds(total_ms / 1000)}`;
+}
+
+const TOLD = 0.1; // seconds; less than that nobody feels
+
+/** Seconds to be compared with others: with one decimal place, unless they are very few or very many. */
+const seconds = (number) => (number >= 0.095 && number < 99.95 ? `${number.toFixed(1)} s` : duration(number));
+
 export const percent = (share) => `${Math.round(share * 100)} %`;
 
 const UNITS = ["B", "KB", "MB", "GB", "TB", "PB"]; // each is 1024 times the one before, as in the settings

@@ -1,0 +1,110 @@
+"""What is run: from the settings to llama-server's command line.
+
+bioproxy needs one slot, a folder for slot files, and a port that only this machine reaches; all else is left to
+llama-server's own defaults and to `llama_args`.  These come last, because for llama-server the last of two equal flags
+wins: whoever wants four slots gets four.  A few flags are refused, because bioproxy would then look for llama-server
+where it is not.
+
+`adapted` turns the settings of a user, who has named a model, into those that all other parts work with: they know
+`llama_url` and `slot_save_path`, and need not know who started llama-server.
+
+Pure, but for `free_port`.  Which program there is on this machine is found out by `bioproxy.child.program`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+
+from bioproxy.runtime.errors import ConfigError
+from bioproxy.settings.configuration import Settings
+
+OURS = {
+    "-m": "the setting model names the file",
+    "--model": "the setting model names the file",
+    "-hf": "the setting model names the file",
+    "--slot-save-path": "the setting slot_save_path names the folder",
+    "--host": "bioproxy connects to 127.0.0.1",
+    "--api-prefix": "bioproxy asks without one",
+    "--ssl-key-file": "bioproxy connects without TLS",
+    "--ssl-cert-file": "bioproxy connects without TLS",
+}
+"""Flags that `llama_args` may not have, and why."""
+
+
+def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
+    """Return the flags for the settings' model, on `port` of this machine.  `settings` are `adapted` ones."""
+    return (
+        *("--model", str(settings.model)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        # One slot has the whole context, and its files are of use for every request.
+        *("--parallel", "1"),
+        # llama-server wants the slash: it puts file names right behind.
+        *("--slot-save-path", f"{settings.slot_save_path}/"),
+        # Whoever wants llama-server's own page can have it: ``--webui`` in `llama_args`.
+        *("--no-webui", "--metrics"),
+        *settings.llama_args,
+    )
+
+
+def command_line(program: str | None, flags: Sequence[str]) -> list[str]:
+    """Return what to start: `program` with these flags, or the wheel's server if that is `None`.
+
+    Both are run by a Python process that ends when bioproxy does.
+    """
+    module = ["bioproxy.child.wheel_server"] if program is None else ["bioproxy.child.lifeline", program]
+    return [sys.executable, "-m", *module, *flags]
+
+
+def environment() -> dict[str, str]:
+    """Return bioproxy's own environment, in which the child finds the same bioproxy, whatever folder it runs in."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def port_wanted(settings: Settings) -> int | None:
+    """Return the port that `llama_args` ask for; `None` if they leave it to bioproxy.  Raises `ConfigError`."""
+    port = None
+    for place, flag in enumerate(settings.llama_args):
+        name, equals, _ = flag.partition("=")
+        if name in OURS:
+            raise ConfigError(f"llama_args: {name}: {OURS[name]}")
+        # llama-server does not understand this; the wheel would, and bioproxy would look at another port.
+        if name.startswith("--") and equals:
+            raise ConfigError(f"llama_args: {name}: its value must be the next word, without =")
+        if name == "--port":
+            value = "".join(settings.llama_args[place + 1 : place + 2])
+            if not re.fullmatch(r"[0-9]{1,5}", value) or not 0 < int(value) < 65536:
+                raise ConfigError(f"llama_args: --port: must be a number from 1 to 65535, not {value!r}")
+            port = int(value)
+    return port
+
+
+def adapted(settings: Settings, port: int) -> Settings:
+    """Return the settings with the address of the child, and with a slot folder for it if none is configured.
+
+    Raises `ConfigError` if `llama_args` ask for another port: at a reload, when all other parts know the old one.
+    """
+    if port_wanted(settings) not in (None, port):
+        raise ConfigError("llama_args: only a restart can change --port")
+    return dataclasses.replace(
+        settings,
+        llama_url=f"http://127.0.0.1:{port}",
+        slot_save_path=settings.slot_save_path or settings.state_dir / "slots",
+    )
+
+
+def free_port() -> int:
+    """Return a TCP port of this machine that nobody listens on now.
+
+    Another program could take it before llama.cpp does.  That is told like any port that is taken, and the next start
+    of bioproxy chooses another one.
+    """
+    # Port 0 asks the operating system to choose one.  It is free again when the socket is closed.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

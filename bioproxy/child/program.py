@@ -1,0 +1,96 @@
+"""Finds the llama.cpp to run, and says at once what is missing.
+
+There may be a program `llama-server` on this machine, built for its GPU, and there may be the wheel `xllamacpp`, which
+a ``pip install`` brings.  The program that `llama_server` names is taken; without that setting the wheel; without the
+wheel a `llama-server` on the path.
+
+Mistakes that can be seen without starting anything are found here: a model file that is missing or is none, a program
+that does not exist, a flag that the wheel does not know.  They end the start with one line, and a reload with such a
+mistake changes nothing.  What shows only later is told by `bioproxy.child.failure_reasons`.
+
+Plain functions that look at files for a moment, without Twisted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from bioproxy.child.command_line import adapted, child_flags, port_wanted
+from bioproxy.child.wheel_flags import parsed
+from bioproxy.runtime.errors import ConfigError
+from bioproxy.settings.configuration import Settings
+
+GGUF = b"GGUF"
+"""What each model file of llama.cpp begins with."""
+
+USUAL_NAME = "llama-server"
+"""What the program is called that llama.cpp's build makes."""
+
+
+def find_program(settings: Settings) -> str | None:
+    """Return the path of the program to run, or `None` for the wheel.  Raises `ConfigError` if there is neither."""
+    if settings.llama_server is not None:
+        # A name without a slash is looked for on the path, as a shell does.
+        found = shutil.which(settings.llama_server)
+        if found is None:
+            raise ConfigError(f"llama_server: {settings.llama_server}: no such program")
+        return found
+    if importlib.util.find_spec("xllamacpp") is not None:
+        return None
+    found = shutil.which(USUAL_NAME)
+    if found is None:
+        raise ConfigError(
+            "model: there is no llama.cpp to run it: pip install 'bioproxy[llama]', or name a program in llama_server"
+        )
+    return found
+
+
+def check_child(settings: Settings) -> None:
+    """Raise `ConfigError` if the settings' model cannot be run, as far as that can be seen before it is tried.
+
+    Does nothing if the settings name no model.
+    """
+    if settings.model is None:
+        return
+    check_model(settings.model)
+    port_wanted(settings)
+    if find_program(settings) is None:
+        # The port makes no difference to whether the flags are known.
+        try:
+            parsed(child_flags(settings, 0))
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"llama_args: {error}") from None
+
+
+def reader(read: Callable[[], Settings], port: int) -> Callable[[], Settings]:
+    """Return what reads the settings at a reload, while a llama.cpp of bioproxy's own runs on `port`.
+
+    `read` reads them as they stand in the file.  Both raise `ConfigError`, and then the reload changes nothing.
+    """
+
+    def again() -> Settings:
+        settings = read()
+        # All parts know one address of llama-server, and it is the child's.
+        if settings.model is None:
+            raise ConfigError("model: only a restart can change whether bioproxy starts llama.cpp itself")
+        check_child(settings)
+        return adapted(settings, port)
+
+    return again
+
+
+def check_model(model: Path) -> None:
+    """Raise `ConfigError` unless this is a file that begins as model files do."""
+    try:
+        # A folder, or a named pipe, which would block until somebody writes into it.
+        if model.exists() and not model.is_file():
+            raise ConfigError(f"model: {model}: not a file")
+        with open(model, "rb") as file:
+            begin = file.read(len(GGUF))
+    except OSError as error:
+        raise ConfigError(f"model: {model}: {error.strerror}") from None
+    if begin != GGUF:
+        raise ConfigError(f"model: {model}: not a GGUF file, which llama.cpp needs")

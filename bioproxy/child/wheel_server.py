@@ -1,0 +1,65 @@
+"""A real llama.cpp server in a process of its own: ``python -m bioproxy.child.wheel_server --model FILE``.
+
+The wheel `xllamacpp` has llama.cpp's server as a Python extension.  It runs in a child process and not in bioproxy's
+own, because llama.cpp ends its *process* when it fails hard (a failed assertion in C++ is not an exception), and
+because a process can be killed and started again.
+
+The child lives as long as its standard input is open, a pipe that the parent never writes to.  When the parent ends,
+however hard (``kill -9`` included), the operating system closes the pipe, the child reads its end and ends too.  No
+process is left behind, and no process id has to be stored.
+
+Blocking Python without Twisted: llama.cpp serves in threads of its own, and the main thread only waits for that end.
+Does not know the rest of bioproxy, but for the flags (`bioproxy.child.wheel_flags`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from bioproxy.child.wheel_flags import assign, parsed
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until standard input ends; `arguments` are those that the program llama-server would get.
+
+    Prints the process id at once, and ``listening on URL`` when requests are answered.
+    """
+    # Both outputs into one pipe: with two, their lines could be read in another order than they were written.
+    if not sys.stdin.isatty():
+        os.dup2(1, 2)
+    try:
+        values = parsed(arguments)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    # Ctrl-C in a terminal, and closing the terminal, signal all processes in it, this one too.  But the parent still
+    # needs llama.cpp then, to finish the answers in progress; it closes the pipe when it is done.  Somebody who runs
+    # this by hand has a terminal as standard input, and ends it with Ctrl-C.
+    if not sys.stdin.isatty():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    print(f"process {os.getpid()}", flush=True)
+
+    # Imported late: loading the extension takes a moment, and a mistake in the flags is told without it.
+    import xllamacpp  # type: ignore[import-untyped]
+
+    params = xllamacpp.CommonParams()
+    assign(params, values)
+    # Returns when the model is loaded and the port is open.  Why it failed is in llama.cpp's log, which is on standard
+    # error; the exception says nothing more.
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"listening on {server.listening_address}", flush=True)
+
+    # Blocks until the parent closes the pipe or is gone.
+    sys.stdin.buffer.read()
+    # Not `sys.exit`, which would wait for the C++ threads: an answer in progress may take minutes.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
