@@ -110,7 +110,7 @@ def assemble(
     prompt_learning = PromptLearning(learned, llama, watch, reactor, minimum)
     # What other bioproxies have computed.  Without `shared_shelf` it does nothing, and nobody has to ask.
     shared = assemble_sharing(settings, lower, reactor, outside)
-    prompt_learning.shelf_has = shared.has_prompt
+    prompt_learning.shelf_tokens = shared.prompt_tokens
     catalogue = Catalogue(poller, shape_learning.shape, learned)
     schedule = Schedule(
         catalogue,
