@@ -255,7 +255,16 @@ def assemble(
         reload=reload,
         # The last part of all: it shows or starts what the others do, and none of them knows it.
         admin=Admin(
-            status, events, Page(), poller, warmer, watch, reload, PromptActions(poller, warmer, lower.shelf), metrics
+            status,
+            events,
+            Page(),
+            poller,
+            warmer,
+            watch,
+            reload,
+            PromptActions(poller, warmer, lower.shelf),
+            metrics,
+            gate,
         ),
         # The names are those in the tree of services and in the log.  The intervals are constants of the modules whose
         # rounds they time, where their meaning is explained.

@@ -29,7 +29,11 @@ class Fetching:
     one that a thread still copies.
     """
 
+    tokens: int
+    """Tokens that were fetched instead of computed."""
+
     def __init__(self, view: SharedView, local: LocalFiles, metrics: Metrics) -> None:
+        self.tokens = 0
         self._view = view
         self._local = local
         self._metrics = metrics
@@ -53,6 +57,7 @@ class Fetching:
                     self._local.discard(target)
                 else:
                     self._local.take_over(shared.name, shared.kind, shared.snapshot, target)
+                self.tokens += shared.snapshot.tokens
                 self._metrics.shared_tokens.inc(shared.snapshot.tokens)
                 self._metrics.shared_bytes.labels("fetched").inc(shared.snapshot.size)
                 result = "ok"

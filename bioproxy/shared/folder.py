@@ -59,7 +59,7 @@ class SharedFolder:
         try:
             self._check()
         except OSError as error:
-            raise OSError(error.strerror or str(error)) from None
+            raise OSError(f"{self.path}: {error.strerror or error}") from None
 
     def _check(self) -> None:
         """Check the folder.  Raises `OSError`."""
@@ -69,7 +69,7 @@ class SharedFolder:
             self.path.mkdir(exist_ok=True, mode=0o700)
         device = self.path.stat().st_dev
         if not (self.path / ENTRIES).is_dir() and self._device not in (None, device):
-            raise OSError(f"{self.path} is on another disk than before, and empty: is it mounted?")
+            raise OSError("another disk than before, and an empty one: is it mounted?")
         for name in (ENTRIES, FILES, LEASES):
             (self.path / name).mkdir(exist_ok=True, mode=0o700)
         # A name of its own: another process may be checking at the same moment.
@@ -92,6 +92,17 @@ class SharedFolder:
             with suppress(OSError):
                 self._json.remove(probe, f"{probe}.json")
         self._device = device
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing."""
+        try:
+            self.check()
+        except OSError as error:
+            return [str(error)]
+        # The files tell what users have said, and whoever can write here decides what is restored.
+        if self.path.stat().st_mode & 0o077:
+            return [f"{self.path}: others than its owner may look into it, and slot files tell what was said"]
+        return []
 
     # What there is.
 

@@ -113,6 +113,7 @@ class SharedShelf:
             "files": {of_class: {"files": files, "bytes": size} for of_class, (files, size) in totals.items()},
             "computing": sorted(key.rpartition(".")[0] for key in view.leases.mine if key != REMOVAL),
             "to_publish": len(self._publishing.waiting),
+            "tokens_fetched": self._fetching.tokens,
         }
 
     # What comes by itself.
