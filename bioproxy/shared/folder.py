@@ -59,13 +59,13 @@ class SharedFolder:
         try:
             self._check()
         except OSError as error:
-            raise OSError(f"{self.path}: {error.strerror or error}") from None
+            raise OSError(error.strerror or str(error)) from None
 
     def _check(self) -> None:
         """Check the folder.  Raises `OSError`."""
         # Made once, and without the folders above.  A disk that is not mounted must not be replaced by a folder on the
         # disk below it, where this process would be alone and nobody would notice.
-        if self._device is None:
+        if self._device is None and not self.path.exists():
             self.path.mkdir(exist_ok=True, mode=0o700)
         device = self.path.stat().st_dev
         if not (self.path / ENTRIES).is_dir() and self._device not in (None, device):
@@ -86,8 +86,6 @@ class SharedFolder:
                 raise OSError("a file that was written cannot be read back")
             # The order of removal needs times that can be set to the file system's own clock.
             os.utime(self.path / probe)
-            if not self._json.names(LEASES):
-                raise OSError("the files of a folder are not listed")
         finally:
             with suppress(OSError):
                 self._json.remove(probe, f"{probe}.json")
@@ -98,7 +96,7 @@ class SharedFolder:
         try:
             self.check()
         except OSError as error:
-            return [str(error)]
+            return [f"{self.path}: {error}"]
         # The files tell what users have said, and whoever can write here decides what is restored.
         if self.path.stat().st_mode & 0o077:
             return [f"{self.path}: others than its owner may look into it, and slot files tell what was said"]

@@ -41,7 +41,8 @@ class Entries(SynchronousTestCase):
         """What is no entry, or one of a newer version, raises one of `MALFORMED`."""
         for changed in ({"format": 2}, {"modified": None}, {"size": "x"}, {"unknown": 1}, {"filename": "x.bin"}):
             self.assertRaises(MALFORMED, self.read, "code.prefix.x", **changed)
-        for content in ([], None, "x", {}):
+        others: list[Any] = [[], None, "x", {}]
+        for content in others:
             self.assertRaises(MALFORMED, entry_from_json, "code.prefix.x", content)
 
     def test_replaced(self) -> None:
