@@ -70,7 +70,11 @@ class LocalFiles:
             pinned = self._shelf.is_pinned(name, kind)
             self._saver.record(name, kind, replace(entry, filename=filename, pinned=pinned))
         except (OSError, SaveFailed) as error:
+            # Whichever name it has by now, unless the record has that name already.
             self.discard(file)
+            known = self._snapshots.get(name, kind)
+            if known is None or known.filename != filename:
+                self._folder.remove(filename)
             raise OSError(str(error)) from None
         self._shelf.within_limits((name, kind))
 
