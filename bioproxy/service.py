@@ -13,6 +13,8 @@ above it in this tree::
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
     |- uses       writes which slot files were used, every minute
+    |- shared shelf  looks what other bioproxies have saved, every 2 s, with `shared_shelf` only
+    |- publishing    gives them what was saved here, likewise
     |- history    collects the numbers of the last hour, every 5 s
     |- events     updates open live pages
     |- worker     parses large requests in a second process
@@ -188,6 +190,7 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         parts.polling,
         parts.warming,
         parts.uses_writing,
+        *([parts.sharing, parts.publishing] if settings.shared_shelf is not None else []),
         parts.history_taking,
         parts.events,
         *([parts.outside.worker] if parts.outside.worker is not None else []),

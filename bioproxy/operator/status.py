@@ -30,6 +30,7 @@ from bioproxy.operator.prompts_status import PromptsStatus
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.request_log import Record, RequestLog
 from bioproxy.proxy.waits import Waits
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.head_start import HeadStart
@@ -64,6 +65,7 @@ class Status:
         prompts: PromptsStatus,
         waits: Waits,
         head_start: HeadStart,
+        shared: SharedShelf,
         clock: IReactorTime,
     ) -> None:
         """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
@@ -78,6 +80,7 @@ class Status:
         self._prompts = prompts
         self._waits = waits
         self._head_start = head_start
+        self._shared = shared
         self._clock = clock
         # By the reactor's clock for the time that has passed, which cannot be set, and by the wall clock for people.
         self._began = clock.seconds()
@@ -117,6 +120,8 @@ class Status:
             "templates": [self._template(name) for name in self._poller.templates],
             # Everything that is kept warm: the templates once more, what was learned, and conversations.
             **self._prompts.now(),
+            # What is shared with other bioproxies; `None` without a shared shelf.
+            "shared_shelf": self._shared.tell(),
         }
 
     def _llama(self) -> dict[str, Any]:
