@@ -180,7 +180,7 @@ class Settings:
     """
     While nobody waits, the conversation is processed as its client will send it back: chat templates drop the reasoning
     of earlier answers, for example. This is done for conversations on templates, and with `slot_save_path` for all
-    chats.
+    chats of at least `learn_minimum` bytes.
     """
     # Neither folder is made here: `state_dir` is made when the services start, and the slot folder by the operator.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")

@@ -171,8 +171,7 @@ class Warmer:
         # llama-server stopped, a user came, or an operator asked for a prompt.  A list that was made before the loop
         # would be out of date after the first ``await``.
         while self._watch.up and not self._gate.busy and (due := self.schedule.next(tried)) is not None:
-            # Each prompt is tried once in a round.  If it is still due, or due again, the next round tries it.
-            # Otherwise a warm-up that fails at once would be repeated endlessly, and the reactor could do nothing else.
+            # Once in a round: a warm-up that fails at once would be repeated endlessly, and nothing else could run.
             tried.add(due.prompt.id)
             await self._try(due)
         # A llama-server that sleeps (``--sleep-idle-seconds``) is not woken up for this: waking up means loading the
