@@ -53,18 +53,19 @@ class FirstSteps:
         """Return what `/status` shows as `setup`.
 
         `configuration` is a path or `None`, and `has_configuration` tells whether there is a file.  `clients` is the
-        URL of the clients' port, without a path; `socket` is the path of its Unix socket; both are `None` before the
-        port is open, and at most one of them is there later.  `needs_key`: clients must send a key.  `command` starts
-        the small command ``bioproxy`` of this installation.
+        URL of the clients' port, without a path, and `socket` the path of its Unix socket, if it is one; both are
+        `None` before the port is open, and for a socket without a path.  `needs_key`: clients must send a key.
+        `command` starts the small command ``bioproxy`` of this installation.
         """
-        file = self._configuration
+        file, socket = self._configuration, socket_path(self._address)
         # One look at a local file, which takes some microseconds.  ``bioproxy init`` may have written it since the
         # start, and refuses to do so again.
         return {
             "configuration": None if file is None else str(file),
             "has_configuration": file is not None and os.path.lexists(file),
-            "clients": url(self._address, self._settings.listen),
-            "socket": socket_path(self._address),
+            # HTTP needs a host, also where the connection is made to a file.
+            "clients": "http://localhost" if socket is not None else url(self._address, self._settings.listen),
+            "socket": socket,
             "needs_key": self._keys.required,
             "slot_save_path": None if self._settings.slot_save_path is None else str(self._settings.slot_save_path),
             "command": command(sys.executable),
@@ -76,6 +77,7 @@ def url(address: IAddress | None, listen: str | None) -> str | None:
 
     `listen` is the setting: an address does not tell whether TLS is spoken there.
     """
+    # Before the port is open there is none.  A Unix socket has a path instead of a host and a number.
     if not isinstance(address, IPv4Address | IPv6Address):
         return None
     scheme = "https" if listen is not None and listen.startswith("ssl:") else "http"
@@ -86,6 +88,7 @@ def url(address: IAddress | None, listen: str | None) -> str | None:
 
 def socket_path(address: IAddress | None) -> str | None:
     """Return the path of a Unix socket, `None` for another kind of address and for a socket without a path."""
+    # systemd can pass a socket without a name.  A relative path starts at bioproxy's folder, not at the user's.
     if not isinstance(address, UNIXAddress) or not address.name:
         return None
     return os.path.abspath(os.fsdecode(address.name))

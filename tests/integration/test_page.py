@@ -129,7 +129,14 @@ class Page:
         return self.browser.violations()
 
     def everybody_can_use_it(self) -> None:
-        """Check it light and dark, wide and narrow; and that it never has to be moved sideways."""
+        """Check it light and dark, wide and narrow; that it never has to be moved sideways, and that all fits."""
+        wider = """
+            const boxes = [...document.querySelectorAll(".panel, .tile")];
+            return boxes.filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.id);
+        """
+        for width in (1280, 1180, 1070, 700, 390):
+            self.browser.look(width, 900)
+            assert self.browser.run(wider) == [], width
         for dark in (False, True):
             for width in (1280, 390):
                 self.browser.look(width, 900, dark)

@@ -28,14 +28,14 @@ class Setup(FolderTest):
         return steps.now()
 
     def test_clients(self) -> None:
-        """The clients' port is a URL, or the path of a socket, as it is really open; neither before it is."""
+        """The clients' port has a URL, and a socket a path as well, as it is really open; neither before it is."""
         for address, listen, clients, socket in (
             (None, None, None, None),
             (IPv4Address("TCP", "127.0.0.1", 40123), None, "http://127.0.0.1:40123", None),
             (IPv6Address("TCP", "::1", 8081), None, "http://[::1]:8081", None),
             (IPv4Address("TCP", "0.0.0.0", 8443), "ssl:8443:privateKey=k.pem", "https://0.0.0.0:8443", None),
-            (UNIXAddress(b"/run/b.sock"), "unix:/run/b.sock", None, "/run/b.sock"),
-            (UNIXAddress(b"b.sock"), "unix:b.sock", None, str(Path("b.sock").absolute())),
+            (UNIXAddress(b"/run/b.sock"), "unix:/run/b.sock", "http://localhost", "/run/b.sock"),
+            (UNIXAddress(b"b.sock"), "unix:b.sock", "http://localhost", str(Path("b.sock").absolute())),
             (UNIXAddress(None), "systemd:domain=UNIX:index=0", None, None),
         ):
             found = self.setup(address, listen=listen)

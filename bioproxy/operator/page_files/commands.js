@@ -8,8 +8,7 @@ const word = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceA
 const folderOf = (path) => path.slice(0, path.lastIndexOf("/")) || "/";
 
 /** The URL of the clients' port.  One that listens on all addresses is reached where this page was. */
-export const clientsUrl = ({ clients, socket }) =>
-  socket !== null ? "http://localhost" : clients?.replace(/\/\/(0\.0\.0\.0|\[::\]):/, `//${location.hostname || "localhost"}:`) ?? null;
+export const clientsUrl = ({ clients }) => clients?.replace(/\/\/(0\.0\.0\.0|\[::\]):/, `//${location.hostname}:`) ?? null;
 
 /** Ask a question, with a template's prefix or without one (`null`). */
 export function askCommand(setup, prefix) {
