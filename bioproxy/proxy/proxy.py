@@ -95,11 +95,10 @@ class Proxy:
         """Put the parts together; nothing happens before the first request.
 
         `reader` finds and fills templates, `gate` is the queue, `waits` knows what to tell those who wait in it, and
-        `slot_access` prepares the `slot`.
-        `prompt_learning` knows with which learned prompt a chat begins.  `schedule` is told which prompts are asked
-        for.  `upstream` sends requests on, and knows whether llama-server responds. `request_log` gets each request
-        when it has ended.  `clock` measures all times: the reactor's in production, one that is advanced by hand in
-        tests.  `ping_interval` is the first value of the attribute, in seconds.
+        `slot_access` prepares the `slot`.  `prompt_learning` knows with which learned prompt a chat begins.  `schedule`
+        is told which prompts are asked for.  `upstream` sends requests on, and knows whether llama-server responds.
+        `request_log` gets each request when it has ended.  `clock` measures all times: the reactor's in production, one
+        that is advanced by hand in tests.  `ping_interval` is the first value of the attribute, in seconds.
         """
         self._reader = reader
         self._gate = gate
@@ -222,8 +221,7 @@ class Proxy:
         It is not queued, but templates are filled here, too: a request that counts tokens has to count those of the
         request that it stands for.  Fires and fails as `Exchange.send`; cancelling ends whichever step is in progress.
         """
-        # Both steps follow each other at once here, because there is no queue between them.  They may wait for the
-        # worker process and for a thread, and a hang-up gives up either.
+        # A hang-up gives up the worker process, or a thread.
         self._upstream.refuse_while_starting()
         found = await self._reader.find(exchange.record.path, exchange.body)
         if isinstance(found, NamedTemplates):
@@ -267,8 +265,7 @@ class Proxy:
             record.queue_ms = waited * 1000
             self._waits.entered(record)
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
-            # Fail fast while llama-server is unresponsive, instead of one time-out after the other.  A llama-server
-            # that is just being started is waited for, as long as the request may still wait.
+            # Fail fast while llama-server is unresponsive.  One that is just being started is waited for.
             await self._upstream.ready(self._gate.timeout - waited)
 
             # 3. Fill the templates and prepare the slot.  Filled only now: a file may have been edited while the

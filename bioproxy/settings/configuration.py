@@ -26,11 +26,15 @@ from urllib.parse import urlsplit
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.fields import FIELDS, Settings, templates_of, xdg_folder
 
+# mypy takes a name that was imported as known only here, unless this list has it.
 __all__ = ["FIELDS", "Settings", "templates_of", "xdg_folder"]
 
 
 def default_file() -> Path:
-    """Return the path of the configuration file that is read without ``--config``."""
+    """Return the path of the configuration file that is read without ``--config``.
+
+    It is asked for anew each time, because tests, and users of one shell, change the environment.
+    """
     return xdg_folder("XDG_CONFIG_HOME", ".config") / "conf.json"
 
 

@@ -255,9 +255,11 @@ class PromptLearning:
         if not shape.may_be_kept:
             return "what stands before the first message has more in it than instructions and tools"
         differs = self.difference(shape)
+        # What has tools or a mark does not wait for a second conversation: this answer is enough.
+        if chat.has_tools or chat.marked:
+            told = "not seen like this before"
+            return f"{told}, and learned now" if differs is None else f"{told}: {differs}"
         # The difference is told in any case: a second conversation never comes where a clock is in it.
-        if differs is not None and (chat.has_tools or chat.marked):
-            return f"not seen like this before: {differs}"
         told = "learned when a second conversation begins with it"
         return told if differs is None else f"{told}; the most similar one so far: {differs}"
 
