@@ -482,7 +482,8 @@ async def test_troubles(page: Page) -> None:
     await page.says("#line", "live")
     assert page.text("#lost") == ""
     assert page.text("#no-templates") == ""
-    await page.says("[data-key=code]", "warm")
+    # Not only "warm", which is also in "warm-up due".
+    await page.says("[data-key=code]", "saved")
     errors = page.browser.console()
     assert all("/events" in error and "ERR_" in error for error in errors), "nothing but attempts to connect"
     await page.ask("@code why?")
@@ -513,7 +514,7 @@ async def test_first_visit(page: Page) -> None:
     configuration = json.loads(file.read_text())
     file.write_text(json.dumps({**configuration, **json.loads("{" + setting + "}")}))
     assert "prefixes" in page.type(reload)
-    await page.says("[data-key=notes]", "@notes", "warm")
+    await page.says("[data-key=notes]", "@notes", "saved")
     await until(lambda: page.headings() == ["Ask a first question"])
     text = await fetch("GET", page.admin_url + "/templates/notes/render?message=why")
     assert "The answer is in here." in text.body.decode()
@@ -545,7 +546,7 @@ async def test_first_configuration(page: Page) -> None:
     init, reload, _ = page.lines()
     page.type(init)
     page.type(reload)
-    await page.says("[data-key=notes]", "@notes", "warm")
+    await page.says("[data-key=notes]", "@notes", "saved")
     await until(lambda: page.headings() == ["Ask a first question"])
     # A key is asked for, and never shown.
     [ask] = page.lines()
