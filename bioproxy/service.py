@@ -43,6 +43,7 @@ import os
 from typing import Any
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.interfaces import IAddress
 
 from bioproxy.assembly.assemble import assemble
 from bioproxy.assembly.parts import Outside, Parts
@@ -111,7 +112,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         child = LlamaChild(settings, port, reactor)
 
     # Making the parts touches no file and no network.  From here on only the order of the children matters.
-    parts = assemble(settings, reactor, Outside.real(reactor, settings, child), read_settings)
+    parts = assemble(settings, reactor, Outside.real(reactor, settings, child), read_settings, options.configuration)
     # `setServiceParent` adds a service to the end of its parent's list, which is what makes the order of starts.
     for service in services(parts, root, reactor):
         service.setServiceParent(root)
@@ -164,11 +165,17 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         reactor,
         OpenPortWarning("the operator's port", lambda: False).port_opened,
     )
+
+    # Two parts want to know where clients connect.
+    def clients_port_opened(address: IAddress) -> None:
+        parts.first_steps.port_opened(address)
+        parts.open_port_warning.port_opened(address)
+
     clients_port = port_service(
         settings.listen or tcp_endpoint(settings.host, settings.port),
         parts.clients_site(reactor),
         reactor,
-        parts.open_port_warning.port_opened,
+        clients_port_opened,
     )
     # The service of the clients' port is needed for this: closing that port is the shutdown's second step, and keeping
     # the operator's open lets `/status` show how a stop goes on.  When SIGTERM comes, the reactor asks the root to stop

@@ -21,6 +21,7 @@ The only thing that is decided here is which part takes which new setting when t
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bioproxy.assembly.parts import Outside, Parts
@@ -32,6 +33,7 @@ from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.prefix_tokens import Prefixes
 from bioproxy.llama.process_watch import INTERVAL as WATCH_INTERVAL
 from bioproxy.operator.admin import Admin
+from bioproxy.operator.first_steps import FirstSteps
 from bioproxy.operator.history import INTERVAL as HISTORY_INTERVAL
 from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
@@ -67,12 +69,17 @@ from bioproxy.warmup.warmup import Warmup
 
 
 def assemble(
-    settings: Settings, reactor: Any, outside: Outside, read_settings: Callable[[], Settings] | None = None
+    settings: Settings,
+    reactor: Any,
+    outside: Outside,
+    read_settings: Callable[[], Settings] | None = None,
+    configuration: Path | None = None,
 ) -> Parts:
     """Make all parts.
 
     `reactor` is Twisted's reactor, or a clock that stands for it.  `outside` is what tests replace.  `read_settings`
     reads the configuration again, or raises `ConfigError`; without it, a reload finds what is in force already.
+    `configuration` is the file that it reads, which only the live page names.
 
     An arrow means "knows and calls"; every part on the right is made before the one on its left::
 
@@ -190,8 +197,21 @@ def assemble(
     history = History(metrics, gate, reactor)
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
     prompts_status = PromptsStatus(warmer, slot, lower.files, lower.snapshots, request_log, speed)
+    first_steps = FirstSteps(settings, configuration, keys)
     status = Status(
-        poller, gate, slot, warmer, watch, upstream, request_log, prompts_status, waits, head_start, shared, reactor
+        poller,
+        gate,
+        slot,
+        warmer,
+        watch,
+        upstream,
+        request_log,
+        prompts_status,
+        waits,
+        head_start,
+        first_steps,
+        shared,
+        reactor,
     )
     events = LiveEvents(status, history, reactor)
     # The operator's port has no keys.  A web page in the operator's browser could send requests to it, though, by a
@@ -249,6 +269,7 @@ def assemble(
         limits=limits,
         open_port_warning=open_port_warning,
         history=history,
+        first_steps=first_steps,
         status=status,
         events=events,
         host_check=host_check,

@@ -37,6 +37,7 @@ from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.admin import Admin
+from bioproxy.operator.first_steps import FirstSteps
 from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
 from bioproxy.operator.live_events import LiveEvents
@@ -225,6 +226,8 @@ class Parts(SlotParts):
     # What an operator sees and does.
     history: History
     """Numbers of the last hour, for the curves of the live page."""
+    first_steps: FirstSteps
+    """Where things are, for a new user; is told the address of the clients' port."""
     status: Status
     """The present state, as `/status` shows it."""
     events: LiveEvents

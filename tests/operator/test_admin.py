@@ -148,7 +148,8 @@ class Status(WorldTest):
         self.assertLess(datetime.fromisoformat(str(status.pop("started_at"))), datetime.now(timezone.utc))
         requests = status.pop("requests")
         assert isinstance(requests, list)
-        # These two have tests of their own (`tests.operator.test_prompts`).
+        # These have tests of their own (`tests.operator.test_first_steps`, `tests.operator.test_prompts`).
+        self.assertEqual(dict, type(status.pop("setup")))
         self.assertEqual((list, dict), (type(status.pop("prompts")), type(status.pop("shelf"))))
         self.assertEqual(
             {
@@ -163,6 +164,7 @@ class Status(WorldTest):
                     "slot_save": True,
                     "note": None,
                     "trouble": None,
+                    "help": None,
                     "child": None,
                 },
                 "gate": {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []},
@@ -204,6 +206,7 @@ class Status(WorldTest):
         status = self.status(world)
         llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
         llama["trouble"] = "not asked yet"
+        llama["help"] = None
         llama["child"] = None
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}
