@@ -31,6 +31,9 @@ COLOURS = {
 WIDTH, HEIGHT = 8.0, 4.2
 """Inches of a picture."""
 
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+"""What would make two drawings differ, and what names other sites in the file."""
+
 LIKED = ("first-token-smollm2-3000", "first-token-smollm2-1000")
 """The tables that are drawn where they were measured; else the first one."""
 
@@ -52,7 +55,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
         figure = picture(tables)
         if figure is not None:
             file = folder / f"{name}.svg"
-            figure.savefig(file, metadata={"Date": None}, bbox_inches="tight")
+            figure.savefig(file, metadata=NO_METADATA, bbox_inches="tight")
             drawn.append(file)
     return drawn
 
@@ -83,7 +86,7 @@ def first_token(tables: Tables) -> Any:
             place + (len(contestants) / 2 - index - 0.5) * height for place, row in enumerate(states) if row[1 + index]
         ]
         seconds = [row[1 + index] for row in states if row[1 + index]]
-        bars = axes.barh(where, seconds, height, color=COLOURS.get(contestant), label=contestant)
+        bars = axes.barh(where, seconds, height, color=COLOURS[contestant], label=contestant)
         axes.bar_label(bars, [f" {value:.2g} s" for value in seconds], fontsize=6)
     axes.set_yticks(range(len(states)), [row[0] for row in states])
     axes.set_xscale("log")
@@ -99,9 +102,9 @@ def latency(tables: Tables) -> Any:
     if "post" not in tables:
         return None
     figure, (left, right) = subplots(2)
-    bars(left, [(row[0], row[5]) for row in tables["post"]["rows"] if row[5] is not None])
+    bars(left, column(tables["post"], "added p50 ms"))
     left.set_xlabel("added to a small request, p50, ms")
-    bars(right, [(row[0], row[4]) for row in tables["stream"]["rows"] if row[0] != "direct"])
+    bars(right, column(tables["stream"], "an event's delay, p50 ms"))
     right.set_xlabel("delay of an event in a stream, p50, ms")
     # LiteLLM is slower by a factor of hundreds: on a linear scale all others would look alike.
     for axes in (left, right):
@@ -110,11 +113,17 @@ def latency(tables: Tables) -> Any:
     return figure
 
 
+def column(table: Mapping[str, Any], name: str) -> list[tuple[str, float]]:
+    """Return the values of a column with the names of their rows, without the direct way."""
+    place = list(table["columns"]).index(name)
+    return [(row[0], row[place]) for row in table["rows"] if row[0] != "direct"]
+
+
 def bars(axes: Any, values: Sequence[tuple[str, float]]) -> None:
     """Draw horizontal bars with their names and values."""
     names = [name for name, _ in reversed(values)]
     lengths = [max(value, 0.001) for _, value in reversed(values)]
-    drawn = axes.barh(names, lengths, color=[COLOURS.get(name) for name in names])
+    drawn = axes.barh(names, lengths, color=[COLOURS[name] for name in names])
     axes.bar_label(drawn, [f" {value:.3g}" for value in lengths], fontsize=8)
 
 
@@ -141,7 +150,7 @@ def disk(tables: Tables) -> Any:
     figure, axes = subplots(len(days))
     for each, table in zip(axes, days, strict=True):
         rows = [row for row in table["rows"] if row[3]]
-        names, colours = [row[0] for row in rows], [COLOURS.get(row[0]) for row in rows]
+        names, colours = [row[0] for row in rows], [COLOURS[row[0]] for row in rows]
         each.bar(names, [row[3] for row in rows], color=colours, alpha=0.35)
         again = each.bar(names, [row[3] * (row[6] or 0) / 100 for row in rows], color=colours)
         each.bar_label(again, [f"{row[6] or 0:.0f} % read again" for row in rows], fontsize=7, padding=2)
