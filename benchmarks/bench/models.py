@@ -10,6 +10,7 @@ Does not know llama.cpp.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.bench.contestants import Missing
@@ -20,13 +21,16 @@ from tests.support.agents import TEMPLATE
 
 REAL = "smollm2"
 
+SHAPE = tiny_model.Size(blocks=6, width=384, heads=6, feed_forward=1024)
+"""Of the generated models but the tiny one: large enough that computing a prompt of 1,000 tokens takes a second."""
+
 GENERATED = {
     "tiny": tiny_model.TINY,
-    "dense": tiny_model.SMALL,
-    "sliding": tiny_model.Size(blocks=6, width=384, heads=6, feed_forward=1024, architecture="gemma3"),
-    "hybrid": tiny_model.Size(blocks=6, width=384, heads=6, feed_forward=1024, architecture="lfm2"),
+    "dense": SHAPE,
+    "sliding": replace(SHAPE, architecture="gemma3"),
+    "hybrid": replace(SHAPE, architecture="lfm2"),
 }
-"""Shapes by name.  All but the tiny one are large enough that computing a prompt takes seconds."""
+"""Shapes by name."""
 
 
 def model_file(name: str) -> Path:
