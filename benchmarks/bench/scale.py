@@ -123,7 +123,7 @@ def templates(found: Found, amounts: Amounts, folder: Path) -> None:
         *("find it in a request, ms", "fill it in, ms", "exact prefix, s"),
     )
     note = (
-        "The least of 20 calls; read and prefix are measured once. For the exact prefix llama-server makes three prompts "
+        "The least of 20 calls; reading and the prefix once. For the exact prefix, llama-server makes three prompts "
         "and tokenizes them."
     )
     found.tables.append(Table("large-template", "A large template", columns, rows, note))
