@@ -114,7 +114,12 @@ class ConversationSaver:
     def due(self, displaced: bool = False) -> bool:
         """Tell whether there is a conversation that is worth saving now; `displaced`: something else takes the slot."""
         known, grown = self._content.known, self._content.unsaved_tokens()
-        if known is None or grown < (GROWN_IF_DISPLACED if displaced else GROWN) or not self._can_keep(known):
+        if known is None or grown < GROWN_IF_DISPLACED or not self._can_keep(known):
+            return False
+        # Most questions are asked once, and a file for each of them would be written for nobody.  A conversation that
+        # has gone on before will probably go on again.
+        goes_on = known.conversation is not None and known.conversation.length > 1
+        if grown < GROWN and not (displaced and goes_on):
             return False
         # Measured by the last save and the last prompt (`bioproxy.llama.speed`).
         seconds = self._speed.save_seconds(known.witness.tokens)
