@@ -15,6 +15,8 @@ Only public pieces of `twisted.logger` are used.  Where the lines go is decided 
 
 from __future__ import annotations
 
+from functools import cache
+
 from twisted.logger import LogEvent, LogLevel, eventAsText, formatTime
 
 PARTS = {
@@ -56,8 +58,10 @@ def text_line(event: LogEvent) -> str | None:
     return (head + text).replace("\n", "\n\t") + "\n"
 
 
+@cache
 def part(namespace: str) -> str:
     """Return the short name of the part that has a `Logger` of this namespace."""
+    # Found once for each namespace.  There are as many as there are loggers in the code, so the cache does not grow.
     package, *inner = namespace.split(".")
     if package == LEGACY:
         return "twisted"
