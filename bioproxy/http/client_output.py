@@ -19,9 +19,10 @@ This module knows neither llama-server nor the gate, only a source that can be p
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, IWriteDescriptor
 from twisted.web.server import Request
 from zope.interface import implementer
 
@@ -242,7 +243,11 @@ class ClientOutput:
     def _finish(self) -> None:
         """Complete the answer: Twisted writes the last chunk, and goes on with the client's next request."""
         self._release()
+        # The request knows its connection only until it is finished.
+        connection = self.request.channel.transport
         self.request.finish()
+        # The client has waited long enough: what is noted and logged about its request comes after its last byte.
+        send_now(connection)
         # Last, because it resumes the coroutine that waits for it, and with it Klein, which finishes each request that
         # is not finished yet.
         self.done.callback(None)
@@ -278,3 +283,16 @@ class ClientOutput:
         if self._stall_call is not None:
             self._stall_call.cancel()
             self._stall_call = None
+
+
+def send_now(connection: Any) -> None:
+    """Send what was written to a connection, as far as the network takes it, and not only in the reactor's next turn.
+
+    Twisted's `write` only keeps the bytes, and asks the reactor to call `doWrite` when the socket has room, which is
+    after all that is still to be done in this turn.  `doWrite` may be called earlier: it sends what it can, and leaves
+    the rest, and what it finds out about a broken connection, to the reactor's own call.
+    """
+    # A connection over TLS has no `doWrite`; its bytes wait for the reactor.  One that is being closed would say here
+    # that it can be closed now, and only the reactor knows what to do then.
+    if IWriteDescriptor.providedBy(connection) and not connection.disconnecting:
+        connection.doWrite()
