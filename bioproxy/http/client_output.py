@@ -19,14 +19,14 @@ This module knows neither llama-server nor the gate, only a source that can be p
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, IWriteDescriptor
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.web.server import Request
 from zope.interface import implementer
 
 from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
+from bioproxy.http.send_now import send_now
 
 SLOT_BUFFER_BYTES = 4 * 1024 * 1024
 """Bytes kept for one client whose answer uses the slot; one piece more may be added before the source pauses.
@@ -283,16 +283,3 @@ class ClientOutput:
         if self._stall_call is not None:
             self._stall_call.cancel()
             self._stall_call = None
-
-
-def send_now(connection: Any) -> None:
-    """Send what was written to a connection, as far as the network takes it, and not only in the reactor's next turn.
-
-    Twisted's `write` only keeps the bytes, and asks the reactor to call `doWrite` when the socket has room, which is
-    after all that is still to be done in this turn.  `doWrite` may be called earlier: it sends what it can, and leaves
-    the rest, and what it finds out about a broken connection, to the reactor's own call.
-    """
-    # A connection over TLS has no `doWrite`; its bytes wait for the reactor.  One that is being closed would say here
-    # that it can be closed now, and only the reactor knows what to do then.
-    if IWriteDescriptor.providedBy(connection) and not connection.disconnecting:
-        connection.doWrite()

@@ -28,6 +28,7 @@ from twisted.web.http import NOT_MODIFIED, _ChunkedTransferDecoder
 from twisted.web.iweb import IResponse
 
 from bioproxy.http.headers import connection_options
+from bioproxy.http.send_now import send_now
 from bioproxy.runtime.errors import UpstreamError
 
 LONGEST_HEAD = 256 * 1024
@@ -97,6 +98,8 @@ class Client(HTTP11ClientProtocol):
         """
         self._head = 0
         answer: Deferred[IResponse] = super().request(request)
+        # The head is written by now, and a small body as well: nothing follows before the answer.
+        send_now(self.transport)
         # The parser is replaced with each request, and gone when the answer is whole, so it is remembered here.
         parser = self._parser
         assert parser is not None  # `super().request` has made it

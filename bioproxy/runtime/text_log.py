@@ -60,7 +60,10 @@ def text_line(event: LogEvent) -> str | None:
 
 @cache
 def part(namespace: str) -> str:
-    """Return the short name of the part that has a `Logger` of this namespace."""
+    """Return the short name of the part that has a `Logger` of this namespace.
+
+    A namespace is a module's name, mostly with that of a class behind it: ``bioproxy.proxy.request_log.RequestLog``.
+    """
     # Found once for each namespace.  There are as many as there are loggers in the code, so the cache does not grow.
     package, *inner = namespace.split(".")
     if package == LEGACY:

@@ -1,4 +1,4 @@
-"""When the last bytes of an answer leave."""
+"""When the last bytes of an answer leave, and those of a request."""
 
 from __future__ import annotations
 
@@ -42,3 +42,21 @@ class SentNow(WorldTest):
         call, sent = self.answered(Connection="close")
         self.assertEqual([], sent)
         self.assertTrue(call.transport.disconnecting)
+
+
+class Requests(WorldTest):
+    """A request is sent to llama-server at once, too."""
+
+    def test_kept_connection(self) -> None:
+        """All of its head leaves together."""
+        wire = Wire()
+        built = self.world(agents=wire.agents())
+        built.send("GET", "/x")
+        line = wire.accept()
+        line.send(ANSWER)
+        sent: list[bytes] = []
+        directlyProvides(line.transport, IWriteDescriptor)
+        line.transport.doWrite = lambda: sent.append(line.received)  # type: ignore[attr-defined]
+        built.send("GET", "/y")
+        self.assertEqual([line.received], sent)
+        self.assertTrue(sent[0].endswith(b"\r\n\r\n") and sent[0].count(b"GET /y") == 1, sent)
