@@ -190,8 +190,8 @@ class ClientOutput:
             self.end()
         else:
             self._release()
-            # Abort before firing `done`: Klein then calls `finish`, which writes the last chunk, and only on an aborted
-            # connection does that go nowhere.
+            # Not finished: `finish` would write the last chunk, and the answer would look complete.  Abort before
+            # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.
             self.request.channel.forceAbortClient()
             self.done.callback(None)
 
@@ -231,8 +231,8 @@ class ClientOutput:
     def stopProducing(self) -> None:
         """Drop everything and stop the source.  Called by Twisted when the client's connection is lost.
 
-        `done` does not fire.  Twisted tells Klein of the lost connection as well, and Klein cancels the coroutine that
-        answers the request, wherever it is waiting.
+        `done` does not fire.  The loss of the connection also cancels the coroutine that answers the request, wherever
+        it is waiting (`bioproxy.http.resources`).
         """
         self._client_gone = True
         self._stop_stall_call()
@@ -248,8 +248,7 @@ class ClientOutput:
         self.request.finish()
         # The client has waited long enough: what is noted and logged about its request comes after its last byte.
         send_now(connection)
-        # Last, because it resumes the coroutine that waits for it, and with it Klein, which finishes each request that
-        # is not finished yet.
+        # Last, because it resumes the coroutine that waits for it.
         self.done.callback(None)
 
     def _release(self) -> None:

@@ -2,13 +2,13 @@
 
 Twisted's `write` sends nothing.  It keeps the bytes and asks the reactor to call the connection's `doWrite` as soon as
 the socket has room.  The reactor works in turns: it asks the operating system which sockets have something to do, and
-calls `doRead` or `doWrite` of each.  So what is written in the middle of a turn leaves in the next one, when all that is
-still to be done in this turn is done.
+calls `doRead` or `doWrite` of each.  So what is written in the middle of a turn leaves in the next one, after
+everything else that is to be done in this turn.
 
 Mostly that is good: ten small writes leave as one.  A proxy, though, often knows that no more bytes will be written for
 now, and that somebody waits for them: the client for the end of an answer, llama-server for a request.  Then `doWrite`
-may be called at once.  It sends what the socket takes.  What is left over, and what it finds out about a connection that
-is broken, it leaves to the reactor, which is still asked to call it.
+may be called at once.  It sends what the socket takes.  What is left over, and what it finds out about a broken
+connection, it leaves to the reactor, which is still asked to call it.
 
 This module knows connections only, and not what is sent.
 """

@@ -64,7 +64,8 @@ def part(namespace: str) -> str:
 
     A namespace is a module's name, mostly with that of a class behind it: ``bioproxy.proxy.request_log.RequestLog``.
     """
-    # Found once for each namespace.  There are as many as there are loggers in the code, so the cache does not grow.
+    # Each line of the log needs it, so it is found once for each namespace.  There are as many of these as there are
+    # loggers in the code, so the cache does not grow.
     package, *inner = namespace.split(".")
     if package == LEGACY:
         return "twisted"
