@@ -7,7 +7,7 @@
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
 #   make docs    the documents as a site in site/, with search, for a browser without a network
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
-#                coding agents, llama-server and bioproxy killed at random moments
+#                coding agents, llama-server and bioproxy killed at random moments, real clients from PyPI and npm
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
 #   make clean   remove what these made
 
@@ -44,7 +44,7 @@ wheel: .venv/with-test
 
 docs: .venv/with-docs
 	$(BIN)/python -m tools.settings_page
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tools.self_contained site
 
 bench: .venv/with-test

@@ -37,11 +37,14 @@ class Loads(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note the addresses of an element.  Called by `HTMLParser` for each."""
+        # An attribute without a value, such as ``hidden``, has `None`.
         given = {name: value or "" for name, value in attrs}
         for name in LOADED & given.keys():
             # A `srcset` has several addresses, each followed by a size.  An address may have commas, as ``data:`` does.
             texts = re.split(r",\s+", given[name]) if name == "srcset" else [given[name]]
             self.addresses += [text.split()[0] for text in texts if text.strip()]
+        # The `href` of an ``a`` element is a link to follow.  That of a ``link`` element is loaded when the page is, or
+        # at least connected to, which tells the other server as much.
         if tag == "link" and not NOT_LOADED & set(given.get("rel", "").split()):
             self.addresses.append(given.get("href", ""))
         self.addresses += IN_STYLES.findall(given.get("style", ""))
@@ -49,6 +52,7 @@ class Loads(HTMLParser):
 
 def addresses(file: Path) -> list[str]:
     """Return the addresses that a page or a style sheet makes a browser load."""
+    # Fonts and pictures load nothing.  A picture in SVG could, but not where it is used as an image.
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".css":
         return IN_STYLES.findall(text)
@@ -63,6 +67,7 @@ def wrong(site: Path) -> Iterator[str]:
     """Yield a line for each address that is not a file of the site."""
     for file in sorted(path for path in site.rglob("*") if path.suffix in (".html", ".css")):
         for address in addresses(file):
+            # An address has a scheme (``https:``), a host (``//h``), or is a path, seen from the page.
             parts = urlsplit(address)
             # `data:` has its content in the address.  An address with only a fragment is a part of the same page.
             if parts.scheme == "data" or (not parts.scheme and not parts.netloc and not parts.path):
@@ -72,6 +77,7 @@ def wrong(site: Path) -> Iterator[str]:
                 continue
             # A path from the root leads elsewhere where the site is in a folder of a server, or is opened as a file.
             # Only the page for missing pages has no choice: a server sends it for a wrong path in any folder.
+            # In an address a space is written ``%20``, and a query after the path only defeats a browser's cache.
             path = unquote(parts.path)
             if file == site / "404.html":
                 path = path.removeprefix("/")

@@ -56,11 +56,14 @@ def on_config(config: Any) -> Any:
 
 def expanded(entries: list[Any], pages: list[str]) -> Iterator[Any]:
     """Yield the entries of a navigation, with names in place of patterns; what matches nothing is left out."""
+    # In `mkdocs.yml` an entry is the name of a page, or a title with a page or with a list of entries: in Python a
+    # text, or a dict with one key.
     for entry in entries:
         if isinstance(entry, str):
             yield from fnmatch.filter(pages, entry) if "*" in entry else [entry]
             continue
         ((title, value),) = entry.items()
+        # A section without a page would be a title that leads nowhere.
         inside = list(expanded([value] if isinstance(value, str) else value, pages))
         if inside:
             yield {title: inside[0] if isinstance(value, str) else inside}
@@ -77,7 +80,11 @@ def page_of(folder: Path) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the documents from outside `docs/`, and the example files.  Called by mkdocs when it has found the others."""
+    """Add the documents from outside `docs/`, and the example files.  Called by mkdocs when it has found the others.
+
+    A generated file is one that mkdocs does not find by itself: with a path, its content is read from there, so that
+    `mkdocs serve` shows changes; with content, it is on no disk.
+    """
     for name in OUTSIDE:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     for folder in example_folders():
@@ -89,6 +96,7 @@ def on_files(files: Files, config: Any) -> Files:
             title = file.relative_to(folder).as_posix()
             shown.append(f"## {title}\n\n[Download]({folder.name}/{title})\n")
             text = file.read_text(encoding="utf-8")
+            # Four backticks, because an example may have a block of three in it.
             if text.count("\n") <= LONGEST:
                 shown.append(f"````{LANGUAGES.get(file.suffix, 'text')}\n{text}````\n")
         files.append(File.generated(config, page_of(folder), content="\n".join(shown)))
@@ -97,6 +105,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Return a page's text with its links as the site needs them.  Called by mkdocs before the page becomes HTML."""
+    # These pages were made with the right links.  In their code, what looks like a link is none.
     if page.file.src_uri.startswith("examples/files-"):
         return markdown
     # A page's place in the repository, by which its links are meant.
@@ -105,9 +114,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     def translated(link: re.Match[str]) -> str:
         """Return a link as it must be on the site."""
         text, target = link.groups()
+        # A link within the page, and one to elsewhere, are right already.
         path, hash_sign, anchor = target.partition("#")
         if not path or re.match(r"[a-z]+:", target):
             return link[0]
+        # First where the link leads in the repository, then where that is on the site, then the way there from this
+        # page. The README.md of the repository and that of `docs/` both become the first page of the site.
         found = os.path.normpath(os.path.join(place, path))
         uri = page_of(ROOT / found) if (ROOT / found).is_dir() else found.removeprefix("docs/")
         # A link to a file that is missing stays as it is: mkdocs warns of it, and the build fails.

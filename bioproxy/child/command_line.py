@@ -33,13 +33,21 @@ OURS = {
     "--ssl-key-file": "bioproxy connects without TLS",
     "--ssl-cert-file": "bioproxy connects without TLS",
 }
-"""Flags that `llama_args` may not have, and why."""
+"""Flags that `llama_args` may not have, and why.
+
+With the first ones, a setting and a flag would say two things about one matter; with the others, bioproxy would ask
+where nobody answers, and wait until the start counts as failed.
+"""
 
 
 def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
-    """Return the flags for the settings' model, on `port` of this machine.  `settings` are `adapted` ones."""
+    """Return the flags for the settings' model, on `port` of this machine.
+
+    `settings` are `adapted` ones.  Only what bioproxy relies on is set, so that all else is as the user knows it.
+    """
     return (
         *("--model", str(settings.model)),
+        # Clients come through bioproxy; nobody else on the network may reach llama-server past its keys.
         *("--host", "127.0.0.1", "--port", str(port)),
         # One slot has the whole context, and its files are of use for every request.
         *("--parallel", "1"),
@@ -54,28 +62,37 @@ def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
 def command_line(program: str | None, flags: Sequence[str]) -> list[str]:
     """Return what to start: `program` with these flags, or the wheel's server if that is `None`.
 
-    Both are run by a Python process that ends when bioproxy does.
+    Both are run by a Python process that ends when bioproxy does.  A list of words and not a line: no shell reads it,
+    so nothing in a path has to be quoted.
     """
+    # The same Python that runs bioproxy, with the packages that are installed there.
     module = ["bioproxy.child.wheel_server"] if program is None else ["bioproxy.child.lifeline", program]
     return [sys.executable, "-m", *module, *flags]
 
 
 def environment() -> dict[str, str]:
     """Return bioproxy's own environment, in which the child finds the same bioproxy, whatever folder it runs in."""
+    # `sys.path` goes along, so that a checkout that is not installed works, too.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def port_wanted(settings: Settings) -> int | None:
-    """Return the port that `llama_args` ask for; `None` if they leave it to bioproxy.  Raises `ConfigError`."""
+    """Return the port that `llama_args` ask for; `None` if they leave it to bioproxy.
+
+    Raises `ConfigError` for a port that makes no sense, and for flags that are not allowed there.
+    """
+    # Of two ports the last one counts, as for llama-server.
     port = None
     for place, flag in enumerate(settings.llama_args):
         name, equals, _ = flag.partition("=")
+        # By name, whatever the value is: a host that happens to be right now may be another one after the next change.
         if name in OURS:
             raise ConfigError(f"llama_args: {name}: {OURS[name]}")
         # llama-server does not understand this; the wheel would, and bioproxy would look at another port.
         if name.startswith("--") and equals:
             raise ConfigError(f"llama_args: {name}: its value must be the next word, without =")
         if name == "--port":
+            # The next word, or nothing behind the last one.
             value = "".join(settings.llama_args[place + 1 : place + 2])
             if not re.fullmatch(r"[0-9]{1,5}", value) or not 0 < int(value) < 65536:
                 raise ConfigError(f"llama_args: --port: must be a number from 1 to 65535, not {value!r}")
@@ -88,13 +105,31 @@ def adapted(settings: Settings, port: int) -> Settings:
 
     Raises `ConfigError` if `llama_args` ask for another port: at a reload, when all other parts know the old one.
     """
+    # The address stays for as long as bioproxy runs: connections, the watch and the log go by it.
     if port_wanted(settings) not in (None, port):
         raise ConfigError("llama_args: only a restart can change --port")
+    # The folder is in `state_dir`, beside the records that tell what is in its files.
     return dataclasses.replace(
         settings,
         llama_url=f"http://127.0.0.1:{port}",
         slot_save_path=settings.slot_save_path or settings.state_dir / "slots",
     )
+
+
+def refuse_taken(port: int) -> None:
+    """Raise `ConfigError` if another program listens on this port.
+
+    llama.cpp would find that out, too, but later: until then a llama-server that somebody else has started there would
+    answer in its place.
+    """
+    # The same call that llama.cpp makes in a moment, and undone at once.
+    with socket.socket() as probe:
+        # Connections that were closed a moment ago do not count, as for any server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(f"port {port} is in use by another program ({error.strerror})") from None
 
 
 def free_port() -> int:

@@ -18,21 +18,24 @@ import signal
 from collections.abc import Sequence
 
 PHRASES = (
-    # llama-server's own reader of flags, and ours for the wheel.
+    # llama-server's own reader of flags, and ours for the wheel.  Both end before anything else is tried.
     (r"error: (?:invalid argument: |unrecognized arguments: )(\S+)", "llama_args: llama.cpp does not know {0}"),
     (r"error while handling argument \"(\S+)\": (.*)", "llama_args: {0}: {1}"),
-    # The port is opened before the model is loaded.
+    # The port is opened before the model is loaded, so this comes within a moment.  bioproxy looks at the port before,
+    # but another program may be faster.
     (
         r"couldn't bind HTTP server socket, hostname: (\S+), port: (\d+)",
         "port {1} is in use by another program; bioproxy chooses another one when it is restarted without --port",
     ),
-    # What is wrong with the file.
+    # What is wrong with the file.  These come before the lines about memory, because llama.cpp tries to fit a model
+    # into memory first, and reports any failure of that, too.
     (r"invalid magic characters", "the model is not a GGUF file"),
     (r"data is not within the file bounds", "the model's file is incomplete: was its download interrupted?"),
     (r"this GGUF file is version (\d+) but .* supports up to version (\d+)", "the model's GGUF version is not known"),
     (r"unknown model architecture: '?([^']+)'?", "this llama.cpp does not know the model's architecture {0}"),
     (r"failed to open GGUF file|failed to open (?:model )?file", "the model's file cannot be opened"),
-    # Not enough memory: for the context, for the weights, or for anything else.
+    # Not enough memory.  For the context, the next line is the one that says so, and lines about memory in general
+    # stand before it; hence the order here.  A graphics card has messages of its own, with the same words.
     (
         r"failed to allocate buffer for kv cache",
         'the context does not fit in memory: a smaller one is set by llama_args ["-c", "8192"], for example',
@@ -47,10 +50,17 @@ PHRASES = (
 """What llama.cpp writes, as regular expressions, and what that means.  In a meaning, {0} is the first group."""
 
 ERROR = re.compile(r"^(?:[\d.]+ E |error: |.*\berror:)\s*(.*)")
-"""A line that llama.cpp marks as an error; before the letter it writes the time since its start."""
+"""A line that llama.cpp marks as an error; before the letter it writes the time since its start.
+
+The other two forms are those of our own processes (`bioproxy.child.wheel_server`, `bioproxy.child.lifeline`) and of
+builds whose log has no such letter.
+"""
 
 ENDING = re.compile(r"exiting due to|Failed to init server|cleaning up before exit")
-"""Lines that follow each failure and explain none."""
+"""Lines that follow each failure and explain none.
+
+Without this list, each unknown failure would be told as "exiting due to model loading error".
+"""
 
 
 def failure_reason(lines: Sequence[str], code: int | None, killed_by: int | None) -> str:
@@ -62,13 +72,16 @@ def failure_reason(lines: Sequence[str], code: int | None, killed_by: int | None
     # A shell's way to say that a signal ended a program; `bioproxy.child.lifeline` does the same.
     if killed_by is None and code is not None and code > 128:
         killed_by = code - 128
-    # Mostly the system's own doing: no process can hinder it, and the process itself says nothing.
+    # Before anything that was written: no process can hinder this signal or say anything about it, so its last lines
+    # are about something else.  Mostly the system has sent it.
     if killed_by == signal.SIGKILL:
         return "it was killed (SIGKILL): the system does that if memory runs out"
+    # As one text: each phrase is searched in all lines before the next phrase, since order is importance here.
     text = "\n".join(lines)
     for phrase, meaning in PHRASES:
         if found := re.search(phrase, text):
             return meaning.format(*found.groups())
+    # Nothing that is known.  The last error is the nearest to the end, but for those that follow each failure.
     said = [found[1] for line in lines if (found := ERROR.match(line)) and not ENDING.search(line)]
     last = f": {said[-1]}" if said else ""
     if killed_by is not None:
@@ -78,6 +91,7 @@ def failure_reason(lines: Sequence[str], code: int | None, killed_by: int | None
 
 def signal_name(number: int) -> str:
     """Return a signal's name, such as SIGABRT; its number if this system has no such signal."""
+    # Most of llama.cpp's own failures are SIGABRT, from a failed assertion in C++.
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -34,14 +34,16 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(command: Sequence[str]) -> None:
-    """Run a program until it ends or standard input does, and exit with its code: 128 and the signal's number if one
-    ended it.
-    """  # noqa: D205
+    """Run a program until it ends or standard input does, and exit with its code.
+
+    `command` is the program with its arguments.  The code is 128 and the signal's number if a signal ended it.
+    """
     # Ctrl-C in a terminal signals all processes in it.  llama-server is still needed then, to finish the answers in
     # progress, so it gets a session of its own, and this process ignores the signals.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Loaded here, and not between `fork` and `exec`, where little is safe to do.
+    # Python has no function for that call, but the C library has.  Loaded here, and not between `fork` and `exec`,
+    # where little is safe to do.
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def follow_parent() -> None:
@@ -49,32 +51,40 @@ def main(command: Sequence[str]) -> None:
         if libc is not None:
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
+    # The program has no input: nobody types anything to a server, and it must not read from bioproxy's pipe.
     try:
         # Both outputs into one pipe: with two, their lines could be read in another order than they were written.
         program = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
+            # A session of its own: out of reach of the terminal's signals, which llama-server would take as its end.
             start_new_session=True,
             preexec_fn=follow_parent,
         )
     except OSError as error:
         raise SystemExit(f"error: {command[0]}: {error.strerror}") from None
+    # bioproxy shows this number to operators, who look for llama-server's memory and not for this process'.
     print(f"process {program.pid}", flush=True)
 
     def end_with_parent() -> None:
         """Wait for the end of standard input, and end the program.  Runs in a thread, as both are waited for."""
-        sys.stdin.buffer.read()
+        # Without Python's own stream, whose lock would be held by this thread when the process exits.
+        while os.read(0, 1024):
+            pass
+        # Politely at first: llama-server then frees the memory of a graphics card itself.
         program.terminate()
         try:
             program.wait(LAST_WORDS)
         except subprocess.TimeoutExpired:
             program.kill()
 
+    # Two things are waited for, and whichever comes first ends the other: the thread ends the program, and the
+    # program's end is the end of this process, with the thread in it.
     threading.Thread(target=end_with_parent, daemon=True).start()
     code = program.wait()
-    # Not `sys.exit`, which would wait for the lock of standard input that the thread holds.
-    os._exit(code if code >= 0 else 128 - code)
+    # A signal as shells tell it, since only a number can be handed on.
+    sys.exit(code if code >= 0 else 128 - code)
 
 
 if __name__ == "__main__":

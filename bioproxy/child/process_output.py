@@ -125,6 +125,14 @@ class ProcessOutput(ProcessProtocol):
         if self._aloud:
             self.log.info("{line}", line=text)
 
+    async def until_gone(self) -> None:
+        """Fire when the process is gone, at once if it is.  Cancelling only ends this waiting."""
+        # A Deferred of its own: awaiting `gone` directly would leave nothing for others that wait, and cancelling would
+        # cancel it for all of them.
+        own: Deferred[None] = Deferred()
+        self.gone.addCallback(lambda _: own.callback(None) if not own.called else None)
+        await own
+
     def end(self) -> None:
         """Ask the process to end, by closing its standard input.  Does nothing if it is gone."""
         if self.ended or self.transport is None:

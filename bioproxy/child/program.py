@@ -31,15 +31,22 @@ USUAL_NAME = "llama-server"
 
 
 def find_program(settings: Settings) -> str | None:
-    """Return the path of the program to run, or `None` for the wheel.  Raises `ConfigError` if there is neither."""
+    """Return the path of the program to run, or `None` for the wheel.  Raises `ConfigError` if there is neither.
+
+    Called at the start, at each reload, and before each start of a process, since programs come and go.
+    """
+    # Whoever names a program wants that one, and nothing else in its place.
     if settings.llama_server is not None:
-        # A name without a slash is looked for on the path, as a shell does.
+        # A name without a slash is looked for on the path, as a shell does.  A path was made absolute by the setting's
+        # check, so it means the same whatever folder a daemon works in.
         found = shutil.which(settings.llama_server)
         if found is None:
             raise ConfigError(f"llama_server: {settings.llama_server}: no such program")
         return found
+    # Only looked for and not imported: that would load 100 MB of code into bioproxy's own process.
     if importlib.util.find_spec("xllamacpp") is not None:
         return None
+    # Better than an error: a llama-server on the path is what the user would name now.
     found = shutil.which(USUAL_NAME)
     if found is None:
         raise ConfigError(
@@ -51,14 +58,17 @@ def find_program(settings: Settings) -> str | None:
 def check_child(settings: Settings) -> None:
     """Raise `ConfigError` if the settings' model cannot be run, as far as that can be seen before it is tried.
 
-    Does nothing if the settings name no model.
+    Does nothing if the settings name no model.  Called at the start, at a reload, and by ``--check``.  Reads four bytes
+    and some directories, so it may run in the reactor's thread.
     """
     if settings.model is None:
         return
+    # In the order in which a user meets these settings: the first mistake is the one that is told.
     check_model(settings.model)
     port_wanted(settings)
     if find_program(settings) is None:
-        # The port makes no difference to whether the flags are known.
+        # Only the wheel's flags can be checked here: a program may know more of them than this version of bioproxy.
+        # The port makes no difference.
         try:
             parsed(child_flags(settings, 0))
         except (ValueError, OSError) as error:
@@ -68,10 +78,12 @@ def check_child(settings: Settings) -> None:
 def reader(read: Callable[[], Settings], port: int) -> Callable[[], Settings]:
     """Return what reads the settings at a reload, while a llama.cpp of bioproxy's own runs on `port`.
 
-    `read` reads them as they stand in the file.  Both raise `ConfigError`, and then the reload changes nothing.
+    `read` reads them as they stand in the file.  Both raise `ConfigError`, and then the reload changes nothing: a
+    reload is all or nothing, so a model that cannot be run must be found before anything else is changed.
     """
 
     def again() -> Settings:
+        """Read the settings, and look whether they can be run."""
         settings = read()
         # All parts know one address of llama-server, and it is the child's.
         if settings.model is None:
@@ -83,9 +95,13 @@ def reader(read: Callable[[], Settings], port: int) -> Callable[[], Settings]:
 
 
 def check_model(model: Path) -> None:
-    """Raise `ConfigError` unless this is a file that begins as model files do."""
+    """Raise `ConfigError` unless this is a file that begins as model files do.
+
+    The first bytes tell the usual mistakes: a page of an error that was downloaded in the place of the model, a model
+    in another format, or an archive.
+    """
     try:
-        # A folder, or a named pipe, which would block until somebody writes into it.
+        # Asked before it is opened: a named pipe would block bioproxy until somebody writes into it.
         if model.exists() and not model.is_file():
             raise ConfigError(f"model: {model}: not a file")
         with open(model, "rb") as file:

@@ -29,11 +29,12 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bioproxy.child.command_line import child_flags, command_line, environment
+from bioproxy.child.attempts import Attempts
 from bioproxy.child.failure_reasons import failure_reason
+from bioproxy.child.launch import launch
 from bioproxy.child.process_output import ProcessOutput
-from bioproxy.child.program import check_child, find_program
-from bioproxy.runtime.backoff import Backoff
+from bioproxy.child.program import check_child
+from bioproxy.child.waiting import Waiting
 from bioproxy.runtime.errors import LlamaNotRunning, ProxyError
 from bioproxy.settings.configuration import Settings
 
@@ -48,19 +49,6 @@ START_LIMIT = 900.0
 
 A model of 100 GB from a slow disk takes ten minutes.  Halved, such a model could never be loaded; doubled, requests
 wait longer for a llama.cpp that hangs, if `queue_timeout` lets them.
-"""
-
-FIRST_PAUSE = 0.5
-"""Seconds between the end of a process and the next start; doubled with each further end, up to a minute.
-
-Halved or doubled, one crash is over a moment sooner or later.
-"""
-
-STEADY = 10.0
-"""Seconds that a process must have answered requests for, so that its end counts as the first one again.
-
-Halved, a llama.cpp that crashes with each request is started more often; doubled, two crashes that have nothing to do
-with each other cost a second.
 """
 
 STARTING, RUNNING, PAUSING, STOPPED = "starting", "running", "pausing", "stopped"
@@ -82,9 +70,6 @@ class LlamaChild(Service):
     state = STOPPED
     """``starting``, ``running``, ``pausing`` before the next try, or ``stopped``."""
 
-    trouble: str | None = None
-    """Why the last start failed, in words for an operator; `None` if it did not."""
-
     restarts = 0
     """How often a process was started in the place of one that had ended."""
 
@@ -96,7 +81,7 @@ class LlamaChild(Service):
     """Tells what the last look has found."""
 
     count_restart: Counter
-    """The metric that counts what `restarts` does."""
+    """The metric that counts what `restarts` does, for Prometheus."""
 
     def __init__(self, settings: Settings, port: int, reactor: Any) -> None:
         """Prepare to run the model of these (`adapted`) settings on a port of this machine; nothing is started."""
@@ -109,12 +94,19 @@ class LlamaChild(Service):
         self._wanted: Settings | None = None
         self._reactor = reactor
         self._process: ProcessOutput | None = None
-        self._backoff = Backoff(reactor, FIRST_PAUSE)
+        self._attempts = Attempts(reactor)
         self._life: Deferred[None] | None = None
         # Those that wait in `ready`.
-        self._waiting: set[Deferred[None]] = set()
+        self._waiting = Waiting(reactor)
         # Whether the present process is to be replaced, so that its end is no failure.
         self._replacing = False
+        # Fires at the end of a pause; `None` while there is none.
+        self._pause: Deferred[None] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last start has failed, in words for an operator; `None` if it has not."""
+        return self._attempts.trouble
 
     @property
     def pid(self) -> int | None:
@@ -122,20 +114,30 @@ class LlamaChild(Service):
         process = self._process
         return None if process is None or process.ended else process.pid
 
+    @property
+    def model(self) -> str:
+        """The path of the model's file that runs, or is to run next."""
+        return str(self._settings.model)
+
     def told(self) -> dict[str, Any]:
-        """Return what `/status` shows of the child."""
+        """Return what `/status` shows of the child: names and values are part of the interface."""
         return {"pid": self.pid, "restarts": self.restarts, "state": self.state}
 
     def not_running(self) -> str | None:
-        """Return why llama-server cannot answer now, in words for an operator; `None` while it runs."""
+        """Return why llama-server cannot answer now, in words for an operator; `None` while it runs.
+
+        Asked by the watch, whose looks fail meanwhile for good reason, and for the words to clients that wait.
+        """
         return None if self.state == RUNNING else self.trouble or IS_STARTING
 
     # The service.
 
     def startService(self) -> None:
         """Start llama.cpp.  Called by the parent service.  Raises `ConfigError` if that can be seen to be in vain."""
+        # Before anything is started: an error here ends bioproxy with one line.
         check_child(self._settings)
         super().startService()
+        # Runs up to the first `await` that has to wait: the process exists when this returns.
         self._life = Deferred.fromCoroutine(self._supervise())
         self._life.addErrback(self._end_of_life)
 
@@ -147,6 +149,7 @@ class LlamaChild(Service):
         super().stopService()
         self.state = STOPPED
         self.turn_away(lambda: LlamaNotRunning("bioproxy is shutting down"))
+        # First the supervision, or it would take the end that follows for a crash and start another process.
         if self._life is not None:
             self._life.cancel()
         process = self._process
@@ -156,10 +159,8 @@ class LlamaChild(Service):
         return process.gone
 
     def turn_away(self, error: Callable[[], ProxyError]) -> None:
-        """Fail all that wait in `ready`; `error` makes a new error for each, as each is raised in another coroutine."""
-        # A copy: each of them leaves the set when its coroutine goes on, which is inside `errback`.
-        for waiting in list(self._waiting):
-            waiting.errback(error())
+        """Fail all that wait in `ready`, because bioproxy stops; `error` makes a new error for each."""
+        self._waiting.turn_away(error)
 
     def _end_of_life(self, failure: Failure) -> None:
         """Log why the supervision ended, unless it was cancelled by `stopService`."""
@@ -174,90 +175,72 @@ class LlamaChild(Service):
         Fires when it does, at once if it does already.  Fails with `LlamaNotRunning` if the start fails, if that takes
         more than so many seconds, or if bioproxy stops.  Cancelling only ends the waiting.
         """
+        # Whoever calls has the gate, so no request is in progress that a restart could break off.
         if self._wanted is not None:
             self._replace(self._wanted)
         if self.state == RUNNING:
             return
         # Known to have failed: the caller learns that at once, and when to come again.
         if self.state == PAUSING and self.trouble is not None:
-            raise self._failed()
-        waiting: Deferred[None] = Deferred()
-        self._waiting.add(waiting)
-        try:
-            # A long time limit may come out negative if all of it was spent in the queue.
-            await waiting.addTimeout(max(0.0, seconds), self._reactor)
-        except TimeoutError:
-            raise LlamaNotRunning(f"{IS_STARTING}, and did not answer in time") from None
-        finally:
-            self._waiting.discard(waiting)
+            raise self._attempts.error(self._settings)
+        await self._waiting.wait(seconds, f"{IS_STARTING}, and did not answer in time")
 
     def use(self, settings: Settings) -> None:
         """Run what these (`adapted`) settings say, from the next call of `ready` on."""
-        changed = (settings.model, settings.llama_server, settings.llama_args)
-        self._wanted = (
-            settings
-            if changed != (self._settings.model, self._settings.llama_server, self._settings.llama_args)
-            else None
-        )
+        # Compared with what runs, so that a reload that takes the last one back restarts nothing.
+        self._wanted = None if what_runs(settings) == what_runs(self._settings) else settings
 
     # The life of the child.
 
     def _replace(self, settings: Settings) -> None:
-        """End the present process, and start one with other settings when it is gone."""
+        """End the present process, and start one with other settings when it is gone.
+
+        Returns at once, with the state "starting": the caller waits like everybody else.
+        """
         self.log.info("llama.cpp ends for new settings of the configuration")
         self._settings, self._wanted = settings, None
-        self.state, self.trouble = STARTING, None
+        self.state = STARTING
+        self._attempts.succeeded()
         self._replacing = True
+        # The supervision goes on by itself when the process is gone, or when the pause is over.
         if self._process is not None and not self._process.ended:
             self._process.end()
         elif self._pause is not None:
             self._pause.cancel()
 
-    _pause: Deferred[None] | None = None
-
     async def _supervise(self) -> None:
         """Keep a process running.  Never fires; cancelling ends the supervision, and leaves the process as it is."""
+        # One process after the other, never two: they would not fit into memory together, and both want the port.
         while True:
             self._replacing = False
-            process = self._start()
-            began = self._reactor.seconds()
+            # Where a start has failed before, the lines of another try would only repeat themselves.
+            self.state, aloud = STARTING, self._attempts.is_first(self._settings)
+            if aloud:
+                self.log.info("llama.cpp is starting, with {model}", model=self._settings.model)
+            process = self._process = launch(self._settings, self.port, self._reactor, aloud)
             late = await self._until_up(process)
+            # From here on it answers, or has ended already.  How long it did decides about the next pause.
             up_since = None if self.state != RUNNING else self._reactor.seconds()
-            await _fired(process.gone)
-            # From here on: what to say and how long to pause.
+            await process.until_gone()
+            # The end that a reload has asked for is neither a crash nor a failure.
             if not self._replacing:
-                self._note_end(process, up_since, self._reactor.seconds() - began if late else None)
+                self._note_end(process, up_since, late)
                 # Everybody else learns now, and not two seconds later, that nobody answers any more.
                 await self.look()
                 await self._rest()
             self.restarts += 1
             self.count_restart.inc()
 
-    def _start(self) -> ProcessOutput:
-        """Start a process."""
-        self.state = STARTING
-        aloud = self._backoff.current("start", self._settings) is None
-        process = self._process = ProcessOutput(self._reactor, aloud)
-        if aloud:
-            self.log.info("llama.cpp is starting, with {model}", model=self._settings.model)
-        try:
-            # Looked for each time: it may have been installed meanwhile, or replaced.
-            command = command_line(find_program(self._settings), child_flags(self._settings, self.port))
-            # Returns at once: the protocol is told what becomes of the process.
-            self._reactor.spawnProcess(process, command[0], command, env=environment())
-        except Exception as error:
-            # Too many processes, or the program is gone.
-            process.last_lines.append(f"error: {error}")
-            process.processEnded(Failure(error))
-        return process
-
     async def _until_up(self, process: ProcessOutput) -> bool:
         """Wait until the process answers or has ended; fires with whether it was killed because it took too long."""
+        # Two things can happen first: the looking succeeds, or the process ends, which cancels the looking.  A Deferred
+        # that has fired takes a later `cancel` quietly.
         looking = Deferred.fromCoroutine(self._look_until_up())
         process.gone.addCallback(lambda _: looking.cancel())
         try:
             await looking.addTimeout(self.start_limit, self._reactor)
         except TimeoutError:
+            # It had its time, and may not react to anything any more.
             process.kill()
             return True
         except CancelledError:
@@ -265,56 +248,41 @@ class LlamaChild(Service):
             if not process.ended:
                 raise
             return False
-        self.state, self.trouble = RUNNING, None
+        self.state = RUNNING
+        self._attempts.succeeded()
         process.heard()
-        # Not before the state is right: each of them goes on inside `callback`.
-        for waiting in list(self._waiting):
-            waiting.callback(None)
+        # Not before the state is right: each of those that wait goes on inside this call.
+        self._waiting.let_go()
         return False
 
     async def _look_until_up(self) -> None:
         """Look until llama-server answers.  Cancelling ends it."""
         # A look that began after the start can only have been answered by the new process.
         await self.look()
+        # While it is being replaced, what answers is the old process.
         while not self.is_up() or self._replacing:
             await deferLater(self._reactor, LOOK)
             await self.look()
 
-    def _note_end(self, process: ProcessOutput, up_since: float | None, late: float | None) -> None:
-        """Note why a process ended, log it, and tell those that wait.
+    def _note_end(self, process: ProcessOutput, up_since: float | None, late: bool) -> None:
+        """Note why a process ended, and tell those that wait if its start has failed.
 
-        `up_since` is when it began to answer, `None` if it never did; `late` is after how many seconds it was killed.
+        `up_since` is when it began to answer, by the clock, `None` if it never did; `late` tells whether it was killed
+        because it took too long.
         """
+        # All that it wrote was read before its end was reported, so the reason is among these lines.
         reason = failure_reason(list(process.last_lines), process.code, process.killed_by)
         self.state = PAUSING
         if up_since is not None:
-            # A crash.  Those that wait go on waiting: the same start has worked before.
-            if self._reactor.seconds() - up_since >= STEADY:
-                self._backoff.over("start")
-            self._backoff.failed("start", self._settings, reason)
-            self.log.warn("llama.cpp ended and is started again: {reason}", reason=reason)
-            return
-        if late is not None:
-            reason = f"it did not get ready within {late:.0f} s"
-        self.trouble = f"llama.cpp does not start: {reason}"
-        # One line for a trouble that lasts.
-        if self._backoff.failed("start", self._settings, reason):
-            self.log.error("{trouble}", trouble=self.trouble)
-        self.turn_away(self._failed)
-
-    def _failed(self) -> LlamaNotRunning:
-        """Return the error for a client while the start is known to have failed."""
-        pause = self._seconds_left()
-        return LlamaNotRunning(self.trouble or IS_STARTING, max(1, round(pause)))
-
-    def _seconds_left(self) -> float:
-        """Return how many seconds the present pause still takes."""
-        trouble = self._backoff.current("start", self._settings)
-        return max(0.0, (trouble.retry_at or 0.0) - self._reactor.seconds()) if trouble is not None else 0.0
+            return self._attempts.crashed(self._settings, reason, self._reactor.seconds() - up_since)
+        if late:
+            reason = f"it did not get ready within {self.start_limit:g} s"
+        self._attempts.failed(self._settings, reason)
+        self._waiting.turn_away(lambda: self._attempts.error(self._settings))
 
     async def _rest(self) -> None:
         """Wait until the next try is allowed."""
-        self._pause = deferLater(self._reactor, self._seconds_left())
+        self._pause = deferLater(self._reactor, self._attempts.seconds_left(self._settings))
         try:
             await self._pause
         except CancelledError:
@@ -325,8 +293,6 @@ class LlamaChild(Service):
             self._pause = None
 
 
-async def _fired(deferred: Deferred[None]) -> None:
-    """Wait for a Deferred without taking its result away from others; cancelling leaves it as it is."""
-    own: Deferred[None] = Deferred()
-    deferred.addCallback(lambda _: own.callback(None) if not own.called else None)
-    await own
+def what_runs(settings: Settings) -> tuple[object, ...]:
+    """Return the part of the settings that decides what runs."""
+    return settings.model, settings.llama_server, settings.llama_args

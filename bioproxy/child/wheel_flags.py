@@ -22,12 +22,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ON, OFF = True, False
-"""The two values that a flag without a value may give its attribute."""
+"""The two values that a flag without a value may give its attribute.
+
+Names, because ``Flag("--no-warmup", "warmup", False)`` would read as if the flag were off.
+"""
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag, and what it does to llama.cpp's parameters."""
+    """One flag, and what it does to llama.cpp's parameters.
+
+    Two flags may set the same attribute, as ``--slots`` and ``--no-slots`` do.
+    """
 
     names: str
     """Its names, with spaces between."""
@@ -40,19 +46,25 @@ class Flag:
 
 
 def text_of(file: str) -> str:
-    """Return the content of a file, for a flag whose value may also be given in a file."""
+    """Return the content of a file, for a flag whose value may also be given in a file.
+
+    Raises `OSError`.  Called when the command line is parsed, in bioproxy's own process to check it, and again in the
+    process that runs llama.cpp.
+    """
     return Path(file).read_text(encoding="utf-8")
 
 
 FLAGS = (
-    # The model, and how much of it is where.
+    # The model, its name for clients, and a second file for models that see images.  The last three say how much of it
+    # is computed by a graphics card, on which, and whether the slot's memory is there, too.
     Flag("-m --model", "model.path", str),
     Flag("-a --alias", "model_alias", lambda names: set(names.split(","))),
     Flag("-mm --mmproj", "mmproj.path", str),
     Flag("-ngl --gpu-layers --n-gpu-layers", "n_gpu_layers", int),
     Flag("-mg --main-gpu", "main_gpu", int),
     Flag("-nkvo --no-kv-offload", "no_kv_offload", ON),
-    # How much it computes at a time, and with how many threads.
+    # How many tokens it may hold, how many it computes at a time, and with how many threads.  A large batch (-b) keeps
+    # users waiting for the end of a warm-up's piece.
     Flag("-c --ctx-size", "n_ctx", int),
     Flag("-b --batch-size", "n_batch", int),
     Flag("-ub --ubatch-size", "n_ubatch", int),
@@ -60,7 +72,8 @@ FLAGS = (
     Flag("-tb --threads-batch", "cpuparams_batch.n_threads", int),
     Flag("--threads-http", "n_threads_http", int),
     Flag("--no-warmup", "warmup", OFF),
-    # Slots, and what they keep.
+    # Slots, and what is kept of earlier prompts: in files, in memory (-cram, in MiB), and in the slot itself.  The last
+    # ones are for models that cannot go back inside what they hold.
     Flag("-np --parallel", "n_parallel", int),
     Flag("-kvu --kv-unified", "kv_unified", ON),
     Flag("--slot-save-path", "slot_save_path", lambda path: f"{path.rstrip('/')}/"),
@@ -73,7 +86,8 @@ FLAGS = (
     Flag("--context-shift", "ctx_shift", ON),
     Flag("--no-context-shift", "ctx_shift", OFF),
     Flag("--sleep-idle-seconds", "sleep_idle_seconds", int),
-    # What it serves, and where.
+    # What it serves, and where.  bioproxy asks `/slots` after each request, so ``--no-slots`` costs some restores; keys
+    # are also needed by bioproxy itself (`llama_api_key_file`).
     Flag("--host", "hostnames", lambda host: [host]),
     Flag("--port", "port", int),
     Flag("--api-key", "api_keys", lambda keys: keys.split(",")),
@@ -86,7 +100,8 @@ FLAGS = (
     Flag("--no-webui --no-ui", "ui", OFF),
     Flag("--embedding --embeddings", "embedding", ON),
     Flag("-lv --verbosity --log-verbosity", "verbosity", int),
-    # How it answers a request that does not say.
+    # How it answers a request that does not say.  ``--jinja`` is the default of current builds, and the tools of chats
+    # need it.
     Flag("-n --predict --n-predict", "n_predict", int),
     Flag("-s --seed", "sampling.seed", int),
     Flag("--temp --temperature", "sampling.temp", float),
@@ -102,10 +117,14 @@ FLAGS = (
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises `ValueError` for a mistake, where `argparse` would end the process."""
+    """Raises `ValueError` for a mistake, where `argparse` would end the process.
+
+    A subclass, because `argparse` has no other way to say that; ``exit_on_error=False`` leaves some mistakes out.
+    """
 
     def error(self, message: str) -> NoReturn:
         """Report a mistake.  Called by `argparse`, with a sentence that names the flag."""
+        # Its own method prints the usage and exits, which would end bioproxy in the middle of a reload.
         raise ValueError(message)
 
 
@@ -115,13 +134,16 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
     Of a flag that occurs twice the last one counts, as in llama-server.  Raises `ValueError` with one sentence for an
     unknown flag or a bad value.
     """
+    # `SUPPRESS` leaves out of the result what was not given, so that llama.cpp's defaults stay.
     # No abbreviations: ``--cache`` would be ``--cache-ram`` here, and an error in llama-server.
     parser = _Parser(prog="llama-server", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+    # The attribute's name is where `argparse` puts the value, so of two flags for one attribute the last one wins.
     for flag in FLAGS:
         if isinstance(flag.takes, bool):
             parser.add_argument(*flag.names.split(), dest=flag.attribute, action="store_const", const=flag.takes)
         else:
             parser.add_argument(*flag.names.split(), dest=flag.attribute, type=flag.takes)
+    # `parse_known_args`, because an error of ours can name the flag and say who does not know it.
     known, unknown = parser.parse_known_args(list(arguments))
     if unknown:
         raise ValueError(f"the llama.cpp in the wheel xllamacpp does not know {unknown[0]} here")
@@ -129,11 +151,16 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def assign(params: Any, values: dict[str, Any]) -> None:
-    """Set attributes of llama.cpp's parameters; `values` are those that `parsed` returned."""
-    # llama-server finds these two when it reads its command line.  Left alone, they would be -1.
+    """Set attributes of llama.cpp's parameters; `values` are those that `parsed` returned.
+
+    What is not in `values` keeps llama.cpp's own default, which the wheel has put there.
+    """
+    # llama-server chooses its threads when it reads its command line.  Left alone, both numbers would be -1.  One of
+    # them is for answers, where a token is computed at a time, the other for prompts.
     cpus = usable_cpus()
     threads = values.get("cpuparams.n_threads", max(1, cpus // 2 if cpus > 4 else cpus - 1))
     for name, value in {"cpuparams.n_threads": threads, "cpuparams_batch.n_threads": threads, **values}.items():
+        # ``sampling.temp`` is the attribute `temp` of the structure in the attribute `sampling`.
         *outer, last = name.split(".")
         structure = params
         for each in outer:

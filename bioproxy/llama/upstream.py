@@ -90,10 +90,7 @@ class Upstream:
     """
 
     def __init__(self, url: str, agents: Agents, clock: IReactorTime, keys: ApiKeys) -> None:
-        """Prepare calls to the llama-server at `url`, through `agents`; nothing is connected yet.
-
-        `clock` is the reactor, or a test's clock; `keys` has the api key for the proxy's own calls, if one is needed.
-        """
+        """Prepare calls to the llama-server at `url`, through `agents`, with the api key of `keys`, if there is one."""
         self.url = url
         """`llama_url`, as configured."""
         self.last_heard = clock.seconds()
@@ -102,9 +99,8 @@ class Upstream:
         """The llama-server that bioproxy starts itself; `None` if an operator does.  Assigned once, by the wiring."""
         self._agents = agents
         self._own_fresh = HTTPClient(agents.own_fresh, data_to_body_producer=BytesProducer)
-        # Two clients of treq, because a client keeps its Agent, and the Agent decides about the connection.
-        # `BytesProducer` writes a body at once; treq's own producer would copy it in pieces, over several turns of the
-        # reactor.
+        # Two clients of treq, because a client keeps its Agent.  `BytesProducer` writes a body at once; treq's own
+        # producer would copy it in pieces, over several turns of the reactor.
         self._own_shared = HTTPClient(agents.own_shared, data_to_body_producer=BytesProducer)
         self._clock = clock
         self._keys = keys
@@ -141,8 +137,8 @@ class Upstream:
         # HTTP/1.0 clients need not send `Host`, but HTTP/1.1, which is spoken from here on, demands it.
         if not sent.hasHeader(b"host"):
             sent.addRawHeader(b"host", self._host)
-        # A *producer* is an object that Twisted asks to write the body, and to pause while the network is slower: a
-        # large body is never in memory twice.  With a producer Twisted sends `Content-Length`, without one it does not.
+        # A *producer* is what Twisted asks to write the body, and to pause while the network is slower: a large body is
+        # never in memory twice.  With a producer Twisted sends `Content-Length`, without one it does not.
         # A POST with an empty body says so with `Content-Length: 0` (RFC 9110, 8.6); a GET or DELETE without a body has
         # nothing to say.
         sending = None if repeatable or (method == b"DELETE" and not body.size) else body.producer(self._clock)
@@ -254,18 +250,16 @@ class Upstream:
         self._given_up = False
 
     async def ready(self, seconds: float) -> None:
-        """Wait until llama-server can be expected to answer a request that uses the slot.  To be called at the gate.
+        """Wait, for so many seconds at most, until a llama-server of bioproxy's own has started; called at the gate.
 
-        Fires at once, but for a llama-server that bioproxy is just starting, for which it waits so many seconds at
-        most. Fails with `LlamaNotRunning` if that does not start, and with `UpstreamTimeout` while llama-server is
-        unresponsive.  Cancelling ends the waiting.
+        Fails with `LlamaNotRunning` if it does not start, and as `check`.  Cancelling ends the waiting.
         """
         if self.child is not None:
             await self.child.ready(seconds)
         self.check()
 
     def refuse_while_starting(self) -> None:
-        """Raise `LlamaNotRunning` while llama-server does not run: for a request that need not wait."""
+        """Raise `LlamaNotRunning` while that llama-server does not run: for requests that need not wait."""
         if self.child is not None and (reason := self.child.not_running()) is not None:
             raise LlamaNotRunning(reason)
 

@@ -124,7 +124,9 @@ def chat_message(item: Any) -> Any:
     # An item that is not an object is an error, which llama-server will report.
     if not isinstance(item, dict):
         return item
-    message = {name: value for name, value in item.items() if name not in ("type", "status")}
+    # Codex gives each item an id, also its instructions, and the ids are others in each session: with them, no two
+    # sessions would begin alike.
+    message = {name: value for name, value in item.items() if name not in ("type", "status", "id")}
     parts = list_items(item.get("content"))
     texts = [part.get("text") for part in objects(parts) if part.get("type") == "input_text"]
     # Only if every part is such a text.  An instruction with an image, say, is compared as it is.

@@ -35,10 +35,14 @@ def parting(prompt: str, following: str, answer: Object) -> Parting:
     if not following.startswith(prompt):
         return Parting.PARTS
     # Only the place of the answer is looked at: the same words may stand anywhere before.
-    tail, content, thoughts = following[len(prompt) :], text_of(answer), answer.get("reasoning_content", "")
+    tail, content, thoughts = following[len(prompt) :], text_of(answer), answer.get("reasoning_content", "").strip()
     if not thoughts and not answer.get("tool_calls"):
         return Parting.NONE if tail.startswith(content) else Parting.PARTS
-    return Parting.UNSURE if thoughts.strip() in tail and content.strip() in tail else Parting.PARTS
+    # The reasoning stands before the words.  Searched one behind the other, because a short answer may repeat what was
+    # thought.
+    at = tail.find(thoughts)
+    there = at >= 0 and content.strip() in tail[at + len(thoughts) :]
+    return Parting.UNSURE if there else Parting.PARTS
 
 
 def text_of(message: Object) -> str:

@@ -88,11 +88,10 @@ class Proxy:
         """Put the parts together; nothing happens before the first request.
 
         `reader` finds and fills templates, `gate` is the queue, `waits` knows what to tell those who wait in it, and
-        `slot_access` prepares the `slot`.
-        `prompt_learning` knows with which learned prompt a chat begins.  `schedule` is told which prompts are asked
-        for.  `upstream` sends requests on, and knows whether llama-server responds. `request_log` gets each request
-        when it has ended.  `clock` measures all times: the reactor's in production, one that is advanced by hand in
-        tests.  `ping_interval` is the first value of the attribute, in seconds.
+        `slot_access` prepares the `slot`.  `prompt_learning` knows with which learned prompt a chat begins.  `schedule`
+        is told which prompts are asked for.  `upstream` sends requests on, and knows whether llama-server responds.
+        `request_log` gets each request when it has ended.  `clock`, the reactor or a test's, measures all times.
+        `ping_interval` is the first value of the attribute, in seconds.
         """
         self._reader = reader
         self._gate = gate
@@ -115,9 +114,8 @@ class Proxy:
     def resource(self) -> IResource:
         """Return what a `Site` serves: Twisted's word for the object that answers requests.
 
-        A new one for each call; all of them lead to this object.
+        Every path leads to `serve`: which paths exist is for llama-server to say, and later builds have new ones.
         """
-        # Every path leads to `serve`: which paths exist is for llama-server to say, and later builds have new ones.
         return CatchAllResource(self.serve)
 
     async def serve(self, request: IncomingRequest) -> None:
@@ -126,21 +124,24 @@ class Proxy:
         Called by `CatchAllResource` when the request has arrived with its body, and cancelled on a hang-up.  Fires when
         the client has read its answer; fails with `CancelledError` only.
         """
-        # The interval is read once for each request, so a reload of the configuration applies to those that come later.
+        # The interval is read once for each request, so a reload applies to those that come later.
         exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
         # No `await` from here to the `try`: nothing can end this coroutine before the `finally` protects it.
         self._running.add(exchange)
         try:
             await self._answer(exchange)
-            # The answer is complete, but a slow client may have yet to read megabytes of it.  That is waited for here,
-            # outside the gate: other requests go on meanwhile, and a stop of the service still sees this request as
-            # running.  If the client hangs up now, only what was kept for it is dropped.
+            # Answered, but cancelled meanwhile, and so it has to end.
+            if exchange.left_at_end:
+                raise CancelledError
+            # The answer is complete, but a slow client may have yet to read megabytes of it.  That is waited for
+            # outside the gate, and a stop still sees this request as running.  If the client hangs up now, only what
+            # was kept for it is dropped.
             if exchange.output.begun:
                 await exchange.output.done
         except CancelledError:
-            # The only place that notes a hang-up.  Raised again, as by every coroutine that was cancelled: it has not
-            # done what it was called for.
-            exchange.record.status = CLIENT_GONE
+            # The only place that notes a hang-up.  Raised again, as by every coroutine that was cancelled.
+            if not exchange.left_at_end:
+                exchange.record.status = CLIENT_GONE
             raise
         finally:
             # Synchronous on purpose: a coroutine that was cancelled may not await here, or `cancel` would return
@@ -162,7 +163,6 @@ class Proxy:
 
         Never fails.  Cancelling it only ends this waiting: no request is ended by it.
         """
-        # Asked by the shutdown, when the port is closed already; open connections still bring requests.
         if not self._running:
             return succeed(None)
         # The caller's own Deferred: if all callers got the same one, the first time-out would cancel it for the others.
@@ -200,7 +200,6 @@ class Proxy:
             raise
         except ProxyError as error:
             # All that is expected to go wrong: it has a status and a sentence for the client; no traceback is logged.
-            # Where retrying makes sense, the error says so in `Retry-After`.
             exchange.fail(error)
         except Exception:
             # A bug in bioproxy.  The client must learn of it all the same, and never take an answer for complete that
@@ -214,8 +213,7 @@ class Proxy:
         It is not queued, but templates are filled here, too: a request that counts tokens has to count those of the
         request that it stands for.  Fires and fails as `Exchange.send`; cancelling ends whichever step is in progress.
         """
-        # Both steps follow each other at once here, because there is no queue between them.  They may wait for the
-        # worker process and for a thread, and a hang-up gives up either.
+        # A hang-up gives up the worker process, or a thread.
         self._upstream.refuse_while_starting()
         found = await self._reader.find(exchange.record.path, exchange.body)
         if isinstance(found, NamedTemplates):
@@ -259,8 +257,7 @@ class Proxy:
             record.queue_ms = waited * 1000
             self._waits.entered(record)
             exchange.tell("X-Bioproxy-Queue-Ms", f"{record.queue_ms:.1f}")
-            # Fail fast while llama-server is unresponsive, instead of one time-out after the other.  A llama-server
-            # that is just being started is waited for, as long as the request may still wait.
+            # Fail fast while llama-server is unresponsive.  One that is just being started is waited for.
             await self._upstream.ready(self._gate.timeout - waited)
 
             # 3. Fill the templates and prepare the slot.  Filled only now: a file may have been edited while the

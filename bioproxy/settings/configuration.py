@@ -26,11 +26,15 @@ from urllib.parse import urlsplit
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.fields import FIELDS, Settings, templates_of, xdg_folder
 
+# mypy takes a name that was imported as known only here, unless this list has it.
 __all__ = ["FIELDS", "Settings", "templates_of", "xdg_folder"]
 
 
 def default_file() -> Path:
-    """Return the path of the configuration file that is read without ``--config``."""
+    """Return the path of the configuration file that is read without ``--config``.
+
+    It is asked for anew each time, because tests, and users of one shell, change the environment.
+    """
     return xdg_folder("XDG_CONFIG_HOME", ".config") / "conf.json"
 
 
@@ -92,6 +96,7 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             checked(key, {prefix: str(file) for prefix, file in result.items()}, folder, option(key))
         values[key] = result
     refuse_both(values)
+    check_shared_shelf(values)
     for listen, *places in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
         # `listen` wins over `host` and `port`.  But a user who gives ``--port`` means that port, even if the file has a
         # `listen`; so that is dropped.
@@ -112,6 +117,19 @@ def refuse_both(values: Mapping[str, Any]) -> None:
     for key in ("llama_server", "llama_args"):
         if key in values and "model" not in values:
             raise ConfigError(f"{key}: needs the setting model, the file to run")
+
+
+def check_shared_shelf(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a `shared_shelf` without a slot folder that this host sees, or in that folder.
+
+    `values` are as for `refuse_both`.
+    """
+    shelf, slots = values.get("shared_shelf"), values.get("slot_save_path")
+    # With a model, bioproxy makes the slot folder itself.
+    if shelf is not None and slots is None and "model" not in values:
+        raise ConfigError("shared_shelf: needs slot_save_path, the folder of llama-server's --slot-save-path")
+    if shelf is not None and shelf == slots:
+        raise ConfigError("shared_shelf: must be another folder than slot_save_path")
 
 
 def refuse_loop(settings: Settings) -> None:

@@ -75,8 +75,9 @@ class KnownContent:
 class ProbableContent:
     """What the slot probably holds where no witness can confirm it.
 
-    After an answer that was broken off, llama-server keeps what it has computed until then: some of
-    a prompt (`key`) and the conversation on it (`turns`), but nobody has said how much.
+    After an answer or a head start that was broken off, llama-server keeps what it has computed
+    until then: some of a prompt (`key`) and the conversation on it (`turns`), but nobody has said
+    how much.
     """
 
     key: Key
@@ -137,12 +138,12 @@ class SlotContent:
         # comparison that llama-server makes itself, token by token: a mistake costs time only.
         self.probable, self.left_by_user = probable, True
 
-    def taken_by_warmup(self) -> None:
-        """Note that a warm-up is about to change the slot."""
+    def taken_by_warmup(self, probable: ProbableContent | None = None) -> None:
+        """Note that a warm-up or a head start is about to change the slot, and what that probably leaves."""
         # Nothing is probable after a warm-up that was broken off: it had less than the prompt,
-        # and the next attempt begins with a file.
+        # and the next attempt begins with a file.  A head start has the conversation of a user.
         self.forget()
-        self.left_by_user = False
+        self.probable, self.left_by_user = probable, False
 
     def llama_restarted(self) -> None:
         """Note that another process of llama-server runs, whose slot is empty."""
@@ -273,13 +274,13 @@ class SlotContent:
             return turns.continues(probable.turns.all_messages)
         return witness.tokens > tokens
 
-    async def evaluate_for_warmup(self, tokens: Sequence[int]) -> Evaluated:
-        """Have the slot hold exactly these tokens, for a warm-up.
+    async def evaluate_for_warmup(self, tokens: Sequence[int], probable: ProbableContent | None = None) -> Evaluated:
+        """Have the slot hold exactly these tokens, for a warm-up, or for a head start that has `probable` there.
 
         Fires and fails as `LlamaApi.evaluate`.  Cancelling closes the connection and leaves the
         slot unknown.
         """
-        self.taken_by_warmup()
+        self.taken_by_warmup(probable)
         return await self._llama.evaluate(tokens)
 
     async def until_idle(self, clock: IReactorTime) -> None:

@@ -19,11 +19,20 @@ from contextlib import asynccontextmanager
 
 from bioproxy.llama.api import Evaluated
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.slot.content import SlotContent
+from bioproxy.slot.content import ProbableContent, SlotContent, cut_after
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.file_search import SavedConversation
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.record import CHAT
 from bioproxy.slot.reuse_check import ReuseCheck, helped
+
+TRIAL = 128
+"""Tokens with which it is tried out whether the model can go back.
+
+llama-server keeps no states to go back to of a model for fewer than 64.  So halved, hybrid models look like ones that
+cannot go back; doubled, the trial takes twice as long.
+"""
 
 
 class HeadStartUse:
@@ -32,11 +41,51 @@ class HeadStartUse:
     Invariant: nothing is claimed about the slot until `completed` was called and the block is left.
     """
 
-    def __init__(self, content: SlotContent, reuse_check: ReuseCheck, tokens: Sequence[int]) -> None:
+    def __init__(
+        self,
+        content: SlotContent,
+        files: SlotFiles,
+        reuse_check: ReuseCheck,
+        tokens: Sequence[int],
+        probable: ProbableContent,
+        saved: SavedConversation | None,
+    ) -> None:
+        """Store the parts.
+
+        The next prompt begins with `tokens`, `probable` is the conversation in the slot, and `saved` the file that has
+        all of it, if there is one.
+        """
         self.is_complete = False
         self._content = content
+        self._files = files
         self._reuse_check = reuse_check
         self._tokens = tokens
+        self._probable = probable
+        self._saved = saved
+
+    async def try_going_back(self) -> bool:
+        """Find out whether the model can go back inside what it holds, with `TRIAL` tokens.
+
+        Fires with whether the slot holds the conversation and the model goes back, as far as is known.  Each of the two
+        requests has so few tokens that a user who comes waits for less than a piece, whatever the model is.  Fails and
+        is cancelled as `evaluate`.
+        """
+        # Without a file the conversation would be lost by the trial.
+        if self._reuse_check.has_gone_back or self._saved is None:
+            return self._reuse_check.goes_back
+        # Nothing is probable during the trial: the slot has next to nothing of the conversation then.
+        await self._content.evaluate_for_warmup(self._tokens[:TRIAL])
+        # Two tokens back, since the states that llama-server keeps for models with a sliding window or recurrent layers
+        # are a few tokens before the end of a prompt.  They are looked up only if what follows is another token.
+        end = min(TRIAL, len(self._tokens)) - 2
+        reused = (await self._content.evaluate_for_warmup(cut_after(self._tokens, end))).reused
+        if not self.judge_going_back(end, reused):
+            return False
+        # These states are in the file as well.  If the file cannot be read, the slot is empty, and the caller begins as
+        # with a model that cannot go back.
+        there = await self._files.load(self._saved.name, CHAT, self._saved.entry, for_user=False)
+        self._content.taken_by_warmup(self._probable if there else None)
+        return there
 
     async def evaluate(self, end: int) -> Evaluated:
         """Have the slot hold exactly the first `end` tokens.
@@ -44,7 +93,7 @@ class HeadStartUse:
         Fires with how many of them were reused and what the rest took.  Fails as `LlamaApi`'s calls do.  Cancelling
         closes the connection, and llama-server stops after the batch it works on.
         """
-        return await self._content.evaluate_for_warmup(self._tokens[:end])
+        return await self._content.evaluate_for_warmup(self._tokens[:end], self._probable)
 
     def judge_going_back(self, promised: int, reused: int) -> bool:
         """Note how many of the `promised` tokens were reused when the end of the conversation was cut off.
@@ -65,6 +114,7 @@ class HeadStartUses:
     def __init__(
         self, content: SlotContent, files: SlotFiles, saver: ConversationSaver, reuse_check: ReuseCheck
     ) -> None:
+        # Parts of `bioproxy.slot.slot.Slot`, which makes this object.
         self._content = content
         self._files = files
         self._saver = saver
@@ -91,14 +141,24 @@ class HeadStartUses:
         if self._reuse_check.goes_back:
             with gate.without_preemption():
                 await self._saver.save_if_due()
-        self._content.taken_by_warmup()
-        use = HeadStartUse(self._content, self._reuse_check, tokens)
+        found = self._saver.saved_beginning(known.turns)
+        whole = found if found is not None and found.entry.tokens == known.witness.tokens else None
+        # The ``async with`` block begins at the ``yield`` below.  Until here nothing was changed, so a user who comes
+        # finds what was known before.
+        #
+        # Whatever happens from here on, the slot has some of this conversation.  So its next request still counts as
+        # going on with what the slot holds: it may pass others at the gate, and no file is restored for it where the
+        # model goes back.
+        probable = ProbableContent(known.key, known.turns)
+        self._content.taken_by_warmup(probable)
+        use = HeadStartUse(self._content, self._files, self._reuse_check, tokens, probable, whole)
         yield use
         if not use.is_complete:
             return
-        # A file may have the conversation as it was answered.  That file counts for what is the same in both.  Models
-        # that go back only with the help of checkpoints could not use more of it, since files have no checkpoints: if
-        # the rest is long enough, the conversation is saved once more, in place of that file.
+        # A file may have the conversation as it was answered.  That file counts for what is the same in both.  Some
+        # builds of llama-server could not use more of it with models that go back only with the help of checkpoints,
+        # since their files have none: if the rest is long enough, the conversation is saved once more, in place of that
+        # file.  Asked anew, because the first piece may have shown that the file is of no use.
         found = self._saver.saved_beginning(known.turns)
         saved = min(found.entry.tokens, shared) if found is not None and found.shared is None else 0
         await self._content.remember(known.name, known.key, known.conversation, saved, known.turns, ahead=True)

@@ -53,6 +53,9 @@ class ReuseCheck:
     goes_back: bool
     """Whether the model can go on from inside what it holds, as when another question stands behind the prompt."""
 
+    has_gone_back: bool
+    """Whether an answer has shown that it can."""
+
     conversations: bool
     """Whether restored conversations are reused.
 
@@ -67,6 +70,7 @@ class ReuseCheck:
     def llama_restarted(self) -> None:
         """Forget everything: another process of llama-server runs."""
         self.trouble, self.goes_back, self.conversations = None, True, True
+        self.has_gone_back = False
         self._strikes = self._conversation_strikes = 0
         self._doubted.clear()
 
@@ -113,7 +117,9 @@ class ReuseCheck:
         """Note how many tokens were reused where the slot held more than those `promised`."""
         # One failure is enough here.  Nothing is lost by it: what is given up is only the attempt
         # to reuse the prompt before another conversation, and its file is restored instead.
-        if not helped(promised, reused):
+        if helped(promised, reused):
+            self.has_gone_back = True
+        else:
             self.goes_back = False
 
 

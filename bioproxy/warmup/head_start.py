@@ -42,7 +42,6 @@ from bioproxy.slot.slot import Slot
 from bioproxy.warmup.client_kinds import ClientKinds
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.next_prompt import NextPrompt, find_next_prompt
-from bioproxy.warmup.progress import LEAST
 from bioproxy.warmup.talks import Candidate, Expected, Talk
 
 LARGEST_BODY = 1 << 20
@@ -53,10 +52,29 @@ of more than about 130,000 tokens get none; doubled, the reactor stands still tw
 """
 
 
+WORTH = 32
+"""Tokens that a head start must spare the next request, on a model that can go back.
+
+Halved, answers of a few words get head starts of which nobody notices anything; doubled, the next request after a short
+answer may compute 63 tokens beside what is new, which takes some machines two seconds.
+"""
+
+NEARLY = 64
+"""Tokens at the end of what was expected that need not be reused for a guess to count as right.
+
+A prompt may part from the guess in the role of its last message.  Halved, two such prompts might end the head starts of
+their client; doubled, a guess may be wrong about all of a short answer, and still count as right.
+"""
+
+
 class HeadStart:
     """Prepares the slot for the next turn of the last conversation.
 
-    Invariant: the slot is used only inside the gate, and each conversation is tried once.
+    Invariant: the slot is used only inside the gate, each conversation is tried once, and texts of at most one
+    conversation are kept.  The methods are called in this order for each request that uses the slot, all but the first
+    two only if it comes so far::
+
+        user_came ──▶ request_sent ──▶ answered ──▶ do, in the warmer's next rounds ──▶ user_came, of the next request
     """
 
     log = Logger()
@@ -65,7 +83,7 @@ class HeadStart:
     """Whether there are head starts (``head_start``).  May be changed at any time."""
 
     kinds: ClientKinds
-    """Which kinds of clients send their conversations back as expected."""
+    """Which kinds of clients send their conversations back as expected.  `/status` shows those that do not."""
 
     def __init__(
         self,
@@ -95,10 +113,12 @@ class HeadStart:
         self._metrics = metrics
         self._clock = clock
         self._read = read
-        # The request inside the gate, and after its answer the candidate that it made.
+        # The request inside the gate, and after its answer the candidate that it made.  Only one of them is set at a
+        # time.  `do` compares the candidate after each ``await``: if it is another one or none, a user has come.
         self._sent: tuple[Talk, bytes] | None = None
         self._candidate: Candidate | None = None
-        # What the next request is expected to reuse, and the same for the request that is inside the gate now.
+        # What the next request is expected to reuse, and the same for the request that is inside the gate now.  The
+        # first becomes the second when that request comes in, and is judged when its answer has ended.
         self._expected: Expected | None = None
         self._awaited: Expected | None = None
 
@@ -106,19 +126,25 @@ class HeadStart:
 
     def user_came(self) -> None:
         """Note that a user's request is about to use the slot: the last conversation is not kept any longer."""
-        # Also if the request fails later: what it leaves in the slot is its own, or unknown.
+        # Also if the request fails later: what it leaves in the slot is its own, or unknown.  And texts of a user are
+        # not kept for longer than they are of use.
         self._sent, self._candidate = None, None
         # A request that goes on with the conversation is judged when it is answered.  For all later ones the slot has
         # changed, so nothing is expected of them.
         self._awaited, self._expected = self._expected, None
 
     def request_sent(self, talk: Talk, body: RequestBody) -> AnswerText | None:
-        """Note that a request is about to be sent; return what is to be fed with its answer, if that is wanted."""
+        """Note that a request is about to be sent, inside the gate.
+
+        `talk` says which conversation it is of, and `body` is sent to llama-server.  Return what is to be fed with its
+        answer, or `None` if there will be no head start.
+        """
         # For a kind of client that has stopped, not even the text is collected.
         wanted = self.enabled and talk.path in CONVERTERS and not self.kinds.stopped(talk.kind)
         if not wanted or body.size > LARGEST_BODY:
             return None
-        # Copied now: the request's own file is closed as soon as its answer has ended.
+        # Copied now: the request's own file is closed as soon as its answer has ended.  It is not parsed here, since
+        # its client is waiting, and most of the time the next request comes before there is a use for it.
         self._sent = talk, body.to_bytes()
         return AnswerText()
 
@@ -128,25 +154,32 @@ class HeadStart:
         `reused` is how many tokens llama-server says it reused, and `hot` whether the slot was left as it was for this
         request: only then does `reused` say whether a guess was right.
         """
-        # Taken out first, so that nothing of this request is kept if there is no message.
+        # Taken out first, so that nothing of this request is kept if there is no message.  There is none after an
+        # answer that was broken off, or too long.
         sent, awaited = self._sent, self._awaited
         self._sent, self._awaited = None, None
         message = answer.message() if answer is not None else None
         if sent is None or message is None:
             return
         talk, body = sent
+        # The next round of the warmer finds it, half a second later at most.
         self._candidate = Candidate(talk, body, message)
         earlier = awaited.talk.conversation.all_messages if awaited is not None else None
         if awaited is None or earlier is None or reused is None or not hot:
             return
-        # The same question once more goes back to before the answer, whatever was guessed about what follows it.
+        # The same question once more goes back to before the answer, whatever was guessed about what follows it.  So
+        # does an edited question, and a request of another conversation says nothing at all.
         if talk.conversation.continues(earlier) and talk.conversation.is_longer_than(earlier):
             self._judge(awaited, reused)
 
     def _judge(self, expected: Expected, reused: int) -> None:
-        """Compare what an answer has reused with what was expected."""
-        # Nearly all: a prompt that parts in the last tokens was guessed as well as can be.
-        right, kind = reused >= expected.tokens - LEAST, expected.talk.kind
+        """Compare what an answer has reused, in tokens, with what was expected.
+
+        Two mistakes are possible, and each has its own consequence.  The slot was left alone although the next prompt
+        parts from it: then the next time it is evaluated.  Or it was evaluated, and the prompt was another one: after
+        two of these in a row the kind of client gets no more head starts.
+        """
+        right, kind = reused >= expected.tokens - NEARLY, expected.talk.kind
         if not expected.guessed:
             # The slot was left alone because it looked right.  Next time it is not left alone.
             if not right:
@@ -167,18 +200,22 @@ class HeadStart:
         candidate = self._candidate
         if candidate is None:
             return
+        # The warmer calls this in each round, twice a second.  Most of the time it ends above.
+        #
         # A reload may have switched head starts off since the answer.
         if not self.enabled:
             self._candidate = None
             return
         # Where the slot holds something else, or llama-server does not tell what it holds, there is nothing to prepare.
+        # A conversation that comes back later is restored from its file, and computes the last answer again.
         held = self._slot.tokens_of_conversation(candidate.talk.conversation)
         if held is None:
             self._candidate = None
             return
         try:
             found = await self._find(candidate)
-            # A user may have come and gone meanwhile.  From here to the gate there is no ``await``.
+            # A user may have come and gone meanwhile.  From here to the gate there is no ``await``, so what is found
+            # out here is still true there.
             if candidate is not self._candidate or self._gate.busy:
                 return
             self._candidate = None
@@ -189,12 +226,14 @@ class HeadStart:
                 # Whether it really is right, the next answer tells.
                 self._expected = Expected(candidate.talk, held, guessed=False)
                 return
-            if found.end - min(found.shared, found.end) < LEAST and self._slot.model_goes_back:
-                # So little that the next request computes it as quickly itself.
+            if found.end - found.shared < WORTH and self._slot.model_goes_back:
+                # The answer had a few words only.  A model that cannot go back has to compute the whole prompt for
+                # them, so this is about the others.
                 return
             await self._evaluate(candidate.talk, found)
         except (LlamaCallFailed, ProxyError, OSError) as error:
-            # Each conversation is tried once: the next answer brings the next chance.
+            # Each conversation is tried once: the next answer brings the next chance.  No warning, as nobody is harmed:
+            # a chat template that cannot write such a conversation would otherwise warn after each answer.
             self._candidate = None
             self._count(candidate.talk, "failed")
             self.log.info("a head start has failed: {error}", error=error)
@@ -205,13 +244,15 @@ class HeadStart:
         Fires with `None` if that cannot be guessed, or a user has come.  Fails as `LlamaApi`'s calls do, and with
         `ProxyError` if the body cannot be read; cancelling ends the call in progress.
         """
-        # As a file, because that is how a body gets to the second process.  A small one stays in memory.
+        # As a file, because that is how a body gets to the second process.  A small one stays in memory.  Parsing the
+        # body of a long conversation takes tens of milliseconds, in which the reactor could serve nobody.
         with Spool() as file:
             file.write(candidate.body)
             turn = await self._read(next_turn, RequestBody(file), candidate.talk.path, candidate.answer)
         if turn is None:
             return None
-        # The last argument is asked between two calls: whoever comes meanwhile has made the guess useless.
+        # The last argument is asked between two calls: whoever comes meanwhile has made the guess useless.  Cancelling
+        # the call would spare nothing: these are quick, and do not use the slot.
         context = self._watch.process.props.context
         return await find_next_prompt(
             self._llama, turn, candidate.answer, context, lambda: candidate is self._candidate
@@ -225,10 +266,11 @@ class HeadStart:
         """
         began = self._clock.seconds()
         # The gate returns `False` if a user has come.  That user may go on with this conversation: llama-server keeps
-        # what it has computed, and compares the tokens itself.
+        # what it has computed, and compares the tokens itself.  Nothing is expected then, so the guess is not judged.
         if not await self._gate.warmup(lambda: self._evaluation.run(talk.conversation, found)):
             return self._count(talk, "preempted")
         # `None` where the slot turned out to hold something else: then nothing was done, and nothing is expected.
+        # Another client may use llama-server without bioproxy.
         if (computed := self._evaluation.computed) is None:
             return None
         # The next request that goes on with this conversation will tell whether the guess was right.
@@ -243,4 +285,5 @@ class HeadStart:
 
     def _count(self, talk: Talk, result: str) -> None:
         """Count the outcome of a head start."""
+        # Learned prompts share one label, or the metrics would grow with the number of prompts.
         self._metrics.head_starts.labels(metric_label(talk.prompt), result).inc()

@@ -22,10 +22,11 @@ from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.head_start_use import TRIAL
 from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.next_prompt import NextPrompt
-from bioproxy.warmup.progress import LEAST, Progress, piece_end
+from bioproxy.warmup.progress import Progress, piece_end
 from bioproxy.warmup.resume import Resume
 from bioproxy.warmup.warmup import Warmup
 
@@ -33,7 +34,8 @@ from bioproxy.warmup.warmup import Warmup
 class HeadStartEvaluation:
     """Evaluates the beginnings of next prompts, one at a time.
 
-    Invariant: only what was evaluated to its end is noted as what the slot holds.
+    Invariant: only what was evaluated to its end is noted as what the slot holds.  The gate lets one of them in at a
+    time, so `computed` belongs to the last one.
     """
 
     computed: int | None
@@ -68,24 +70,35 @@ class HeadStartEvaluation:
             if use is None:
                 return
             process, goes_back = self._watch.process, self._slot.model_goes_back
-            if goes_back:
-                # The prompt that was answered is there, so the first piece goes back to where the next one parts.
-                done = max(0, min(found.shared, found.end - LEAST))
-            else:
-                # Files are known to be of the model that runs only where the model is known.
-                done = await self._resume.restore(found.tokens[: found.end]) if self._slot.model_is_known else 0
+            # From here on nothing is known of the slot but that it probably has some of this conversation.
+            #
             # Only the size of pieces is taken from it.  A head start is tried once, so there is nothing to carry over.
-            progress, computed, first, least = Progress(Key("", "")), 0, True, 0
+            progress = Progress(Key("", ""))
+            # A model that cannot go back would compute all up to the end of the first piece in one request, and a user
+            # who comes would wait for a whole batch of llama-server's, 2,048 tokens.
+            if goes_back and found.end > max(progress.piece(self._speed, self._warmup.longest_piece), TRIAL):
+                goes_back = await use.try_going_back()
+            if goes_back:
+                # The prompt that was answered is there, so the first piece goes back to where the next one parts.  At
+                # least one token is evaluated in any case, since only that cuts off what stands behind.
+                done = min(found.shared, found.end - 1)
+            else:
+                # A file all of whose tokens are wanted, such as the prompt's own, or nothing.  Files are known to be of
+                # the model that runs only where the model is known.
+                done = await self._resume.restore(found.tokens[: found.end]) if self._slot.model_is_known else 0
+            computed, first, least = 0, True, 0
             while done < found.end:
                 piece = max(progress.piece(self._speed, self._warmup.longest_piece), least)
                 end = piece_end(done, piece, found.end)
                 # The one ``await`` that takes long, and the one that a user who comes usually ends.
                 result = await use.evaluate(end)
+                # The speed of this piece decides how long the next one is.
                 self._speed.measured(result.computed, result.ms)
                 computed += result.computed
                 # Tokens of one process mean nothing to the next one, which may have another model.
                 if self._watch.process != process:
                     return
+                # Once more, also after a trial: only this piece shows whether the prompt's own end can be gone back to.
                 if first and goes_back and done:
                     use.judge_going_back(done, result.reused)
                 # Where nothing is reused, each piece computes all those before it once more.  With pieces that double,
@@ -93,5 +106,6 @@ class HeadStartEvaluation:
                 least = 0 if first or helped(done, result.reused) else end
                 first, done = False, end
             use.completed()
-        # Behind the block: what the slot holds is noted by now.
+        # Behind the block: what the slot holds is noted by now.  A user who comes in the last ``await`` of the block,
+        # which asks for the witness, leaves the number unset.
         self.computed = computed

@@ -9,6 +9,15 @@ None of these calls needs the slot.  So they are made outside the gate and delay
 llama-server takes for them.  A user who comes meanwhile makes the rest of them useless; `wanted` is asked between two
 calls.
 
+For example, with one letter a token and a template that drops reasoning (the slot holds the first line)::
+
+    <user>why?</><assistant><think>hm</think>So.
+    <user>why?</><assistant>So.</><user>a         what the next prompt begins with: all up to the third ``<user>``
+    <user>why?</><assistant>So.</><user>7 b       parts from the slot behind ``<assistant>``: these tokens are shared
+
+On Twisted: each call is awaited in turn, so at each ``await`` a user's request may run in between and change what the
+slot holds.  Nothing here relies on the slot, and the caller looks at the slot again before it uses what was found.
+
 Does not know requests and APIs, nor what is done with the tokens.
 """
 
@@ -22,12 +31,14 @@ from bioproxy.llama.prefix_tokens import common_beginning
 from bioproxy.prompts.next_turn import NextTurn
 from bioproxy.prompts.parsed_request import Object
 from bioproxy.prompts.parting import Parting, parting
-from bioproxy.warmup.progress import exact_end
 
 
 @dataclass(frozen=True)
 class NextPrompt:
-    """How the next prompt begins."""
+    """How the next prompt begins.
+
+    Invariant: `tokens` are certain, whatever the next message says, unless the client sends another conversation.
+    """
 
     tokens: list[int]
     """What it begins with, up to the new message."""
@@ -40,12 +51,13 @@ class NextPrompt:
 
     @property
     def end(self) -> int:
-        """How many of the tokens are evaluated.
+        """How many of the tokens are evaluated: all, in contrast to a warm-up (`exact_end` in `progress`).
 
-        A few are left, as with templates: the next request then computes a batch of a usual size, and a new message
-        that begins a little earlier than expected (with another role) still begins behind them.
+        A warm-up leaves 63 tokens to each question, so that its answer is bit for bit that of a cold run.  The turns of
+        a conversation cannot have that promise: llama-server has computed the answers in them token by token
+        (docs/same-answer.md).  So the next request has no more to compute than what is new.
         """
-        return exact_end(len(self.tokens))
+        return len(self.tokens)
 
     def leave_alone(self, certain: bool) -> bool:
         """Tell whether the slot is right as it is; `certain` if what looks right has proved to be so until now."""
@@ -70,11 +82,14 @@ async def find_next_prompt(
     if how is Parting.NONE:
         # The usual case where nothing is dropped: no need for tokens.
         return NextPrompt([], 0, how)
+    # From here on only tokens count.  The same text may become other tokens where a model has written it piece by
+    # piece, but that only means that the two prompts part a little earlier.
     lists: list[list[int]] = []
     for text in (prompt, *following):
         if not wanted():
             return None
         lists.append(await llama.tokenize(text))
+        # llama-server would refuse such a prompt, or shift its beginning out of the context.
         if len(lists[-1]) >= context:
             return None
     before, tokens, *others = lists

@@ -125,7 +125,7 @@ async def proxy_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
 
     started: list[RunningProxy] = []
 
-    def start(llama_url: str, templates: dict[str, str] | None = None, **settings: Any) -> RunningProxy:
+    def start(llama_url: str | None, templates: dict[str, str] | None = None, **settings: Any) -> RunningProxy:
         proxy = RunningProxy(tmp_path, llama_url, templates or {}, **settings)
         started.append(proxy)
         proxy.start()

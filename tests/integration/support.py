@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 
+from bioproxy.child.supervisor import LlamaChild
 from bioproxy.demo import tiny_model
 from bioproxy.service import Options, makeService
 from bioproxy.warmup.progress import LEAST
@@ -357,9 +358,12 @@ class LlamaServer:
 
 
 class ConfiguredProxy:
-    """A bioproxy that is asked over the network, and its configuration `file`; whoever makes one has it run."""
+    """A bioproxy that is asked over the network, and its configuration `file`; whoever makes one has it run.
 
-    def __init__(self, folder: Path, llama_url: str, templates: Mapping[str, str], **settings: Any) -> None:
+    Without `llama_url` it needs the setting `model`, and starts llama.cpp itself.
+    """
+
+    def __init__(self, folder: Path, llama_url: str | None, templates: Mapping[str, str], **settings: Any) -> None:
         self.folder = folder
         self.url = f"http://127.0.0.1:{free_port()}"
         self.admin_url = f"http://127.0.0.1:{free_port()}"
@@ -368,7 +372,7 @@ class ConfiguredProxy:
         configuration = {
             "port": int(self.url.rpartition(":")[2]),
             "admin_port": int(self.admin_url.rpartition(":")[2]),
-            "llama_url": llama_url,
+            **({} if llama_url is None else {"llama_url": llama_url}),
             "prefixes": {f"@{name}": f"{name}.txt" for name in templates},
             "poll_interval": 0.1,
             "state_dir": "state",
@@ -447,7 +451,7 @@ class ConfiguredProxy:
 class RunningProxy(ConfiguredProxy):
     """A bioproxy in this process, on the real reactor, with what `makeService` makes of a configuration file."""
 
-    def __init__(self, folder: Path, llama_url: str, templates: Mapping[str, str], **settings: Any) -> None:
+    def __init__(self, folder: Path, llama_url: str | None, templates: Mapping[str, str], **settings: Any) -> None:
         super().__init__(folder, llama_url, templates, **settings)
         options = Options()
         options.parseOptions(["--config", str(self.file)])
@@ -459,6 +463,13 @@ class RunningProxy(ConfiguredProxy):
         self._running = True
         self._service.privilegedStartService()
         self._service.startService()
+
+    @property
+    def child(self) -> LlamaChild:
+        """The llama.cpp that it starts itself."""
+        service = self._service.getServiceNamed("llama.cpp")
+        assert isinstance(service, LlamaChild)
+        return service
 
     async def stop(self) -> None:
         """Stop it; fires when everything is over."""

@@ -145,6 +145,13 @@ class Shapes(SynchronousTestCase):
         for each in (chat(**given), chat(reasoning_effort="low")):
             self.assertNotEqual(USER_MESSAGE_ONLY, each)
 
+    def test_ids(self) -> None:
+        """Ids of items make no difference: clients that give them give others in each session."""
+        item = {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]}
+        one, two = (responses({**item, "id": f"msg_{number}"}) for number in (1, 2))
+        self.assertEqual(one, two)
+        self.assertEqual(responses(item), one)
+
     def test_developer(self) -> None:
         """Instruction items of the responses API give the shape of system or developer messages of a chat."""
         for role in ("system", "developer"):

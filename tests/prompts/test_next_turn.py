@@ -181,6 +181,8 @@ class Partings(SynchronousTestCase):
             ("P>so<", thought, Parting.PARTS),
             ("P>[hm]so<", thought, Parting.UNSURE),
             ("P>[hm]no<", thought, Parting.PARTS),
+            ("P>so[hm]<", thought, Parting.PARTS),
+            ("P>hm<", {"content": "hm", "reasoning_content": "hm"}, Parting.PARTS),
             ("P>so[look]<", called, Parting.UNSURE),
             ("P>[look]<", called, Parting.PARTS),
         ):

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from bioproxy.runtime.spool import SMALL
+from tests.support.fakes import Refusal
 from tests.support.network import Call, Wire
 from tests.support.world import KEY, World, WorldTest
 
@@ -198,6 +199,7 @@ class InTime(LateTest):
     def test_real_status(self) -> None:
         """Whatever llama-server says arrives as it is, with its status, stream or not."""
         world = self.occupied()
+        world.llama_server.answers = {path: Refusal(404, "File Not Found") for path in PATHS[1:]}
         missing = [self.ask(world, path) for path in PATHS[1:]]
         too_long = self.ask(world, text="@code " + "x" * 20_000)
         fine = self.ask(world)

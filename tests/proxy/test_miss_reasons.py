@@ -217,7 +217,7 @@ class UnderWay(WarmTest):
 
     def test_words(self) -> None:
         """Each word is explained in the documentation for clients."""
-        text = (Path(__file__).parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
+        text = (Path(__file__).parents[2] / "docs" / "clients" / "README.md").read_text(encoding="utf-8")
         for word in MEANINGS:
             self.assertIn(f"| `{word}` |", text)
 

@@ -18,6 +18,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
+from tests.support.chat_forms import event, from_messages, from_responses, message_events, response_events
+
 MAGIC = b"qsgg"
 """What a slot file begins with."""
 
@@ -73,7 +75,9 @@ class FakeLlama:
         self.requests: list[tuple[str, Any]] = []
         self.raw: list[tuple[bytes, Headers, bytes]] = []  # the same requests: method, headers, body
         self.gone: list[str] = []  # paths of requests whose client hung up
-        self.pause_at: set[str] = set()  # paths that wait for `go_on`; "body" and "stream": in an answer's middle
+        self.pause_at: set[str] = (
+            set()
+        )  # paths that wait for `go_on`; "body", "stream": in an answer's middle; "last": at its end
         self._from_file = False
         self._paused: list[tuple[str, Request, Deferred[None]]] = []
 
@@ -297,6 +301,13 @@ class FakeLlama:
             answer["completion_probabilities"] = [{"top_logprobs": likeliest}]
         return self._json(request, answer)
 
+    @app.route("/infill", methods=["POST"])
+    async def infill(self, request: Request) -> bytes:
+        """Evaluate what an editor has around its cursor, in the order of the real one."""
+        body = await self._begin(request)
+        prompt = tokens("".join(str(body.get(each, "")) for each in ("input_prefix", "input_suffix", "prompt")))
+        return self._json(request, {"content": "", "timings": self._evaluate(prompt)})
+
     @app.route("/v1/chat/completions", methods=["POST"])
     @app.route("/chat/completions", methods=["POST"])
     async def chat(self, request: Request) -> bytes:
@@ -318,9 +329,29 @@ class FakeLlama:
         for letter in self.says:
             request.write(self._event({"choices": [{"delta": {"content": letter}}]}))
             await self._pause(request, "stream")
-        return (
-            self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": timings}) + b"data: [DONE]\n\n"
-        )
+        request.write(self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": timings}))
+        await self._pause(request, "last")
+        return b"data: [DONE]\n\n"
+
+    @app.route("/v1/messages", methods=["POST"])
+    async def messages(self, request: Request) -> bytes:
+        """Answer a request of Anthropic's messages, always as a stream."""
+        return self._events(request, from_messages(await self._begin(request)), message_events)
+
+    @app.route("/v1/responses", methods=["POST"])
+    async def responses(self, request: Request) -> bytes:
+        """Answer a request of OpenAI's responses, always as a stream."""
+        return self._events(request, from_responses(await self._begin(request)), response_events)
+
+    def _events(self, request: Request, chat: dict[str, Any], events: Callable[..., list[dict[str, Any]]]) -> bytes:
+        """Evaluate a chat, and return the stream of an API that names its events."""
+        prompt = tokens(self.prompt(chat))
+        if len(prompt) >= self.context:
+            raise Refusal(400, "request exceeds the available context size", "exceed_context_size_error")
+        timings = self._evaluate(prompt)
+        self.tokens += tokens(self.says)[1:]
+        request.setHeader(b"content-type", b"text/event-stream")
+        return b"".join(map(event, events(self.says, timings)))
 
     @app.route("/", branch=True)
     async def other(self, request: Request) -> bytes:

@@ -115,10 +115,16 @@ class _Pipes(StringTransport):
     """The ends of a child's pipes."""
 
     stdin_closed = False
+    killed = False
 
     def closeStdin(self) -> None:
         """Close its input."""
         self.stdin_closed = True
+
+    def signalProcess(self, signal: str) -> None:
+        """Kill it."""
+        assert signal == "KILL"
+        self.killed = True
 
 
 class Line:

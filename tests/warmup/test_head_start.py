@@ -9,10 +9,14 @@ from typing import Any, cast
 
 from twisted.logger import ILogObserver, globalLogPublisher
 
+from bioproxy.prompts.request_search import read_request
+from bioproxy.proxy.turns import goes_on_with
+from bioproxy.slot.head_start_use import TRIAL
 from bioproxy.slot.record import CHAT
 from bioproxy.warmup import head_start
+from bioproxy.warmup.head_start import WORTH
 from tests.support.network import Call
-from tests.support.world import PREFIX, WarmTest, World, logged
+from tests.support.world import KEY, PREFIX, WarmTest, World, logged
 
 THOUGHT = f"<think>{'t' * 300}</think>"
 WORDS = "w" * 300
@@ -41,6 +45,10 @@ class HeadStartTest(WarmTest):
         self.rounds(2)
         return self.built
 
+    def goes_back(self) -> None:
+        """Have it be known that the model goes back, so that it need not be tried out."""
+        self.built.reuse_check.went_back(100, 100)
+
     def count(self, result: str) -> float:
         """Return how many head starts have ended so."""
         return self.built.sample("head_starts_total", template="code", result=result)
@@ -63,16 +71,17 @@ class Done(HeadStartTest):
     """Head starts that get done."""
 
     def test_done(self) -> None:
-        """The next turn has all but 63 tokens, and is hot; a round evaluates it, in pieces, once."""
+        """The next turn has all tokens before its message, and is hot; a round evaluates it, in pieces, once."""
         self.first()
+        self.goes_back()
         before = len(self.server.requests)
         self.rounds()
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
         pieces = self.pieces(before)
         self.assertTrue(len(pieces) > 2 and all(b - a <= 127 for a, b in pairwise(pieces)), pieces)
         self.assertGreaterEqual(pieces[0], len(ASKED), "nothing of the prompt is cut off")
         self.assertEqual([], self.rounds(5))
-        self.assertEqual(("hot", len(NEXT) - 63), self.second())
+        self.assertEqual(("hot", len(NEXT)), self.second())
         self.assertEqual({"done": 1}, self.counts())
 
     def test_without(self) -> None:
@@ -92,7 +101,7 @@ class Done(HeadStartTest):
         """Streams count as well."""
         self.first(stream=True)
         self.rounds()
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
 
     def test_cannot_go_back(self) -> None:
         """Where the model cannot go back, the prompt's file is what it begins with, and the next turn is hot."""
@@ -101,23 +110,65 @@ class Done(HeadStartTest):
         self.first()
         before = len(self.server.requests)
         self.rounds()
-        self.assertEqual((["code.bin"], NEXT[:-63]), (self.slot_calls("restore", before), self.server.tokens))
-        self.assertEqual(("hot", len(NEXT) - 63), self.second())
+        self.assertEqual((["code.bin"], NEXT), (self.slot_calls("restore", before), self.server.tokens))
+        self.assertEqual(("hot", len(NEXT)), self.second())
 
     def test_found_that_it_cannot(self) -> None:
-        """That a model cannot go back is learned from the first piece."""
+        """That a model cannot go back is learned from a few tokens: no request computes more than a piece."""
         self.server.goes_back = False
         self.first()
+        before = len(self.server.requests)
         self.rounds()
         self.assertFalse(self.built.slot.model_goes_back)
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual((["code.bin"], NEXT), (self.slot_calls("restore", before), self.server.tokens))
+        trial, back, *pieces = self.pieces(before)
+        self.assertEqual((TRIAL, TRIAL - 1), (trial, back))
+        self.assertTrue(all(b - a <= 127 for a, b in pairwise([len(PREFIX), *pieces])), pieces)
+        self.assertEqual(("hot", len(NEXT)), self.second())
+
+    def test_found_that_it_can(self) -> None:
+        """The trial is made once, and the conversation comes back from its file."""
+        self.first()
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertEqual(["code.chat.bin"], self.slot_calls("restore", before))
+        trial, back, first, *_ = self.pieces(before)
+        self.assertEqual((TRIAL, TRIAL - 1), (trial, back))
+        self.assertGreater(first, len(ASKED))
+        self.assertEqual(("hot", len(NEXT)), self.second())
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertEqual([], self.slot_calls("restore", before))
+        self.assertEqual({"done": 2}, self.counts())
+
+    def test_file_gone_after_trial(self) -> None:
+        """Where the file cannot be read after the trial, the slot gets all that is wanted all the same."""
+        self.first()
+        self.server.pause_at = {"/completion"}
+        result = self.begin()
+        self.server.pause_at = set()
+        assert self.server.files is not None
+        del self.server.files["code.chat.bin"]
+        self.go_on()
+        self.successResultOf(result)
+        self.assertEqual(NEXT, self.server.tokens)
+        self.assertEqual({"done": 1}, self.counts())
+
+    def test_no_trial_without_file(self) -> None:
+        """Where no file has the conversation, it is not put at risk."""
+        self.use_thinking(save_conversations=False)
+        self.first()
+        before = len(self.server.requests)
+        self.rounds()
+        self.assertGreater(min(self.pieces(before)), len(ASKED))
+        self.assertEqual({"done": 1}, self.counts())
 
     def test_although_conversations_are_given_up(self) -> None:
         """The slot is used where restored conversations have turned out to be useless: it has what will come back."""
         self.server.goes_back = self.built.reuse_check.goes_back = self.built.reuse_check.conversations = False
         self.first()
         self.rounds()
-        self.assertEqual(("hot", len(NEXT) - 63), self.second())
+        self.assertEqual(("hot", len(NEXT)), self.second())
 
     def test_saved_before(self) -> None:
         """A conversation that would be lost to whoever comes in the middle is saved first."""
@@ -133,7 +184,7 @@ class Done(HeadStartTest):
         self.rounds()
         self.built.clock.advance(3600)
         self.assertEqual([], [path for path in self.rounds(5) if path.startswith("/completion")])
-        self.assertEqual(NEXT[:-63], self.server.tokens)
+        self.assertEqual(NEXT, self.server.tokens)
 
 
 class NotNeeded(HeadStartTest):
@@ -150,6 +201,36 @@ class NotNeeded(HeadStartTest):
         self.first()
         self.nothing_evaluated()
         self.assertEqual(("hot", len([*ASKED, *THOUGHT, *WORDS])), self.second())
+
+    def test_few_words(self) -> None:
+        """An answer of a few words is not worth it: the next request computes it as quickly."""
+        self.server.says = THOUGHT + "w" * (WORTH - len("</><user>") - 1)
+        self.first()
+        self.nothing_evaluated()
+        self.server.says += "w"
+        self.first()
+        self.rounds()
+        self.assertEqual({"done": 1}, self.counts())
+
+    def test_switched_off(self) -> None:
+        """Where head starts are switched off after an answer, nothing is asked, and its text is dropped."""
+        self.first()
+        self.built.parts.head_start.enabled = False
+        self.assertNotIn("/apply-template", self.rounds(3))
+        self.assertIsNone(vars(self.built.parts.head_start)["_candidate"])
+
+    def test_image(self) -> None:
+        """What a conversation with an image begins with cannot be told by its text."""
+        parts = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": "data:image/png;,"}}]
+        self.built.chat(messages=[{"role": "user", "content": parts}])
+        self.nothing_evaluated()
+
+    def test_used_by_others(self) -> None:
+        """A slot that somebody has used past bioproxy is left alone."""
+        self.first()
+        self.successResultOf(self.built.start(lambda: self.built.llama.evaluate([1, 2, 3])))
+        self.nothing_evaluated()
+        self.assertEqual([1, 2, 3], self.server.tokens)
 
     def test_broken_off(self) -> None:
         """An answer that was broken off says nothing."""
@@ -223,7 +304,7 @@ class Interrupted(HeadStartTest):
         self.successResultOf(result)
         self.rounds()
         expected = [*NEXT, *map(ord, f"and?</><assistant>{WORDS}</><user>")]
-        self.assertEqual(expected[:-63], self.server.tokens, place)
+        self.assertEqual(expected, self.server.tokens, place)
 
     def test_each_await(self) -> None:
         """At each call of llama-server, the first and later ones."""
@@ -245,6 +326,46 @@ class Interrupted(HeadStartTest):
         self.server.pause_at = set()
         self.go_on()
         self.assertEqual((200, {"preempted": 1}), (call.status, self.counts()))
+
+    def test_goes_on(self) -> None:
+        """While it runs, the conversation's next request goes on with what the slot holds, and no other one does."""
+        self.goes_back()
+        self.first()
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        self.assertTrue(self.continued_by(QUESTION, THOUGHT + WORDS, "and?"))
+        self.assertFalse(self.continued_by("@code how?"))
+        self.assertFalse(self.built.slot.holds(KEY), "nothing is claimed")
+
+    def continued_by(self, *messages: str) -> bool:
+        """Tell whether a request with these messages goes on with what the slot holds."""
+        roles = ("user", "assistant")
+        turns = [{"role": roles[number % 2], "content": text} for number, text in enumerate(messages)]
+        found = read_request(
+            json.dumps({"messages": turns}).encode(),
+            "/v1/chat/completions",
+            tuple(self.built.poller.templates.values()),
+            None,
+        )
+        assert found is not None
+        return goes_on_with(self.built.slot, found)()
+
+    def test_hot_all_the_same(self) -> None:
+        """The next request uses what was computed until it came: no file is restored in its place."""
+        self.goes_back()
+        self.first()
+        self.server.pause_at = {"/completion"}
+        self.begin()
+        self.server.go_on()
+        self.built.settle()
+        before = len(self.server.requests)
+        self.server.pause_at = set()
+        call = self.built.chat(QUESTION, THOUGHT + WORDS, "and?")
+        self.go_on()
+        self.assertEqual({"preempted": 1}, self.counts())
+        self.assertEqual([], self.slot_calls("restore", before))
+        self.assertEqual("hot", call.headers["x-bioproxy-cache"])
+        self.assertGreater(call.json()["timings"]["cache_n"], len(ASKED))
 
     def test_hung_up(self) -> None:
         """A user who comes and hangs up at once ends it as well, and the slot is as it is found."""

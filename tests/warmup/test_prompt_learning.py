@@ -243,6 +243,8 @@ class Telling(LearningTest):
         self.assertIn("too long", self.learning.why_not(chat("x" * (LARGEST_SHAPE + 1))))
         self.assertIn("more in it", self.learning.why_not(chat(LONG, before=greeting)))
         self.assertEqual("learned when a second conversation begins with it", self.learning.why_not(chat(LONG)))
+        told = self.learning.why_not(chat(LONG, tools=TOOLS))
+        self.assertEqual("not seen like this before, and learned now", told)
         self.answer(chat(LONG + "one"))
         self.assertIn("the most similar one so far: messages[0]", self.learning.why_not(chat(LONG)))
         self.assertIn("not seen like this before: ", self.learning.why_not(chat(LONG, tools=TOOLS)))

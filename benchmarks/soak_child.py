@@ -1,0 +1,120 @@
+"""The llama.cpp that bioproxy starts itself, killed at random moments under load: part of ``make soak``.
+
+Clients ask without a pause, on a template and without one, while llama.cpp is killed again and again, at moments that
+the seed decides.  Each request must have an answer, or an error with words; llama.cpp must be back each time; and at
+the end what is restored from files must give the tokens and odds of a cold run.
+
+The short form is `tests.integration.test_own_llama`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import random
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.first_words import get, wait_for
+from benchmarks.servers import TWISTD, Children, free_ports
+from benchmarks.soak_clients import look_for_trouble
+from bioproxy.demo import tiny_model
+
+CLIENTS = 4
+"""Who ask at the same time."""
+
+LONGEST = 20.0
+"""Seconds that llama.cpp may live at most, once it answers.
+
+Half of its lives are then long enough for a crash to count as the first one; the others have growing pauses.
+"""
+
+
+def ask(port: int, message: str, **more: Any) -> tuple[int, Any]:
+    """Send a chat; return status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    body = {"messages": [{"role": "user", "content": message}], "max_tokens": 8, "temperature": 0, **more}
+    try:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def odds(body: Any) -> dict[str, float]:
+    """Return the likeliest first tokens of an answer."""
+    top = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    return {each["token"]: each["logprob"] for each in top}
+
+
+def own_llama(folder: Path, kills: int, seed: int) -> None:
+    """Kill llama.cpp so many times.  `AssertionError` says what is wrong."""
+    moments = random.Random(seed)
+    folder.mkdir()
+    model, template = folder / "model.gguf", folder / "code.txt"
+    tiny_model.write_model(model, tiny_model.TINY)
+    know = " ".join(random.Random(1).choices(tiny_model.COMMON_WORDS, k=1500))
+    template.write_text(f"{know} <{{message}}>")
+    results: list[tuple[int, Any]] = []
+    over = threading.Event()
+
+    def client(number: int) -> None:
+        """Ask until all is over."""
+        while not over.is_set():
+            words = f"@code what about {len(results)}?" if len(results) % 2 else f"{number} says {len(results)}"
+            results.append(ask(port, words))
+
+    with ExitStack() as stack:
+        children = Children(stack, folder)
+        port, admin = free_ports(2)
+        options = ["--model", model, "--llama-args", "--threads 1 --cache-ram 256", "--prefix", f"@code={template}"]
+        where = ["--port", port, "--admin-port", admin, "--state-dir", folder / "state"]
+        children.start("bioproxy", [*TWISTD, "bioproxy", *where, *options], port)
+
+        def child() -> Any:
+            return get(admin, "/status")["llama"]["child"]
+
+        def back(restarts: int) -> bool:
+            now = child()
+            return bool(now["state"] == "running" and now["restarts"] == restarts)
+
+        wait_for("llama.cpp to answer", lambda: back(0))
+        threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        slowest = 0.0
+        for number in range(kills):
+            time.sleep(moments.uniform(0, LONGEST))
+            os.kill(child()["pid"], signal.SIGKILL)
+            began = time.monotonic()
+            wait_for(f"llama.cpp to be back after kill {number + 1}", lambda number=number: back(number + 1), 90)  # type: ignore[misc]
+            slowest = max(slowest, time.monotonic() - began)
+        over.set()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a request has no answer"
+        good = sum(status == 200 for status, _ in results)
+        bad = [body["error"]["message"] for status, body in results if status != 200]
+        assert all("llama" in words for words in bad), f"an error without a reason: {bad}"
+        assert good > kills, f"only {good} requests were answered"
+
+        wait_for("the template to be warm", lambda: get(admin, "/status")["templates"][0]["state"] == "warm")
+        ask(port, "something else")
+        status, restored = ask(port, "@code why?", logprobs=True, top_logprobs=10)
+        direct = int(get(admin, "/status")["llama"]["url"].rpartition(":")[2])
+        _, cold = ask(direct, f"{know} why?", logprobs=True, top_logprobs=10, cache_prompt=False)
+        one, other = odds(restored), odds(cold)
+        assert status == 200 and restored["timings"]["cache_n"] > 1000, "the template's file was not used"
+        assert all(abs(one[token] - other[token]) < 0.1 for token in one.keys() & other.keys()), "another answer"
+        look_for_trouble(folder / "bioproxy.log")
+        print(
+            f"llama.cpp of bioproxy's own: killed {kills} times, back after {slowest:.1f} s at most;"
+            f" {good} requests answered, {len(bad)} told what happened",
+            flush=True,
+        )
