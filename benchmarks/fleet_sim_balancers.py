@@ -10,7 +10,10 @@ order of arrival, until a pair has room.
 * `LeastConnections`, `TwoChoices` (HAProxy's ``balance random``) and `RoundRobin` do not look at the request.
 * `Gateway` knows what each pair has in its slot and on its disk, and how many requests are there, as inference gateways
   with prefix-aware routing do.  It picks the pair with the least work.
-* `Oracle` knows also how long each answer will take, so it knows when the first token would come.
+* `Foreseeing` knows also how long each answer will take, so it knows when the first token would come.
+
+The *oracle* knows the future: it tries several of these on the very same requests, and takes the best.  The best
+possible plan is not known for a fleet, so this is no proof that nothing is better.
 
 Does not know what happens at a pair, except for the last two.
 """
@@ -148,6 +151,7 @@ class Bounded(Hashed):
     """Consistent hashing with bounded load (`hash-balance-factor`), by HAProxy's own arithmetic."""
 
     lined = True
+    points = Heavy.points
     factor = 150
     """Per cent of the mean load that a pair may have."""
 
@@ -168,8 +172,14 @@ class Bounded(Hashed):
         return pairs[ring[start % len(ring)][1]]
 
 
+class Loose(Bounded):
+    """The same with a factor of 2: a pair is passed over only if it has twice the mean."""
+
+    factor = 200
+
+
 class Tight(Bounded):
-    """The same with a factor of 1.2, as in `examples/haproxy`."""
+    """The same with a factor of 1.2: nearly as even as the fewest connections."""
 
     factor = 120
 
@@ -230,13 +240,17 @@ class Gateway(Balancer):
         return best
 
 
-class Oracle(Balancer):
+class Foreseeing(Balancer):
     """The pair that would give the first token first, as it knows how long each answer takes.
 
     No line: a request waits at its pair, since waiting there is known to be better than any other pair.
     """
 
     lined = False
+    first = 1
+    """Pairs that are looked at, of those that are ready first."""
+    thrift = 0.0
+    """How many times the work that a pair would do counts once more, since all who come later wait for it."""
 
     def arranged(self) -> None:
         """Begin again with all pairs, sorted by when they are ready."""
@@ -244,17 +258,26 @@ class Oracle(Balancer):
         heapq.heapify(self._ready)
 
     def pick(self, conversation: Conversation, now: float) -> Pair:
-        """Return the best one of the conversation's last pair and of the pair that is ready first."""
+        """Return the best one of the conversation's last pair and of pairs that are ready first."""
         ready = self._ready
         while ready[0][0] != ready[0][2].ready:
             heapq.heapreplace(ready, (ready[0][2].ready, ready[0][1], ready[0][2]))
-        best = ready[0][2]
         home = self.known.get(conversation.home)
-        if home is not None and home is not best:
-            there = max(now, home.ready) + cost_of(home, conversation, now)
-            if there <= max(now, best.ready) + cost_of(best, conversation, now):
-                best = home
-        return best
+        candidates = [each[2] for each in ready[: self.first]]
+        if home is not None:
+            candidates.insert(0, home)
+        return min(candidates, key=lambda pair: self._badness(pair, conversation, now))
+
+    def _badness(self, pair: Pair, conversation: Conversation, now: float) -> float:
+        """Return when the first token would come, and something for the work."""
+        return max(now, pair.ready) + cost_of(pair, conversation, now) * (1 + self.thrift)
+
+
+class Thrifty(Foreseeing):
+    """The same, but rather waiting than computing: better where pairs are busy."""
+
+    first = 3
+    thrift = 0.5
 
 
 def cost_of(pair: Pair, conversation: Conversation, now: float) -> float:
@@ -264,15 +287,16 @@ def cost_of(pair: Pair, conversation: Conversation, now: float) -> float:
     return (plan.fetch + plan.restore + (prompt - plan.reused) / pair.machine.prefill) * pair.slowness
 
 
-BALANCERS: dict[str, type[Balancer]] = {
-    "hash": Hashed,
-    "hash, weight 16": Heavy,
-    "hash, at most 1.5": Bounded,
-    "hash, at most 1.2": Tight,
-    "least connections": LeastConnections,
-    "random": TwoChoices,
-    "round robin": RoundRobin,
-    "gateway": Gateway,
-    "oracle": Oracle,
+BALANCERS: dict[str, tuple[type[Balancer], ...]] = {
+    "hash": (Hashed,),
+    "hash, weight 16": (Heavy,),
+    "hash, at most 2": (Loose,),
+    "hash, at most 1.5": (Bounded,),
+    "hash, at most 1.2": (Tight,),
+    "least connections": (LeastConnections,),
+    "random": (TwoChoices,),
+    "round robin": (RoundRobin,),
+    "gateway": (Gateway,),
+    "oracle": (Foreseeing, Thrifty, Gateway, Tight),
 }
-"""All balancers by the names in tables and on the command line."""
+"""All balancers by the names in tables and on the command line.  Of several, the best one counts."""

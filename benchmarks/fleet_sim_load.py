@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 
-from bioproxy.slot.conversation_saver import LONGEST_SAVE, WORTH
+from bioproxy.slot.conversation_saver import GROWN, GROWN_IF_DISPLACED, LONGEST_SAVE, WORTH
 
 MOST_TURNS = 50
 """Requests of a conversation at most."""
@@ -50,10 +50,26 @@ class Machine:
     """Bytes that llama-server reads in a second."""
     local: float = 16 * 2**30
     """Bytes of conversations on a pair's own disk at most (`conversations_limit`, whose default this is)."""
+    overhead: float = 0.004
+    """Seconds that saving or restoring takes however small a file is: the least that was measured."""
 
-    def worth_saving(self, tokens: int) -> bool:
-        """Tell whether a conversation is saved when another one takes the slot, by bioproxy's own rule."""
-        return tokens * self.bytes_per_token / self.save <= max(LONGEST_SAVE, WORTH * tokens / self.prefill)
+    def save_seconds(self, tokens: int) -> float:
+        """Return how long saving so many tokens takes."""
+        return self.overhead + tokens * self.bytes_per_token / self.save
+
+    def restore_seconds(self, tokens: int) -> float:
+        """Return how long restoring so many tokens takes."""
+        return self.overhead + tokens * self.bytes_per_token / self.restore
+
+    def worth_saving(self, tokens: int, grown: int, displaced: bool) -> bool:
+        """Tell whether a conversation is saved that has grown by so many tokens, by bioproxy's own rule.
+
+        `displaced`: another one takes the slot.  Else nobody waits.
+        """
+        seconds, computing = self.save_seconds(tokens), grown / self.prefill
+        if grown < GROWN:
+            return displaced and grown >= GROWN_IF_DISPLACED and seconds < computing
+        return seconds <= max(LONGEST_SAVE, WORTH * computing)
 
 
 @dataclass(frozen=True)
@@ -117,10 +133,8 @@ class Conversation:
     arrived: float = 0.0
     first_token: float = 0.0
     computed: int = 0
-    warm: bool = False
-    """Whether the pair had the conversation itself, up to its last answer."""
     fetched: bool = False
-    """Whether it came from the shared shelf, up to its last answer."""
+    """Whether it came from the shared shelf."""
 
 
 def conversations(load: Load) -> Iterator[tuple[float, Conversation]]:

@@ -120,6 +120,8 @@ class Pair:
         # What the slot holds: a conversation's number, its tokens, its template; since when, and whether it is saved.
         self.slot, self.slot_tokens, self.slot_template = -1, 0, -1
         self.slot_since, self.slot_saved = 0.0, True
+        # How many of its tokens are in a file.
+        self.slot_kept = 0
         # Tokens of the conversations on its own disk, the least recently used one first.
         self.local: OrderedDict[int, int] = OrderedDict()
         self.local_tokens = 0
@@ -142,7 +144,7 @@ class Pair:
         if slot_template == template:
             best = Plan(SLOT, self.prefix, 0.0, 0.0)
         elif template in self.templates:
-            best = Plan(LOCAL, self.prefix, 0.0, self.prefix * machine.bytes_per_token / machine.restore)
+            best = Plan(LOCAL, self.prefix, 0.0, machine.restore_seconds(self.prefix))
         elif self._on_shelf(template, now):
             best = self._from_shelf(self.prefix, now)
         if conversation.tokens:
@@ -150,7 +152,7 @@ class Pair:
                 best = Plan(SLOT, self.slot_tokens, 0.0, 0.0)
             tokens = self.local.get(number, 0) - TO_THE_NEXT_BLOCK
             if tokens > best.reused:
-                best = Plan(LOCAL, tokens, 0.0, tokens * machine.bytes_per_token / machine.restore)
+                best = Plan(LOCAL, tokens, 0.0, machine.restore_seconds(tokens))
             tokens = self._shared_tokens(number, now) - TO_THE_NEXT_BLOCK
             if tokens > best.reused:
                 best = self._from_shelf(tokens, now)
@@ -179,11 +181,9 @@ class Pair:
         self.assigned = assigned
         if self.slot != conversation.number:
             waited += self.leave(now)
+            self.slot_kept = plan.reused
         conversation.computed = prompt - plan.reused
-        # Up to its last answer, but for the tokens to the next block.
-        whole = plan.reused >= conversation.tokens - TO_THE_NEXT_BLOCK > 0
-        conversation.warm = whole and plan.source != SHARED
-        conversation.fetched = whole and plan.source == SHARED
+        conversation.fetched = plan.source == SHARED
         first = (waited + plan.fetch + plan.restore + conversation.computed / machine.prefill) * self.slowness
         conversation.first_token = now + first
         seconds = first + answer / machine.generate * self.slowness
@@ -199,12 +199,14 @@ class Pair:
             return 0.0
         self.slot_saved = True
         size = self.slot_tokens * self.machine.bytes_per_token
-        seconds, saved = size / self.machine.save, now
-        if not self.machine.worth_saving(self.slot_tokens):
-            return 0.0
-        if now - self.slot_since >= IDLE + seconds:
+        seconds, saved = self.machine.save_seconds(self.slot_tokens), now
+        grown = self.slot_tokens - self.slot_kept
+        if now - self.slot_since >= IDLE + seconds and self.machine.worth_saving(self.slot_tokens, grown, False):
             # It was saved while nobody was here.
             seconds, saved = 0.0, self.slot_since + IDLE + seconds
+        elif not self.machine.worth_saving(self.slot_tokens, grown, True):
+            return 0.0
+        self.slot_kept = self.slot_tokens
         self.local_tokens += self.slot_tokens - self.local.pop(self.slot, 0)
         self.local[self.slot] = self.slot_tokens
         while self.local_tokens * self.machine.bytes_per_token > self.machine.local and self.local:
@@ -214,8 +216,11 @@ class Pair:
 
     def settle(self, now: float) -> None:
         """Save what the slot holds if nobody has been here for so long that it has been saved by now."""
-        saving = self.slot_tokens * self.machine.bytes_per_token / self.machine.save
-        if not self.slot_saved and self.busy is None and now - self.slot_since >= IDLE + saving:
+        saving = self.machine.save_seconds(self.slot_tokens)
+        grown = self.slot_tokens - self.slot_kept
+        quiet = self.busy is None and now - self.slot_since >= IDLE + saving
+        # If little is new, it is not saved before another one takes the slot.
+        if quiet and not self.slot_saved and self.machine.worth_saving(self.slot_tokens, grown, displaced=False):
             self.leave(now)
 
     def _publish(self, number: int, tokens: int, size: float, now: float) -> None:
@@ -254,4 +259,4 @@ class Pair:
         """Return what it costs to have so many tokens from the shelf."""
         assert self.shelf is not None
         size = tokens * self.machine.bytes_per_token
-        return Plan(SHARED, tokens, self.shelf.seconds(now, size), size / self.machine.restore)
+        return Plan(SHARED, tokens, self.shelf.seconds(now, size), self.machine.restore_seconds(tokens))

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
@@ -57,6 +57,8 @@ class Result:
     """Requests that are not the first of their conversation."""
     warm: int = 0
     """Later ones whose pair had their conversation in its slot or on its own disk."""
+    stayed: int = 0
+    """Later ones that came to the pair of the request before."""
     fetched: int = 0
     """Later ones whose pair had their conversation from the shared shelf."""
     new: int = 0
@@ -83,7 +85,7 @@ class Result:
     def note(self, seconds: float) -> None:
         """Note a time to the first token."""
         self.seconds += seconds
-        self.classes[int(math.log(seconds) * STEPS) if seconds > 0 else -(10**6)] += 1
+        self.classes[math.floor(math.log(seconds) * STEPS) if seconds > 0 else -(10**6)] += 1
 
     def ttft(self, share: float) -> float:
         """Return the time to the first token within which this share of the requests was, in seconds."""
@@ -93,6 +95,11 @@ class Result:
             if left <= 0:
                 return math.exp((each + 0.5) / STEPS)
         return 0.0
+
+
+def best(runs: Iterable[Run]) -> Run:
+    """Carry out some runs with the same requests; return the one whose first tokens came soonest, on average."""
+    return min(runs, key=lambda each: each.run().seconds)
 
 
 class Run:
@@ -241,6 +248,7 @@ class Run:
         result.note(conversation.first_token - conversation.arrived)
         if conversation.turn:
             result.later += 1
+            result.stayed += conversation.home == pair.number
             # Also if the pair had an older version, which lacks a few tokens.
             if conversation.computed <= new + MOVED:
                 result.warm += not conversation.fetched
