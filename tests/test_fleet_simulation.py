@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from statistics import mean
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks.fleet import row, size, templates_for
+from benchmarks.fleet import LIKE_MAKE_FLEET, MACHINE_OF_MAKE_FLEET, row, size, templates_for
 from benchmarks.fleet_sim_balancers import BALANCERS, PLACES, Balancer, Bounded, Hashed, RoundRobin
 from benchmarks.fleet_sim_load import Conversation, Load, Machine, conversations
 from benchmarks.fleet_sim_pairs import LOCAL, NOWHERE, SHARED, SLOT, Pair, SharedShelf
@@ -16,6 +17,19 @@ from benchmarks.fleet_sim_run import Change, Result, Run, best
 MACHINE = Machine()
 LOAD = Load(150, rate=0.15)
 """A load that keeps three pairs busy for about 60 % of the time."""
+
+
+REAL = {
+    "hash, at most 2": (0.972, 37_438, 1.035),
+    "hash, at most 1.5": (0.961, 38_734, 1.125),
+    "hash, at most 1.2": (0.944, 39_665, 1.200),
+    "round robin": (0.922, 41_091, 1.005),
+}
+"""What HAProxy, three bioproxies and three real llama.cpp did with the load of ``make fleet``, one run each.
+
+The share of later requests that found their conversation, the tokens computed, and the answers of the fullest pair as a
+multiple of the mean.
+"""
 
 
 def shelf(bandwidth: float = 1e9) -> SharedShelf:
@@ -149,6 +163,25 @@ class Simulated(SynchronousTestCase):
         self.assertLessEqual(max(time for time, _ in made), 2.0)
         done = Run(load, MACHINE, 3, Hashed)
         self.assertEqual({0, 1, 2, 3}, done.pairs[0].templates)
+
+
+class Real(SynchronousTestCase):
+    """The simulation beside a real fleet of three pairs."""
+
+    def test_within_a_fifth(self) -> None:
+        """Found conversations, computed tokens and the spread of load are within 20 % of what a real fleet did."""
+        for name, measured in REAL.items():
+            results = [
+                Run(replace(LIKE_MAKE_FLEET, seed=seed), MACHINE_OF_MAKE_FLEET, 3, BALANCERS[name][0], shelf()).run()
+                for seed in range(20)
+            ]
+            simulated = (
+                mean((result.warm + result.fetched) / result.later for result in results),
+                mean(result.computed for result in results),
+                mean(result.most for result in results),
+            )
+            for now, then in zip(simulated, measured, strict=True):
+                self.assertLessEqual(abs(now / then - 1), 0.2, (name, simulated, measured))
 
 
 class Bounds(SynchronousTestCase):
