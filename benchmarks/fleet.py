@@ -72,7 +72,7 @@ def simulate(name: str, load: Load, machine: Machine, given: argparse.Namespace)
 
 
 def row(name: str, result: Result, seconds: float) -> str:
-    """Return a row of the table.  `seconds` is how long the simulation took."""
+    """Return a row of the table.  `seconds` is how long a processor has simulated it."""
     later = max(1, result.later)
     return (
         f"| {name} | {result.warm / later:.1%} | {(result.warm + result.fetched) / later:.1%} "
@@ -113,9 +113,26 @@ def parse() -> argparse.Namespace:
     for name in names:
         if name not in BALANCERS:
             parser.error(f"no balancer {name!r}: {'; '.join(BALANCERS)}")
-    for option in ("pairs", "conversations", "busy", "turns", "prefix", "prefill", "generate", "bytes"):
+    for option in (
+        "pairs",
+        "conversations",
+        "busy",
+        "prefix",
+        "prefill",
+        "generate",
+        "bytes",
+        "save",
+        "restore",
+        "link",
+        "total",
+    ):
         if getattr(given, option) <= 0:
             parser.error(f"--{option} must be more than 0")
+    for option in ("templates", "overhead", "local", "shared"):
+        if getattr(given, option) < 0:
+            parser.error(f"--{option} must not be negative")
+    if given.turns < 1:
+        parser.error("--turns must be 1 or more")
     if not 0 <= given.people <= 1:
         parser.error("--people must be between 0 and 1")
     if given.change == "lost" and given.pairs < 2:
@@ -164,21 +181,19 @@ def load_of(given: argparse.Namespace, machine: Machine) -> Load:
 def main() -> None:
     """Run it."""
     given = parse()
-    machine = Machine(
-        given.prefill, given.generate, given.bytes, given.save, given.restore, given.local, given.overhead
-    )
+    machine = machine_of(given)
     load = load_of(given, machine)
     print(
         f"{given.pairs} pairs, {load.conversations} conversations, {load.templates} templates of {load.prefix} tokens"
     )
     print(
         "\n| balancer | pair warm | or fetched | computed / new | fullest pair | first token p50 | p99 "
-        "| fullest disk | shared shelf | copied | simulated in |\n|---|---|---|---|---|---|---|---|---|---|---|"
+        "| fullest disk | shared shelf | copied | processor |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in given.balancers:
-        began = time.monotonic()
+        began = time.process_time()
         result = simulate(name, load, machine, given)
-        print(row(name, result, time.monotonic() - began), flush=True)
+        print(row(name, result, time.process_time() - began), flush=True)
 
 
 if __name__ == "__main__":
