@@ -6,8 +6,9 @@ real clients (`benchmarks.soak_clients`) of a bioproxy that was started as a use
 (`benchmarks.soak_llama`) that takes notes.  The second part (`benchmarks.soak_preempt`) is about users who come in the
 middle of a warm-up, the third (`benchmarks.soak_slow`) about clients that are slow on purpose.  Then come coding
 agents: their days on each kind of model and in each dialect (`benchmarks.agents_day`), thousands of conversations in
-little space, and kills at random moments (`benchmarks.soak_shelf`), also of the llama.cpp that bioproxy starts itself
-(`benchmarks.soak_child`).  At last, real clients are installed and asked something (`benchmarks.soak_real_clients`).
+little space, and kills at random moments (`benchmarks.soak_shelf`, `benchmarks.soak_shared`), also of the llama.cpp
+that bioproxy starts itself (`benchmarks.soak_child`).  At last, real clients are installed and asked something
+(`benchmarks.soak_real_clients`).
 
 Whatever is not as it should be ends the run, with a line that says what.  ``python -m benchmarks.soak --help`` tells
 what can be chosen; the same ``--seed`` makes the same crowds.
@@ -35,6 +36,7 @@ from benchmarks.soak_child import own_llama
 from benchmarks.soak_clients import PATIENCE, Visitor, look_for_trouble
 from benchmarks.soak_preempt import preemptions
 from benchmarks.soak_real_clients import real_clients
+from benchmarks.soak_shared import shared_kills
 from benchmarks.soak_shelf import kills, one_shots
 from benchmarks.soak_slow import allow_files, open_files, slow
 
@@ -195,11 +197,15 @@ def main() -> int:
         default=True,
         help="install and run some (default: yes)",
     )
+    parser.add_argument(
+        "--shared-kills", type=int, default=30, help="kills of pairs with one shared shelf (default: 30)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="makes the same run again (default: 1)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("FAILED: it took too long"))
-    agents = 600 * options.days + options.conversations + 60 * options.kills + 3600 * options.real_clients
+    agents = 600 * options.days + options.conversations + 60 * (options.kills + options.shared_kills)
+    agents += 3600 * options.real_clients
     signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + agents + 6 * PATIENCE))
     with tempfile.TemporaryDirectory(prefix="bioproxy-soak-") as folder:
         try:
@@ -215,6 +221,8 @@ def main() -> int:
             if options.kills:
                 kills(Path(folder) / "kills", options.kills, options.seed)
                 own_llama(Path(folder) / "own-llama", (options.kills + 1) // 2, options.seed)
+            if options.shared_kills:
+                shared_kills(Path(folder) / "shared", options.shared_kills, options.seed)
             if options.real_clients:
                 real_clients(Path(folder) / "real-clients")
         except (AssertionError, OSError, EOFError, asyncio.TimeoutError) as error:

@@ -13,6 +13,8 @@ above it in this tree::
     |- poller     looks at the template files every `poll_interval`
     |- warmer     warms templates up
     |- uses       writes which slot files were used, every minute
+    |- shared shelf  looks what other bioproxies have saved, every 2 s, with `shared_shelf` only
+    |- publishing    gives them what was saved here, likewise
     |- history    collects the numbers of the last hour, every 5 s
     |- events     updates open live pages
     |- worker     parses large requests in a second process
@@ -41,6 +43,7 @@ import os
 from typing import Any
 
 from twisted.application.service import IService, MultiService
+from twisted.internet.interfaces import IAddress
 
 from bioproxy.assembly.assemble import assemble
 from bioproxy.assembly.parts import Outside, Parts
@@ -109,7 +112,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         child = LlamaChild(settings, port, reactor)
 
     # Making the parts touches no file and no network.  From here on only the order of the children matters.
-    parts = assemble(settings, reactor, Outside.real(reactor, settings, child), read_settings)
+    parts = assemble(settings, reactor, Outside.real(reactor, settings, child), read_settings, options.configuration)
     # `setServiceParent` adds a service to the end of its parent's list, which is what makes the order of starts.
     for service in services(parts, root, reactor):
         service.setServiceParent(root)
@@ -162,11 +165,17 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         reactor,
         OpenPortWarning("the operator's port", lambda: False).port_opened,
     )
+
+    # Two parts want to know where clients connect.
+    def clients_port_opened(address: IAddress) -> None:
+        parts.first_steps.port_opened(address)
+        parts.open_port_warning.port_opened(address)
+
     clients_port = port_service(
         settings.listen or tcp_endpoint(settings.host, settings.port),
         parts.clients_site(reactor),
         reactor,
-        parts.open_port_warning.port_opened,
+        clients_port_opened,
     )
     # The service of the clients' port is needed for this: closing that port is the shutdown's second step, and keeping
     # the operator's open lets `/status` show how a stop goes on.  When SIGTERM comes, the reactor asks the root to stop
@@ -188,6 +197,7 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
         parts.polling,
         parts.warming,
         parts.uses_writing,
+        *([parts.sharing, parts.publishing] if settings.shared_shelf is not None else []),
         parts.history_taking,
         parts.events,
         *([parts.outside.worker] if parts.outside.worker is not None else []),

@@ -21,9 +21,11 @@ The only thing that is decided here is which part takes which new setting when t
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from bioproxy.assembly.parts import Outside, Parts
+from bioproxy.assembly.sharing import assemble_sharing
 from bioproxy.assembly.slot_parts import assemble_slot, learned_from
 from bioproxy.assembly.takers import forget_when_removed, takers_of
 from bioproxy.http.connection_limits import ConnectionLimits
@@ -31,6 +33,7 @@ from bioproxy.http.ports import OpenPortWarning
 from bioproxy.llama.prefix_tokens import Prefixes
 from bioproxy.llama.process_watch import INTERVAL as WATCH_INTERVAL
 from bioproxy.operator.admin import Admin
+from bioproxy.operator.first_steps import FirstSteps
 from bioproxy.operator.history import INTERVAL as HISTORY_INTERVAL
 from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
@@ -51,6 +54,7 @@ from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings
+from bioproxy.shared.shelf import INTERVAL as SHARING_INTERVAL
 from bioproxy.slot.record_uses import INTERVAL as USES_INTERVAL
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
@@ -65,12 +69,17 @@ from bioproxy.warmup.warmup import Warmup
 
 
 def assemble(
-    settings: Settings, reactor: Any, outside: Outside, read_settings: Callable[[], Settings] | None = None
+    settings: Settings,
+    reactor: Any,
+    outside: Outside,
+    read_settings: Callable[[], Settings] | None = None,
+    configuration: Path | None = None,
 ) -> Parts:
     """Make all parts.
 
     `reactor` is Twisted's reactor, or a clock that stands for it.  `outside` is what tests replace.  `read_settings`
     reads the configuration again, or raises `ConfigError`; without it, a reload finds what is in force already.
+    `configuration` is the file that it reads, which only the live page names.
 
     An arrow means "knows and calls"; every part on the right is made before the one on its left::
 
@@ -106,6 +115,9 @@ def assemble(
     minimum = learned_from(settings)
     learned = LearnedPrompts(lower.state)
     prompt_learning = PromptLearning(learned, llama, watch, reactor, minimum)
+    # What other bioproxies have computed.  Without `shared_shelf` it does nothing, and nobody has to ask.
+    shared = assemble_sharing(settings, lower, reactor, outside)
+    prompt_learning.shelf_tokens = shared.prompt_tokens
     catalogue = Catalogue(poller, shape_learning.shape, learned)
     schedule = Schedule(
         catalogue,
@@ -116,6 +128,7 @@ def assemble(
         ahead=settings.warmup,
         idle_seconds=gate.stats.idle_seconds,
         learns=minimum is not None,
+        is_computed_elsewhere=shared.is_computed_elsewhere,
     )
     # The schedule decides and changes nothing; the warm-up does one piece of work and decides nothing.  The warmer puts
     # them together.  It gets the gate as well, because it must not begin anything while a user is there.
@@ -137,6 +150,7 @@ def assemble(
         warmup,
         IdleWork(catalogue, schedule, prompt_tokens, gate, slot, watch, lower.snapshots.flush_uses),
         head_start,
+        shared,
         gate,
         slot,
         watch,
@@ -183,8 +197,21 @@ def assemble(
     history = History(metrics, gate, reactor)
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
     prompts_status = PromptsStatus(warmer, slot, lower.files, lower.snapshots, request_log, speed)
+    first_steps = FirstSteps(settings, configuration, keys)
     status = Status(
-        poller, gate, slot, warmer, watch, upstream, request_log, prompts_status, waits, head_start, reactor
+        poller,
+        gate,
+        slot,
+        warmer,
+        watch,
+        upstream,
+        request_log,
+        prompts_status,
+        waits,
+        head_start,
+        first_steps,
+        shared,
+        reactor,
     )
     events = LiveEvents(status, history, reactor)
     # The operator's port has no keys.  A web page in the operator's browser could send requests to it, though, by a
@@ -209,6 +236,7 @@ def assemble(
         open_port_warning,
         host_check,
         head_start,
+        shared,
     )
     # The reload comes after all others, because it has a way into many of them.  Nobody but the operator's port and the
     # signal SIGHUP knows it.
@@ -229,6 +257,7 @@ def assemble(
         shape_learning=shape_learning,
         learned=learned,
         prompt_learning=prompt_learning,
+        shared=shared,
         catalogue=catalogue,
         schedule=schedule,
         warmup=warmup,
@@ -240,18 +269,30 @@ def assemble(
         limits=limits,
         open_port_warning=open_port_warning,
         history=history,
+        first_steps=first_steps,
         status=status,
         events=events,
         host_check=host_check,
         reload=reload,
         # The last part of all: it shows or starts what the others do, and none of them knows it.
         admin=Admin(
-            status, events, Page(), poller, warmer, watch, reload, PromptActions(poller, warmer, lower.shelf), metrics
+            status,
+            events,
+            Page(),
+            poller,
+            warmer,
+            watch,
+            reload,
+            PromptActions(poller, warmer, lower.shelf),
+            metrics,
+            gate,
         ),
         # The names are those in the tree of services and in the log.  The intervals are constants of the modules whose
         # rounds they time, where their meaning is explained.
         watching=Periodic(reactor, WATCH_INTERVAL, watch.look, "watch"),
         warming=Periodic(reactor, WARMUP_INTERVAL, warmer.round, "warmer"),
         history_taking=Periodic(reactor, HISTORY_INTERVAL, history.take, "history"),
+        sharing=Periodic(reactor, SHARING_INTERVAL, shared.round, "shared shelf"),
+        publishing=Periodic(reactor, SHARING_INTERVAL, shared.publish, "publishing"),
         uses_writing=Periodic(reactor, USES_INTERVAL, write_uses, "uses"),
     )

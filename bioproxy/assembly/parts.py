@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.admin import Admin
+from bioproxy.operator.first_steps import FirstSteps
 from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
 from bioproxy.operator.live_events import LiveEvents
@@ -49,12 +51,14 @@ from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.request_reader import Elsewhere, RequestReader
 from bioproxy.proxy.shutdown import Shutdown
+from bioproxy.runtime.daemon_thread import in_daemon_thread
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.runtime.worker import Worker
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
@@ -99,6 +103,9 @@ class Outside:
     in_thread: InThread
     """Runs a function that blocks, such as reading a file, in a thread; its Deferred fires in the reactor's thread."""
 
+    on_shared_disk: InThread
+    """The same for a disk that may hang: such a thread does not keep the process from ending."""
+
     elsewhere: Elsewhere
     """Runs a function of an open file's content in another process."""
 
@@ -121,7 +128,7 @@ class Outside:
 
         worker = Worker(reactor)
         agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
-        return cls(agents, in_thread, worker.call, child=child, worker=worker)
+        return cls(agents, in_thread, partial(in_daemon_thread, reactor), worker.call, child=child, worker=worker)
 
 
 @dataclass(frozen=True)
@@ -193,6 +200,8 @@ class Parts(SlotParts):
     prompt_learning: PromptLearning
     """Decides what is learned, and tells with which learned prompt a request begins."""
 
+    shared: SharedShelf
+    """What other bioproxies have computed, and what they get from this one."""
     catalogue: Catalogue
     """The prompts that are to be warm."""
     schedule: Schedule
@@ -217,6 +226,8 @@ class Parts(SlotParts):
     # What an operator sees and does.
     history: History
     """Numbers of the last hour, for the curves of the live page."""
+    first_steps: FirstSteps
+    """Where things are, for a new user; is told the address of the clients' port."""
     status: Status
     """The present state, as `/status` shows it."""
     events: LiveEvents
@@ -233,6 +244,10 @@ class Parts(SlotParts):
     """The rounds of `watch`."""
     warming: Periodic
     """The rounds of `warmer`."""
+    sharing: Periodic
+    """The rounds of `shared`."""
+    publishing: Periodic
+    """Publishes on the shared shelf what was saved."""
     uses_writing: Periodic
     """Writes down, now and then, which slot files were used."""
     history_taking: Periodic
@@ -251,4 +266,4 @@ class Parts(SlotParts):
 
     def shutdown(self, clients_port: IService, reactor: Any) -> Shutdown:
         """Return how requests end when bioproxy stops; `clients_port` is the service that it closes first."""
-        return Shutdown(clients_port, self.gate, self.proxy, self.upstream, self.saver, reactor)
+        return Shutdown(clients_port, self.gate, self.proxy, self.upstream, self.saver, self.shared.finish, reactor)

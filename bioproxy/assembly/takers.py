@@ -30,6 +30,8 @@ from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.runtime.errors import ProxyError
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings, templates_of
+from bioproxy.shared.removal import Limits
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens
@@ -66,6 +68,7 @@ def takers_of(
     open_port_warning: OpenPortWarning,
     host_check: HostCheck,
     head_start: HeadStart,
+    shared: SharedShelf,
 ) -> dict[str, Callable[[Any], None]]:
     """Return, for each setting that can change, the function to call with its new value.
 
@@ -96,6 +99,8 @@ def takers_of(
         """Apply a new limit, in bytes, to the files of learned prompts or of conversations."""
         setattr(lower.shelf, name, size)
         lower.shelf.within_limits()
+        # The same limits hold for the shared shelf, from its next round of removal on.
+        shared.limits = Limits(lower.shelf.prompts_limit, lower.shelf.conversations_limit)
         # What was too large before may not be now.
         for id in prompt_learning.learned:
             schedule.forget(id)

@@ -114,6 +114,11 @@ class LlamaChild(Service):
         process = self._process
         return None if process is None or process.ended else process.pid
 
+    @property
+    def model(self) -> str:
+        """The path of the model's file that runs, or is to run next."""
+        return str(self._settings.model)
+
     def told(self) -> dict[str, Any]:
         """Return what `/status` shows of the child: names and values are part of the interface."""
         return {"pid": self.pid, "restarts": self.restarts, "state": self.state}

@@ -103,6 +103,8 @@ class ProcessWatch:
         """The process that answered last."""
         self.trouble: str | None = "not asked yet"
         """Why the last look failed, in words for operators; `None` if it succeeded."""
+        self.help: str | None = None
+        """What an operator can do about `trouble`; `None` if that is not known, or there is no trouble."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
         self.not_running: Callable[[], str | None] = lambda: None
@@ -158,7 +160,7 @@ class ProcessWatch:
         # the result of the look before this one.
         # What a llama-server of bioproxy's own does is logged by who starts it.
         if trouble is not None and not_running is not None:
-            trouble = not_running
+            trouble, fix = not_running, ""
         elif trouble is not None and trouble != self.trouble:
             self.log.warn(
                 "llama-server at {url}: {trouble} (what helps: {fix})", url=self._upstream.url, trouble=trouble, fix=fix
@@ -175,7 +177,7 @@ class ProcessWatch:
         # changed.
         if complete:
             self._listeners.advise(self.process.props, bool(self.process.slot_files))
-        self.trouble = trouble
+        self.trouble, self.help = trouble, fix or None
         self._metrics.upstream_up.set(self.up)
 
     async def _ask(self) -> bool:

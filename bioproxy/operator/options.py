@@ -70,6 +70,9 @@ class Options(usage.Options):
     demo: bool
     """Whether to run a llama.cpp of bioproxy's own (``--demo``), after parsing."""
 
+    configuration: Path | None
+    """The configuration file, after parsing; `None` if none is read, as in a demonstration.  It need not exist."""
+
     given: dict[str, Any]
     """What the command line says, by the names of the settings, with values as JSON would have them."""
 
@@ -192,7 +195,8 @@ class Options(usage.Options):
         """
         # A demonstration leaves the user's own configuration alone, unless it is named.
         file = None if self["config"] is None else self._folder / Path(self["config"]).expanduser()
-        settings = config.load(self.given, file, self._folder, use_file=not self.demo or file is not None)
+        self.configuration = file or (None if self.demo else config.default_file())
+        settings = config.load(self.given, file, self._folder, use_file=self.configuration is not None)
         # A demonstration replaces `llama_url`, so what stands there does not matter.
         # With a model of its own, bioproxy chooses the port, or `llama_args` have one.
         if settings.model is not None:

@@ -26,10 +26,12 @@ from twisted.internet.interfaces import IReactorTime
 from bioproxy import __version__
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.upstream import Upstream
+from bioproxy.operator.first_steps import FirstSteps
 from bioproxy.operator.prompts_status import PromptsStatus
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.request_log import Record, RequestLog
 from bioproxy.proxy.waits import Waits
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.head_start import HeadStart
@@ -64,6 +66,8 @@ class Status:
         prompts: PromptsStatus,
         waits: Waits,
         head_start: HeadStart,
+        first_steps: FirstSteps,
+        shared: SharedShelf,
         clock: IReactorTime,
     ) -> None:
         """Make the status of these parts.  The time that the process runs counts from now, by `clock`."""
@@ -78,6 +82,8 @@ class Status:
         self._prompts = prompts
         self._waits = waits
         self._head_start = head_start
+        self._first_steps = first_steps
+        self._shared = shared
         self._clock = clock
         # By the reactor's clock for the time that has passed, which cannot be set, and by the wall clock for people.
         self._began = clock.seconds()
@@ -109,6 +115,8 @@ class Status:
         return {
             # By which a page that reconnects knows whether it talks to the same process as before.
             "started_at": self._started_at,
+            # Where things are, for the commands that the page tells a new user to type.
+            "setup": self._first_steps.now(),
             "llama": self._llama(),
             "gate": self._at_the_gate(),
             # The kinds of clients whose conversations get no head starts any more, with the reason.
@@ -117,14 +125,18 @@ class Status:
             "templates": [self._template(name) for name in self._poller.templates],
             # Everything that is kept warm: the templates once more, what was learned, and conversations.
             **self._prompts.now(),
+            # What is shared with other bioproxies; `None` without a shared shelf.
+            "shared_shelf": self._shared.tell(),
         }
 
     def _llama(self) -> dict[str, Any]:
         """Return what is known of llama-server, as old as the watch's last look (two seconds at most).
 
-        `trouble` says why `up` is false.  `slot_save` is `None` as long as llama-server has not been asked whether it
-        keeps slot files.  `note` is there when restored files turned out to be of no use.
+        `trouble` says why `up` is false, and `help` what an operator can do about that.  `slot_save` is `None` as long
+        as llama-server has not been asked whether it keeps slot files.  `note` is there when restored files turned out
+        to be of no use.
         """
+        child = self._upstream.child
         return {
             # As configured; it has no password in it, which the setting's check refuses.
             "url": self._upstream.url,
@@ -136,8 +148,10 @@ class Status:
             "note": self._slot.restore_trouble,
             # A sentence for people; programs should look at `up`.
             "trouble": self._watch.trouble,
+            "help": self._watch.help,
             # Of the llama.cpp that bioproxy starts itself; `None` for another one.
-            "child": None if self._upstream.child is None else self._upstream.child.told(),
+            # Its own `trouble` tells a start that failed from one that goes on.
+            "child": None if child is None else {**child.told(), "model": child.model, "trouble": child.trouble},
         }
 
     def _at_the_gate(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ This module does not know the queue or the slot, nor in which order the steps co
 
 from __future__ import annotations
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.http.client_output import BufferBudget, ClientOutput
@@ -29,6 +30,7 @@ from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.keepalive import Keepalive
 from bioproxy.http.own_answers import send_error
 from bioproxy.http.request_body import RequestBody
+from bioproxy.llama.answer_end import AnswerEnd
 from bioproxy.llama.timings import Timings
 from bioproxy.llama.tool_calls import ToolCalls
 from bioproxy.llama.upstream import Upstream
@@ -64,6 +66,8 @@ class Exchange:
         """The text of the answer, where it is collected for a head start."""
         self.tool_calls = ToolCalls()
         """Whether the answer ended with tool calls."""
+        self.left_at_end = False
+        """Whether the client has hung up after the end of the answer, before that of the stream."""
         self.keepalive = Keepalive(self.output, clock, ping_interval)
         """The comments to a client that waits for a stream."""
         self.target = b""
@@ -72,6 +76,7 @@ class Exchange:
         """Whether llama-server has been sent the request, or is just being sent it."""
         self.body = RequestBody(request.content)
         """The body to send on, complete: in memory or, if it is large, in a temporary file.  Filling replaces it."""
+        self._end = AnswerEnd()
         self._clock = clock
 
     def tell(self, name: str, value: str) -> None:
@@ -105,7 +110,13 @@ class Exchange:
             await relay.only_stream(response, upstream)
         else:
             relay.send_head(response, self.request)
-        await relay.send_body(response, self.output, upstream, self._on_data)
+        try:
+            await relay.send_body(response, self.output, upstream, self._on_data)
+        except CancelledError:
+            # Some clients hang up as soon as they have the last event.  That is an answer like any other.
+            if not self._end.passed:
+                raise
+            self.left_at_end = True
         # A stream may end without a single event.
         self.keepalive.end()
 
@@ -131,6 +142,7 @@ class Exchange:
         if self.record.ttft_ms is None:
             self.record.ttft_ms = (self._clock.seconds() - self.record.arrived) * 1000
         self.timings.feed(data)
+        self._end.feed(data)
         if self.answer is not None:
             self.answer.feed(data)
         self.tool_calls.feed(data)

@@ -97,8 +97,8 @@ class Proxy:
         `reader` finds and fills templates, `gate` is the queue, `waits` knows what to tell those who wait in it, and
         `slot_access` prepares the `slot`.  `prompt_learning` knows with which learned prompt a chat begins.  `schedule`
         is told which prompts are asked for.  `upstream` sends requests on, and knows whether llama-server responds.
-        `request_log` gets each request when it has ended.  `clock` measures all times: the reactor's in production, one
-        that is advanced by hand in tests.  `ping_interval` is the first value of the attribute, in seconds.
+        `request_log` gets each request when it has ended.  `clock`, the reactor or a test's, measures all times.
+        `ping_interval` is the first value of the attribute, in seconds.
         """
         self._reader = reader
         self._gate = gate
@@ -121,9 +121,8 @@ class Proxy:
     def resource(self) -> IResource:
         """Return what a `Site` serves: Twisted's word for the object that answers requests.
 
-        A new one for each call; all of them lead to this object.
+        Every path leads to `serve`: which paths exist is for llama-server to say, and later builds have new ones.
         """
-        # Every path leads to `serve`: which paths exist is for llama-server to say, and later builds have new ones.
         return CatchAllResource(self.app.resource())
 
     @app.route("/")
@@ -133,21 +132,24 @@ class Proxy:
         Klein calls this when the request has arrived with its body, and cancels it on a hang-up.  Fires when the client
         has read its answer; fails with `CancelledError` only.
         """
-        # The interval is read once for each request, so a reload of the configuration applies to those that come later.
+        # The interval is read once for each request, so a reload applies to those that come later.
         exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
         # No `await` from here to the `try`: nothing can end this coroutine before the `finally` protects it.
         self._running.add(exchange)
         try:
             await self._answer(exchange)
-            # The answer is complete, but a slow client may have yet to read megabytes of it.  That is waited for here,
-            # outside the gate: other requests go on meanwhile, and a stop of the service still sees this request as
-            # running.  If the client hangs up now, only what was kept for it is dropped.
+            # Answered, but cancelled meanwhile, and so it has to end.
+            if exchange.left_at_end:
+                raise CancelledError
+            # The answer is complete, but a slow client may have yet to read megabytes of it.  That is waited for
+            # outside the gate, and a stop still sees this request as running.  If the client hangs up now, only what
+            # was kept for it is dropped.
             if exchange.output.begun:
                 await exchange.output.done
         except CancelledError:
-            # The only place that notes a hang-up.  Raised again, because Klein expects the coroutine that it cancelled
-            # to end like that, and writes nothing to the lost connection.
-            exchange.record.status = CLIENT_GONE
+            # The only place that notes a hang-up.  Raised again, as Klein expects of a coroutine that it cancelled.
+            if not exchange.left_at_end:
+                exchange.record.status = CLIENT_GONE
             raise
         finally:
             # Synchronous on purpose: a coroutine that was cancelled may not await here, or `cancel` would return
@@ -169,7 +171,6 @@ class Proxy:
 
         Never fails.  Cancelling it only ends this waiting: no request is ended by it.
         """
-        # Asked by the shutdown, when the port is closed already; open connections still bring requests.
         if not self._running:
             return succeed(None)
         # The caller's own Deferred: if all callers got the same one, the first time-out would cancel it for the others.
@@ -207,11 +208,10 @@ class Proxy:
             raise
         except ProxyError as error:
             # All that is expected to go wrong: it has a status and a sentence for the client; no traceback is logged.
-            # Where retrying makes sense, the error says so in `Retry-After`.
             exchange.fail(error)
         except Exception:
-            # A bug in bioproxy.  The client must learn of it all the same, and not from Klein: Klein would append its
-            # own error page to an answer that has begun, and end it as if it were complete.
+            # A bug in bioproxy.  Klein must not tell the client of it: it would append its own error page to an answer
+            # that has begun, and end it as if it were complete.
             self.log.failure("internal error while serving {path}", path=record.path)
             exchange.fail(ProxyError("internal error in bioproxy; its log has the details"))
 

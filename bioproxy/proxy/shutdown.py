@@ -22,7 +22,7 @@ This module does not know what the services are that stop afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from twisted.application.service import IService
@@ -50,6 +50,12 @@ A save of some thousand tokens takes well under a second on a local disk.  Halve
 doubled, a llama-server that is unresponsive delays the stop by twice as much.
 """
 
+SHARING = 5.0
+"""Seconds that giving saved files to other bioproxies may take (`bioproxy.shared.shelf`).
+
+Halved, a large conversation is not there for its client's next request; doubled, a disk that hangs delays the stop.
+"""
+
 FLUSHING = 0.05
 """Seconds for the last bytes to leave.
 
@@ -73,18 +79,21 @@ class Shutdown:
         proxy: Proxy,
         upstream: Upstream,
         saver: ConversationSaver,
+        share: Callable[[], Coroutine[Any, Any, None]],
         clock: IReactorTime,
     ) -> None:
         """Put the parts together; nothing happens before `say`.
 
         `clients_port` and `gate` are closed.  `proxy` knows which requests are running, `upstream` can end them, and
-        `saver` saves what they leave in the slot.  `clock` measures the limits.
+        `saver` saves what they leave in the slot, and `share` gives that to other bioproxies.  `clock` measures the
+        limits.
         """
         self._clients_port = clients_port
         self._gate = gate
         self._proxy = proxy
         self._upstream = upstream
         self._saver = saver
+        self._share = share
         self._clock = clock
 
     async def say(self) -> None:
@@ -127,6 +136,8 @@ class Shutdown:
         # free.
         elif await self._within(SAVING, lambda: Deferred.fromCoroutine(self._gate.until_free())):
             await self._within(SAVING, lambda: Deferred.fromCoroutine(self._saver.save_if_due()))
+        # Its client may be sent to another bioproxy now, and a prompt that this one has claimed is free for others.
+        await self._within(SHARING, lambda: Deferred.fromCoroutine(self._share()))
 
     async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> bool:
         """Wait for what `begin` starts, for at most so many seconds.

@@ -104,6 +104,12 @@ class Metrics:
         self.shelf_files = gauge("shelf_files", "Slot files", "kind")
         self.shelf_bytes = gauge("shelf_bytes", "Bytes of all slot files", "kind")
         self.shelf_removed = counter("shelf_removed", "Slot files removed to stay within a limit", "kind")
+        # The shelf that several bioproxies share, as far as this one uses it.
+        self.shared_shelf_up = gauge("shared_shelf_up", "1 while the shared shelf can be used")
+        self.shared_files = counter("shared_files", "Slot files shared with other bioproxies", "action", "result")
+        self.shared_bytes = counter("shared_bytes", "Bytes of slot files shared with other bioproxies", "action")
+        self.shared_tokens = counter("shared_tokens", "Tokens fetched instead of computed")
+        self.shared_warmups_saved = counter("shared_warmups_saved", "Warm-ups whose file another bioproxy had")
         # bioproxy and llama-server themselves.
         self.reactor_stall_seconds = seconds("reactor_stall_seconds", "Times over 50 ms that bioproxy stood still")
         self.llama_restarts = counter("llama_restarts", "Times that bioproxy has started its llama.cpp again")

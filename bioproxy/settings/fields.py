@@ -114,7 +114,7 @@ class Settings:
     model: Path | None = setting(None, path, "GGUF file to run: bioproxy then starts llama.cpp itself")
     """
     bioproxy starts llama.cpp with this file, with one slot, on a port that only this machine reaches, and starts it
-    again if it crashes. `llama_url` must then be absent, and `slot_save_path` may be: it is then `slots` in
+    again if it crashes. Leave out `llama_url` then; without `slot_save_path`, the slot folder is `slots` in
     `state_dir`. See [A llama.cpp of its own](operation.md#a-llamacpp-of-its-own).
     """
     llama_server: str | None = setting(None, program, "program to run it with, instead of the wheel xllamacpp")
@@ -180,13 +180,19 @@ class Settings:
     """
     While nobody waits, the conversation is processed as its client will send it back: chat templates drop the reasoning
     of earlier answers, for example. This is done for conversations on templates, and with `slot_save_path` for all
-    chats.
+    chats of at least `learn_minimum` bytes.
     """
     # Neither folder is made here: `state_dir` is made when the services start, and the slot folder by the operator.
     slot_save_path: Path | None = setting(None, path, "llama-server's --slot-save-path, where this host sees it")
     """
     With it, bioproxy checks files before it uses them, removes its leftovers, checks for free space, and learns
     prompts.
+    """
+    shared_shelf: Path | None = setting(None, path, "folder in which several bioproxies share their slot files")
+    """
+    Several bioproxies with the same model, each with a llama-server and a `slot_save_path` of its own, name one folder
+    here, perhaps on a network disk. What one of them has computed, the others restore. See [A shared
+    shelf](operation.md#a-shared-shelf).
     """
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"

@@ -61,6 +61,9 @@ class SlotFiles:
     is.
     """
 
+    saver: FileSaver
+    """How files are made."""
+
     def __init__(
         self,
         llama: LlamaApi,
@@ -83,11 +86,11 @@ class SlotFiles:
         self._reuse_check = reuse_check
         self._speed = speed
         self._clock = clock
-        self._saver = FileSaver(llama, identity, snapshots, folder, shelf, metrics, speed, clock)
+        self.saver = FileSaver(llama, identity, snapshots, folder, shelf, metrics, speed, clock)
         # What other objects do with the same record and the same folder, offered under the same names.  The classes say
         # what the methods do.  First how a file is made, in `FileSaver`.
-        self.save = self._saver.save
-        self.end_pause = self._saver.end_pause
+        self.save = self.saver.save
+        self.end_pause = self.saver.end_pause
         # Which file may be used for what, in `FileSearch`.
         search = FileSearch(identity, snapshots, folder)
         self.usable = search.usable
@@ -114,7 +117,7 @@ class SlotFiles:
         """Whether llama-server keeps slot files, they can be saved, and restoring them helps."""
         # All three can change at any time, by a restart with other flags, a full disk, or an answer
         # that reused nothing.  So it is asked each time it matters and never remembered.
-        return bool(self.enabled) and self._reuse_check.trouble is None and not self._saver.paused
+        return bool(self.enabled) and self._reuse_check.trouble is None and not self.saver.paused
 
     @property
     def model_known(self) -> bool:

@@ -37,6 +37,9 @@ MAGIC = b"qsgg"
 LEARNED_FILE = re.compile(rf"{LEARNED.pattern}(\.chat|\.part)?(\.new)?\.bin", re.ASCII)
 """The names of slot files of learned prompts and of conversations."""
 
+FETCHED_FILE = re.compile(r"[A-Za-z0-9_-]+\.[0-9a-f]{8}\.fetched\.(bin|new)", re.ASCII)
+"""The names of files that were being fetched from a shared shelf (`bioproxy.shared.local_files`)."""
+
 RESERVE = 64 << 20
 """Bytes that a save must leave free on the disk: 64 MiB.
 
@@ -184,7 +187,8 @@ class SlotFolder:
         # Learned prompts and conversations have names that nobody else would give a file, so they are found by what the
         # folder has.
         with suppress(OSError):  # `warnings` tells what is wrong with the folder
-            ours += [file for file in os.listdir(self.path) if LEARNED_FILE.fullmatch(file)] if self.path else []
+            there = os.listdir(self.path) if self.path else []
+            ours += [file for file in there if LEARNED_FILE.fullmatch(file) or FETCHED_FILE.fullmatch(file)]
         # `remove` looks into each file before, and most of those by name are not there at all.
         return [file for file in ours if file not in keep and self.remove(file)]
 

@@ -22,7 +22,7 @@ clients, the queue.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
@@ -89,6 +89,8 @@ class SlotPreparer:
         self._asked: dict[str, float] = {}
         self.tokens_of: Callable[[Key], Sequence[int] | None] = lambda key: None
         """Returns a prompt's tokens and one that does not belong to it, if they are known.  Assigned by assembly."""
+        self.bring: Callable[[Wanted, Files], Awaitable[None]] = nothing_to_bring
+        """Fetches files for a request from elsewhere, given what there is here.  Never fails.  Assigned by assembly."""
 
     def file_for(self, name: str, key: Key | None) -> Snapshot | None:
         """Return the prompt's file if it is for this key, for the model that runs now, and unchanged on disk."""
@@ -166,6 +168,9 @@ class SlotPreparer:
 
     async def _prepare(self, wanted: Wanted) -> Prepared:
         """Collect the facts and carry the plan out.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
+        # Files may be had from elsewhere, but nothing is better than the very conversation in the slot.
+        if not self._content.is_continued_by(wanted.turns):
+            await self.bring(wanted, self._find_files(wanted))
         # Collect the facts.  One cheap question to llama-server, and none where nothing is known.
         known = await self._content.confirm()
         # Read only now: while llama-server was asked, an operator may have discarded a file.
@@ -231,7 +236,11 @@ class SlotPreparer:
         name = wanted.name
         # What the slot holds is given up, so this is the moment to learn which model runs: finding
         # out overwrites it.
+        certain = self._identity.certain
         model = await self._identity.find_out()
+        # Once more if the model was not known for certain: its files are not fetched then.
+        if not certain:
+            await self.bring(wanted, self._find_files(wanted))
         # Read only now: an operator may have had a file forgotten during the last ``await``, and the
         # save before this has perhaps replaced one, or made room for itself.
         files = self._find_files(wanted)
@@ -266,3 +275,7 @@ def entry_prompt(name: str, kind: str) -> str:
     """Return the prompt that a file belongs to, by the name under which it is recorded; empty if that does not say."""
     # A conversation of its own name may go on with any prompt.  The key says which, as far as that matters.
     return "" if kind == CHAT and is_learned(name) else name
+
+
+async def nothing_to_bring(wanted: Wanted, files: Files) -> None:
+    """Fetch nothing: without a shared shelf there is nothing elsewhere."""

@@ -33,6 +33,7 @@ how files are loaded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -117,6 +118,8 @@ class FileSaver:
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
+        self.saved: Callable[[str, str, Snapshot], None] = lambda name, kind, entry: None
+        """Called with id, kind and entry of each file that was saved.  Assigned by assembly."""
         # The prompts whose last save failed.
         self._failed: set[str] = set()
         # Not lengthened at random, as the pauses of warm-ups are: there is one pause for all files, so nothing that
@@ -136,7 +139,7 @@ class FileSaver:
         self._backoff.over(SAVES)
 
     # `save` does all steps, in the order of the list above: `_write` has the steps that can be
-    # cancelled, `_record` the steps that cannot.
+    # cancelled, `record` the steps that cannot.
 
     async def save(
         self,
@@ -166,7 +169,7 @@ class FileSaver:
             # By the wall clock, because it must mean something after a restart.
             now = datetime.fromtimestamp(self._snapshots.now(), timezone.utc).isoformat(timespec="seconds")
             entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation, None, pinned, earlier)
-            entry = self._record(name, kind, entry)
+            entry = self.record(name, kind, entry)
         except (SaveFailed, LlamaCallFailed, OSError) as error:
             # `CancelledError` is not handled here, on purpose: llama-server is still writing then,
             # and would create the file again if it were removed now.  "refused" means that
@@ -193,6 +196,7 @@ class FileSaver:
         self._metrics.slot_bytes.labels("saved").inc(entry.size)
         # Step 8, after all the others: an older file goes only for one that is complete and recorded.
         self._shelf.within_limits((name, kind))
+        self.saved(name, kind, entry)
         return entry
 
     def _begin_pause(self, name: str) -> None:
@@ -231,6 +235,9 @@ class FileSaver:
         # Step 2.  `PART` has only one name: from here on that file may be incomplete at any moment, so its record is
         # dropped first.  If the record cannot be written, this raises, and the save does not begin.
         self._snapshots.will_write(name, kind, filename)
+        # A file that nobody uses any more may have this name.  llama-server would write into that very file, and it may
+        # have a second name by now: on a shared shelf (`bioproxy.shared.folder`).  A new file has only this one.
+        self._folder.remove(filename)
 
         # Step 3.  The longest ``await`` of all, up to seconds for gigabytes.  If it is cancelled,
         # this coroutine ends here, and llama-server goes on writing.  This has no bad effect: the
@@ -262,8 +269,11 @@ class FileSaver:
             limit = self._shelf.limit(class_of(name, kind)) or 0
             raise TooLarge(f"its {size >> 20} MiB are more than the limit of {limit >> 20} MiB leaves room for")
 
-    def _record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
-        """Switch the record to a file that llama-server has written, and give it its usual name."""
+    def record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
+        """Switch the record to a file that was just written, and give it its usual name; return the entry.
+
+        Raises `SaveFailed` if the file is not there as the entry says, and `OSError`.
+        """
         # No ``await`` here: these steps cannot be cancelled, only the end of the process can
         # interrupt them.  That is on purpose, and is why the small writes to the disk are not moved
         # to a thread.  First the end of step 4.  llama-server has said how many bytes it wrote; if

@@ -23,7 +23,7 @@ warmed up next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -35,6 +35,7 @@ from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.head_start_use import HeadStartUses
+from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
 from bioproxy.slot.record import PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
@@ -90,6 +91,16 @@ class Slot:
     def know_tokens(self, tokens_of: Callable[[Key], Sequence[int] | None]) -> None:
         """Let `tokens_of` say which tokens a prompt has (`SlotPreparer.tokens_of`)."""
         self._preparer.tokens_of = tokens_of
+
+    async def find_out_model(self) -> None:
+        """Find out which model runs, in a warm-up; what the slot holds is lost.  Fires and fails as `LlamaApi`."""
+        # Forgotten first, because finding out overwrites the slot, and may be cancelled.
+        self._content.forget()
+        await self._identity.find_out()
+
+    def bring_files(self, bring: Callable[[Wanted, Files], Awaitable[None]]) -> None:
+        """Let `bring` fetch files from elsewhere before a request (`SlotPreparer.bring`)."""
+        self._preparer.bring = bring
 
     # Events in other parts of bioproxy.  These methods may be called at any time, also while a user
     # or a warm-up inside the gate waits for llama-server; `SlotContent` and `SlotFiles` expect that

@@ -64,6 +64,7 @@ class Hold(Enum):
     SLOT_UNSEEN = "slot files cannot be used, and llama-server does not tell what the slot holds"
     USERS_SLOT = "slot files cannot be used, and a user's conversation on it has the slot"
     BUSY = "users are asking: a learned prompt waits for a quiet moment"
+    ELSEWHERE = "another bioproxy warms it up, and shares the file"
     NO_FILES = "slot files cannot be used, and learned prompts are kept in files only"
 
 
@@ -183,6 +184,9 @@ class Facts:
     learns: bool = True
     """Learning is on (``learn``, with ``slot_save_path``).  Without it nothing new is written of learned prompts."""
 
+    elsewhere: bool = False
+    """Another bioproxy with the same shared shelf computes it."""
+
     quiet: bool = True
     """No user has been at the gate for a moment.
 
@@ -226,6 +230,8 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
         return Waiting(Hold.CHANGING, facts.change.retry_at_utc)
     found = by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
     # Asked last, so that a prompt that is warm is not said to wait.
+    if isinstance(found, Due) and facts.elsewhere and facts.files_usable:
+        return Waiting(Hold.ELSEWHERE)
     if isinstance(found, Due) and prompt.source is Source.LEARNED and not facts.quiet:
         return Waiting(Hold.BUSY)
     return found

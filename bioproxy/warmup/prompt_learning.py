@@ -18,6 +18,8 @@ Does not know what a warm-up is, nor which files there are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -26,7 +28,7 @@ from bioproxy.llama.prefix_tokens import STAND_INS, prefix_tokens
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.learned_prompts import LearnedPrompt, LearnedPrompts
-from bioproxy.prompts.prompt_shape import Shape
+from bioproxy.prompts.prompt_shape import Key, Shape
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.warmup.beginnings import Beginning, Beginnings
 from bioproxy.warmup.learning_rules import longest_part, to_learn
@@ -72,6 +74,10 @@ class PromptLearning:
         # When prompts were learned at first sight that have not been used by a second conversation, in the clock's
         # seconds.  After a restart of bioproxy they count as proven: the clients that sent them may be back.
         self._unproven: dict[str, float] = {}
+        self.shelf_tokens: Callable[[str, Key], int] = lambda id, key: 0
+        """Returns the tokens of a prompt's file that another bioproxy shares, 0 without one.  Assigned by assembly."""
+        # Prompts that were forgotten since the last `study`, because others were learned.
+        self._forgotten: list[str] = []
         # How the latest request that shared a learned part went on otherwise, by the part's id.
         self._differences: dict[str, str] = {}
 
@@ -89,7 +95,15 @@ class PromptLearning:
         # Mostly there is nothing to ask.  A beginning that was learned as a whole is found by its digest, and where no
         # part of a beginning was learned, no tokens could match one.
         shape = chat.beginning
-        if self.minimum is None or self.learned.whole(shape) is not None or not self.learned.cuts():
+        if self.minimum is None or self.learned.whole(shape) is not None:
+            return
+        # Another bioproxy has found it worth a file, so this one need not wait for a second conversation.
+        prompt = LearnedPrompt(shape)
+        if shape.may_be_kept and self.shelf_tokens(prompt.id, prompt.key) >= self.minimum:
+            self._forgotten += self.learned.add(prompt)
+            self.log.info("learned {prompt}: the shared shelf has it", prompt=prompt.id)
+            return
+        if not self.learned.cuts():
             return
         # A client waits for this, so it is asked only where the answer may be of use, and where one will come.
         if not self._watch.up or shape.is_too_large or not may_have(shape, self.minimum):
@@ -150,7 +164,7 @@ class PromptLearning:
 
         Asked twice a second, mostly for nothing, so it must be cheap: no tokens and no texts are looked at.
         """
-        return self.minimum is not None and bool(self._beginnings.with_news())
+        return self.minimum is not None and (bool(self._forgotten) or bool(self._beginnings.with_news()))
 
     async def study(self) -> list[str]:
         """Decide what is learned from the requests that were answered since the last call.
@@ -158,7 +172,9 @@ class PromptLearning:
         Fires with the ids of prompts that were forgotten because there were too many; never fails for reasons of
         llama-server's.  Cancelling gives up the request to it, and the rest is decided next time.
         """
-        forgotten: list[str] = []
+        forgotten, self._forgotten = self._forgotten, []
+        for id in forgotten:
+            self._forget_notes(id)
         for beginning in self._beginnings.with_news():
             # Asked again for each: llama-server may have been restarted during the last ``await``.
             process = self._watch.process

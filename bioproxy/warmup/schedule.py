@@ -92,13 +92,14 @@ class Schedule:
         ahead: bool,
         idle_seconds: Callable[[], float],
         learns: bool = True,
+        is_computed_elsewhere: Callable[[str], bool] = lambda id: False,
     ) -> None:
         """Keep what is asked when something is to be decided; nothing is asked yet.
 
         `catalogue` has the prompts, and `shape_learning` the order in which they were used.  `slot`, with its files and
         its content, tells what is warm, and `watch` in what state llama-server is.  `clock` is what pauses are measured
-        by.  `ahead` is the first value of the attribute.  `idle_seconds` tells for how long no user was at the gate.
-        `learns` is the first value of the attribute.
+        by.  `ahead` and `learns` are first values of the attributes.  `idle_seconds` tells for how long no user was at
+        the gate, and `is_computed_elsewhere` of other bioproxies' warm-ups.
         """
         self.ahead = ahead
         self.learns = learns
@@ -108,6 +109,7 @@ class Schedule:
         self._slot = slot
         self._watch = watch
         self._idle_seconds = idle_seconds
+        self._is_computed_elsewhere = is_computed_elsewhere
         # Ids that users have asked for since the start.  Not kept over a restart: with warm-ups ahead switched off,
         # none is wanted before the first question.
         self._asked: set[str] = set()
@@ -134,7 +136,6 @@ class Schedule:
 
         Sends nothing and changes nothing, so `/status` may call this at any time.  Looks at one file.
         """
-        # Without a prompt there is no key, and hardly a fact that could be collected.
         prompt = self._catalogue.get(id)
         return Waiting(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
 
@@ -269,7 +270,6 @@ class Schedule:
         """
         name, key = prompt.id, prompt.key
         slot = self._slot
-        # Asked once each, because each answer is used twice and must be the same both times.
         recorded, usable = slot.recorded_file(name), slot.may_use_files
         return Facts(
             up=self._watch.up,
@@ -288,7 +288,6 @@ class Schedule:
             saved=slot.saved(name, key) is not None,
             # `saved` is false for a prompt in doubt; the doubt itself is only needed as the reason.
             doubted=slot.is_doubted(name),
-            # Believed, not looked up: the warm-up itself verifies this later.
             held=slot.holds(key),
             slot_seen=slot.tells_content,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.
@@ -296,5 +295,6 @@ class Schedule:
             # By name, not by key: a conversation in another shape is the user's all the same.
             users=slot.is_used_by_user(name),
             learns=self.learns,
+            elsewhere=self._is_computed_elsewhere(name),
             quiet=self._idle_seconds() >= QUIET,
         )

@@ -30,9 +30,11 @@ from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.saving import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.due import Due, Reason
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_learning import PromptLearning
@@ -77,6 +79,7 @@ class Warmer:
         warmup: Warmup,
         idle_work: IdleWork,
         head_start: HeadStart,
+        shared: SharedShelf,
         gate: Gate,
         slot: Slot,
         watch: ProcessWatch,
@@ -88,7 +91,7 @@ class Warmer:
         `schedule` says what is due, `catalogue` which prompts there are, `shape_learning` how clients ask for
         templates, and `prompt_learning` what is to be learned.  `prompt_tokens` turns a prompt into tokens, and
         `warmup` has these processed, inside `gate`; `idle_work` is done when nothing is due, and
-        `head_start` right after an answer.  `slot` is the slot that
+        `head_start` right after an answer.  `shared` has what other bioproxies have computed.  `slot` is the slot that
         is used; `watch` tells whether llama-server is up, awake, and still the same process.  `metrics` gets the
         outcome of each warm-up.  `clock` measures how long a failing one took: the reactor's in production, one that is
         advanced by hand in tests.
@@ -101,6 +104,7 @@ class Warmer:
         self._warmup = warmup
         self._idle_work = idle_work
         self._head_start = head_start
+        self._shared = shared
         self._gate = gate
         self._slot = slot
         self._watch = watch
@@ -167,14 +171,9 @@ class Warmer:
         # llama-server stopped, a user came, or an operator asked for a prompt.  A list that was made before the loop
         # would be out of date after the first ``await``.
         while self._watch.up and not self._gate.busy and (due := self.schedule.next(tried)) is not None:
-            # Each prompt is tried once in a round.  If it is still due, or due again, the next round tries it.
-            # Otherwise a warm-up that fails at once would be repeated endlessly, and the reactor could do nothing else.
+            # Once in a round: a warm-up that fails at once would be repeated endlessly, and nothing else could run.
             tried.add(due.prompt.id)
-            # Logged here and not in the gate, so that the line is also written for a warm-up that fails while its
-            # tokens are requested.
-            if self.schedule.begins(due):
-                self.log.info("{prompt}: its warm-up starts: {reason}", prompt=due.prompt, reason=due.reason.value)
-            await self._try(due.prompt)
+            await self._try(due)
         # A llama-server that sleeps (``--sleep-idle-seconds``) is not woken up for this: waking up means loading the
         # model, and when it falls asleep again, what was restored into the slot is lost.
         if self._watch.up and not self._watch.process.props.asleep and not self._gate.busy:
@@ -183,15 +182,24 @@ class Warmer:
         # edited, since the last round.
         self._readiness.show()
 
-    async def _try(self, prompt: Prompt) -> None:
+    async def _try(self, due: Due) -> None:
         """Warm one prompt up, unless a user comes.
 
         Fires with `None` in all cases; the outcome is reported to the schedule.  Fails only because of bugs.
         Cancelling ends the call to llama-server that is in progress.
         """
+        prompt = due.prompt
         name = prompt.id
         began = self._clock.seconds()
         try:
+            # Of several bioproxies that share their files only one computes a prompt, and the others fetch it.
+            # A prompt that is to be warm in the slot alone is of use to this one only.
+            if due.reason is not Reason.NOT_IN_SLOT and not await self._claim(prompt):
+                return
+            # Logged here and not in the gate, so that the line is also written for a warm-up that fails while its
+            # tokens are requested.
+            if self.schedule.begins(due):
+                self.log.info("{prompt}: its warm-up starts: {reason}", prompt=prompt, reason=due.reason.value)
             # A file was restored and its tokens were not reused.  Perhaps the chat template makes other tokens of the
             # same text now, for example after midnight if it contains the date.  Cached tokens would hide that, so
             # llama-server is asked again.
@@ -239,13 +247,27 @@ class Warmer:
             # higher limit of files: a reload of the configuration has the failures of learned prompts forgotten.
             self._failed(prompt, str(error), None)
         except (LlamaCallFailed, SaveFailed, OSError) as error:
-            # llama-server has failed, the slot could not be saved, or bioproxy's record could not be written.  Any
-            # other exception is a bug: `Periodic` logs it with its traceback, and still starts the next round.  A
-            # `CancelledError` comes only if the whole round is cancelled because bioproxy stops, and must be passed on.
+            # llama-server, saving the slot, or writing the record has failed.  Any other exception is a bug: `Periodic`
+            # logs it, and still starts the next round.  `CancelledError` comes at the stop, and must be passed on.
             self._failed(prompt, str(error), self._clock.seconds() - began)
         finally:
-            # Also after an interruption: the warm-up may have displaced another prompt that was warm in the slot only.
+            # Also after an interruption: another bioproxy may have more time for it, and the warm-up may have displaced
+            # another prompt that was warm in the slot only.
+            self._shared.release(name)
             self._readiness.show()
+
+    async def _claim(self, prompt: Prompt) -> bool:
+        """Fire with whether this bioproxy is to compute a prompt.  Fails as `LlamaApi`'s calls do."""
+        if not self._shared.usable:
+            return True
+        # Files are shared by model.  To find out which one runs overwrites the slot, as the warm-up would.
+        if not self._slot.model_is_known and not await self._gate.warmup(self._slot.find_out_model):
+            return False
+        claimed = await self._shared.claim(prompt.id, prompt.key)
+        # Fetched, which is as good as computed here.
+        if not claimed and self._slot.saved(prompt.id, prompt.key) is not None:
+            self.schedule.succeeded(prompt.id)
+        return claimed
 
     async def _tokens_of(self, prompt: Prompt) -> list[int]:
         """Have llama-server turn a prompt into tokens.  Fires, fails and is cancelled as `PromptTokens.of`."""

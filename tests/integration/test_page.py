@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from tests.integration.support import (
     async_fixture,
     async_test,
     conversation,
+    environment,
     eventually,
     fetch,
     free_port,
@@ -27,6 +31,9 @@ from tests.integration.support import (
 )
 from tests.integration.test_real_head_start import DROPS_REASONING, THINKING
 from tests.support.browser import Browser
+
+SHORT = ["-n", "16"]
+"""Flags that end each answer: a model with random weights would go on until its context is full."""
 
 EVIL = "<img src=x onerror=document.title='owned'>"
 """What somebody may put into a path."""
@@ -54,9 +61,17 @@ class Page:
             "poll_interval": 0.2,
             **settings,
         }
+        configuration = {key: value for key, value in configuration.items() if value is not None}
         file = self.folder / "conf.json"
         file.write_text(json.dumps(configuration))
         self._process = self._run(*FOREGROUND, "--config", str(file))
+        await eventually(lambda: answers(self.admin_url + "/healthz"))
+
+    async def start_without_file(self, *options: str) -> None:
+        """Start bioproxy with what it needs on the command line."""
+        ports = [url.rpartition(":")[2] for url in (self.url, self.admin_url)]
+        given = ["--port", ports[0], "--admin-port", ports[1], "--llama-url", self.llama.url, *options]
+        self._process = self._run(*FOREGROUND, *given)
         await eventually(lambda: answers(self.admin_url + "/healthz"))
 
     async def stop(self) -> None:
@@ -85,6 +100,25 @@ class Page:
         """Return the text of one of the latest requests."""
         return self.text(f"#request-rows tr:nth-child({number})")
 
+    def headings(self) -> list[str]:
+        """Return the titles of the steps that a new user has to do."""
+        return list(
+            self.browser.run("return [...document.querySelectorAll('#steps h3')].map((each) => each.innerText)")
+        )
+
+    def lines(self) -> list[str]:
+        """Return what these steps say is to be typed."""
+        script = "return [...document.querySelectorAll('#steps .type')].map((each) => each.innerText)"
+        return list(self.browser.run(script))
+
+    def type(self, line: str) -> str:
+        """Type a line at a shell of a user whose home is the test's folder; return what it prints."""
+        found = subprocess.run(
+            ["sh", "-ec", line], cwd="/", env=environment(self.folder), capture_output=True, text=True, timeout=60
+        )
+        assert found.returncode == 0, (line, found.stdout, found.stderr)
+        return found.stdout
+
     async def ask(self, message: str) -> None:
         """Ask bioproxy."""
         answer = await fetch("POST", self.url + "/v1/chat/completions", conversation(message))
@@ -95,7 +129,14 @@ class Page:
         return self.browser.violations()
 
     def everybody_can_use_it(self) -> None:
-        """Check it light and dark, wide and narrow; and that it never has to be moved sideways."""
+        """Check it light and dark, wide and narrow; that it never has to be moved sideways, and that all fits."""
+        wider = """
+            const boxes = [...document.querySelectorAll(".panel, .tile")];
+            return boxes.filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.id);
+        """
+        for width in (1280, 1180, 1070, 700, 390):
+            self.browser.look(width, 900)
+            assert self.browser.run(wider) == [], width
         for dark in (False, True):
             for width in (1280, 390):
                 self.browser.look(width, 900, dark)
@@ -201,7 +242,7 @@ async def test_queue(page: Page) -> None:
     inside = come(12000)  # longer than anybody looks
     await page.says("#inside", "Request without template", "/v1/chat/completions")
     waiting = [come(1), come(1)]
-    await page.says("#tile-queue", "2", "the first for")
+    await page.says("#queue-length", "2 requests wait", "the first for")
     assert page.browser.run("return document.querySelectorAll('#queue li').length") == 2
     first = page.text("#inside time")
     await until(lambda: page.text("#inside time") != first)
@@ -211,7 +252,8 @@ async def test_queue(page: Page) -> None:
         await call.over
         assert call.status == 200
     await page.says("#inside", "The slot is free")
-    await page.says("#queue-more", "No requests waiting")
+    await page.says("#inside", "the next request starts at once")
+    assert page.text("#queue") == ""
     await page.says("#request-rows tr:nth-child(2)", "no template", "200")
     await page.says("#request-rows tr:nth-child(3)", "499 client disconnected")
 
@@ -240,7 +282,7 @@ async def test_estimates(page: Page) -> None:
     await until(lambda: waiting.received.count(b": waiting, 1st of 1, about") >= 8)
     inside.hang_up()
     await waiting.over
-    await page.says("#queue-more", "No requests waiting")
+    await page.says("#inside", "the next request starts at once")
     await page.says("#request-rows", "estimated")
     # A long prompt, of which a client that waits for a stream is told how far it is.
     long = come(1, words=9000)
@@ -349,6 +391,7 @@ async def test_prompts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None
     await page.llama.start()
     await page.start(slot_save_path=str(page.llama.slots), learn_minimum=64)
     page.open()
+    await page.ask("hello")
     await page.says("#no-learned", "Nothing learned yet")
     await page.says("#no-conversation", "No conversations kept yet")
     page.everybody_can_use_it()
@@ -415,15 +458,19 @@ async def test_prompts(page: Page, llama_of: LlamaOf, model_of: ModelOf) -> None
 
 @async_test
 async def test_troubles(page: Page) -> None:
-    """With nothing to show it says so; llama-server away, bioproxy away, both back: it follows by itself."""
+    """llama-server away, bioproxy away, both back: it follows by itself; with nothing to show it says so."""
     await page.start()
     page.open()
-    await page.says("#tile-llama", "Down", "refuses connections")
-    await page.says("#no-templates", "No templates yet")
-    await page.says("#no-requests", "No requests yet")
-    page.everybody_can_use_it()
+    await page.says("#tile-llama", "Down", page.llama.url)
+    await page.says("#inside", "requests get an error")
     await page.llama.start()
     await page.says("#tile-llama", "Up", "gguf")
+    assert page.text("#inside").endswith("the next request starts at once")
+    # From now on it is no first visit: what there is to do stands where it belongs, and the sections are there.
+    await page.ask("hello")
+    await page.says("#no-templates", "Make a template", '"prefixes"', "/reload")
+    await until(lambda: page.text("#next") == "")
+    page.everybody_can_use_it()
     assert page.browser.console() == []
 
     await page.stop()
@@ -434,8 +481,115 @@ async def test_troubles(page: Page) -> None:
     await page.start("code")
     await page.says("#line", "live")
     assert page.text("#lost") == ""
-    await page.says("[data-key=code]", "warm")
+    assert page.text("#no-templates") == ""
+    # Not only "warm", which is also in "warm-up due".
+    await page.says("[data-key=code]", "saved")
     errors = page.browser.console()
     assert all("/events" in error and "ERR_" in error for error in errors), "nothing but attempts to connect"
     await page.ask("@code why?")
     await page.says("#request-rows tr:nth-child(1)", "code", "hot")
+
+
+@async_test
+async def test_first_visit(page: Page) -> None:
+    """It says what to do next; each of its lines does that when it is typed, and then the step disappears."""
+    await page.start()
+    page.open()
+    page.llama.arguments.extend(SHORT)
+    # Nothing is there: the lines for llama-server have its address, and where nothing can be asked nothing is offered.
+    await page.says("#steps", "Start llama-server", "refuses connections", f"--port {page.llama.port} ")
+    assert page.headings() == ["Start llama-server", "Make a template"]
+    assert [page.text(f"#{each}") for each in ("templates", "prompts", "plots", "requests")] == [""] * 4
+    page.everybody_can_use_it()
+
+    await page.llama.start()
+    await until(lambda: page.headings() == ["Make a template", "Ask a first question"])
+    assert '"content":"Who are you?"' in page.lines()[-1]
+    # A template, as the page says: one line to type, one to write into the configuration, one that has that read.
+    (page.folder / "notes.txt").write_text("The answer is in here.")
+    write, setting, reload, _ = page.lines()
+    page.type(write)
+    file = page.folder / "conf.json"
+    assert str(file) in page.text("#steps")
+    configuration = json.loads(file.read_text())
+    file.write_text(json.dumps({**configuration, **json.loads("{" + setting + "}")}))
+    assert "prefixes" in page.type(reload)
+    await page.says("[data-key=notes]", "@notes", "saved")
+    await until(lambda: page.headings() == ["Ask a first question"])
+    text = await fetch("GET", page.admin_url + "/templates/notes/render?message=why")
+    assert "The answer is in here." in text.body.decode()
+    page.everybody_can_use_it()
+
+    # The question goes to this very port, with the template's prefix.
+    [ask] = page.lines()
+    assert page.text("#steps").count("@notes") == 2
+    assert ask.startswith(f"curl -s {page.url}/v1/chat/completions ")
+    assert json.loads(page.type(ask))["choices"]
+    await page.says("#request-rows tr:nth-child(1)", "notes", "200")
+    await until(lambda: page.text("#next") == "")
+    # Also for whoever comes later.
+    page.open()
+    await page.says("#request-rows tr:nth-child(1)", "notes")
+    assert page.text("#next") == ""
+
+
+@async_test
+async def test_first_configuration(page: Page) -> None:
+    """Without a configuration file it says how to make one, for this installation and with what is in force."""
+    (page.folder / "keys").write_text("secret\n")
+    page.llama.arguments.extend(SHORT)
+    await page.llama.start()
+    await page.start_without_file("--api-key-file", "keys")
+    page.open()
+    await until(lambda: page.headings() == ["Make a template", "Ask a first question"])
+    (page.folder / "notes.txt").write_text("The answer is in here.")
+    init, reload, _ = page.lines()
+    page.type(init)
+    page.type(reload)
+    await page.says("[data-key=notes]", "@notes", "saved")
+    await until(lambda: page.headings() == ["Ask a first question"])
+    # A key is asked for, and never shown.
+    [ask] = page.lines()
+    assert "secret" not in page.browser.run("return document.body.innerText")
+    assert json.loads(page.type(ask.replace("KEY", "secret")))["choices"]
+    await until(lambda: page.text("#next") == "")
+
+
+@async_test
+async def test_own_llama(page: Page) -> None:
+    """With a model, it says that llama.cpp is starting, or what is wrong with it, until that is put right."""
+    good = page.llama.model.read_bytes()
+    model = page.folder / "mine.gguf"
+    model.write_bytes(good[: len(good) // 2])
+    page.folder.joinpath("code.txt").write_text("Know this. <{message}>")
+    # A llama.cpp that begins to load when it is told to: by a file that is there, or by a writer to the pipe.  The pipe
+    # is its standard input as well, because the wheel's server ends when that does.
+    pipe, go, program = page.folder / "pipe", page.folder / "go", page.folder / "llama"
+    os.mkfifo(pipe)
+    program.write_text(
+        f"#!/bin/sh\n[ -e '{go}' ] || read _ < '{pipe}'\n"
+        f"exec '{sys.executable}' -m bioproxy.child.wheel_server --threads 1 \"$@\" <>'{pipe}'\n"
+    )
+    program.chmod(0o755)
+    await page.start("code", llama_url=None, model=str(model), llama_server=str(program))
+    page.open()
+    await until(lambda: page.headings() == ["llama.cpp is starting"])
+    assert "It loads mine.gguf. Requests wait" in page.text("#steps")
+    await page.says("#tile-llama", "Starting", "mine.gguf")
+    await page.says("#inside", "requests wait until llama.cpp is ready")
+    assert page.violations() == []
+    go.touch()
+    pipe.write_text("\n")
+    await page.says("#steps", "llama.cpp does not start", "The model's file is incomplete", "conf.json", "/reload")
+    assert page.headings() == ["llama.cpp does not start"]
+    await page.says("#tile-llama", "Down", "mine.gguf")
+    page.everybody_can_use_it()
+    # Put right under another name, and read as the page says.
+    page.folder.joinpath("whole.gguf").write_bytes(good)
+    file = page.folder / "conf.json"
+    file.write_text(file.read_text().replace("mine.gguf", "whole.gguf"))
+    [reload] = page.lines()
+    page.type(reload)
+    await page.says("#tile-llama", "Up", "whole.gguf")
+    await until(lambda: page.headings() == ["Ask a first question"])
+    assert page.text("#steps").count("@code") > 0

@@ -60,18 +60,20 @@ class WatchTest(WorldTest):
         def nonsense() -> None:
             self.server.down, self.server.answers = False, {"/props": [1]}
 
-        for happens, words in (
-            (loading, "503: Loading model"),
-            (down, "refuses connections"),
-            (nonsense, "not understood"),
+        for happens, words, help in (
+            (loading, "503: Loading model", "wait until it is ready"),
+            (down, "refuses connections", "start llama-server there"),
+            (nonsense, "not understood", "start llama-server there"),
         ):
             happens()
             self.assertEqual(1, len(self.look()))
             self.assertIn(words, self.watch.trouble or "")
+            self.assertIn(help, self.watch.help or "")
             self.assertEqual((False, 0), (self.watch.up, self.built.sample("upstream_up")))
             self.assertEqual([], self.look())
         self.server.answers = {}
         self.assertIn("is up", self.look()[0])
+        self.assertIsNone(self.watch.help)
 
     def test_odd_props(self) -> None:
         """Properties of wrong types are trouble with llama-server, not a failure of bioproxy."""

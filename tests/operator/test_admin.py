@@ -43,6 +43,15 @@ class Routes(WorldTest):
         server.down = False
         self.assertEqual(200, world.operate("GET", "/readyz").status)
 
+    def test_stopping(self) -> None:
+        """From the moment on in which bioproxy is told to stop, `/readyz` is 503, whatever llama-server is like."""
+        world = self.world()
+        self.assertEqual(200, world.operate("GET", "/readyz").status)
+        world.gate.close()
+        call = world.operate("GET", "/readyz")
+        self.assertEqual((503, b"shutting down\n"), (call.status, call.body))
+        self.assertEqual(200, world.operate("GET", "/healthz").status)
+
     def test_metrics(self) -> None:
         """`/metrics` is Prometheus' text format, with the numbers of this proxy."""
         world = self.warm_world()
@@ -139,11 +148,13 @@ class Status(WorldTest):
         self.assertLess(datetime.fromisoformat(str(status.pop("started_at"))), datetime.now(timezone.utc))
         requests = status.pop("requests")
         assert isinstance(requests, list)
-        # These two have tests of their own (`tests.operator.test_prompts`).
+        # These have tests of their own (`tests.operator.test_first_steps`, `tests.operator.test_prompts`).
+        self.assertEqual(dict, type(status.pop("setup")))
         self.assertEqual((list, dict), (type(status.pop("prompts")), type(status.pop("shelf"))))
         self.assertEqual(
             {
                 "version": __version__,
+                "shared_shelf": None,
                 "uptime_s": 5.0,
                 "llama": {
                     "url": "http://llama",
@@ -153,6 +164,7 @@ class Status(WorldTest):
                     "slot_save": True,
                     "note": None,
                     "trouble": None,
+                    "help": None,
                     "child": None,
                 },
                 "gate": {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []},
@@ -194,6 +206,7 @@ class Status(WorldTest):
         status = self.status(world)
         llama = {"url": "http://llama", "up": False, "model": None, "build": None, "slot_save": None, "note": None}
         llama["trouble"] = "not asked yet"
+        llama["help"] = None
         llama["child"] = None
         self.assertEqual(llama, status["llama"])
         expected = {"state": "cold", "progress": 0.0, "tokens": None, "warmed_at": None, "error": None, "includes": []}

@@ -53,6 +53,7 @@ GIVEN: list[tuple[list[str], str, Any]] = [
     (["--prompts-limit", "1024"], "prompts_limit", 1024),
     (["--conversations-limit=0"], "conversations_limit", 0),
     (["--slot-save-path", "slots"], "slot_save_path", Path("slots")),
+    (["--slot-save-path", "s", "--shared-shelf", "shelf"], "shared_shelf", Path("shelf")),
     (["--slot-save-path", "1"], "slot_save_path", Path("1")),
     (["--model", "m.gguf"], "model", Path("m.gguf")),
     (["--model", "m", "--llama-server", "llama-server"], "llama_server", "llama-server"),
@@ -154,6 +155,7 @@ class CommandLine(FolderTest):
         options = self.parse()
         self.assertEqual(config.Settings(), options.settings)
         self.assertFalse(options.demo)
+        self.assertEqual(config.default_file(), options.configuration)
 
     def test_beats_the_file(self) -> None:
         """The command line beats the file, flags in both directions; the file beats the defaults."""
@@ -168,8 +170,9 @@ class CommandLine(FolderTest):
         self.configure("broken")
         other = self.folder / "other.json"
         other.write_text('{"port": 3, "slot_save_path": "s"}')
-        settings = self.parse("--config", str(other)).settings
-        self.assertEqual((3, self.folder / "s"), (settings.port, settings.slot_save_path))
+        options = self.parse("--config", str(other))
+        self.assertEqual((3, self.folder / "s"), (options.settings.port, options.settings.slot_save_path))
+        self.assertEqual(other, options.configuration)
 
     def test_demo(self) -> None:
         """A demonstration leaves the user's own file alone, unless it is named."""

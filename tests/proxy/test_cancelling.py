@@ -73,6 +73,22 @@ class HangingUp(CancellingTest):
                 world.llama_server.pause_at = set()
                 self.assertEqual(200, world.chat("@code why?").status, name)
 
+    def test_at_the_last_event(self) -> None:
+        """A client that hangs up when it has the last event was answered: so the log says, and so the slot is known."""
+        world = self.warm_world()
+        world.llama_server.pause_at = {"last"}
+        call = world.chat("@code why?", stream=True)
+        self.assertEqual(("user", 1), (world.gate.busy, world.llama_server.paused))
+        with self.nothing_wrong("at the last event"):
+            call.hang_up()
+            world.settle()
+        self.assertEqual(["last"], world.llama_server.gone)
+        self.assertEqual((None, 200), (world.gate.busy, world.request_log.latest()[0]["status"]))
+        self.assertEqual([], world.clock.getDelayedCalls())
+        self.assertTrue(world.content.known is not None and world.content.known.conversation is not None)
+        world.llama_server.pause_at = set()
+        self.assertEqual("hot", world.chat("@code why?", world.llama_server.says, "and?").headers["x-bioproxy-cache"])
+
     def test_after_the_restore(self) -> None:
         """So too while the slot is looked at that was just restored: it counts as unknown, and is restored again."""
         world = self.warm_world()

@@ -75,7 +75,9 @@ class FakeLlama:
         self.requests: list[tuple[str, Any]] = []
         self.raw: list[tuple[bytes, Headers, bytes]] = []  # the same requests: method, headers, body
         self.gone: list[str] = []  # paths of requests whose client hung up
-        self.pause_at: set[str] = set()  # paths that wait for `go_on`; "body" and "stream": in an answer's middle
+        self.pause_at: set[str] = (
+            set()
+        )  # paths that wait for `go_on`; "body", "stream": in an answer's middle; "last": at its end
         self._from_file = False
         self._paused: list[tuple[str, Request, Deferred[None]]] = []
 
@@ -327,9 +329,9 @@ class FakeLlama:
         for letter in self.says:
             request.write(self._event({"choices": [{"delta": {"content": letter}}]}))
             await self._pause(request, "stream")
-        return (
-            self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": timings}) + b"data: [DONE]\n\n"
-        )
+        request.write(self._event({"choices": [{"delta": {}, "finish_reason": "stop"}], "timings": timings}))
+        await self._pause(request, "last")
+        return b"data: [DONE]\n\n"
 
     @app.route("/v1/messages", methods=["POST"])
     async def messages(self, request: Request) -> bytes:

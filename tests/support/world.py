@@ -86,11 +86,13 @@ class World:
         self.clock = Clock()
         self.agent = ToFake(self.llama_server)
         self.in_thread: Callable[..., Any] = maybeDeferred
+        self.on_shared_disk: Callable[..., Any] = maybeDeferred
         self.free = 1 << 50
         self.new_settings = self.settings
         outside = Outside(
             agents=agents or Agents(*[self.agent] * 4),
             in_thread=lambda work: self.in_thread(work),
+            on_shared_disk=lambda work: self.on_shared_disk(work),
             elsewhere=read_here,
             free_space=lambda _: self.free,
         )

@@ -14,6 +14,7 @@ from bioproxy.proxy.turns import goes_on_with
 from bioproxy.slot.head_start_use import TRIAL
 from bioproxy.slot.record import CHAT
 from bioproxy.warmup import head_start
+from bioproxy.warmup.head_start import WORTH
 from tests.support.network import Call
 from tests.support.world import KEY, PREFIX, WarmTest, World, logged
 
@@ -200,6 +201,36 @@ class NotNeeded(HeadStartTest):
         self.first()
         self.nothing_evaluated()
         self.assertEqual(("hot", len([*ASKED, *THOUGHT, *WORDS])), self.second())
+
+    def test_few_words(self) -> None:
+        """An answer of a few words is not worth it: the next request computes it as quickly."""
+        self.server.says = THOUGHT + "w" * (WORTH - len("</><user>") - 1)
+        self.first()
+        self.nothing_evaluated()
+        self.server.says += "w"
+        self.first()
+        self.rounds()
+        self.assertEqual({"done": 1}, self.counts())
+
+    def test_switched_off(self) -> None:
+        """Where head starts are switched off after an answer, nothing is asked, and its text is dropped."""
+        self.first()
+        self.built.parts.head_start.enabled = False
+        self.assertNotIn("/apply-template", self.rounds(3))
+        self.assertIsNone(vars(self.built.parts.head_start)["_candidate"])
+
+    def test_image(self) -> None:
+        """What a conversation with an image begins with cannot be told by its text."""
+        parts = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": "data:image/png;,"}}]
+        self.built.chat(messages=[{"role": "user", "content": parts}])
+        self.nothing_evaluated()
+
+    def test_used_by_others(self) -> None:
+        """A slot that somebody has used past bioproxy is left alone."""
+        self.first()
+        self.successResultOf(self.built.start(lambda: self.built.llama.evaluate([1, 2, 3])))
+        self.nothing_evaluated()
+        self.assertEqual([1, 2, 3], self.server.tokens)
 
     def test_broken_off(self) -> None:
         """An answer that was broken off says nothing."""

@@ -1,25 +1,33 @@
 // The gate: the request or warm-up that uses the slot, the queue, and for how long.
 
 import { age, byId, el, keep, say, show } from "./dom.js";
-import { count, span } from "./words.js";
+import { count, isStarting, plural, span } from "./words.js";
 
 const SHOWN = 8; // waiting requests that are listed
 
-/** Show the gate; `up` tells whether llama-server is up. */
-export function showGate({ busy, waiting, inside, queue }, up) {
+/** Show the gate, and what happens to a request that comes now, which depends on `llama`. */
+export function showGate({ busy, waiting, inside, queue }, llama) {
   const node = byId("inside");
   node.dataset.busy = busy ?? "nobody";
   node.replaceChildren(
     el("span", { class: "lamp", "aria-hidden": "true" }),
     ...(inside
       ? [el("span", { class: "who" }, el("strong", {}, title(busy, inside)), ...whose(inside), ...progress(inside)), age(inside.since, "for")]
-      : [el("span", { class: "who" }, el("strong", {}, "The slot is free"), el("span", { class: "sub" }, up ? "the next request starts at once" : "llama-server is down: requests get an error"))]),
+      : [el("span", { class: "who" }, el("strong", {}, "The slot is free"), el("span", { class: "sub" }, outlook(llama)))]),
   );
   keep(byId("queue"), queue.slice(0, SHOWN), (each) => each.id, (each) =>
     el("li", {}, el("span", { class: "who" }, el("strong", {}, each.template ?? "no template"), ...whose(each)), age(each.since, "for"), ...estimate(each)));
   const more = waiting - Math.min(waiting, SHOWN);
+  const first = queue[0];
+  byId("queue-length").replaceChildren(...(first ? [`${plural(waiting, "request waits", "requests wait")}, the first for `, age(first.since, "for")] : ["one at a time, users first"]));
   say(byId("queue-more"), waiting === 0 ? "No requests waiting." : `and ${more} more requests`);
-  show(byId("queue-more"), waiting === 0 || more > 0);
+  show(byId("queue-more"), (waiting === 0 && inside !== null) || more > 0);
+}
+
+/** What happens to a request that comes while the slot is free. */
+function outlook(llama) {
+  if (llama.up) return "the next request starts at once";
+  return isStarting(llama) ? "requests wait until llama.cpp is ready" : "llama-server is down: requests get an error";
 }
 
 /** Show for which kinds of clients head starts were stopped, and why. */

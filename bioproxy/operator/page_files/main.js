@@ -1,20 +1,22 @@
 // The live page: keeps the data that bioproxy sends, and updates the parts of the page that show it.
 //
-//   stream.js     the connection              tiles.js      the four figures at the top
+//   stream.js     the connection              tiles.js      llama-server and the templates in short
 //   time.js       clocks and ages             templates.js  templates and their buttons
 //   dom.js        elements, text only         gate.js       the running request and the queue
 //   words.js      numbers, units and codes    requests.js   the latest requests
 //   preview.js    the filled text             plots.js      the last hour
 //   actions.js    buttons, and their result   prompts.js    learned prompts and conversations
+//   next.js       what a new user does next   commands.js   the commands for that
 
 import { byId, say, show } from "./dom.js";
 import { showGate, showStopped } from "./gate.js";
+import { showNext } from "./next.js";
 import { movePlots, showPlots } from "./plots.js";
 import { showPrompts } from "./prompts.js";
 import { showRequests } from "./requests.js";
 import { listen } from "./stream.js";
 import { showTemplates } from "./templates.js";
-import { showTiles } from "./tiles.js";
+import { showSharedShelf, showTiles } from "./tiles.js";
 import { setClock, tick } from "./time.js";
 
 const REQUESTS = 100; // requests kept, as many as bioproxy keeps
@@ -48,10 +50,12 @@ function told(kind, { told_at, clock, ...news }) {
 /** Update the parts of the page whose data changed. */
 function render(changed) {
   if ("started_at" in changed) showAbout();
-  if ("llama" in changed || "templates" in changed || "gate" in changed) showTiles(state);
+  if (["setup", "llama", "templates", "prompts", "requests"].some((key) => key in changed)) showNext(state);
+  if ("llama" in changed || "templates" in changed) showTiles(state);
+  if ("shared_shelf" in changed) showSharedShelf(state.shared_shelf);
   if ("templates" in changed) showTemplates(state.templates);
   if ("prompts" in changed || "shelf" in changed) showPrompts(state.prompts, state.shelf);
-  if ("gate" in changed || "llama" in changed) showGate(state.gate, state.llama.up);
+  if ("gate" in changed || "llama" in changed) showGate(state.gate, state.llama);
   if ("head_start" in changed) showStopped(state.head_start);
   if ("requests" in changed) showRequests(state.requests);
   if ("history" in changed || "gate" in changed) showPlots(state.history, state.gate.waiting);

@@ -15,6 +15,7 @@ export function showRequests(requests) {
   show(byId("more-requests"), !all && requests.length > FIRST);
   show(byId("no-requests"), requests.length === 0);
   show(byId("request-table"), requests.length > 0);
+  show(byId("request-legend"), requests.length > 0);
 }
 
 function row(request) {

@@ -1,14 +1,13 @@
 // The templates: state, tokens, age, errors, and the actions for each.
 
 import { act } from "./actions.js";
-import { age, badge, byId, el, keep, show } from "./dom.js";
+import { age, badge, byId, el, keep } from "./dom.js";
 import { preview } from "./preview.js";
 import { count, fileName, percent, plural, STATES, worth } from "./words.js";
 
 /** Show the templates in the order of the configuration. */
 export function showTemplates(templates) {
   keep(byId("template-list"), templates, (each) => each.name, row);
-  show(byId("no-templates"), templates.length === 0);
 }
 
 /** Create or update one row.  The buttons are kept, so that the keyboard's focus stays where it is. */

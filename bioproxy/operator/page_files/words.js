@@ -73,6 +73,9 @@ export function sizeOf(bytes, limit) {
 /** The file name of a path. */
 export const fileName = (path) => (path ?? "").split(/[\\/]/).pop() || path;
 
+/** Whether the llama.cpp that bioproxy starts itself is on its way, and nothing is wrong with it. */
+export const isStarting = ({ up, child }) => !up && child !== null && child.trouble === null && child.state !== "running";
+
 /** Why a request was cold, by the code in `miss`. */
 export const MISSES = {
   "first": "first use",

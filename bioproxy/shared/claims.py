@@ -1,0 +1,69 @@
+"""Takes, renews and gives up leases: the deeds to what `bioproxy.shared.leases` decides.
+
+A claim that cannot be made because the disk is in trouble is no obstacle: then each process computes for itself, as
+without a shared shelf.
+
+Does not know what a lease is for.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from bioproxy.shared.disk import Unusable
+from bioproxy.shared.folder import LEASES
+from bioproxy.shared.view import PATIENCE, SharedView
+
+
+class Claims:
+    """The leases of this process, on the disk.
+
+    Invariant: what `Leases.mine` has was created by this process.  What cannot be removed dies by itself.
+    """
+
+    def __init__(self, view: SharedView) -> None:
+        self._view = view
+
+    async def take(self, key: str) -> bool:
+        """Take a lease; fire with whether this process has it now.
+
+        Fails with `Unusable`.  Cancelling stops waiting; a lease that is created all the same dies by itself.
+        """
+        leases, folder = self._view.leases, self._view.folder
+        # Taken before and not given up yet: a warm-up that was interrupted goes on.
+        if key in leases.mine:
+            return True
+        # Somebody else holds it and is alive.
+        file = leases.file_to_create(key)
+        if file is None:
+            return False
+        # Of several processes that create the same file one succeeds.
+        work = partial(folder.create, f"{LEASES}/{file}", leases.content(0))
+        if not await self._view.disk.call(work, PATIENCE):
+            return False
+        leases.got(key, file)
+        return True
+
+    async def renew(self) -> None:
+        """Tell the others that this process is alive, where that is due.  Fails with `Unusable`."""
+        leases, folder = self._view.leases, self._view.folder
+        for file, content in leases.to_renew():
+            # Only if it is still this process's: another one may have taken over, and given up again.
+            mine = leases.holder.encode() + b" "
+            if not await self._view.disk.call(partial(folder.renew_lease, file, content, mine), PATIENCE):
+                leases.lost(file)
+
+    async def give_up(self, key: str) -> None:
+        """Give up a lease, if this process has it.  Fires and never fails."""
+        files, folder = self._view.leases.give_up(key), self._view.folder
+        if files:
+            # If that fails, the lease has no beats from now on, and the others find out.
+            with suppress(Unusable):
+                await self._view.disk.call(partial(folder.remove_leases, files), PATIENCE)
+
+    async def give_up_all(self) -> None:
+        """Give up all leases, because this process stops.  Fires and never fails."""
+        # A copy, because giving up takes the key out of the dictionary.
+        for key in list(self._view.leases.mine):
+            await self.give_up(key)

@@ -1,0 +1,280 @@
+"""The folder that several bioproxies share, as calls of the operating system.
+
+Each slot file on the shared shelf is a pair: ``files/STEM.bin``, the slot file itself, and ``entries/STEM.json``, which
+says what it is (`bioproxy.slot.snapshot`).  A stem has a random part and is used once, so neither file is ever changed
+after it was written.  That is what makes the folder safe without a lock server: a reader finds an entry whole or not at
+all, and two writers of the same prompt write two pairs, of which the older one is removed later.
+
+The file is written before its entry, and removed after it.  So whenever a process dies, the folder has at most a file
+without an entry, which nobody restores; it is removed after an hour (`bioproxy.shared.removal`).
+
+All of this blocks, for seconds with large files, for ever on a network disk that hangs.  So nothing here is called in
+Twisted's thread: `bioproxy.shared.shelf` calls these methods in threads and waits no longer than it can afford.  That
+is also why no method touches anything that the reactor's thread uses.
+
+Does not know which files are worth sharing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.shared.copying import is_as_recorded, link_or_copy
+from bioproxy.shared.entry import MALFORMED, SharedEntry, entry_from_json, stem_for
+from bioproxy.slot.folder import free_bytes
+from bioproxy.slot.snapshot import Snapshot, names_of
+
+ENTRIES, FILES, LEASES = "entries", "files", "leases"
+"""The folders in the shared folder: what there is, the slot files, and who is computing what."""
+
+
+class SharedFolder:
+    """A folder that others change at the same time.
+
+    Invariant: an entry that can be read is whole, and was written after its file.  Methods raise `OSError`, unless they
+    say something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder.  Nothing is touched before `check`."""
+        self.path = path
+        # Its way of writing small files whole and of removing them durably is just what is needed.  Its lock is not:
+        # this folder is for many.
+        self._json = StateFolder(path)
+        # The file system on which the folders were made or found, as `os.stat` numbers it.
+        self._device: int | None = None
+
+    def check(self) -> None:
+        """Make the folders, and find out whether the file system does what is relied on.
+
+        Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
+        """
+        try:
+            self._check()
+        except OSError as error:
+            raise OSError(error.strerror or str(error)) from None
+
+    def _check(self) -> None:
+        """Check the folder.  Raises `OSError`."""
+        # Made once, and without the folders above.  A disk that is not mounted must not be replaced by a folder on the
+        # disk below it, where this process would be alone and nobody would notice.
+        if self._device is None and not self.path.exists():
+            self.path.mkdir(exist_ok=True, mode=0o700)
+        device = self.path.stat().st_dev
+        if not (self.path / ENTRIES).is_dir() and self._device not in (None, device):
+            raise OSError("another disk than before, and an empty one: is it mounted?")
+        for name in (ENTRIES, FILES, LEASES):
+            (self.path / name).mkdir(exist_ok=True, mode=0o700)
+        # A name of its own: another process may be checking at the same moment.
+        probe = f"{LEASES}/probe-{secrets.token_hex(8)}"
+        try:
+            # Leases need that of two who create the same file only one succeeds.
+            if not self.create(probe, b"1") or self.create(probe, b"2"):
+                raise OSError("a file can be created twice")
+            # Entries need that a rename replaces a file as a whole, and that everybody sees the names at once.
+            self._json.write(f"{probe}.json", {"whole": True})
+            if f"{probe}.json" not in self._json.names(LEASES) or self._json.read_strictly(f"{probe}.json") != {
+                "whole": True
+            }:
+                raise OSError("a file that was written cannot be read back")
+            # The order of removal needs times that can be set to the file system's own clock.
+            os.utime(self.path / probe)
+        finally:
+            with suppress(OSError):
+                self._json.remove(probe, f"{probe}.json")
+        self._device = device
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing."""
+        try:
+            self.check()
+        except OSError as error:
+            return [f"{self.path}: {error}"]
+        # The files tell what users have said, and whoever can write here decides what is restored.
+        if self.path.stat().st_mode & 0o077:
+            return [f"{self.path}: others than its owner may look into it, and slot files tell what was said"]
+        return []
+
+    # What there is.
+
+    def stems(self) -> set[str]:
+        """Return the stems of all entries."""
+        # Without `suppress`: a folder that has vanished is not an empty one.
+        names = os.listdir(self.path / ENTRIES)
+        return {name.removesuffix(".json") for name in names if name.endswith(".json")}
+
+    def read_all(self, stems: Iterable[str]) -> list[SharedEntry]:
+        """Return these entries, without those that are gone, malformed, or of a newer bioproxy.  Never raises."""
+        found: list[SharedEntry] = []
+        for stem in stems:
+            # An entry that was removed a moment ago, or that somebody has damaged, says nothing about the others.
+            with suppress(OSError, *MALFORMED):
+                found.append(entry_from_json(stem, self._json.read_strictly(f"{ENTRIES}/{stem}.json")))
+        return found
+
+    def leases(self) -> dict[str, bytes]:
+        """Return the content of all leases, by the names of their files."""
+        found: dict[str, bytes] = {}
+        for name in os.listdir(self.path / LEASES):
+            # Its holder may give it up between the two calls.
+            with suppress(FileNotFoundError):
+                found[name] = (self.path / LEASES / name).read_bytes()
+        return found
+
+    # Slot files.
+
+    def publish(self, source: Path, name: str, kind: str, snapshot: Snapshot) -> SharedEntry | None:
+        """Put a slot file on the shelf; return its entry, or `None` if the file is not as `snapshot` says any more."""
+        stem = stem_for(name, kind, snapshot.model)
+        target = self.path / FILES / f"{stem}.bin"
+        # Compared before and after: the file may be replaced by a newer one while it is copied.
+        try:
+            if not is_as_recorded(source, snapshot.size, snapshot.written_at):
+                return None
+            modified = link_or_copy(source, target)
+            whole = is_as_recorded(source, snapshot.size, snapshot.written_at)
+        except FileNotFoundError:
+            # Removed from the slot folder since, unless it is this folder that is gone.
+            if source.exists():
+                raise
+            whole = False
+        if not whole or target.stat().st_size != snapshot.size:
+            target.unlink(missing_ok=True)
+            return None
+        usual = replace(snapshot, filename=names_of(name, kind)[0], written_at=None, pinned=False)
+        entry = SharedEntry(stem, name, kind, usual, modified)
+        try:
+            self._json.write(f"{ENTRIES}/{stem}.json", entry.to_json(), indent=None)
+        except OSError:
+            # On a disk that is full the file would only take space from others.
+            with suppress(OSError):
+                target.unlink()
+            raise
+        return entry
+
+    def fetch(self, entry: SharedEntry, target: Path) -> bool:
+        """Have the slot file of an entry at `target` too; return whether it was there, and is whole."""
+        source = self.path / FILES / f"{entry.stem}.bin"
+        try:
+            if not is_as_recorded(source, entry.snapshot.size, entry.modified):
+                return False
+            link_or_copy(source, target)
+        except OSError as error:
+            # Removed to make room, a moment ago.  A network disk says "stale" if that was while it was read.
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return False
+            raise
+        # Once more, for a file that was changed while it was copied.
+        whole = is_as_recorded(source, entry.snapshot.size, entry.modified)
+        if not whole or target.stat().st_size != entry.snapshot.size:
+            target.unlink()
+            return False
+        # A disk that is read-only cannot note this, and is good enough all the same.
+        with suppress(OSError):
+            self.touch(entry.stem)
+        return True
+
+    def touch(self, *stems: str) -> None:
+        """Note that entries were used, by the file system's own clock.  A missing entry is no error."""
+        # `utime` without a time means "now" to the file system, so on a network disk it is the server's clock that
+        # counts, and the clocks of the machines may differ.
+        for stem in stems:
+            with suppress(FileNotFoundError):
+                os.utime(self.path / ENTRIES / f"{stem}.json")
+
+    def remove(self, stems: Collection[str]) -> None:
+        """Remove slot files with their entries; missing ones are no error."""
+        # All entries first: from then on nobody begins to fetch one of these files.
+        self._json.remove(*(f"{ENTRIES}/{stem}.json" for stem in stems))
+        for stem in stems:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path / FILES / f"{stem}.bin")
+
+    # Times, for removal.
+
+    def used_at(self) -> dict[str, float]:
+        """Return when each entry was used last, in seconds since 1970 by the file system's clock, by stem."""
+        with os.scandir(self.path / ENTRIES) as found:
+            return {
+                each.name.removesuffix(".json"): each.stat().st_mtime for each in found if each.name.endswith(".json")
+            }
+
+    def now(self) -> float:
+        """Return the time by the file system's clock, in seconds since 1970."""
+        # The clock of this machine may be another one.
+        probe = self.path / LEASES / f"clock-{secrets.token_hex(8)}"
+        probe.touch()
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink()
+
+    def free(self) -> int:
+        """Return how many bytes can be written to the disk."""
+        return free_bytes(self.path)
+
+    def remove_strays(self, older_than: float) -> int:
+        """Remove what processes have left that died: files without an entry, drafts, leases; return how many.
+
+        `older_than` is a time by the file system's clock.  Younger ones may be of a process at work.
+        """
+        stems, removed = self.stems(), 0
+        for folder in (ENTRIES, FILES, LEASES):
+            for each in list(os.scandir(self.path / folder)):
+                # A lease is written every few seconds for as long as its holder lives.
+                stray = folder == LEASES or not each.name.endswith(".json")
+                if folder == FILES:
+                    stray = each.name.removesuffix(".bin") not in stems
+                with suppress(FileNotFoundError):
+                    # The time of the last change of the name, not of the content: a hard link of an old file is new.
+                    if stray and each.stat().st_ctime < older_than:
+                        os.unlink(each.path)
+                        removed += 1
+        return removed
+
+    # Leases.
+
+    def create(self, file: str, content: bytes) -> bool:
+        """Create a file that must not be there yet; return whether this call has created it."""
+        # `O_EXCL` is the one operation on which all leases rest: the kernel, or the server of a network disk, lets
+        # exactly one of several callers succeed.
+        try:
+            descriptor = os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return False
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(content)
+        except OSError:
+            # On a full disk a file can be created and not written.
+            with suppress(OSError):
+                os.unlink(self.path / file)
+            raise
+        return True
+
+    def renew_lease(self, name: str, content: bytes, mine: bytes) -> bool:
+        """Replace a lease's content if it begins with `mine`; return whether it did."""
+        path = self.path / LEASES / name
+        try:
+            if not path.read_bytes().startswith(mine):
+                return False
+        except FileNotFoundError:
+            return False
+        # In place and not by a rename, which would create the file again if somebody has removed it meanwhile.
+        with open(path, "r+b") as opened:
+            opened.write(content)
+            opened.truncate()
+        return True
+
+    def remove_leases(self, names: Iterable[str]) -> None:
+        """Remove leases; missing ones are no error."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path / LEASES / name)
