@@ -4,7 +4,8 @@
 #   make test    all checks and tests
 #   make lint    the checks alone
 #   make wheel   the packages of the last commit in dist/, the same bytes each time
-#   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
+#   make bench   what it costs and gains beside what users would use instead, in half an hour, with tables and plots in
+#                bench-results/; `make bench QUICK=1` takes three minutes
 #   make docs    the documents as a site in site/, with search, for a browser without a network
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
 #                coding agents, llama-server and bioproxy killed at random moments, real clients from PyPI and npm
@@ -47,8 +48,9 @@ docs: .venv/with-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tools.self_contained site
 
-bench: .venv/with-test
-	$(BIN)/python -m benchmarks.bench
+bench: .venv/with-bench
+	@$(INSTALL_MODEL)
+	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick)
 
 soak: .venv/with-test
 	$(BIN)/python -m benchmarks.soak

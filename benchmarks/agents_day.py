@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Child, Children, free_ports
+from benchmarks.servers import Child, Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 from tests.support.agent_day import Day, Row, Step

@@ -31,8 +31,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.first_words import get
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get
 from bioproxy.demo import tiny_model
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.timings import Timings

@@ -35,8 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents_day import metric
-from benchmarks.first_words import get, invented, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, invented, wait_for
 from bioproxy.demo import tiny_model
 from tests.integration.test_real_head_start import DROPS_REASONING
 

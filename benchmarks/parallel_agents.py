@@ -26,8 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.agents_day import KINDS, Llama, metric, post
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 from bioproxy.demo import tiny_model
 from tests.support.agents import Session, prose
 from tests.support.tool_callers import TEMPLATE, calling_agent, calls_a_tool

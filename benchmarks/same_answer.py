@@ -18,8 +18,7 @@ from typing import Any
 
 from benchmarks import agents_day
 from benchmarks.agents_day import Llama, metric, shelf
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 from bioproxy.demo.tiny_model import COMMON_WORDS
 
 NOTES = " ".join(random.Random(5).choices(COMMON_WORDS, k=3930))

@@ -30,8 +30,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.agents_day import product
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 from benchmarks.soak_child import own_llama
 from benchmarks.soak_clients import PATIENCE, Visitor, look_for_trouble
 from benchmarks.soak_preempt import preemptions

@@ -26,8 +26,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 

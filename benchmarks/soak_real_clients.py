@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents_day import Llama, all_warm, shelf
-from benchmarks.first_words import get, wait_for
 from benchmarks.real_clients import CLIENTS, CONTEXT, Installed, NotInstalled, install, prepare
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 

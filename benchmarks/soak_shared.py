@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents_day import Llama, metric, post
-from benchmarks.first_words import get, wait_for
+from benchmarks.servers import get, wait_for
 from benchmarks.soak_shelf import Shelf, Traffic, answers, check_agreement
 from tests.support.agents import prose
 

@@ -24,8 +24,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from benchmarks.agents_day import Llama, all_warm, metric, post, shelf, write_model
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Child, Children, free_ports
+from benchmarks.servers import Child, Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from tests.support.agents import CHAT, DIALECTS, Client, Session, agent, prose, sub_agent
 

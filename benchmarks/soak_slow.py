@@ -22,8 +22,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Child, Children, free_ports
+from benchmarks.servers import Child, Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 
 PAGE = 300_000

@@ -21,8 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 
 SIZES = (16 << 10, 128 << 10, 1 << 20, 8 << 20, 64_000_000)
 """Bytes of a body: up to the largest that is read at once, then those that are read in another process."""

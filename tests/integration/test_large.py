@@ -22,8 +22,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Child, Children, free_ports
+from benchmarks.servers import Child, Children, free_ports, get, wait_for
 
 MEGABYTE = 1_000_000
 SIZE = 50 * MEGABYTE

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak, soak_preempt, soak_shared, soak_shelf
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import Children, free_ports
+from benchmarks.servers import Children, free_ports, get, wait_for
 
 
 def test_crowds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
