@@ -281,6 +281,6 @@ class Summary:
         """Return one line."""
         return (
             f"{self.turns} turns: {self.warm:.1%} of the later ones found their conversation ({self.hot:.1%} in the"
-            f" slot, {self.stayed:.1%} at the same pair), {self.computed} tokens computed, {self.new} were new, first token"
-            f" after {self.ttft * 1000:.0f} ms, worst twentieth {self.ttft_worst * 1000:.0f} ms"
+            f" slot, {self.stayed:.1%} at the same pair), {self.computed} tokens computed, {self.new} were new,"
+            f" first token after {self.ttft * 1000:.0f} ms, worst twentieth {self.ttft_worst * 1000:.0f} ms"
         )
