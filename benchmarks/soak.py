@@ -6,7 +6,7 @@ real clients (`benchmarks.soak_clients`) of a bioproxy that was started as a use
 (`benchmarks.soak_llama`) that takes notes.  The second part (`benchmarks.soak_preempt`) is about users who come in the
 middle of a warm-up, the third (`benchmarks.soak_slow`) about clients that are slow on purpose.  Then come coding
 agents: their days on each kind of model and in each dialect (`benchmarks.agents_day`), thousands of conversations in
-little space, and kills at random moments (`benchmarks.soak_shelf`).
+little space, and kills at random moments (`benchmarks.soak_shelf`, `benchmarks.soak_shared`).
 
 Whatever is not as it should be ends the run, with a line that says what.  ``python -m benchmarks.soak --help`` tells
 what can be chosen; the same ``--seed`` makes the same crowds.
@@ -32,6 +32,7 @@ from benchmarks.first_words import get, wait_for
 from benchmarks.servers import Children, free_ports
 from benchmarks.soak_clients import PATIENCE, Visitor, look_for_trouble
 from benchmarks.soak_preempt import preemptions
+from benchmarks.soak_shared import shared_kills
 from benchmarks.soak_shelf import kills, one_shots
 from benchmarks.soak_slow import allow_files, open_files, slow
 
@@ -186,11 +187,14 @@ def main() -> int:
     )
     parser.add_argument("--conversations", type=int, default=2000, help="conversations in little space (default: 2000)")
     parser.add_argument("--kills", type=int, default=20, help="kills at random moments (default: 20)")
+    parser.add_argument(
+        "--shared-kills", type=int, default=30, help="kills of pairs with one shared shelf (default: 30)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="makes the same run again (default: 1)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("FAILED: it took too long"))
-    agents = 600 * options.days + options.conversations + 30 * options.kills
+    agents = 600 * options.days + options.conversations + 30 * (options.kills + 2 * options.shared_kills)
     signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + agents + 6 * PATIENCE))
     with tempfile.TemporaryDirectory(prefix="bioproxy-soak-") as folder:
         try:
@@ -205,6 +209,8 @@ def main() -> int:
                 one_shots(Path(folder) / "one-shots", options.conversations)
             if options.kills:
                 kills(Path(folder) / "kills", options.kills, options.seed)
+            if options.shared_kills:
+                shared_kills(Path(folder) / "shared", options.shared_kills, options.seed)
         except (AssertionError, OSError, EOFError, asyncio.TimeoutError) as error:
             print(f"FAILED (seed {options.seed}): {str(error) or repr(error)}")
             return 1

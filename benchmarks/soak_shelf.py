@@ -48,7 +48,9 @@ LEARNED_FILE = re.compile(r"auto-[0-9a-f]{12}(\.chat|\.part)?(\.new)?\.bin")
 class Shelf:
     """A llama.cpp, a bioproxy that may be killed, and an agent with its sub-agent, whose prompts were learned."""
 
-    def __init__(self, stack: ExitStack, folder: Path, kind: str = "dense") -> None:
+    def __init__(self, stack: ExitStack, folder: Path, kind: str = "dense", *more: object) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._more = more
         self._children = Children(stack, folder)
         self._folder = folder
         self._starts = 0
@@ -64,7 +66,7 @@ class Shelf:
         state = ("--state-dir", self._folder / "state")
         url = f"http://127.0.0.1:{self.llama.port}"
         self.name = f"bioproxy-{self._starts}"
-        self.proxy: Child = self._children.bioproxy(self.name, self.port, self.admin, url, *limit, *state)
+        self.proxy: Child = self._children.bioproxy(self.name, self.port, self.admin, url, *limit, *state, *self._more)
         self.wait_up()
 
     def wait_up(self) -> None:
@@ -238,7 +240,7 @@ def kills(folder: Path, count: int, seed: int) -> None:
 
 def answers(here: Shelf) -> list[str]:
     """Return the answers to some first questions of the agent."""
-    texts = []
+    texts: list[str] = []
     for question in ("why?", "how?", prose(60, "a longer one")):
         session = here.ask(agent(CHAT), question)
         texts.append(session.said[-1].text)

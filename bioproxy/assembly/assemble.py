@@ -110,7 +110,7 @@ def assemble(
     prompt_learning = PromptLearning(learned, llama, watch, reactor, minimum)
     # What other bioproxies have computed.  Without `shared_shelf` it does nothing, and nobody has to ask.
     shared = assemble_sharing(settings, lower, reactor, outside)
-    prompt_learning.shelf_has = shared.has_prompt
+    prompt_learning.shelf_tokens = shared.prompt_tokens
     catalogue = Catalogue(poller, shape_learning.shape, learned)
     schedule = Schedule(
         catalogue,
@@ -255,7 +255,16 @@ def assemble(
         reload=reload,
         # The last part of all: it shows or starts what the others do, and none of them knows it.
         admin=Admin(
-            status, events, Page(), poller, warmer, watch, reload, PromptActions(poller, warmer, lower.shelf), metrics
+            status,
+            events,
+            Page(),
+            poller,
+            warmer,
+            watch,
+            reload,
+            PromptActions(poller, warmer, lower.shelf),
+            metrics,
+            gate,
         ),
         # The names are those in the tree of services and in the log.  The intervals are constants of the modules whose
         # rounds they time, where their meaning is explained.

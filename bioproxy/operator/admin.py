@@ -36,6 +36,7 @@ from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.runtime.errors import ConfigError, TemplateError
 from bioproxy.runtime.metrics import Metrics
+from bioproxy.slot.gate import Gate
 from bioproxy.warmup.warmer import Warmer
 
 
@@ -56,6 +57,7 @@ class Admin:
         reload: Reload,
         prompt_actions: PromptActions,
         metrics: Metrics,
+        gate: Gate,
     ) -> None:
         """Make the routes to these parts.  Nothing is served before `resource` is put into a `Site`."""
         self._status = status
@@ -67,6 +69,7 @@ class Admin:
         self._reload = reload
         self._prompt_actions = prompt_actions
         self._metrics = metrics
+        self._gate = gate
 
     def resource(self) -> IResource:
         """Return what a `Site`, Twisted's web server, serves."""
@@ -126,10 +129,14 @@ class Admin:
 
     @app.route("/readyz", methods=["GET", "HEAD"])
     async def readyz(self, request: Request) -> bytes:
-        """Answer 200 if llama-server is up with its model loaded, else 503 and the reason.
+        """Answer 200 if llama-server is up with its model loaded, else 503 and the reason; also during the shutdown.
 
         llama-server is asked now, since what the last look found may be two seconds old.  Takes at most five seconds.
         """
+        # From SIGTERM on, before the clients' port closes, so that a balancer sends nobody here any more.
+        if self._gate.closed:
+            request.setResponseCode(503)
+            return plain(request, "shutting down\n")
         # The same look as the one of every two seconds, so what it finds is known to all other parts as well.
         await self._watch.look()
         if self._watch.up:

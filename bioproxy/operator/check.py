@@ -27,6 +27,7 @@ from bioproxy.runtime.errors import ConfigError, TemplateError
 from bioproxy.settings import configuration as config
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
+from bioproxy.shared.folder import SharedFolder
 from bioproxy.slot.folder import SlotFolder
 
 COLOURS = {"ok": 32, "note": 36, "warning": 33}
@@ -77,6 +78,10 @@ def report(settings: Settings) -> Report:
     # How much is on disk, and how much may be.  Said even if the folder is open to others, and whether llama-server
     # runs or not: the files are there in any case.
     lines.extend(disk_use.lines(settings))
+    # A warning only: bioproxy starts all the same, and shares nothing for as long as the folder is in trouble.
+    if settings.shared_shelf is not None:
+        complaints = SharedFolder(settings.shared_shelf).warnings()
+        lines.extend(f"warning: shared_shelf: {complaint}" for complaint in complaints)
     if not settings.templates:
         lines.append("no templates: every request passes through unchanged")
     # Read by the code that serves requests, so the check cannot judge by other rules.

@@ -25,7 +25,8 @@ from twisted.python.failure import Failure
 def in_daemon_thread(reactor: IReactorFromThreads, work: Callable[[], Any]) -> Deferred[Any]:
     """Call `work` in a new thread.
 
-    Fires with its result, or fails with what it raises.  Cancelling does not end the thread: its result is dropped.
+    Fires with its result, or fails with what it raises, and with `OSError` if there can be no further thread.
+    Cancelling does not end the thread: its result is dropped.
     """
     # Without a canceller, cancelling makes the Deferred fail at once, and ignore the one result that comes later.
     result: Deferred[Any] = Deferred()
@@ -39,5 +40,9 @@ def in_daemon_thread(reactor: IReactorFromThreads, work: Callable[[], Any]) -> D
         else:
             reactor.callFromThread(result.callback, value)
 
-    threading.Thread(target=run, name="shared shelf", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="shared shelf", daemon=True).start()
+    except RuntimeError as error:
+        # The limit of threads is reached.  To the caller that is an error of the system like any other.
+        result.errback(OSError(str(error)))
     return result

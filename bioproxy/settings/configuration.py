@@ -92,6 +92,7 @@ def load(command_line: Mapping[str, Any], file: Path | None, folder: Path, use_f
             checked(key, {prefix: str(file) for prefix, file in result.items()}, folder, option(key))
         values[key] = result
     refuse_both(values)
+    check_shared_shelf(values)
     for listen, *places in (("listen", "host", "port"), ("admin_listen", "admin_host", "admin_port")):
         # `listen` wins over `host` and `port`.  But a user who gives ``--port`` means that port, even if the file has a
         # `listen`; so that is dropped.
@@ -112,6 +113,19 @@ def refuse_both(values: Mapping[str, Any]) -> None:
     for key in ("llama_server", "llama_args"):
         if key in values and "model" not in values:
             raise ConfigError(f"{key}: needs the setting model, the file to run")
+
+
+def check_shared_shelf(values: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a `shared_shelf` without a slot folder that this host sees, or in that folder.
+
+    `values` are as for `refuse_both`.
+    """
+    shelf, slots = values.get("shared_shelf"), values.get("slot_save_path")
+    # With a model, bioproxy makes the slot folder itself.
+    if shelf is not None and slots is None and "model" not in values:
+        raise ConfigError("shared_shelf: needs slot_save_path, the folder of llama-server's --slot-save-path")
+    if shelf is not None and shelf == slots:
+        raise ConfigError("shared_shelf: must be another folder than slot_save_path")
 
 
 def refuse_loop(settings: Settings) -> None:

@@ -191,7 +191,8 @@ class Settings:
     shared_shelf: Path | None = setting(None, path, "folder in which several bioproxies share their slot files")
     """
     Several bioproxies with the same model, each with a llama-server and a `slot_save_path` of its own, name one folder
-    here, perhaps on a network disk. What one of them has computed, the others restore. See [Scaling](scaling.md).
+    here, perhaps on a network disk. What one of them has computed, the others restore. See [A shared
+    shelf](operation.md#a-shared-shelf).
     """
     state_dir: Path = setting(
         lambda: xdg_folder("XDG_STATE_HOME", ".local/state"), path, "folder for the proxy's own records"

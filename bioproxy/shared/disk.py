@@ -2,10 +2,11 @@
 
 A network disk can hang: a call neither returns nor fails, and nothing can end it.  Three things follow.  A call is made
 in a thread (`in_thread`).  Nobody waits longer than `patience` seconds, after which the caller goes on without the
-shelf.  And while some calls hang no further ones are made, or threads would pile up.
+shelf.  And while several calls hang no further ones are made, or threads would pile up.
 
-Trouble is remembered.  For some time after a failure the shelf is not used at all, longer after each one, so that users
-wait once and not with each request (`bioproxy.runtime.backoff`).
+Trouble is remembered.  After a failure the shelf is not used by requests and warm-ups until a look has succeeded again,
+and looks are made at growing intervals (`bioproxy.runtime.backoff`).  So one user waits for a disk that hangs, and not
+the next ones.  A disk that is full or read-only is no such trouble: what is there can still be fetched.
 
 On Twisted: a thread cannot be cancelled.  `addTimeout` cancels the `Deferred`, which only means that nobody listens
 any more; the call itself goes on until the operating system lets it go.
@@ -15,10 +16,11 @@ Does not know what is called.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -26,11 +28,15 @@ from bioproxy.runtime.backoff import Backoff
 
 T = TypeVar("T")
 
-CALLS = 4
-"""Calls at a time, at most: one that copies, one that looks, and two that hang.
+HANGING = 4
+"""Calls that nobody waits for any more and that have not returned, at most; then no further call is made.
 
-Halved, a large file that is copied keeps others from looking; doubled, more threads hang with a disk that does.
+Halved, two clients that hang up while large files are copied keep all others from the shelf; doubled, more threads hang
+with a disk that does.
 """
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""The errors of a disk that can be read all the same: no space, no quota, read-only."""
 
 SHORTEST_PAUSE = 5.0
 """Seconds without the shared shelf after a failure; doubled with each failure in a row, up to a minute.
@@ -49,7 +55,7 @@ class Unusable(Exception):
 class Disk:
     """The way to the shared folder.
 
-    Invariant: `usable` is false from a failure on until its pause is over.
+    Invariant: `usable` is false from a failure on until a later call has succeeded.
     """
 
     log = Logger()
@@ -59,9 +65,10 @@ class Disk:
         self._in_thread = in_thread
         self._clock = clock
         self._backoff = Backoff(clock, SHORTEST_PAUSE)
-        # One object for each call that has not returned.  Adding to a set and removing from it are atomic in Python, so
-        # the thread may do it.
+        # One object for each call that has begun and not returned, and for each that nobody waits for.  Threads change
+        # the first one, the reactor's thread the second: adding and removing are atomic in Python.
         self._running: set[object] = set()
+        self._abandoned: set[object] = set()
 
     @property
     def trouble(self) -> str | None:
@@ -71,21 +78,29 @@ class Disk:
 
     @property
     def usable(self) -> bool:
-        """Whether the folder may be used now."""
+        """Whether the last call did not fail, so that somebody may be made to wait for the next one."""
+        return self.trouble is None
+
+    @property
+    def may_try(self) -> bool:
+        """Whether the folder may be called now: after a failure only when its pause is over."""
         return self._backoff.waiting(DISK) is None
 
-    async def call(self, work: Callable[[], T], patience: float, late_is_trouble: bool = True) -> T:
+    async def call(self, work: Callable[[], T], patience: float, copies: bool = False) -> T:
         """Call a function in a thread; fire with its result.
 
         Fails with `Unusable` if it raises `OSError`, takes longer than `patience` seconds, or too many calls hang.
-        Where it may be slow because there is much to copy, being late is no sign of trouble.  Cancelling stops waiting.
+        Where it `copies` a file, being late is no sign of trouble, and being done no sign that trouble is over.
+        Cancelling stops waiting; the function goes on.
         """
-        if not self.usable or len(self._running) >= CALLS:
+        # Pruned here and not by a thread: a call that has returned since it was abandoned does not count.
+        self._abandoned &= self._running
+        if not self.may_try or len(self._abandoned) >= HANGING:
             raise Unusable(self.trouble or "earlier calls have not returned")
         mark = object()
-        self._running.add(mark)
 
         def run() -> T:
+            self._running.add(mark)
             try:
                 return work()
             finally:
@@ -94,20 +109,26 @@ class Disk:
         try:
             result: T = await self._in_thread(run).addTimeout(patience, self._clock)
         except TimeoutError:
+            self._abandoned.add(mark)
             text = f"no answer within {patience:.3g} s"
-            if late_is_trouble:
+            if not copies:
                 self.failed(text)
             raise Unusable(text) from None
+        except CancelledError:
+            self._abandoned.add(mark)
+            raise
         except OSError as error:
-            self.failed(str(error))
-            raise Unusable(str(error)) from None
-        if late_is_trouble and self.trouble is not None:
+            text = error.strerror or str(error)
+            if error.errno not in CANNOT_WRITE:
+                self.failed(text)
+            raise Unusable(text) from None
+        if not copies and self.trouble is not None:
             self.log.info("the shared shelf can be used again")
             self._backoff.over(DISK)
         return result
 
     def failed(self, text: str) -> None:
-        """Note a failure: the folder is not used for a while."""
+        """Note a failure: the folder is not used until a later call succeeds."""
         # One line for each new reason, not one for each try.
         if self._backoff.failed(DISK, text=text):
             self.log.warn("the shared shelf cannot be used, going on without it: {reason}", reason=text)

@@ -9,16 +9,21 @@ Values only; `bioproxy.shared.folder` reads and writes them.
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.digests import digest
-from bioproxy.slot.snapshot import Snapshot
+from bioproxy.prompts.prompt_ids import LEARNED
+from bioproxy.slot.snapshot import CHAT, PREFIX, Snapshot
 
 FORMAT = 1
 """The form of an entry.  To be raised when older versions would misread it; they leave such entries alone."""
+
+NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+"""What the id of a prompt consists of."""
 
 MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What is raised for JSON that is no entry."""
@@ -46,10 +51,24 @@ class SharedEntry:
     modified: int
     """The file's modification time in nanoseconds since 1970, by the clock of the file system."""
 
+    def replaced_by(self, other: SharedEntry) -> bool:
+        """Tell whether `other` is a newer file of the same prompt or conversation and model."""
+        # The random part of the stem decides between two files of the same moment.
+        same = (self.name, self.kind) == (other.name, other.kind)
+        newer = (self.modified, self.stem) < (other.modified, other.stem)
+        return same and newer and self.snapshot.model.matches(other.snapshot.model)
+
     def to_json(self) -> dict[str, Any]:
         """Return what `entry_from_json` reads."""
         own = {"format": FORMAT, "prompt": self.name, "kind": self.kind, "modified": self.modified}
         return {**own, **self.snapshot.to_json()}
+
+
+def same_content(mine: Snapshot, other: Snapshot) -> bool:
+    """Tell whether two files hold the same tokens of the same prompt or conversation, for the same model."""
+    # The marks as well, because the same text may become other tokens: after midnight, where a date is in it.
+    mine_, others = ((each.key, each.tokens, each.marks, each.conversation) for each in (mine, other))
+    return mine_ == others and mine.model.matches(other.model)
 
 
 def entry_from_json(stem: str, content: Any) -> SharedEntry:
@@ -58,8 +77,10 @@ def entry_from_json(stem: str, content: Any) -> SharedEntry:
         raise ValueError("another format")
     name, kind = str(content.pop("prompt")), str(content.pop("kind"))
     modified = int(content.pop("modified"))
-    # The stem becomes a path.  It must be what follows from the content, and nothing that leads elsewhere.
-    if not stem.startswith(f"{name}.{kind}.") or "/" in stem:
+    # Stem and name become paths.  They must be such as bioproxy would choose, and a conversation has no name of a
+    # template: its file would take the place of that template's own.
+    allowed = LEARNED if kind == CHAT else NAME
+    if kind not in (PREFIX, CHAT) or not allowed.fullmatch(name) or not stem.startswith(f"{name}.{kind}."):
         raise ValueError(stem)
     return SharedEntry(stem, name, kind, Snapshot.from_json(name, kind, content), modified)
 

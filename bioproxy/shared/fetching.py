@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.internet.defer import CancelledError, DeferredLock
+from twisted.internet.defer import CancelledError
 
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.disk import Unusable
@@ -23,18 +23,20 @@ from bioproxy.shared.view import SharedView
 
 
 class Fetching:
-    """Fetches one file at a time.
+    """Fetches files: at most one for a user and one for a warm-up at a time, as these come one after the other.
 
     Invariant: outside of its calls there is no file in the slot folder that was fetched and not recorded, except for
     one that a thread still copies.
     """
 
+    tokens: int
+    """Tokens that were fetched instead of computed."""
+
     def __init__(self, view: SharedView, local: LocalFiles, metrics: Metrics) -> None:
+        self.tokens = 0
         self._view = view
         self._local = local
         self._metrics = metrics
-        # Two copies at a time would share the same bandwidth, and two of the same file would be a waste.
-        self._lock = DeferredLock()
 
     async def fetch(self, shared: SharedEntry, patience: float) -> bool:
         """Have a file of the shelf in the slot folder, and recorded; fire with whether it is there now.
@@ -42,32 +44,27 @@ class Fetching:
         Fails with `Unusable` if that takes longer than `patience` seconds or the disk is in trouble, and with `OSError`
         if the record cannot be written.  Cancelling leaves nothing behind.
         """
-        await self._lock.acquire()
-        try:
-            # Somebody may have fetched it while this call waited for its turn.
-            if self._local.has(shared.name, shared.kind, shared.snapshot):
-                return True
-            target = self._local.place_for(shared.name, shared.kind, shared.snapshot.size)
-            # There is no room for it, within the limits or on the disk.
-            if target is None:
-                return False
-            return await self._fetch(shared, target, patience)
-        finally:
-            self._lock.release()
-
-    async def _fetch(self, shared: SharedEntry, target: Path, patience: float) -> bool:
-        """Copy a file to `target` and record it.  Fires and fails as `fetch`."""
+        target = self._local.place_for(shared.name, shared.kind, shared.snapshot.size)
+        # There is no room for it, within the limits or on the disk.
+        if target is None:
+            return False
         result = "failed"
         try:
             if await self._copy(shared, target, patience):
-                self._local.take_over(shared.name, shared.kind, shared.snapshot, target)
+                # A user and a warm-up may fetch the same file at the same time.  A user does not wait for the warm-up,
+                # which has more time, so there is no lock; the file that comes second is not needed.
+                if self._local.has(shared.name, shared.kind, shared.snapshot):
+                    self._local.discard(target)
+                else:
+                    self._local.take_over(shared.name, shared.kind, shared.snapshot, target)
+                self.tokens += shared.snapshot.tokens
                 self._metrics.shared_tokens.inc(shared.snapshot.tokens)
                 self._metrics.shared_bytes.labels("fetched").inc(shared.snapshot.size)
                 result = "ok"
             else:
                 # Removed to make room, or changed by somebody: it is not what its entry says any more.
                 result = "missing"
-                self._view.mirror.drop(shared.stem)
+                self._view.mirror.ignore(shared.stem)
         finally:
             self._metrics.shared_files.labels("fetched", result).inc()
         return result == "ok"
@@ -79,12 +76,14 @@ class Fetching:
         def work() -> bool:
             done = folder.fetch(shared, target)
             if done and given_up:
-                target.unlink()
+                target.unlink(missing_ok=True)
             return done
 
         try:
             # A large file takes long without any trouble.
-            return await self._view.disk.call(work, patience, late_is_trouble=False)
+            return await self._view.disk.call(work, patience, copies=True)
         except (Unusable, CancelledError):
             given_up = True
+            # The thread may have been done a moment before, and has not read that.
+            self._local.discard(target)
             raise

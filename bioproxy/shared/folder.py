@@ -8,10 +8,6 @@ all, and two writers of the same prompt write two pairs, of which the older one 
 The file is written before its entry, and removed after it.  So whenever a process dies, the folder has at most a file
 without an entry, which nobody restores; it is removed after an hour (`bioproxy.shared.removal`).
 
-A file is put there, and taken from there, as a hard link if both folders are on one file system, or else as a copy.
-A hard link costs nothing; it is safe because bioproxy has llama-server write to new files only
-(`bioproxy.slot.saving`), and because size and time of a file are compared before it is used.
-
 All of this blocks, for seconds with large files, for ever on a network disk that hangs.  So nothing here is called in
 Twisted's thread: `bioproxy.shared.shelf` calls these methods in threads and waits no longer than it can afford.  That
 is also why no method touches anything that the reactor's thread uses.
@@ -21,16 +17,18 @@ Does not know which files are worth sharing.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.shared.copying import is_as_recorded, link_or_copy
 from bioproxy.shared.entry import MALFORMED, SharedEntry, entry_from_json, stem_for
+from bioproxy.slot.folder import free_bytes
 from bioproxy.slot.snapshot import Snapshot, names_of
 
 ENTRIES, FILES, LEASES = "entries", "files", "leases"
@@ -50,11 +48,30 @@ class SharedFolder:
         # Its way of writing small files whole and of removing them durably is just what is needed.  Its lock is not:
         # this folder is for many.
         self._json = StateFolder(path)
+        # The file system on which the folders were made or found, as `os.stat` numbers it.
+        self._device: int | None = None
 
     def check(self) -> None:
-        """Make the folders, and find out whether the file system does what is relied on.  Raises `OSError` if not."""
-        for folder in (self.path, *(self.path / name for name in (ENTRIES, FILES, LEASES))):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Make the folders, and find out whether the file system does what is relied on.
+
+        Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
+        """
+        try:
+            self._check()
+        except OSError as error:
+            raise OSError(error.strerror or str(error)) from None
+
+    def _check(self) -> None:
+        """Check the folder.  Raises `OSError`."""
+        # Made once, and without the folders above.  A disk that is not mounted must not be replaced by a folder on the
+        # disk below it, where this process would be alone and nobody would notice.
+        if self._device is None and not self.path.exists():
+            self.path.mkdir(exist_ok=True, mode=0o700)
+        device = self.path.stat().st_dev
+        if not (self.path / ENTRIES).is_dir() and self._device not in (None, device):
+            raise OSError("another disk than before, and an empty one: is it mounted?")
+        for name in (ENTRIES, FILES, LEASES):
+            (self.path / name).mkdir(exist_ok=True, mode=0o700)
         # A name of its own: another process may be checking at the same moment.
         probe = f"{LEASES}/probe-{secrets.token_hex(8)}"
         try:
@@ -69,11 +86,21 @@ class SharedFolder:
                 raise OSError("a file that was written cannot be read back")
             # The order of removal needs times that can be set to the file system's own clock.
             os.utime(self.path / probe)
-            if not self._json.names(LEASES):
-                raise OSError("the files of a folder are not listed")
         finally:
             with suppress(OSError):
                 self._json.remove(probe, f"{probe}.json")
+        self._device = device
+
+    def warnings(self) -> list[str]:
+        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing."""
+        try:
+            self.check()
+        except OSError as error:
+            return [f"{self.path}: {error}"]
+        # The files tell what users have said, and whoever can write here decides what is restored.
+        if self.path.stat().st_mode & 0o077:
+            return [f"{self.path}: others than its owner may look into it, and slot files tell what was said"]
+        return []
 
     # What there is.
 
@@ -108,11 +135,18 @@ class SharedFolder:
         stem = stem_for(name, kind, snapshot.model)
         target = self.path / FILES / f"{stem}.bin"
         # Compared before and after: the file may be replaced by a newer one while it is copied.
-        if not is_as_recorded(source, snapshot.size, snapshot.written_at):
-            return None
-        modified = link_or_copy(source, target)
-        if not is_as_recorded(source, snapshot.size, snapshot.written_at) or target.stat().st_size != snapshot.size:
-            target.unlink()
+        try:
+            if not is_as_recorded(source, snapshot.size, snapshot.written_at):
+                return None
+            modified = link_or_copy(source, target)
+            whole = is_as_recorded(source, snapshot.size, snapshot.written_at)
+        except FileNotFoundError:
+            # Removed from the slot folder since, unless it is this folder that is gone.
+            if source.exists():
+                raise
+            whole = False
+        if not whole or target.stat().st_size != snapshot.size:
+            target.unlink(missing_ok=True)
             return None
         usual = replace(snapshot, filename=names_of(name, kind)[0], written_at=None, pinned=False)
         entry = SharedEntry(stem, name, kind, usual, modified)
@@ -132,15 +166,19 @@ class SharedFolder:
             if not is_as_recorded(source, entry.snapshot.size, entry.modified):
                 return False
             link_or_copy(source, target)
-        except FileNotFoundError:
-            # Removed to make room, a moment ago.
-            return False
+        except OSError as error:
+            # Removed to make room, a moment ago.  A network disk says "stale" if that was while it was read.
+            if error.errno in (errno.ENOENT, errno.ESTALE):
+                return False
+            raise
         # Once more, for a file that was changed while it was copied.
         whole = is_as_recorded(source, entry.snapshot.size, entry.modified)
         if not whole or target.stat().st_size != entry.snapshot.size:
             target.unlink()
             return False
-        self.touch(entry.stem)
+        # A disk that is read-only cannot note this, and is good enough all the same.
+        with suppress(OSError):
+            self.touch(entry.stem)
         return True
 
     def touch(self, *stems: str) -> None:
@@ -178,19 +216,25 @@ class SharedFolder:
         finally:
             probe.unlink()
 
-    def remove_strays(self, older_than: float) -> int:
-        """Remove what writers have left that died: files without an entry, drafts and probes; return how many.
+    def free(self) -> int:
+        """Return how many bytes can be written to the disk."""
+        return free_bytes(self.path)
 
-        `older_than` is a time by the file system's clock.  Younger ones may be of a writer at work.
+    def remove_strays(self, older_than: float) -> int:
+        """Remove what processes have left that died: files without an entry, drafts, leases; return how many.
+
+        `older_than` is a time by the file system's clock.  Younger ones may be of a process at work.
         """
         stems, removed = self.stems(), 0
         for folder in (ENTRIES, FILES, LEASES):
             for each in list(os.scandir(self.path / folder)):
-                stray = each.name.endswith(".new") or each.name.startswith(("probe-", "clock-"))
+                # A lease is written every few seconds for as long as its holder lives.
+                stray = folder == LEASES or not each.name.endswith(".json")
                 if folder == FILES:
                     stray = each.name.removesuffix(".bin") not in stems
                 with suppress(FileNotFoundError):
-                    if stray and each.stat().st_mtime < older_than:
+                    # The time of the last change of the name, not of the content: a hard link of an old file is new.
+                    if stray and each.stat().st_ctime < older_than:
                         os.unlink(each.path)
                         removed += 1
         return removed
@@ -205,8 +249,14 @@ class SharedFolder:
             descriptor = os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "wb") as opened:
-            opened.write(content)
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(content)
+        except OSError:
+            # On a full disk a file can be created and not written.
+            with suppress(OSError):
+                os.unlink(self.path / file)
+            raise
         return True
 
     def renew_lease(self, name: str, content: bytes, mine: bytes) -> bool:
@@ -228,34 +278,3 @@ class SharedFolder:
         for name in names:
             with suppress(FileNotFoundError):
                 os.unlink(self.path / LEASES / name)
-
-
-def is_as_recorded(file: Path, size: int, modified: int | None) -> bool:
-    """Tell whether a file has this size in bytes and this time in nanoseconds.  Raises `OSError`."""
-    found = file.stat()
-    return found.st_size == size and modified in (None, found.st_mtime_ns)
-
-
-def link_or_copy(source: Path, target: Path) -> int:
-    """Have a file under a second name, which must be free; return its modification time in nanoseconds.
-
-    Raises `OSError`; then there is no file at `target`.
-    """
-    try:
-        os.link(source, target)
-    except (FileExistsError, FileNotFoundError):
-        raise
-    except OSError:
-        # Another file system, or one without hard links.
-        draft = target.with_suffix(".new")
-        try:
-            shutil.copyfile(source, draft)
-            # On the disk before the entry that names it is.
-            with open(draft, "rb") as opened:
-                os.fsync(opened.fileno())
-            os.rename(draft, target)
-        except OSError:
-            with suppress(OSError):
-                draft.unlink()
-            raise
-    return target.stat().st_mtime_ns

@@ -14,11 +14,12 @@ What it computes meanwhile is only computed twice: leases save work, and nothing
 On Twisted: the methods here only decide, in the reactor's thread, from what a thread has read.  So they need no lock,
 although the reading is done elsewhere.
 
-Does not know files; `bioproxy.shared.shelf` reads and writes what is decided here.
+Does not know files; `bioproxy.shared.claims` reads and writes what is decided here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,6 +59,8 @@ class Mine:
     """How often it was renewed."""
     renewed: float
     """When that was last, by this process's clock."""
+    created: float
+    """When it was created, by this process's clock."""
 
 
 class Leases:
@@ -73,8 +76,8 @@ class Leases:
         self._clock = clock
         self._seen: dict[str, Seen] = {}
 
-    def saw(self, files: Mapping[str, bytes]) -> None:
-        """Note the content of all leases as it is now."""
+    def saw(self, files: Mapping[str, bytes], began: float = math.inf) -> None:
+        """Note the content of all leases, which somebody began to read at `began`, by this process's clock."""
         now = self._clock.seconds()
         before, self._seen = self._seen, {}
         for file, content in files.items():
@@ -82,9 +85,13 @@ class Leases:
             # The time begins anew with each change, whatever the change is.
             same = last is not None and last.content == content
             self._seen[file] = last if last is not None and same else Seen(content, now)
-        # A later generation of a lease means that somebody thought this process dead, and perhaps was right.
         for key, mine in list(self.mine.items()):
-            if self._latest(key) != mine.file:
+            if mine.created >= began:
+                # Created while the others were read, so it may be missing there.
+                self._seen[mine.file] = Seen(self.content(mine.beats), now)
+            elif self._latest(key) != mine.file or not self._is_own(self._seen[mine.file]):
+                # Somebody thought this process dead, and perhaps was right.  Generations begin anew when a lease was
+                # given up, so the file of another holder may have the same name.
                 del self.mine[key]
 
     def holder_of(self, key: str) -> str | None:
@@ -93,6 +100,9 @@ class Leases:
         if file is None or key in self.mine:
             return None
         seen = self._seen[file]
+        # What this process has left, because it could not be removed, keeps nobody but others away.
+        if self._is_own(seen):
+            return None
         return None if self._clock.seconds() - seen.since >= DEAD_AFTER else seen.content.decode("utf-8", "replace")
 
     def file_to_create(self, key: str) -> str | None:
@@ -105,7 +115,7 @@ class Leases:
 
     def got(self, key: str, file: str) -> None:
         """Note that this process has created a lease's file."""
-        self.mine[key] = Mine(file, 0, self._clock.seconds())
+        self.mine[key] = Mine(file, 0, self._clock.seconds(), self._clock.seconds())
         self._seen[file] = Seen(self.content(0), self._clock.seconds())
 
     def to_renew(self) -> list[tuple[str, bytes]]:
@@ -135,7 +145,12 @@ class Leases:
         """Return what this process writes into a lease after so many beats."""
         return f"{self.holder} {beats}\n".encode()
 
+    def _is_own(self, seen: Seen) -> bool:
+        """Tell whether a lease's file was written by this process."""
+        return seen.content.startswith(self.holder.encode() + b" ")
+
     def _latest(self, key: str) -> str | None:
         """Return the file of the latest generation of a lease, `None` if there is none."""
-        files = [file for file in self._seen if file.rpartition(".")[0] == key and file.rpartition(".")[2].isdigit()]
+        # `isdecimal` and not `isdigit`: the latter is true for characters that `int` does not know.
+        files = [file for file in self._seen if file.rpartition(".")[0] == key and file.rpartition(".")[2].isdecimal()]
         return max(files, key=lambda file: int(file.rpartition(".")[2]), default=None)

@@ -16,11 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bioproxy.prompts.prompt_shape import Key
+from bioproxy.shared.entry import same_content
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.saving import FileSaver
+from bioproxy.slot.saving import FileSaver, SaveFailed
 from bioproxy.slot.shelf import Shelf
-from bioproxy.slot.snapshot import PREFIX, Id, Snapshot
+from bioproxy.slot.snapshot import PREFIX, Snapshot
 
 
 class LocalFiles:
@@ -38,12 +39,7 @@ class LocalFiles:
     def has(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Tell whether there is a file for the same prompt or conversation and model already."""
         mine = self._snapshots.get(name, kind)
-        return (
-            mine is not None
-            and (mine.key, mine.tokens, mine.conversation) == (entry.key, entry.tokens, entry.conversation)
-            and mine.model.matches(entry.model)
-            and self._folder.is_intact(mine)
-        )
+        return mine is not None and same_content(mine, entry) and self._folder.is_intact(mine)
 
     def place_for(self, name: str, kind: str, size: int) -> Path | None:
         """Return where a file of so many bytes may be put for now, `None` if there is no room for it.
@@ -57,28 +53,30 @@ class LocalFiles:
         # Not a name from the record: llama-server could be writing to that one at the same moment.
         return self._folder.path / f"{name}.{secrets.token_hex(4)}.fetched.bin"
 
+    def discard(self, file: Path) -> None:
+        """Remove a file that was fetched and is not wanted any more, if it is there."""
+        self._folder.remove(file.name)
+
     def take_over(self, name: str, kind: str, entry: Snapshot, file: Path) -> None:
         """Record a file that is whole, under the name of a slot file.  Raises `OSError`; then the file is removed."""
         filename = self._snapshots.free_name(name, kind)
         try:
             # The same steps as after a save, and for the same reasons (`FileSaver.save`).
             self._snapshots.will_write(name, kind, filename)
+            # If both are the same file already, by a hard link, renaming would leave both names.
+            self._folder.remove(filename)
             if not self._folder.rename(file.name, filename):
                 raise OSError(f"{file} cannot be renamed")
             pinned = self._shelf.is_pinned(name, kind)
             self._saver.record(name, kind, replace(entry, filename=filename, pinned=pinned))
-        except OSError:
-            self._folder.remove(file.name)
-            raise
+        except (OSError, SaveFailed) as error:
+            self.discard(file)
+            raise OSError(str(error)) from None
         self._shelf.within_limits((name, kind))
 
     def path_of(self, entry: Snapshot) -> Path | None:
         """Return where a recorded file is, `None` if this host does not see the slot folder."""
         return None if self._folder.path is None else self._folder.path / entry.filename
-
-    def recorded(self, id: Id) -> Snapshot | None:
-        """Return what the record has of an id, if anything."""
-        return self._snapshots.get(*id)
 
     def prompt_uses(self) -> Iterator[tuple[str, Key, str]]:
         """Yield the ids of prompts with a file, with what they are made of and when they were used last (ISO 8601)."""

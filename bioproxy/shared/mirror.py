@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.shared.entry import SharedEntry
+from bioproxy.shared.entry import SharedEntry, same_content
 from bioproxy.slot.record_index import RecordIndex
-from bioproxy.slot.snapshot import CHAT, PREFIX, Id, class_of
+from bioproxy.slot.snapshot import CHAT, PREFIX, Id, Snapshot, class_of
 
 
 class Mirror:
@@ -34,7 +34,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self.entries = {}
-        # Stems that could not be read: of a newer bioproxy, or damaged.  They are not tried again.
+        # Stems of entries that are of no use: of a newer bioproxy, or damaged.  They are not tried again.
         self._unreadable: set[str] = set()
         self._index = RecordIndex()
         self._stems: dict[Id, str] = {}
@@ -66,6 +66,16 @@ class Mirror:
             del self._stems[id]
             self._index.drop(id)
 
+    def ignore(self, stem: str) -> None:
+        """Never use an entry again whose file is not as it says."""
+        self.drop(stem)
+        self._unreadable.add(stem)
+
+    def has(self, name: str, kind: str, snapshot: Snapshot) -> bool:
+        """Tell whether there is a file with the same content."""
+        stem = self._stems.get((name, kind))
+        return stem is not None and same_content(self.entries[stem].snapshot, snapshot)
+
     def prompt(self, model: Model, name: str, key: Key) -> SharedEntry | None:
         """Return the entry of a prompt with just this text and shape, of this model."""
         self._use(model)
@@ -82,14 +92,20 @@ class Mirror:
 
     def superseded(self, entry: SharedEntry) -> list[str]:
         """Return the stems of other entries that nobody needs beside this one, which was just published."""
-        mine = [each for each in self.entries.values() if each.snapshot.model.matches(entry.snapshot.model)]
-        # The same prompt with another text, or published by two processes at the same time.
-        same = [each.stem for each in mine if (each.name, each.kind) == (entry.name, entry.kind)]
+        # The same prompt with another text, or published by two processes at the same time.  Only older files: of two
+        # processes that see each other's just one removes, whatever their clocks are.
+        same = [each for each in self.entries.values() if each.replaced_by(entry)]
         # Conversations that it goes on with.  The longest of these stays: a model that cannot go back needs it when the
         # last question is edited.
-        earlier = [each for each in mine if each.kind == CHAT and each.snapshot.conversation in entry.snapshot.earlier]
-        earlier.sort(key=lambda each: each.snapshot.conversation.length if each.snapshot.conversation else 0)
-        return [stem for stem in (*same, *(each.stem for each in earlier[:-1])) if stem != entry.stem]
+        before = set(entry.snapshot.earlier)
+        earlier = [
+            (each.snapshot.conversation.length, each.stem)
+            for each in self.entries.values()
+            if each.snapshot.conversation is not None
+            and each.snapshot.conversation in before
+            and each.snapshot.model.matches(entry.snapshot.model)
+        ]
+        return [*(each.stem for each in same), *(stem for _, stem in sorted(earlier)[:-1])]
 
     def totals(self) -> dict[str, tuple[int, int]]:
         """Return number and bytes of the files of each class, of whatever model."""

@@ -3,7 +3,11 @@
 A save is noted when it is recorded, and published soon after, outside the gate: copying a large file to a network disk
 takes seconds, and no user should wait for that.  Of several saves of the same prompt only the latest is published.
 
-A failure is no reason to try again: the disk is in trouble or full, and the next save of the prompt comes anyhow.
+What cannot be published stays on the list: while the folder is in trouble nothing is tried, and on a disk that is full
+or read-only only after a pause (`bioproxy.runtime.backoff`).  A file that the shelf has already is not put there again.
+
+On Twisted: two services may want to publish at the same moment, the one that does so all the time and the shutdown.  A
+`DeferredLock` lets the second one wait: `acquire` returns a Deferred that fires when the first one has released it.
 
 Does not know who saves, and when.
 """
@@ -13,9 +17,11 @@ from __future__ import annotations
 from functools import partial
 
 from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bioproxy.prompts.prompt_ids import learned_id
+from bioproxy.runtime.backoff import Backoff
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.disk import Unusable
 from bioproxy.shared.local_files import LocalFiles
@@ -29,6 +35,22 @@ Halved, files of many gigabytes are not shared over a slow network; doubled, a c
 """
 
 
+SHORTEST_PAUSE = 30.0
+"""Seconds until a disk that took no file is tried again; doubled with each failure in a row, up to ten minutes.
+
+Halved, a disk that is full is written to twice as often in vain; doubled, files are shared later when there is room.
+"""
+
+MOST_WAITING = 1000
+"""Files that wait for being published, at most; of more, the oldest ones are not shared.
+
+Halved, fewer conversations of a time without the shared folder are shared afterwards; doubled, twice the memory.
+"""
+
+WRITING = "writing"
+"""The name under which trouble with writing is kept."""
+
+
 class Publishing:
     """Publishes one file at a time.
 
@@ -40,54 +62,87 @@ class Publishing:
     waiting: dict[Id, Snapshot]
     """What was saved here and not published yet."""
 
-    def __init__(self, view: SharedView, local: LocalFiles, metrics: Metrics) -> None:
+    lacking: int
+    """Bytes of the file for which there was no room last; 0 after a success."""
+
+    def __init__(self, view: SharedView, local: LocalFiles, metrics: Metrics, clock: IReactorTime) -> None:
+        """Publish files of `local` in the folder of `view`; `clock` measures pauses."""
         self.waiting = {}
+        self.lacking = 0
         self._view = view
         self._local = local
         self._metrics = metrics
         self._lock = DeferredLock()
+        self._backoff = Backoff(clock, SHORTEST_PAUSE)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be published although the folder can be used, in words for operators."""
+        trouble = self._backoff.current(WRITING)
+        return None if trouble is None else trouble.text
 
     def saved(self, name: str, kind: str, entry: Snapshot) -> None:
         """Note that a file was saved, to be published soon."""
         # The beginning of a prompt is only of use to whoever goes on computing it, which is mostly the same process.
         if kind != PART:
             self.waiting[name, kind] = entry
+        # While the folder is gone nothing leaves the list.
+        if len(self.waiting) > MOST_WAITING:
+            del self.waiting[next(iter(self.waiting))]
 
-    async def publish_all(self) -> None:
-        """Publish what was saved since the last call.
+    async def publish_all(self, kind: str) -> None:
+        """Publish what was saved of a kind since the last call.
 
-        Fires when all of it is there, or the folder cannot be used; never fails.  Cancelling leaves the rest for later.
+        Fires when all of it is there, or the folder takes nothing; never fails.  Cancelling leaves the rest for later.
         """
-        while self.waiting and self._view.usable:
-            await self.publish(next(iter(self.waiting)))
-
-    async def publish(self, id: Id) -> None:
-        """Publish the file of one id, if it was saved since its last publication.  Fires and never fails."""
         await self._lock.acquire()
         try:
-            entry = self.waiting.pop(id, None)
-            if entry is not None and self._view.usable:
-                await self._publish(*id, entry)
-        except Unusable as error:
-            self._metrics.shared_files.labels("published", "failed").inc()
-            self.log.info("{prompt} is not shared: {error}", prompt=id[0], error=error)
+            for id in [each for each in self.waiting if each[1] == kind]:
+                if not self._view.usable or self._backoff.waiting(WRITING) is not None:
+                    return
+                # The list may have got shorter during the last ``await``.
+                entry = self.waiting.get(id)
+                if entry is not None:
+                    await self._publish(id, entry)
         finally:
             self._lock.release()
 
-    async def _publish(self, name: str, kind: str, entry: Snapshot) -> None:
-        """Put a file on the shelf, and remove what it takes the place of.  Fails with `Unusable`."""
-        source, folder = self._local.path_of(entry), self._view.folder
-        if source is None:
+    async def _publish(self, id: Id, entry: Snapshot) -> None:
+        """Publish a file and take it from the list; fires and never fails."""
+        try:
+            if await self._put(*id, entry):
+                self._backoff.over(WRITING)
+                self.lacking = 0
+        except Unusable as error:
+            self._metrics.shared_files.labels("published", "failed").inc()
+            # Trouble with the folder as a whole has been logged, and ends when the folder can be used again.
+            if self._view.usable:
+                self.lacking = entry.size
+                if self._backoff.failed(WRITING, text=str(error)):
+                    self.log.warn("files cannot be put on the shared shelf: {reason}", reason=str(error))
             return
+        # Unless it was saved once more meanwhile.
+        if self.waiting.get(id) is entry:
+            del self.waiting[id]
+
+    async def _put(self, name: str, kind: str, entry: Snapshot) -> bool:
+        """Put a file on the shelf, and remove what it takes the place of; fire with whether it was written.
+
+        Fails with `Unusable`.
+        """
+        source, folder = self._local.path_of(entry), self._view.folder
         # The last conversation on a template is called after the template here.  Elsewhere it is one of many.
         if kind == CHAT and entry.conversation is not None:
             name = learned_id(entry.conversation.digest)
+        # Two processes may have computed the same prompt, while they could not see each other's leases.
+        if source is None or self._view.mirror.has(name, kind, entry):
+            return False
         work = partial(folder.publish, source, name, kind, entry)
-        shared = await self._view.disk.call(work, COPY_SECONDS, late_is_trouble=False)
+        shared = await self._view.disk.call(work, COPY_SECONDS, copies=True)
         self._metrics.shared_files.labels("published", "ok" if shared is not None else "missing").inc()
-        # It was replaced by a newer one already, which is published next.
+        # It was replaced by a newer one already, which is published next, or removed.
         if shared is None:
-            return
+            return False
         self._metrics.shared_bytes.labels("published").inc(entry.size)
         self._view.mirror.add([shared.stem], [shared])
         old = self._view.mirror.superseded(shared)
@@ -95,3 +150,4 @@ class Publishing:
             await self._view.disk.call(partial(folder.remove, old), PATIENCE)
             for stem in old:
                 self._view.mirror.drop(stem)
+        return True

@@ -6,6 +6,8 @@ each, and what was not used for the longest time goes first.  Three things are d
 * When a file was used is the time of its entry, by the file system's own clock, so it means the same to everybody.
 * Templates have no limit, but a template that is in nobody's configuration any more would stay for ever.  So their
   files go after a month without any use.
+* Of two files of the same prompt and model, published by two processes at the same time, the older one goes.
+* A disk that is full, although no limit is reached, would take nothing new.  So some room is made there, too.
 * A new file is protected for a while in any case, so that nobody removes what somebody else has just published.
 
 One process at a time removes, the one with the lease `REMOVAL`.  If two did, nothing would break: a missing file is no
@@ -20,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bioproxy.shared.entry import SharedEntry
-from bioproxy.slot.snapshot import CONVERSATION, PROMPT, TEMPLATE, class_of
+from bioproxy.slot.snapshot import CONVERSATION, PROMPT, TEMPLATE, Id, class_of
 
 REMOVAL = "removal"
 """The key of the lease of the process that removes.  No prompt's lease has this name: those have a dot."""
@@ -60,13 +62,18 @@ class Limits:
     """Those of conversations (``conversations_limit``)."""
 
 
-def to_remove(entries: Iterable[SharedEntry], used_at: Mapping[str, float], now: float, limits: Limits) -> list[str]:
+def to_remove(
+    entries: Iterable[SharedEntry], used_at: Mapping[str, float], now: float, limits: Limits, missing: int = 0
+) -> list[str]:
     """Return the stems of the entries to remove.
 
     `used_at` has the time of each entry's last use and `now` the present time, in seconds by the same clock.  An entry
-    without a time is gone already.
+    without a time is gone already.  `missing` is how many bytes should become free in any case.
     """
     by_use = sorted((each for each in entries if each.stem in used_at), key=lambda each: used_at[each.stem])
+    newest: dict[Id, list[SharedEntry]] = {}
+    for each in by_use:
+        newest.setdefault((each.name, each.kind), []).append(each)
     removed: list[str] = []
     excess = {
         PROMPT: sum(each.snapshot.size for each in by_use if class_of(each.name, each.kind) == PROMPT) - limits.prompts,
@@ -78,10 +85,15 @@ def to_remove(entries: Iterable[SharedEntry], used_at: Mapping[str, float], now:
         # A time in the future is of a clock that was set back; it counts as new.
         if age < PROTECTED:
             continue
-        if of_class == TEMPLATE:
-            if age >= UNUSED_TEMPLATE:
-                removed.append(each.stem)
-        elif excess[of_class] > 0:
-            excess[of_class] -= each.snapshot.size
+        if any(each.replaced_by(other) for other in newest[each.name, each.kind]):
+            unwanted = True
+        elif of_class == TEMPLATE:
+            unwanted = age >= UNUSED_TEMPLATE
+        else:
+            unwanted = excess[of_class] > 0 or missing > 0
+        if unwanted:
             removed.append(each.stem)
+            missing -= each.snapshot.size
+            if of_class in excess:
+                excess[of_class] -= each.snapshot.size
     return removed

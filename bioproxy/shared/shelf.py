@@ -21,7 +21,6 @@ Does not know the slot, the queue, or when a warm-up is due.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -37,11 +36,11 @@ from bioproxy.shared.entry import SharedEntry, model_name
 from bioproxy.shared.fetching import Fetching
 from bioproxy.shared.local_files import LocalFiles
 from bioproxy.shared.publishing import COPY_SECONDS, Publishing
-from bioproxy.shared.removal import INTERVAL as REMOVAL_INTERVAL
-from bioproxy.shared.removal import REMOVAL, STRAY, Limits, to_remove
-from bioproxy.shared.view import PATIENCE, SharedView
+from bioproxy.shared.removal import REMOVAL, Limits
+from bioproxy.shared.upkeep import Upkeep
+from bioproxy.shared.view import SharedView
 from bioproxy.slot.plan import Files, Wanted
-from bioproxy.slot.snapshot import PREFIX, Snapshot
+from bioproxy.slot.snapshot import CHAT, PREFIX, Snapshot
 
 INTERVAL = 2.0
 """Seconds between two looks at the shared folder.
@@ -87,19 +86,19 @@ class SharedShelf:
         self._identity = identity
         self._speed = speed
         self._metrics = metrics
-        self._clock = clock
         if view is not None:
             self._claims = Claims(view)
             self._fetching = Fetching(view, local, metrics)
-            self._publishing = Publishing(view, local, metrics)
-        self._removed_at = clock.seconds()
-        # When each prompt was used, as far as the others were told, by id.
-        self._told_uses: dict[str, str] = {}
+            self._publishing = Publishing(view, local, metrics, clock)
+            self._upkeep = Upkeep(view, local, self._claims, self._prompt, metrics, clock)
+        # Prompts whose claims are given up when their files are published.
+        self._released: set[str] = set()
 
     @property
     def usable(self) -> bool:
-        """Whether there is a shared folder, and it can be used now."""
-        return self._view is not None and self._view.usable
+        """Whether there is a shared folder, and nothing is known to be wrong with it."""
+        # Also before it was looked at for the first time: a warm-up must not begin before that.
+        return self._view is not None and self._view.disk.usable
 
     def tell(self) -> dict[str, Any] | None:
         """Return what `/status` shows, `None` without a shared shelf."""
@@ -110,30 +109,27 @@ class SharedShelf:
         return {
             "path": str(view.folder.path),
             "usable": view.usable,
-            "trouble": view.disk.trouble,
+            "trouble": view.disk.trouble or self._publishing.trouble,
             "files": {of_class: {"files": files, "bytes": size} for of_class, (files, size) in totals.items()},
-            "computing": sorted(key.rpartition(".")[0] for key in view.leases.mine),
+            "computing": sorted(key.rpartition(".")[0] for key in view.leases.mine if key != REMOVAL),
             "to_publish": len(self._publishing.waiting),
+            "tokens_fetched": self._fetching.tokens,
         }
 
     # What comes by itself.
 
     async def round(self) -> None:
-        """Look; tell the others that this process is alive, and what it uses; remove what is too much.
+        """Look, and tell the others that this process is alive.
 
         Fires when that is done, or the folder cannot be used.  Cancelling stops waiting for the disk.
         """
         view = self._view
-        if view is None or not view.disk.usable:
+        if view is None or not view.disk.may_try:
             return
         try:
             await view.check()
             await view.look()
             await self._claims.renew()
-            await self._tell_uses(view)
-            if self._clock.seconds() - self._removed_at >= REMOVAL_INTERVAL:
-                self._removed_at = self._clock.seconds()
-                await self._remove(view)
         except Unusable:
             # `Disk` has logged the reason, once.
             pass
@@ -141,15 +137,27 @@ class SharedShelf:
             self._metrics.shared_shelf_up.set(view.usable)
 
     async def publish(self) -> None:
-        """Publish what was saved here since the last call.  Fires, and is cancelled, as `Publishing.publish_all`."""
+        """Publish what was saved here since the last call, and remove what is too much.
+
+        Fires when that is done, or the folder cannot be used.  Cancelling leaves the rest for the next call.
+        """
         # Apart from `round`, which must not stand still while a large file is copied: the leases need their beats.
-        if self._view is not None:
-            await self._publishing.publish_all()
+        view = self._view
+        if view is None or not view.usable:
+            return
+        # Prompts first, since others wait for them.  In this order: nobody may find neither the file nor the lease.
+        released = list(self._released)
+        await self._publishing.publish_all(PREFIX)
+        for name in released:
+            await self._give_up(view, name)
+        await self._publishing.publish_all(CHAT)
+        await self._upkeep.do(self.limits, self._publishing.lacking)
 
     async def finish(self) -> None:
         """Publish what is left and give up all leases, because this process stops.  Fires and never fails."""
         if self._view is not None:
-            await self._publishing.publish_all()
+            for kind in (PREFIX, CHAT):
+                await self._publishing.publish_all(kind)
             await self._claims.give_up_all()
 
     # What others tell and ask.
@@ -159,9 +167,10 @@ class SharedShelf:
         if self._view is not None:
             self._publishing.saved(name, kind, entry)
 
-    def has_prompt(self, name: str, key: Key) -> bool:
-        """Tell whether the shelf has a prompt with just this text and shape, for the model that runs."""
-        return self._prompt(name, key) is not None
+    def prompt_tokens(self, name: str, key: Key) -> int:
+        """Return how many tokens a prompt with just this text and shape has on the shelf, 0 if it is not there."""
+        prompt = self._prompt(name, key)
+        return 0 if prompt is None else prompt.snapshot.tokens
 
     def is_computed_elsewhere(self, name: str) -> bool:
         """Tell whether another process has claimed a prompt and is alive."""
@@ -185,11 +194,11 @@ class SharedShelf:
             # The conversation has the prompt in it.
             chat = view.mirror.conversation(model, wanted.turns)
             longer = chat if chat is not None and messages_in(chat) > files.messages else None
-            if longer is not None and await self._fetching.fetch(longer, self._worth(longer)):
+            if longer is not None and await self._fetching.fetch(longer, self._worth(longer, files)):
                 return
             prompt = self._prompt(wanted.name, wanted.key)
             if prompt is not None and files.prompt_tokens is None:
-                await self._fetching.fetch(prompt, self._worth(prompt))
+                await self._fetching.fetch(prompt, self._worth(prompt, files))
         except (Unusable, OSError) as error:
             # The request is served all the same, and is merely slower.
             self.log.debug("nothing is fetched for {prompt}: {error}", prompt=wanted.name, error=error)
@@ -201,28 +210,52 @@ class SharedShelf:
         true where the shelf cannot be used; never fails.  Cancelling stops waiting.
         """
         view, model = self._view, self._identity.current
-        if view is None or not view.usable or model is None:
+        if view is None or not self.usable or model is None or not self._identity.certain:
             return True
+        self._released.discard(name)
         try:
+            # The first claim may come before the first round.
+            await view.check()
             await view.look()
-            prompt = self._prompt(name, key)
-            if prompt is not None and await self._fetching.fetch(prompt, COPY_SECONDS):
-                self._metrics.shared_warmups_saved.inc()
+            if await self._fetch_for_warmup(name, key):
                 return False
-            return await self._claims.take(lease_key(name, model))
+            if not await self._claims.take(lease_key(name, model)):
+                return False
+            # Between the look and the claim, somebody may have published it and given up the claim.
+            await view.look()
+            return not await self._fetch_for_warmup(name, key)
         except (Unusable, OSError):
             return True
 
-    async def release(self, name: str) -> None:
-        """Publish a prompt that was claimed, if it was saved, and give up the claim.  Fires and never fails."""
-        if self._view is None:
-            return
-        # In this order: nobody may find neither the file nor the lease.
-        await self._publishing.publish((name, PREFIX))
-        for key in [key for key in self._view.leases.mine if key.rpartition(".")[0] == name]:
-            await self._claims.give_up(key)
+    def release(self, name: str) -> None:
+        """Have the claim of a prompt given up, if there is one, as soon as its file is published, if it was saved."""
+        if self._view is not None and self._keys(self._view, name):
+            self._released.add(name)
 
     # How it is done.
+
+    def _keys(self, view: SharedView, name: str) -> list[str]:
+        """Return the keys of this process's leases for a prompt: mostly one, more after a change of the model."""
+        return [key for key in view.leases.mine if key.rpartition(".")[0] == name]
+
+    async def _give_up(self, view: SharedView, name: str) -> None:
+        """Give up the claim of a prompt, unless it was claimed again meanwhile.  Fires and never fails."""
+        if name in self._released:
+            self._released.discard(name)
+            for key in self._keys(view, name):
+                await self._claims.give_up(key)
+
+    async def _fetch_for_warmup(self, name: str, key: Key) -> bool:
+        """Fetch a prompt that is not here; fire with whether that was done.  Fails as `Fetching.fetch`."""
+        shared = self._prompt(name, key)
+        # What is here and due all the same has to be computed, for example because its tokens are doubted.
+        if shared is None or self._local.has(name, PREFIX, shared.snapshot):
+            return False
+        if not await self._fetching.fetch(shared, COPY_SECONDS):
+            return False
+        self._metrics.shared_warmups_saved.inc()
+        self.log.info("{prompt}: fetched from the shared shelf", prompt=name)
+        return True
 
     def _prompt(self, name: str, key: Key) -> SharedEntry | None:
         """Return the entry of a prompt for the model that runs, if the shelf can be used and has one."""
@@ -231,44 +264,11 @@ class SharedShelf:
             return None
         return view.mirror.prompt(model, name, key)
 
-    async def _tell_uses(self, view: SharedView) -> None:
-        """Tell the others which prompts were used here, so that these are not removed.  Fails with `Unusable`."""
-        # The uses of conversations need not be told: one that goes on is published again.
-        touched: list[str] = []
-        for name, key, last_used in self._local.prompt_uses():
-            shared = self._prompt(name, key)
-            if shared is not None and self._told_uses.get(name) != last_used:
-                self._told_uses[name] = last_used
-                touched.append(shared.stem)
-        if touched:
-            await view.disk.call(partial(view.folder.touch, *touched), PATIENCE)
-
-    async def _remove(self, view: SharedView) -> None:
-        """Remove what is too much, unless another process does.  Fails with `Unusable`."""
-        if not await self._claims.take(REMOVAL):
-            return
-        entries, limits, folder = list(view.mirror.entries.values()), self.limits, view.folder
-
-        def work() -> tuple[list[str], int]:
-            now = folder.now()
-            removed = to_remove(entries, folder.used_at(), now, limits)
-            folder.remove(removed)
-            return removed, folder.remove_strays(now - STRAY)
-
-        try:
-            removed, strays = await view.disk.call(work, COPY_SECONDS)
-        finally:
-            await self._claims.give_up(REMOVAL)
-        for stem in removed:
-            view.mirror.drop(stem)
-        self._metrics.shared_files.labels("removed", "ok").inc(len(removed))
-        if removed or strays:
-            text = "removed {files} files from the shared shelf, and {strays} leftovers"
-            self.log.info(text, files=len(removed), strays=strays)
-
-    def _worth(self, shared: SharedEntry) -> float:
-        """Return how many seconds a user may wait for a file: as long as computing its tokens would take."""
-        return shared.snapshot.tokens * self._speed.seconds_per_token or UNKNOWN_SPEED_SECONDS
+    def _worth(self, shared: SharedEntry, files: Files) -> float:
+        """Return how many seconds a user may wait for a file: as long as computing what it has more would take."""
+        # What is restored from a file here need not be computed.
+        more = max(0, shared.snapshot.tokens - (files.prompt_tokens or 0))
+        return more * self._speed.seconds_per_token or UNKNOWN_SPEED_SECONDS
 
 
 def lease_key(name: str, model: Model) -> str:

@@ -45,7 +45,7 @@ Halved, a slow network disk is of no use to users; doubled, a disk that hangs co
 class SharedView:
     """The shared folder as it was seen last.
 
-    Invariant: `mirror` and `leases` are from the last look that succeeded.
+    Invariant: `mirror` and `leases` are from the last look that succeeded, with what this process has changed since.
     """
 
     log = Logger()
@@ -61,30 +61,46 @@ class SharedView:
         """The files that are there."""
         self._clock = clock
         self._checked = False
-        self._looked_at = float("-inf")
+        self._told = False
+        # When the looks began whose listing was taken over last, and whose entries were all read.
+        self._newest = self._looked_at = float("-inf")
 
     @property
     def usable(self) -> bool:
-        """Whether the folder can be used now: it was checked, and the last call did not fail."""
+        """Whether somebody may wait for the folder now: it was checked, and the last call did not fail."""
         return self._checked and self.disk.usable
 
     async def check(self) -> None:
-        """Find out, once, whether the file system is good enough.  Fails with `Unusable`; cancelling stops waiting."""
-        if not self._checked:
-            await self.disk.call(self.folder.check, PATIENCE)
-            self._checked = True
+        """Find out whether the file system is good enough, at first and after each trouble.
+
+        Fails with `Unusable`; cancelling stops waiting.
+        """
+        # What was in trouble may be something else now: another disk at the same place, or an empty folder.
+        if self.usable:
+            return
+        self._checked = False
+        await self.disk.call(self.folder.check, PATIENCE)
+        self._checked = True
+        if not self._told:
+            self._told = True
             self.log.info("sharing slot files in {path}", path=str(self.folder.path))
 
     async def look(self, patience: float = PATIENCE) -> None:
         """See what is there now, waiting for so many seconds at most.  Fails with `Unusable`."""
         began, folder = self._clock.seconds(), self.folder
-        stems, leases = await self.disk.call(lambda: (folder.stems(), folder.leases()), patience)
-        self.leases.saw(leases)
+        # Leases first.  Whoever gives up a lease has published its file before: where the lease is gone, the file is
+        # seen.  The other way round both could be missed.
+        leases, stems = await self.disk.call(lambda: (folder.leases(), folder.stems()), patience)
+        # A look that began later has come to its end first, and knows better.
+        if began < self._newest:
+            return
+        self._newest = began
+        self.leases.saw(leases, began)
         # Asked only now, behind the ``await``: another look may have read some of them meanwhile.
         new = self.mirror.news(stems)
         if new:
             self.mirror.add(new, await self.disk.call(lambda: folder.read_all(new), patience))
-        self._looked_at = began
+        self._looked_at = max(began, self._looked_at)
 
     async def look_for_user(self) -> None:
         """See what is there now, unless that was seen a moment ago.  Fails with `Unusable`."""

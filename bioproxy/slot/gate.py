@@ -97,7 +97,7 @@ class Gate:
         # The warm-up inside, if there is one.
         self._preemption = Preemption()
         # Whether bioproxy is shutting down.  Then no user and no warm-up may enter any more.
-        self._closed = False
+        self.closed = False
         # Whether `_let_in` is running.
         self._letting_in = False
         self.queue = WaitingQueue(clock, metrics, patience, linger, self._let_in)
@@ -156,7 +156,7 @@ class Gate:
             # There are two causes.  If the client has hung up, it gets no answer, and the error is passed on unchanged.
             # If `close` has cancelled the wait, the client must be told the reason.
             self.stats.turns.remove(turn)
-            if self._closed:
+            if self.closed:
                 raise self.unavailable("bioproxy is shutting down") from None
             raise
         # No ``await`` from here to the return.  This coroutine may be running inside the call of `_let_in` that gave it
@@ -193,7 +193,7 @@ class Gate:
         """Join the queue; the Deferred fires when the user may come in.  Raises `Unavailable`."""
         # A function, not a coroutine, on purpose: no other code can run between counting the waiting users and joining
         # them, so the limit is exact.
-        if self._closed:
+        if self.closed:
             raise self.unavailable("bioproxy is shutting down")
         if turn.fills_for is not None:
             self.queue.replace(turn.fills_for, self.unavailable("replaced by a newer request of the same client"))
@@ -232,7 +232,7 @@ class Gate:
             return
         self._letting_in = True
         try:
-            while self._semaphore.tokens and not self._closed and (turn := self.queue.next()) is not None:
+            while self._semaphore.tokens and not self.closed and (turn := self.queue.next()) is not None:
                 self._semaphore.acquire()
                 turn.acquired.callback(None)
         finally:
@@ -255,7 +255,7 @@ class Gate:
         # The token is checked, not `busy`: after a warm-up was cancelled for a user, the user has the token slightly
         # before `busy` shows it.
         # While the gate lingers the token is free, but users wait.
-        if not self._semaphore.tokens or self._closed or self.waiting:
+        if not self._semaphore.tokens or self.closed or self.waiting:
             return False
         await self._semaphore.acquire()  # a token is free, so this fires at once, before other code can run
         self.queue.warmup_entered()
@@ -278,16 +278,16 @@ class Gate:
         it does not: the block was the last step of the warm-up, which then counts as completed.
         """
         # The same applies if `close` was called meanwhile: there is no user then, but the service waits for the gate.
-        return self._preemption.protected(lambda: (self.waiting > 0 or self._closed) and not last)
+        return self._preemption.protected(lambda: (self.waiting > 0 or self.closed) and not last)
 
     # Shutdown.
 
     def close(self) -> None:
         """Turn away all waiting users, and all who come later.  A user who is inside stays; a warm-up is cancelled."""
         # Called at shutdown: waiting clients learn at once that they must try another server, and a client that is
-        # being answered gets the rest of its answer.  `_closed` is set first, because each coroutine that is cancelled
-        # below runs at once, and reads `_closed` to find the reason.
-        self._closed = True
+        # being answered gets the rest of its answer.  `closed` is set first, because each coroutine that is cancelled
+        # below runs at once, and reads `closed` to find the reason.
+        self.closed = True
         self.queue.close()
         self._preemption.preempt()
 

@@ -236,9 +236,11 @@ class SlotPreparer:
         name = wanted.name
         # What the slot holds is given up, so this is the moment to learn which model runs: finding
         # out overwrites it.
+        certain = self._identity.certain
         model = await self._identity.find_out()
-        # Once more, since files of an unknown model are not fetched.
-        await self.bring(wanted, self._find_files(wanted))
+        # Once more if the model was not known for certain: its files are not fetched then.
+        if not certain:
+            await self.bring(wanted, self._find_files(wanted))
         # Read only now: an operator may have had a file forgotten during the last ``await``, and the
         # save before this has perhaps replaced one, or made room for itself.
         files = self._find_files(wanted)

@@ -230,7 +230,7 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
         return Waiting(Hold.CHANGING, facts.change.retry_at_utc)
     found = by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
     # Asked last, so that a prompt that is warm is not said to wait.
-    if isinstance(found, Due) and facts.elsewhere:
+    if isinstance(found, Due) and facts.elsewhere and facts.files_usable:
         return Waiting(Hold.ELSEWHERE)
     if isinstance(found, Due) and prompt.source is Source.LEARNED and not facts.quiet:
         return Waiting(Hold.BUSY)

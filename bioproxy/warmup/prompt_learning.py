@@ -74,8 +74,8 @@ class PromptLearning:
         # When prompts were learned at first sight that have not been used by a second conversation, in the clock's
         # seconds.  After a restart of bioproxy they count as proven: the clients that sent them may be back.
         self._unproven: dict[str, float] = {}
-        self.shelf_has: Callable[[str, Key], bool] = lambda id, key: False
-        """Tells whether a prompt's file can be had from another bioproxy.  Assigned by assembly."""
+        self.shelf_tokens: Callable[[str, Key], int] = lambda id, key: 0
+        """Returns the tokens of a prompt's file that another bioproxy shares, 0 without one.  Assigned by assembly."""
         # Prompts that were forgotten since the last `study`, because others were learned.
         self._forgotten: list[str] = []
         # How the latest request that shared a learned part went on otherwise, by the part's id.
@@ -99,7 +99,7 @@ class PromptLearning:
             return
         # Another bioproxy has found it worth a file, so this one need not wait for a second conversation.
         prompt = LearnedPrompt(shape)
-        if shape.may_be_kept and self.shelf_has(prompt.id, prompt.key):
+        if shape.may_be_kept and self.shelf_tokens(prompt.id, prompt.key) >= self.minimum:
             self._forgotten += self.learned.add(prompt)
             self.log.info("learned {prompt}: the shared shelf has it", prompt=prompt.id)
             return

@@ -34,6 +34,7 @@ from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.saving import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
+from bioproxy.warmup.due import Due, Reason
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_learning import PromptLearning
@@ -173,11 +174,7 @@ class Warmer:
             # Each prompt is tried once in a round.  If it is still due, or due again, the next round tries it.
             # Otherwise a warm-up that fails at once would be repeated endlessly, and the reactor could do nothing else.
             tried.add(due.prompt.id)
-            # Logged here and not in the gate, so that the line is also written for a warm-up that fails while its
-            # tokens are requested.
-            if self.schedule.begins(due):
-                self.log.info("{prompt}: its warm-up starts: {reason}", prompt=due.prompt, reason=due.reason.value)
-            await self._try(due.prompt)
+            await self._try(due)
         # A llama-server that sleeps (``--sleep-idle-seconds``) is not woken up for this: waking up means loading the
         # model, and when it falls asleep again, what was restored into the slot is lost.
         if self._watch.up and not self._watch.process.props.asleep and not self._gate.busy:
@@ -186,15 +183,24 @@ class Warmer:
         # edited, since the last round.
         self._readiness.show()
 
-    async def _try(self, prompt: Prompt) -> None:
+    async def _try(self, due: Due) -> None:
         """Warm one prompt up, unless a user comes.
 
         Fires with `None` in all cases; the outcome is reported to the schedule.  Fails only because of bugs.
         Cancelling ends the call to llama-server that is in progress.
         """
+        prompt = due.prompt
         name = prompt.id
         began = self._clock.seconds()
         try:
+            # Of several bioproxies that share their files only one computes a prompt, and the others fetch it.
+            # A prompt that is to be warm in the slot alone is of use to this one only.
+            if due.reason is not Reason.NOT_IN_SLOT and not await self._claim(prompt):
+                return
+            # Logged here and not in the gate, so that the line is also written for a warm-up that fails while its
+            # tokens are requested.
+            if self.schedule.begins(due):
+                self.log.info("{prompt}: its warm-up starts: {reason}", prompt=prompt, reason=due.reason.value)
             # A file was restored and its tokens were not reused.  Perhaps the chat template makes other tokens of the
             # same text now, for example after midnight if it contains the date.  Cached tokens would hide that, so
             # llama-server is asked again.
@@ -209,9 +215,6 @@ class Warmer:
             if self._gate.busy:
                 return
             # The warm-up displaces what the slot holds, so afterwards something may have to be restored again.
-            # Of several bioproxies that share their files only one computes a prompt, and the others fetch it.
-            if not await self._claim(prompt):
-                return
             self._idle_work.slot_displaced()
 
             # Asked between two pieces, so that a text that was edited is not computed to its end, and once more at the
@@ -251,7 +254,7 @@ class Warmer:
             self._failed(prompt, str(error), self._clock.seconds() - began)
         finally:
             # Also after an interruption: another bioproxy may have more time for it.
-            await self._shared.release(name)
+            self._shared.release(name)
             # Also after an interruption: the warm-up may have displaced another prompt that was warm in the slot only.
             self._readiness.show()
 
@@ -262,7 +265,11 @@ class Warmer:
         # Files are shared by model.  To find out which one runs overwrites the slot, as the warm-up would.
         if not self._slot.model_is_known and not await self._gate.warmup(self._slot.find_out_model):
             return False
-        return await self._shared.claim(prompt.id, prompt.key)
+        claimed = await self._shared.claim(prompt.id, prompt.key)
+        # Fetched, which is as good as computed here.
+        if not claimed and self._slot.saved(prompt.id, prompt.key) is not None:
+            self.schedule.succeeded(prompt.id)
+        return claimed
 
     async def _tokens_of(self, prompt: Prompt) -> list[int]:
         """Have llama-server turn a prompt into tokens.  Fires, fails and is cancelled as `PromptTokens.of`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import soak, soak_preempt, soak_shelf
+from benchmarks import soak, soak_preempt, soak_shared, soak_shelf
 from benchmarks.first_words import get, wait_for
 from benchmarks.servers import Children, free_ports
 
@@ -70,3 +70,9 @@ def test_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After kills at random moments record and folder agree, and the answers are those of before."""
     soak_shelf.kills(tmp_path, count=3, seed=1)
     assert "3 kills" in capsys.readouterr().out
+
+
+def test_shared_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After kills of pairs that share a shelf all agrees, nobody is blocked for a minute, and no answer is wrong."""
+    soak_shared.shared_kills(tmp_path, count=4, seed=1)
+    assert "4 kills of two pairs" in capsys.readouterr().out

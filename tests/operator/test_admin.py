@@ -43,6 +43,15 @@ class Routes(WorldTest):
         server.down = False
         self.assertEqual(200, world.operate("GET", "/readyz").status)
 
+    def test_stopping(self) -> None:
+        """From the moment on in which bioproxy is told to stop, `/readyz` is 503, whatever llama-server is like."""
+        world = self.world()
+        self.assertEqual(200, world.operate("GET", "/readyz").status)
+        world.gate.close()
+        call = world.operate("GET", "/readyz")
+        self.assertEqual((503, b"shutting down\n"), (call.status, call.body))
+        self.assertEqual(200, world.operate("GET", "/healthz").status)
+
     def test_metrics(self) -> None:
         """`/metrics` is Prometheus' text format, with the numbers of this proxy."""
         world = self.warm_world()
@@ -144,6 +153,7 @@ class Status(WorldTest):
         self.assertEqual(
             {
                 "version": __version__,
+                "shared_shelf": None,
                 "uptime_s": 5.0,
                 "llama": {
                     "url": "http://llama",

@@ -96,6 +96,15 @@ class Output(io.StringIO):
 class Running(FolderTest):
     """`run`."""
 
+    def test_shared_shelf(self) -> None:
+        """A shared shelf that cannot be used is a warning: bioproxy starts without it."""
+        lines, problems, _ = check.report(Settings(shared_shelf=self.folder / "shelf"))
+        self.assertEqual(([], []), ([line for line in lines if "warning: shared" in line], problems))
+        lines, problems, _ = check.report(Settings(shared_shelf=self.folder / "gone" / "shelf"))
+        [line] = [line for line in lines if "warning: shared_shelf: " in line]
+        self.assertIn("No such file or directory", line)
+        self.assertEqual([], problems)
+
     def run_check(self, terminal: bool = True, **environ: str) -> str:
         """Check where llama-server is fine in one respect and unwise in another."""
         output = Output()

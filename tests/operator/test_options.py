@@ -53,6 +53,7 @@ GIVEN: list[tuple[list[str], str, Any]] = [
     (["--prompts-limit", "1024"], "prompts_limit", 1024),
     (["--conversations-limit=0"], "conversations_limit", 0),
     (["--slot-save-path", "slots"], "slot_save_path", Path("slots")),
+    (["--slot-save-path", "s", "--shared-shelf", "shelf"], "shared_shelf", Path("shelf")),
     (["--slot-save-path", "1"], "slot_save_path", Path("1")),
     (["--model", "m.gguf"], "model", Path("m.gguf")),
     (["--model", "m", "--llama-server", "llama-server"], "llama_server", "llama-server"),

@@ -65,6 +65,18 @@ class FarewellTest(WorldTest):
 class Stopping(FarewellTest):
     """What happens to each request."""
 
+    def test_balancer(self) -> None:
+        """`/readyz` is 503 before the clients' port closes, so that a balancer sends nobody here any more."""
+        world, told = self.build(), []
+
+        class Port(Service):
+            def stopService(self) -> None:
+                told.append(world.operate("GET", "/readyz").status)
+
+        self.port = Port()
+        self.check_at_rest(self.say())
+        self.assertEqual([503], told)
+
     def test_nobody_there(self) -> None:
         """With nobody there it is over at once; nobody can come any more; nothing is said."""
         self.build()

@@ -40,6 +40,7 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "conversations_limit": (16 << 30, 1, 1024),
     "head_start": (True, False, True),
     "slot_save_path": (None, "slots", "../slots"),
+    "shared_shelf": (None, "shelf", "../shelf"),
     "state_dir": (Path("/xdg/state/bioproxy"), "state", "/state"),
     "queue_limit": (100, 0, 7),
     "queue_timeout": (600.0, 0.5, 60),
@@ -49,7 +50,7 @@ KEYS: dict[str, tuple[Any, Any, Any]] = {
     "max_body": (67108864, 1, 1024),
     "log_format": ("text", "json", "text"),
 }
-PATHS = {"model", "slot_save_path", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
+PATHS = {"model", "slot_save_path", "shared_shelf", "state_dir", "api_key_file", "llama_ca_file", "llama_api_key_file"}
 
 # Settings, and what each of them refuses.
 BAD: dict[str, list[Any]] = {
@@ -89,7 +90,7 @@ BAD: dict[str, list[Any]] = {
     "admin_hosts": [1, None, [1], ["a:1"], ["a b"], "a/b", {}],
     "llama_server": [1, "", None, "a/\0b"],
     "llama_args": [1, None, {}, [8192], ["a\0b"], "'open"],
-    "model slot_save_path state_dir api_key_file llama_ca_file llama_api_key_file": [
+    "model slot_save_path shared_shelf state_dir api_key_file llama_ca_file llama_api_key_file": [
         1,
         "",
         "a\0b",
@@ -124,6 +125,16 @@ class Loading(FolderTest):
         self.assertNotIn("\n", message)
         return message
 
+    def test_shared_shelf(self) -> None:
+        """A shared shelf needs a slot folder that is seen, and is another one."""
+        for given, text in (
+            ({"shared_shelf": "shelf"}, "shared_shelf: needs slot_save_path"),
+            ({"shared_shelf": "same", "slot_save_path": "same"}, "shared_shelf: must be another folder"),
+        ):
+            self.assertIn(text, self.refused(given))
+        found = self.load({"shared_shelf": "shelf", "model": "m.gguf"})
+        self.assertEqual(self.folder / "shelf", found.shared_shelf)
+
     def test_precedence(self) -> None:
         """Default < file < command line, for every setting; paths start where their source says."""
         self.assertEqual(set(config.FIELDS), set(KEYS))
@@ -139,7 +150,7 @@ class Loading(FolderTest):
 
         for key, (default, in_file, on_command_line) in KEYS.items():
             self.assertEqual(default, getattr(self.load(), key), key)
-            needs = {"model": "m"} if key in ("llama_server", "llama_args") else {}
+            needs = {"model": "m"} if key in ("llama_server", "llama_args", "shared_shelf") else {}
             from_file = meaning(key, in_file, self.folder)
             self.assertEqual(from_file, getattr(self.load({**needs, key: in_file}), key), key)
             from_command_line = meaning(key, on_command_line, Path("/elsewhere"))

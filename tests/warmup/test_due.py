@@ -77,6 +77,11 @@ TABLE: tuple[tuple[dict[str, Any], Reason | Hold], ...] = (
     ({"recorded": FILE}, Reason.OTHER_MODEL),
     # What was learned waits for a quiet moment, which is no news of a prompt that is warm; templates do not.
     ({"quiet": False}, Reason.NO_FILE),
+    # What another bioproxy computes is waited for, unless it is warm, wanted, or to be warm in this slot alone.
+    ({"elsewhere": True}, Hold.ELSEWHERE),
+    ({"elsewhere": True, "saved": True, "recorded": FILE}, Hold.WARM),
+    ({"elsewhere": True, "wanted": True}, Reason.ASKED_FOR),
+    ({"elsewhere": True, **NO_FILES, "favourite": True}, Reason.NOT_IN_SLOT),
     # Without: only the slot can be warm.
     ({**NO_FILES}, Reason.NOT_IN_SLOT),
     ({**NO_FILES, "recorded": FILE}, Reason.NOT_IN_SLOT),

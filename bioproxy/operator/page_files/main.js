@@ -14,7 +14,7 @@ import { showPrompts } from "./prompts.js";
 import { showRequests } from "./requests.js";
 import { listen } from "./stream.js";
 import { showTemplates } from "./templates.js";
-import { showTiles } from "./tiles.js";
+import { showSharedShelf, showTiles } from "./tiles.js";
 import { setClock, tick } from "./time.js";
 
 const REQUESTS = 100; // requests kept, as many as bioproxy keeps
@@ -49,6 +49,7 @@ function told(kind, { told_at, clock, ...news }) {
 function render(changed) {
   if ("started_at" in changed) showAbout();
   if ("llama" in changed || "templates" in changed || "gate" in changed) showTiles(state);
+  if ("shared_shelf" in changed) showSharedShelf(state.shared_shelf);
   if ("templates" in changed) showTemplates(state.templates);
   if ("prompts" in changed || "shelf" in changed) showPrompts(state.prompts, state.shelf);
   if ("gate" in changed || "llama" in changed) showGate(state.gate, state.llama.up);

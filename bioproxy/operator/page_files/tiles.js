@@ -35,6 +35,15 @@ export function showTiles({ llama, templates, gate }) {
   show(byId("llama-note"), note !== "");
 }
 
+/** Show the shared shelf in one line, where one is used. */
+export function showSharedShelf(shared) {
+  show(byId("shelf-note"), Boolean(shared));
+  if (!shared) return;
+  const files = Object.values(shared.files).reduce((sum, each) => sum + each.files, 0);
+  const wrong = shared.usable ? shared.trouble && `, nothing can be added: ${shared.trouble}` : `, not usable now: ${shared.trouble ?? "not looked at yet"}`;
+  say(byId("shelf-note"), `Shared shelf: ${plural(files, "file", "files")}, ${count(shared.tokens_fetched)} tokens fetched instead of computed${wrong || ""}`);
+}
+
 const subject = (who) => (who.template ? `template ${who.template}` : who.prompt ? `prompt ${who.prompt}` : who.path ? "no template" : "saving a conversation");
 
 function tile(name, mood, big, small) {

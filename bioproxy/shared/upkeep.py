@@ -1,0 +1,123 @@
+"""Keeps the shared folder in order, once a minute: tells which prompts are used, and removes what is too much.
+
+What is removed is decided elsewhere (`bioproxy.shared.removal`).  Here are the deeds: the times of use are noted on the
+disk first, then one process collects the times of all entries, and removes what the rules say together with what others
+have left that died.
+
+On Twisted: the collecting and removing is one function that runs in a thread from its first line to its last, with
+values that nobody else changes.  The reactor's thread only waits for its result, and then forgets the entries.
+
+Does not know what is published or fetched, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from bioproxy.prompts.prompt_shape import Key
+from bioproxy.runtime.metrics import Metrics
+from bioproxy.shared.claims import Claims
+from bioproxy.shared.disk import Unusable
+from bioproxy.shared.entry import SharedEntry
+from bioproxy.shared.local_files import LocalFiles
+from bioproxy.shared.publishing import COPY_SECONDS
+from bioproxy.shared.removal import INTERVAL, REMOVAL, STRAY, Limits, to_remove
+from bioproxy.shared.view import PATIENCE, SharedView
+from bioproxy.slot.folder import RESERVE
+
+
+class Upkeep:
+    """What is done once a minute.
+
+    Invariant: at most one process removes at a time, as long as leases can be written.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        view: SharedView,
+        local: LocalFiles,
+        claims: Claims,
+        find: Callable[[str, Key], SharedEntry | None],
+        metrics: Metrics,
+        clock: IReactorTime,
+    ) -> None:
+        """Keep the folder of `view` in order.
+
+        `local` tells what was used here, and `find` returns the entry of a prompt; `claims` has the lease for removing.
+        `clock` measures the minute.
+        """
+        self._view = view
+        self._local = local
+        self._claims = claims
+        self._find = find
+        self._metrics = metrics
+        self._clock = clock
+        self._done_at = clock.seconds()
+        # When each prompt was used, as far as the others were told, by id.
+        self._told_uses: dict[str, str] = {}
+
+    async def do(self, limits: Limits, lacking: int) -> None:
+        """Do it, if the last time is a minute ago.
+
+        `lacking` is the size of a file for which there was no room, in bytes.  Fires when that is done or the folder
+        cannot be used; never fails.  Cancelling stops waiting for the disk.
+        """
+        if self._clock.seconds() - self._done_at < INTERVAL:
+            return
+        self._done_at = self._clock.seconds()
+        # Trouble is logged by `Disk`, and the next minute is early enough.
+        with suppress(Unusable):
+            await self._tell_uses()
+            await self._remove(limits, lacking)
+
+    async def _tell_uses(self) -> None:
+        """Tell the others which prompts were used here, so that these are not removed.  Fails with `Unusable`."""
+        view = self._view
+        # The uses of conversations need not be told: one that goes on is published again.
+        told, self._told_uses = self._told_uses, {}
+        touched: list[str] = []
+        for name, key, last_used in self._local.prompt_uses():
+            self._told_uses[name] = last_used
+            shared = self._find(name, key)
+            # What was used before this process began was told by another one, or is long ago.
+            if shared is not None and told.get(name, last_used) != last_used:
+                touched.append(shared.stem)
+        if touched:
+            await view.disk.call(partial(view.folder.touch, *touched), PATIENCE)
+
+    async def _remove(self, limits: Limits, lacking: int) -> None:
+        """Remove what is too much, unless another process does.  Fails with `Unusable`."""
+        view = self._view
+        try:
+            if not await self._claims.take(REMOVAL):
+                return
+        except Unusable:
+            # On a full disk no lease can be written, and making room is what matters.
+            if not view.usable:
+                raise
+        entries, folder = list(view.mirror.entries.values()), view.folder
+
+        def work() -> tuple[list[str], int]:
+            now = folder.now()
+            missing = lacking + RESERVE - folder.free() if lacking else 0
+            removed = to_remove(entries, folder.used_at(), now, limits, missing)
+            folder.remove(removed)
+            return removed, folder.remove_strays(now - STRAY)
+
+        try:
+            removed, strays = await view.disk.call(work, COPY_SECONDS, copies=True)
+        finally:
+            await self._claims.give_up(REMOVAL)
+        for stem in removed:
+            view.mirror.drop(stem)
+        self._metrics.shared_files.labels("removed", "ok").inc(len(removed))
+        if removed or strays:
+            text = "removed {files} files from the shared shelf, and {strays} leftovers"
+            self.log.info(text, files=len(removed), strays=strays)

@@ -1,0 +1,499 @@
+"""Two bioproxies in memory, each with a llama-server, and one folder; their clocks differ by a minute."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
+
+from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
+
+from bioproxy.shared.disk import SHORTEST_PAUSE
+from bioproxy.shared.leases import DEAD_AFTER
+from bioproxy.shared.publishing import MOST_WAITING
+from bioproxy.shared.publishing import SHORTEST_PAUSE as WRITING_PAUSE
+from bioproxy.shared.removal import INTERVAL, PROTECTED, REMOVAL
+from bioproxy.slot.snapshot import CHAT, PART, PREFIX
+from tests.shared.support import Threads, no_space
+from tests.support.world import CODE, KEY, World, WorldTest, logged
+
+LONG = "@code " + "why? " * 100
+"""A question that makes a conversation worth keeping."""
+
+
+class SharingTest(WorldTest):
+    """Two worlds, and one folder."""
+
+    def setUp(self) -> None:
+        """Make them."""
+        super().setUp()
+        self.path = self.folder / "shelf"
+        self.worlds: list[World] = []
+        self.threads: list[Threads] = []
+        self.a, self.b = self.one("a"), self.one("b", 60)
+
+    def one(self, name: str, offset: float = 0.0, **settings: Any) -> World:
+        """Make a bioproxy that has found its llama-server and its templates."""
+        slots = self.folder / name / "slots"
+        slots.mkdir(parents=True, mode=0o700)
+        template = self.template("code", CODE)
+        more = {"state_dir": self.folder / name / "state", "slot_save_path": slots, "shared_shelf": self.path}
+        world = World(self.folder, prefixes={"@code": template}, **{**more, **settings})
+        self.addCleanup(world.close)
+        world.clock.advance(offset)
+        threads = Threads()
+        world.on_shared_disk = threads
+        self.threads.append(threads)
+        self.worlds.append(world)
+        self.do(world, world.watch.look)
+        self.do(world, world.poller.poll)
+        return world
+
+    def do(self, world: World, work: Any) -> Any:
+        """Do something in a world."""
+        return self.successResultOf(world.start(work))
+
+    def round(self, world: World, publish: bool = True) -> None:
+        """Let a world look at the folder, and publish."""
+        self.do(world, world.parts.shared.round)
+        if publish:
+            self.do(world, world.parts.shared.publish)
+
+    def warm(self, world: World) -> None:
+        """Let a world look, warm up what is due, and publish."""
+        self.round(world)
+        self.do(world, world.warmer.round)
+        self.round(world)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for all."""
+        for world in self.worlds:
+            world.clock.advance(seconds)
+
+    def told(self, world: World) -> Any:
+        """Return what `/status` says."""
+        return world.parts.shared.tell()
+
+    def computed(self, world: World) -> int:
+        """Return how many pieces a llama-server has computed for warm-ups, fingerprints left out."""
+        asked = world.llama_server.requests
+        return len([1 for path, body in asked if path == "/completion" and not body["n_predict"]])
+
+    def age(self, seconds: float) -> None:
+        """Have all entries used so many seconds ago."""
+        for each in (self.path / "entries").iterdir():
+            found = each.stat().st_mtime - seconds
+            os.utime(each, (found, found))
+
+
+class Sharing(SharingTest):
+    """What one has, the other gets."""
+
+    def test_prompt(self) -> None:
+        """A prompt is computed by one and fetched by the other, whose log has no warm-up; its users find it warm."""
+        self.warm(self.a)
+        with capturedLogs() as events:
+            self.warm(self.b)
+        self.assertGreater(self.computed(self.a), 0)
+        self.assertEqual(0, self.computed(self.b))
+        self.assertIn("code: fetched from the shared shelf", logged(events))
+        self.assertFalse([line for line in logged(events) if "its warm-up starts" in line])
+        self.assertEqual(1, self.b.sample("shared_warmups_saved_total"))
+        self.assertEqual(1, self.b.sample("shared_shelf_up"))
+        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual("restored", self.b.chat("@code why?").headers["x-bioproxy-cache"])
+        told = self.told(self.b)
+        files = {"template": {"files": 1, "bytes": ANY}}
+        self.assertEqual(
+            (True, None, files, []), tuple(told[key] for key in ("usable", "trouble", "files", "computing"))
+        )
+        self.assertGreater(told["tokens_fetched"], 0)
+        # Nothing is due any more, and nothing is fetched or published twice.
+        self.warm(self.b)
+        self.assertEqual(1, self.b.sample("shared_files_total", action="fetched", result="ok"))
+        self.assertEqual(0, self.b.sample("shared_files_total", action="published", result="ok"))
+
+    def test_not_looked(self) -> None:
+        """The first warm-up of all may come before the first look at the folder, and looks itself."""
+        self.warm(self.a)
+        self.do(self.b, self.b.warmer.round)
+        self.assertEqual(0, self.computed(self.b))
+
+    def test_user(self) -> None:
+        """A user's request fetches what it needs, and does not wait for a warm-up."""
+        self.warm(self.a)
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.assertEqual("restored", self.b.chat("@code why?").headers["x-bioproxy-cache"])
+
+    def test_conversation(self) -> None:
+        """A conversation goes on where it has moved to; back again, it has got longer."""
+        self.warm(self.a)
+        self.warm(self.b)
+        answer = self.a.chat(LONG).json()["choices"][0]["message"]["content"]
+        self.do(self.a, self.a.saver.save_if_due)
+        self.round(self.a)
+        self.b.clock.advance(10)
+        moved = self.b.chat(LONG, answer, "more? " * 100)
+        self.assertEqual("restored", moved.headers["x-bioproxy-cache"])
+        self.assertGreater(moved.json()["timings"]["cache_n"], 400)
+        self.assertEqual(1, self.told(self.b)["files"]["conversation"]["files"])
+        # The slot has the whole conversation: nothing is fetched for the next question.
+        fetched = self.b.sample("shared_files_total", action="fetched", result="ok")
+        said = moved.json()["choices"][0]["message"]["content"]
+        self.b.chat(LONG, answer, "more? " * 100, said, "and?")
+        self.assertEqual(fetched, self.b.sample("shared_files_total", action="fetched", result="ok"))
+
+    def test_other_model(self) -> None:
+        """Another model finds nothing, and publishes its own beside it."""
+        self.b.llama_server.odds = [(7, -3.5), (8, -4.5), (9, -5.5), (10, -6.5)]
+        self.warm(self.a)
+        self.warm(self.b)
+        self.assertGreater(self.computed(self.b), 0)
+        self.assertEqual(2, self.told(self.b)["files"]["template"]["files"])
+
+    def test_learned(self) -> None:
+        """What one has learned, the other knows at the first request with it."""
+        system = "You are helpful. " * (self.a.settings.learn_minimum // 10)
+        self.warm(self.b)
+        for number in range(2):
+            self.a.chat(f"question {number}", system=system)
+        for _ in range(6):
+            self.a.advance(2)
+            self.warm(self.a)
+        self.assertEqual(1, self.told(self.a)["files"]["prompt"]["files"])
+        self.round(self.b)
+        with capturedLogs() as events:
+            answer = self.b.chat("another one", system=system)
+        self.assertIn("the shared shelf has it", " ".join(logged(events)))
+        self.assertEqual("restored", answer.headers["x-bioproxy-cache"])
+
+    def test_doubted(self) -> None:
+        """A file whose tokens are doubted is computed anew, although the shelf has it; the others get the new one."""
+        self.warm(self.a)
+        self.warm(self.b)
+        self.b.llama_server.reuses_files = False
+        self.b.chat("@code why?")
+        self.assertTrue(self.b.slot.is_doubted("code"))
+        self.b.llama_server.reuses_files = True
+        self.b.llama_server.chat_template = "Today. "
+        self.warm(self.b)
+        self.assertGreater(self.computed(self.b), 0)
+        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual(1, self.b.sample("shared_files_total", action="published", result="ok"))
+
+    def test_operators_wish(self) -> None:
+        """A prompt that an operator asks for is fetched if it is not here, and then the wish is fulfilled."""
+        self.warm(self.a)
+        self.b.schedule.wanted.add("code")
+        self.warm(self.b)
+        self.assertNotIn("code", self.b.schedule.wanted)
+        self.assertEqual(0, self.computed(self.b))
+
+
+class Leases(SharingTest):
+    """One computes at a time."""
+
+    def test_elsewhere(self) -> None:
+        """While one computes, the other one waits, and says so; then it fetches."""
+        self.round(self.a)
+        self.round(self.b)
+        self.do(self.a, self.a.warmer.round)
+        self.assertEqual(["code"], self.told(self.a)["computing"])
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.do(self.b, self.b.warmer.round)
+        self.assertEqual(0, self.computed(self.b))
+        template = self.b.status.now()["templates"][0]
+        self.assertEqual("another bioproxy warms it up, and shares the file", template["warmup"]["reason"])
+        self.round(self.a)
+        self.assertEqual([], self.told(self.a)["computing"])
+        self.warm(self.b)
+        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual(0, self.computed(self.b))
+
+    def test_dead(self) -> None:
+        """One that died while it computed blocks the other one for less than a minute."""
+        self.round(self.a)
+        self.do(self.a, self.a.warmer.round)
+        for _ in range(int(DEAD_AFTER / 2) + 2):
+            self.advance(2)
+            self.round(self.b)
+        self.warm(self.b)
+        self.assertGreater(self.computed(self.b), 0)
+        self.assertEqual("warm", self.b.warmer.state("code")[0])
+
+    def test_claimed_again(self) -> None:
+        """A claim that is needed again before it was given up is kept."""
+        shared = self.a.parts.shared
+        self.round(self.a)
+        self.do(self.a, self.a.identity.find_out)
+        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
+        shared.release("code")
+        self.threads[0].hangs = True
+        publishing = self.a.start(shared.publish)
+        self.threads[0].go_on()
+        self.successResultOf(publishing)
+        self.assertEqual([], self.told(self.a)["computing"])
+        shared.release("code")
+        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
+        shared.release("code")
+        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
+        self.do(self.a, shared.publish)
+        self.assertEqual(["code"], self.told(self.a)["computing"])
+        self.do(self.a, shared.finish)
+        self.assertEqual([], os.listdir(self.path / "leases"))
+
+    def test_published_meanwhile(self) -> None:
+        """What was published between the look and the claim is fetched after all."""
+        self.warm(self.a)
+        shared = self.b.parts.shared
+        self.do(self.b, self.b.identity.find_out)
+        away = self.folder / "away"
+        (self.path / "entries").rename(away)
+        (self.path / "entries").mkdir()
+        self.threads[1].hangs = True
+        claim = self.b.start(lambda: shared.claim("code", KEY))
+        for _ in range(2):  # the check, and the look that finds nothing
+            work, result = self.threads[1].held.pop(0)
+            result.callback(work())
+        shutil.rmtree(self.path / "entries")
+        away.rename(self.path / "entries")
+        self.threads[1].go_on()
+        self.b.settle()
+        self.assertFalse(self.successResultOf(claim))
+        self.assertEqual("warm", self.b.warmer.state("code")[0])
+
+    def test_unknown_model(self) -> None:
+        """While it is not certain which model runs, nothing is claimed or fetched."""
+        self.round(self.a)
+        shared = self.a.parts.shared
+        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
+        self.assertFalse(shared.is_computed_elsewhere("code"))
+        self.assertEqual(0, shared.prompt_tokens("code", KEY))
+        self.assertEqual([], os.listdir(self.path / "leases"))
+
+
+class Trouble(SharingTest):
+    """The folder is not as it should be."""
+
+    def serve(self, world: World) -> None:
+        """Check that a world serves as usual."""
+        self.assertEqual(200, world.chat("@code why?").status)
+
+    def test_away_and_back(self) -> None:
+        """Renamed away, everything goes on without it, with one line in the log; back, it is used again."""
+        self.warm(self.a)
+        self.round(self.b)
+        self.path.rename(self.folder / "away")
+        with capturedLogs() as events:
+            self.warm(self.b)
+            self.assertGreater(self.computed(self.b), 0)
+            self.serve(self.b)
+            for _ in range(3):
+                self.advance(20)
+                self.round(self.a)
+                self.serve(self.a)
+        lines = [line for line in logged(events) if "cannot be used" in line]
+        self.assertEqual(2, len(lines), lines)  # one of each
+        self.assertEqual((False, 0), (self.told(self.a)["usable"], self.a.sample("shared_shelf_up")))
+        (self.folder / "away").rename(self.path)
+        self.advance(120)
+        self.round(self.a)
+        self.assertTrue(self.told(self.a)["usable"])
+
+    def test_hangs(self) -> None:
+        """A disk that hangs costs one user a second, and nobody afterwards."""
+        self.round(self.a)
+        self.do(self.a, self.a.identity.find_out)
+        self.threads[0].hangs = True
+        self.a.clock.advance(1)
+        call = self.a.chat("@code why?")
+        self.assertEqual(b"", call.received)
+        self.a.advance(1)
+        self.assertEqual(200, call.status)
+        self.serve(self.a)
+        self.do(self.a, self.a.warmer.round)
+        self.threads[0].go_on()
+        self.advance(SHORTEST_PAUSE * 3)
+        self.warm(self.a)
+        self.assertTrue(self.told(self.a)["usable"])
+        self.assertEqual(1, self.told(self.a)["files"]["template"]["files"])
+
+    def test_full(self) -> None:
+        """On a full disk what is there is still fetched; what is not taken is published when there is room."""
+        self.warm(self.a)
+        self.warm(self.b)
+        self.b.chat(LONG)
+        self.do(self.b, self.b.saver.save_if_due)
+        self.threads[1].error = no_space()
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.do(self.b, self.b.parts.shared.publish)
+                self.b.clock.advance(WRITING_PAUSE * 4)
+        self.assertEqual(1, len([line for line in logged(events) if "cannot be put" in line]))
+        told = self.told(self.b)
+        self.assertEqual((True, "No space left on device", 1), (told["usable"], told["trouble"], told["to_publish"]))
+        self.threads[1].error = None
+        self.b.clock.advance(1000)
+        self.round(self.b)
+        told = self.told(self.b)
+        self.assertEqual((None, 0, 1), (told["trouble"], told["to_publish"], told["files"]["conversation"]["files"]))
+
+    def test_publishing_fails(self) -> None:
+        """A disk that fails while a file is published gets it later."""
+        self.round(self.a)
+        self.do(self.a, self.a.warmer.round)
+        self.threads[0].error = OSError(errno.EIO, "broken")
+        self.do(self.a, self.a.parts.shared.publish)
+        self.assertEqual((False, 1), (self.told(self.a)["usable"], self.told(self.a)["to_publish"]))
+        self.threads[0].error = None
+        self.advance(SHORTEST_PAUSE * 3)
+        self.round(self.a)
+        self.assertEqual(0, self.told(self.a)["to_publish"])
+
+    def test_many_waiting(self) -> None:
+        """While the folder is gone, not everything that is saved is remembered; beginnings of prompts never are."""
+        self.warm(self.a)
+        saved, known = self.a.parts.shared.saved, self.a.snapshots.get("code", PREFIX)
+        assert known is not None
+        saved("code", PART, known)
+        self.assertEqual(0, self.told(self.a)["to_publish"])
+        for number in range(MOST_WAITING + 5):
+            saved(f"auto-{number:012x}", CHAT, known)
+        self.assertEqual(MOST_WAITING, self.told(self.a)["to_publish"])
+        # Their files are not there (under these names), so nothing of a conversation is published.
+        self.do(self.a, self.a.parts.shared.publish)
+        self.assertEqual(0, self.told(self.a)["to_publish"])
+
+    def test_damaged(self) -> None:
+        """A file that is not as its entry says is not fetched; it is computed, and published anew."""
+        self.warm(self.a)
+        [file] = (self.path / "files").iterdir()
+        file.unlink()
+        file.write_bytes(b"qsgg")
+        self.warm(self.b)
+        self.assertGreater(self.computed(self.b), 0)
+        self.assertEqual(1, self.b.sample("shared_files_total", action="fetched", result="missing"))
+        self.assertEqual(1, self.b.sample("shared_files_total", action="published", result="ok"))
+
+    def test_no_room_here(self) -> None:
+        """What has no room in the own slot folder is not fetched."""
+        self.warm(self.a)
+        self.b.free = 0
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.assertEqual("cold", self.b.chat("@code why?").headers["x-bioproxy-cache"])
+
+    def test_client_gone(self) -> None:
+        """A client that hangs up while its file is fetched leaves nothing in the slot folder."""
+        self.warm(self.a)
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.threads[1].hangs = True
+        call = self.b.chat("@code why?")
+        self.assertEqual(1, len(self.threads[1].held))
+        call.hang_up()
+        self.b.settle()
+        self.threads[1].go_on()
+        self.assertEqual([], self.local_files("b"))
+        self.serve(self.b)
+
+    def local_files(self, name: str) -> list[str]:
+        """Return the fetched files in a slot folder that have no name yet."""
+        return [each for each in os.listdir(self.folder / name / "slots") if "fetched" in each]
+
+    def test_slow_copy(self) -> None:
+        """A user waits no longer for a file than computing it would take."""
+        self.warm(self.a)
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.threads[1].hangs = True
+        call = self.b.chat("@code why?")
+        self.b.advance(10)
+        self.assertEqual("cold", call.headers["x-bioproxy-cache"])
+        self.threads[1].go_on()
+        self.assertEqual([], self.local_files("b"))
+
+
+class Upkeep(SharingTest):
+    """Once a minute."""
+
+    def test_removal(self) -> None:
+        """Too much is removed by one of them, and leftovers with it; what is used stays."""
+        self.warm(self.a)
+        self.a.chat(LONG)
+        self.do(self.a, self.a.saver.save_if_due)
+        self.round(self.a)
+        self.warm(self.b)
+        self.age(PROTECTED + 1)
+        self.b.parts.shared.limits = type(self.b.parts.shared.limits)(0, 0)
+        self.advance(INTERVAL)
+        self.round(self.b)
+        self.assertEqual({"template"}, set(self.told(self.b)["files"]))
+        self.assertEqual(1, self.b.sample("shared_files_total", action="removed", result="ok"))
+        self.assertEqual([], os.listdir(self.path / "leases"))
+
+    def test_by_one(self) -> None:
+        """While another process removes, this one does not."""
+        self.warm(self.a)
+        self.round(self.b)
+        (self.path / "leases" / f"{REMOVAL}.1").write_bytes(b"somebody 0\n")
+        self.advance(INTERVAL)
+        self.round(self.a)
+        self.assertEqual([f"{REMOVAL}.1"], os.listdir(self.path / "leases"))
+
+    def test_uses(self) -> None:
+        """A prompt that is used here is not removed elsewhere: the time of its entry is that of its last use."""
+        self.warm(self.a)
+        self.a.chat("@code why?")
+        self.advance(INTERVAL)
+        self.round(self.a)
+        self.age(1000)
+        [entry] = (self.path / "entries").iterdir()
+        before = entry.stat().st_mtime
+        self.advance(INTERVAL)
+        self.round(self.a)
+        self.assertEqual(before, entry.stat().st_mtime)
+        self.use_later()
+        self.advance(INTERVAL)
+        self.round(self.a)
+        self.assertGreater(entry.stat().st_mtime, before + 900)
+
+    def use_later(self) -> None:
+        """Use the prompt once more, at another time."""
+        self.a.files.used("code", PREFIX, self.a.files.now() + 5)
+
+    def test_full_disk(self) -> None:
+        """On a full disk no lease can be written, and room is made all the same; other trouble ends it."""
+        self.warm(self.a)
+        create = self.a.parts.shared._view.folder  # type: ignore[union-attr]
+        self.patch(create, "create", lambda *args: (_ for _ in ()).throw(no_space()))
+        self.age(40 * 86400)
+        self.advance(INTERVAL)
+        self.round(self.a)
+        self.assertEqual({}, self.told(self.a)["files"])
+        self.patch(create, "create", lambda *args: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        self.advance(INTERVAL)
+        self.round(self.a)
+        self.assertFalse(self.told(self.a)["usable"])
+
+
+class Alone(WorldTest):
+    """Without a shared shelf."""
+
+    def test_nothing(self) -> None:
+        """Nothing is shared, and nobody has to ask."""
+        world = self.warm_world()
+        shared = world.parts.shared
+        for work in (shared.round, shared.publish, shared.finish):
+            self.successResultOf(world.start(work))
+        self.assertIsNone(shared.tell())
+        self.assertFalse(shared.usable)
+        shared.release("code")
+        self.assertTrue(self.successResultOf(Deferred.fromCoroutine(shared.claim("code", KEY))))
+        self.assertFalse((Path(self.folder) / "shelf").exists())
