@@ -23,6 +23,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks.agents_day import Llama, metric
 from benchmarks.first_words import get, wait_for
@@ -98,10 +99,18 @@ class Pair:
         return not get(self.admin, "/status")["shared_shelf"]["to_publish"]
 
 
+class Place(Protocol):
+    """What HAProxy must know of a pair: its name, and the two ports."""
+
+    name: str
+    port: int
+    admin: int
+
+
 class Balancer:
     """A real HAProxy, with a master process that can reload its configuration."""
 
-    def __init__(self, stack: ExitStack, folder: Path, *pairs: Pair, configuration: str | None = None) -> None:
+    def __init__(self, stack: ExitStack, folder: Path, *pairs: Place, configuration: str | None = None) -> None:
         """Start HAProxy in front of three pairs, with the example's text or another `configuration`."""
         program = find_haproxy()
         if program is None:
@@ -141,7 +150,7 @@ class Balancer:
         """What HAProxy has said so far: a line for each request."""
         return self._log.read_text(errors="replace")
 
-    def add(self, pair: Pair, number: int) -> None:
+    def add(self, pair: Place, number: int) -> None:
         """Write one more pair into the configuration, with `number` as its id; `reload` makes it known."""
         text = self.file.read_text()
         where = f"    server {pair.name} 127.0.0.1:{pair.port} id {number}"
@@ -163,7 +172,7 @@ class Balancer:
         """Return the sum of a metric of HAProxy that has these labels."""
         return metric(self.operators, name, prefix="haproxy", **labels)
 
-    def sees(self, pair: Pair) -> bool:
+    def sees(self, pair: Place) -> bool:
         """Tell whether HAProxy takes a pair for ready."""
         return self.metric("server_status", proxy="pairs", server=pair.name, state="UP") == 1
 
