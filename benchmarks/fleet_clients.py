@@ -254,8 +254,8 @@ class Summary:
     """Share of second and later turns whose pair had the conversation in its slot."""
     computed: int
     """Prompt tokens computed."""
-    new: int
-    """Prompt tokens that were new."""
+    again: int
+    """Prompt tokens of second and later turns that were computed although an answer of this session had used them."""
     ttft: float
     """Median of the seconds to the first piece of text."""
     ttft_worst: float
@@ -272,7 +272,7 @@ class Summary:
             sum(not turn.moved for turn in later) / len(later),
             sum(turn.answer.cache == "hot" for turn in later) / len(later),
             sum(turn.answer.computed for turn in turns),
-            sum(turn.new for turn in turns),
+            sum(max(turn.answer.computed - turn.new, 0) for turn in later),
             statistics.median(times),
             times[int(len(times) * 0.95)],
         )
@@ -281,6 +281,6 @@ class Summary:
         """Return one line."""
         return (
             f"{self.turns} turns: {self.warm:.1%} of the later ones found their conversation ({self.hot:.1%} in the"
-            f" slot, {self.stayed:.1%} at the same pair), {self.computed} tokens computed, {self.new} were new,"
+            f" slot, {self.stayed:.1%} at the same pair), {self.computed} tokens computed, {self.again} of them again,"
             f" first token after {self.ttft * 1000:.0f} ms, worst twentieth {self.ttft_worst * 1000:.0f} ms"
         )
