@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -121,12 +122,13 @@ class Balancer:
         self.port, turns, self.operators = free_ports(3)
         # A path of more than about a hundred characters is too long for a socket.
         sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-"))
+        self._socket = f"{sockets}/operators.sock"
         environment = {
             "FLEET_BIND": f"127.0.0.1:{self.port}",
             "FLEET_TURNS": f"127.0.0.1:{turns}",
             "FLEET_STATS": f"127.0.0.1:{self.operators}",
             "FLEET_KEYS": str(folder / "fleet.keys"),
-            "FLEET_SOCKET": f"{sockets}/operators.sock",
+            "FLEET_SOCKET": self._socket,
         }
         for number, pair in enumerate(pairs, 1):
             environment |= {f"PAIR{number}": f"127.0.0.1:{pair.port}", f"PAIR{number}_ADMIN": str(pair.admin)}
@@ -157,6 +159,13 @@ class Balancer:
         for section, rest in (("pairs", f"port {pair.admin}"), ("others", f"track pairs/{pair.name}")):
             text = re.sub(rf"(?ms)^(backend {section}\n.*?^    server pair3[^\n]*\n)", rf"\1{where} {rest}\n", text)
         self.file.write_text(text)
+
+    def command(self, text: str) -> str:
+        """Give HAProxy an operator's command; return what it says."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(self._socket)
+            connection.sendall(text.encode() + b"\n")
+            return connection.makefile().read().strip()
 
     def reload(self) -> None:
         """Have HAProxy read its configuration again; returns when the new process answers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ import pytest
 
 from benchmarks.first_words import wait_for
 from benchmarks.fleet_parts import KEY, Balancer, find_haproxy
+from benchmarks.servers import ROOT
 
 CHAT = "/v1/chat/completions"
 
@@ -255,6 +257,49 @@ def test_all_full(edge: Edge) -> None:
     assert edge.ask({}, "/tokenize").status == 200
     for connection in [*waiting, *taken]:
         connection.close()
+
+
+def test_drained_by_hand(edge: Edge) -> None:
+    """A pair that an operator drains finishes what it has and gets nothing new until it is ready again."""
+    first = edge.pairs[0]
+    names = [f"session {number}" for number in range(9)]
+    at_first = [name for name in names if edge.place({}, X_Session_Id=name) == first.name]
+    assert at_first
+    running = edge.begin({"hold": "on"}, X_Session_Id=at_first[0])
+    wait_for("an answer that takes long", lambda: {"hold": "on"} in first.bodies())
+    assert edge.balancer.command(f"set server pairs/{first.name} state drain") == ""
+    count = len(first.seen)
+    for name in names:
+        for path in (CHAT, "/tokenize"):
+            assert edge.ask({}, path, X_Session_Id=name).status == 200
+    assert len(first.seen) == count
+    first.let_go.set()
+    assert running.getresponse().status == 200
+    assert edge.balancer.command(f"set server pairs/{first.name} state ready") == ""
+    assert [name for name in names if edge.place({}, X_Session_Id=name) == first.name] == at_first
+
+
+def test_bodies(edge: Edge) -> None:
+    """Large bodies pass whole, also from a client that asks first."""
+    body = {"prompt": "@code " + "x" * 3_000_000}
+    assert edge.place(body) == edge.place({"prompt": "@code"})
+    assert edge.place(body, Expect="100-continue") == edge.place({"prompt": "@code"})
+    assert edge.seen().count(body) == 2
+
+
+def test_numbers(edge: Edge) -> None:
+    """All numbers of HAProxy that the dashboard and the alerts ask for are there, under these names and labels."""
+    asked = set()
+    for file in ("grafana/dashboards/bioproxy.json", "prometheus/rules.yml"):
+        text = (ROOT / "examples" / file).read_text().replace("\\", "")
+        asked |= set(re.findall(r"(haproxy_\w+)\{([^}]*)\}", text))
+    assert len(asked) >= 3
+    connection = http.client.HTTPConnection("127.0.0.1", edge.balancer.operators, timeout=30)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    for name, labels in asked:
+        wanted = labels.split(",")
+        assert any(line.startswith(name + "{") and all(each.strip() in line for each in wanted) for line in lines), name
 
 
 def test_pairs_that_stop(edge: Edge) -> None:
