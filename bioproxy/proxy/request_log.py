@@ -154,6 +154,9 @@ class RequestLog:
             # Within a second, the ratio is that of two small numbers and says nothing: nobody is told such estimates.
             if record.estimate_ms is not None and max(record.queue_ms, record.estimate_ms) >= WORTH_TELLING:
                 self._metrics.estimate_ratio.observe(record.queue_ms / max(record.estimate_ms, 1.0))
+        # Unknown for a request that never had the slot, or whose prompt is neither a template's nor learned.
+        if record.cache is not None:
+            self._metrics.slot_uses.labels(name, record.cache).inc()
         # Only if llama-server said both: an answer that was broken off, or an error, says neither.
         if "cache_n" in timings and "prompt_n" in timings:
             self._count_tokens(record, name, timings)

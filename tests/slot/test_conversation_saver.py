@@ -294,6 +294,17 @@ class Many(KeeperTest):
         self.assertEqual({"code": ("code.chat.bin", "two"), own: (f"{own}.chat.bin", "one")}, self.chats())
         self.assertEqual(own, self.found("one", "answer", "more")[0])
 
+    def test_another_is_told(self) -> None:
+        """Both files are told to whoever shares them: a file that gets its own name is told under that name, too."""
+        told: list[tuple[str, str, str]] = []
+        self.built.files.saver.saved = lambda name, kind, entry: told.append((name, kind, entry.filename))
+        self.talk("one")
+        self.talk("two")
+        own = self.own_name("one")
+        self.assertEqual(
+            [("code", CHAT, "code.chat.bin"), (own, CHAT, f"{own}.chat.bin"), ("code", CHAT, "code.chat.bin")], told
+        )
+
     def test_continued_later(self) -> None:
         """A conversation that goes on after another one leaves no shorter file behind, under whatever name."""
         self.talk("one")
