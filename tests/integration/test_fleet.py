@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-
 from benchmarks.first_words import wait_for
+
 from benchmarks.fleet_clients import SLACK, Attempt, Crowd, Session, Summary
 from benchmarks.fleet_parts import Balancer, Pair, find_haproxy, round_robin, write_templates
 from benchmarks.servers import Children

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from benchmarks.first_words import wait_for
+
 from benchmarks.fleet_parts import KEY, Balancer, find_haproxy
 from benchmarks.servers import ROOT
 
