@@ -49,6 +49,9 @@ class Listed(PrivateNames):
         found = {name for tree in trees for name in (*imported(tree), *looked_up(tree))}
         classes = 0
         for module in pkgutil.walk_packages(bioproxy.__path__, "bioproxy."):
+            # Importing this one runs the command.
+            if module.name == "bioproxy.__main__":
+                continue
             for each in vars(importlib.import_module(module.name)).values():
                 if isinstance(each, type) and each.__module__ == module.name:
                     classes += 1

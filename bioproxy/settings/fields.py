@@ -114,7 +114,7 @@ class Settings:
     model: Path | None = setting(None, path, "GGUF file to run: bioproxy then starts llama.cpp itself")
     """
     bioproxy starts llama.cpp with this file, with one slot, on a port that only this machine reaches, and starts it
-    again if it crashes. `llama_url` must then be absent, and `slot_save_path` may be: it is then `slots` in
+    again if it crashes. Leave out `llama_url` then; without `slot_save_path`, the slot folder is `slots` in
     `state_dir`. See [A llama.cpp of its own](operation.md#a-llamacpp-of-its-own).
     """
     llama_server: str | None = setting(None, program, "program to run it with, instead of the wheel xllamacpp")

@@ -31,6 +31,7 @@ class Claims:
         Fails with `Unusable`.  Cancelling stops waiting; a lease that is created all the same dies by itself.
         """
         leases, folder = self._view.leases, self._view.folder
+        # Taken before and not given up yet: a warm-up that was interrupted goes on.
         if key in leases.mine:
             return True
         # Somebody else holds it and is alive.
@@ -63,5 +64,6 @@ class Claims:
 
     async def give_up_all(self) -> None:
         """Give up all leases, because this process stops.  Fires and never fails."""
+        # A copy, because giving up takes the key out of the dictionary.
         for key in list(self._view.leases.mine):
             await self.give_up(key)

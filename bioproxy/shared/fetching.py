@@ -48,6 +48,7 @@ class Fetching:
         # There is no room for it, within the limits or on the disk.
         if target is None:
             return False
+        # Counted in any case: also a cancelled or failed copy has cost something.
         result = "failed"
         try:
             if await self._copy(shared, target, patience):
@@ -73,6 +74,8 @@ class Fetching:
         """Copy a file to `target`.  Fires with whether it is there and whole; fails with `Unusable`."""
         folder, given_up = self._view.folder, False
 
+        # Runs in another thread.  It shares one variable with this coroutine, `given_up`, which only this one writes
+        # and only the thread reads, so no lock is needed.
         def work() -> bool:
             done = folder.fetch(shared, target)
             if done and given_up:

@@ -38,6 +38,7 @@ class LocalFiles:
 
     def has(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Tell whether there is a file for the same prompt or conversation and model already."""
+        # The record first, which is in memory; the disk is asked only if the record says yes.
         mine = self._snapshots.get(name, kind)
         return mine is not None and same_content(mine, entry) and self._folder.is_intact(mine)
 
@@ -48,6 +49,7 @@ class LocalFiles:
         """
         if self._folder.path is None or not self._shelf.accepts(name, kind, size):
             return None
+        # Older files go for it, as they do for a file that llama-server saves.
         if not self._shelf.make_room(size, (name, kind)):
             return None
         # Not a name from the record: llama-server could be writing to that one at the same moment.
@@ -67,11 +69,17 @@ class LocalFiles:
             self._folder.remove(filename)
             if not self._folder.rename(file.name, filename):
                 raise OSError(f"{file} cannot be renamed")
+            # What an operator has pinned stays pinned, whoever has computed the file.
             pinned = self._shelf.is_pinned(name, kind)
             self._saver.record(name, kind, replace(entry, filename=filename, pinned=pinned))
         except (OSError, SaveFailed) as error:
+            # Whichever name it has by now, unless the record has that name already.
             self.discard(file)
+            known = self._snapshots.get(name, kind)
+            if known is None or known.filename != filename:
+                self._folder.remove(filename)
             raise OSError(str(error)) from None
+        # Last of all, so that an older file goes only for one that is recorded.
         self._shelf.within_limits((name, kind))
 
     def path_of(self, entry: Snapshot) -> Path | None:
@@ -81,6 +89,7 @@ class LocalFiles:
     def prompt_uses(self) -> Iterator[tuple[str, Key, str]]:
         """Yield the ids of prompts with a file, with what they are made of and when they were used last (ISO 8601)."""
         for name, kind, entry in self._snapshots.prompts():
+            # Without an entry here, nobody has asked for the prompt yet, and its file is as old as it looks.
             uses = self._snapshots.uses(name, kind)
             if kind == PREFIX and uses is not None:
                 yield name, entry.key, uses.last_used

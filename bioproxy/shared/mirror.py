@@ -42,17 +42,21 @@ class Mirror:
 
     def news(self, stems: set[str]) -> set[str]:
         """Forget entries that are not among `stems`; return those of `stems` that have to be read."""
+        # Listed first, because a dictionary must not shrink while it is gone through.
         for stem in [stem for stem in self.entries if stem not in stems]:
             self.drop(stem)
+        # Names are used once, so a damaged entry that is gone never comes back, and need not be remembered.
         self._unreadable &= stems
         return {stem for stem in stems if stem not in self.entries and stem not in self._unreadable}
 
     def add(self, asked: Iterable[str], found: Iterable[SharedEntry]) -> None:
         """Take over what was `found` of the stems that were `asked` for."""
+        # Another look, or the publication of the very same file, may have added an entry before; then nothing changes.
         for entry in found:
             self.entries[entry.stem] = entry
             if self._model is not None and entry.snapshot.model.matches(self._model):
                 self._put(entry)
+        # An entry that was removed between listing and reading is in here as well, until the next look.
         self._unreadable |= {stem for stem in asked if stem not in self.entries}
 
     def drop(self, stem: str) -> None:
@@ -79,6 +83,8 @@ class Mirror:
     def prompt(self, model: Model, name: str, key: Key) -> SharedEntry | None:
         """Return the entry of a prompt with just this text and shape, of this model."""
         self._use(model)
+        # A look-up by name, and then the comparison that decides: the same name may stand for another text or shape at
+        # another bioproxy, whose file would be of no use here.
         stem = self._stems.get((name, PREFIX))
         entry = None if stem is None else self.entries[stem]
         return entry if entry is not None and entry.snapshot.key == key else None
@@ -86,6 +92,7 @@ class Mirror:
     def conversation(self, model: Model, turns: ConversationChain) -> SharedEntry | None:
         """Return the longest conversation of this model that `turns` goes on with."""
         self._use(model)
+        # The index yields the longest one first, and nothing shorter can be better.
         for name, _ in self._index.continued_conversations(turns):
             return self.entries[self._stems[name, CHAT]]
         return None
@@ -122,6 +129,7 @@ class Mirror:
         if self._model is model or (self._model is not None and self._model.matches(model)):
             self._model = model
             return
+        # Anew, and not entry by entry: that happens once for each start of llama-server, and takes milliseconds.
         self._model, self._index, self._stems = model, RecordIndex(), {}
         for entry in self.entries.values():
             if entry.snapshot.model.matches(model):
@@ -129,6 +137,8 @@ class Mirror:
 
     def _put(self, entry: SharedEntry) -> None:
         """Add an entry to the index."""
+        # The last one that was seen wins.  Of two files of the same prompt either will do, and the older one is removed
+        # soon (`superseded`).
         id = entry.name, entry.kind
         self._stems[id] = entry.stem
         self._index.put(id, entry.snapshot)

@@ -97,12 +97,10 @@ class Publishing:
         """
         await self._lock.acquire()
         try:
-            for id in [each for each in self.waiting if each[1] == kind]:
-                if not self._view.usable or self._backoff.waiting(WRITING) is not None:
-                    return
-                # The list may have got shorter during the last ``await``.
-                entry = self.waiting.get(id)
-                if entry is not None:
+            # A copy, because the list changes during each ``await``.  What was saved once more meanwhile is not as its
+            # entry says any more, and its turn comes with the next call.
+            for id, entry in [each for each in self.waiting.items() if each[0][1] == kind]:
+                if self._view.usable and self._backoff.waiting(WRITING) is None:
                     await self._publish(id, entry)
         finally:
             self._lock.release()

@@ -105,6 +105,7 @@ class SharedShelf:
         view = self._view
         if view is None:
             return None
+        # Everything is in memory already: `/status` is asked often, and must never wait for a disk.
         totals = view.mirror.totals()
         return {
             "path": str(view.folder.path),
@@ -126,6 +127,8 @@ class SharedShelf:
         view = self._view
         if view is None or not view.disk.may_try:
             return
+        # In this order: a folder that was never checked must not be read, and a look may show that a lease is lost,
+        # which then is not renewed.
         try:
             await view.check()
             await view.look()
@@ -156,6 +159,7 @@ class SharedShelf:
     async def finish(self) -> None:
         """Publish what is left and give up all leases, because this process stops.  Fires and never fails."""
         if self._view is not None:
+            # Prompts are small in number and help everybody; a conversation helps one client.
             for kind in (PREFIX, CHAT):
                 await self._publishing.publish_all(kind)
             await self._claims.give_up_all()
@@ -189,6 +193,7 @@ class SharedShelf:
         # Files of a model that is only believed to run are of no use.  The caller asks again when it is certain.
         if view is None or not view.usable or model is None or not self._identity.certain:
             return
+        # Any trouble ends in the last lines: the request is never worse off than without the shelf, but for a second.
         try:
             await view.look_for_user()
             # The conversation has the prompt in it.
@@ -209,6 +214,7 @@ class SharedShelf:
         A prompt that the shelf has is fetched, and one that nobody has claimed is claimed, until `release`.  Fires with
         true where the shelf cannot be used; never fails.  Cancelling stops waiting.
         """
+        # Without certainty about the model there is no name for the lease.  `Warmer` finds the model out before.
         view, model = self._view, self._identity.current
         if view is None or not self.usable or model is None or not self._identity.certain:
             return True
@@ -240,6 +246,8 @@ class SharedShelf:
 
     async def _give_up(self, view: SharedView, name: str) -> None:
         """Give up the claim of a prompt, unless it was claimed again meanwhile.  Fires and never fails."""
+        # Asked again here, behind an ``await``: the warmer may have claimed the prompt once more while its file was
+        # being copied.
         if name in self._released:
             self._released.discard(name)
             for key in self._keys(view, name):
@@ -251,6 +259,7 @@ class SharedShelf:
         # What is here and due all the same has to be computed, for example because its tokens are doubted.
         if shared is None or self._local.has(name, PREFIX, shared.snapshot):
             return False
+        # No user waits for this, so the copy has all the time that it needs.
         if not await self._fetching.fetch(shared, COPY_SECONDS):
             return False
         self._metrics.shared_warmups_saved.inc()
@@ -262,6 +271,7 @@ class SharedShelf:
         view, model = self._view, self._identity.current
         if view is None or not view.usable or model is None:
             return None
+        # Compared by text and shape.  The id alone is a name, which may mean another text at another bioproxy.
         return view.mirror.prompt(model, name, key)
 
     def _worth(self, shared: SharedEntry, files: Files) -> float:

@@ -71,6 +71,7 @@ class Upkeep:
         """
         if self._clock.seconds() - self._done_at < INTERVAL:
             return
+        # Noted before the work and not after it, so that a disk in trouble is not asked again with each call.
         self._done_at = self._clock.seconds()
         # Trouble is logged by `Disk`, and the next minute is early enough.
         with suppress(Unusable):
@@ -89,6 +90,7 @@ class Upkeep:
             # What was used before this process began was told by another one, or is long ago.
             if shared is not None and told.get(name, last_used) != last_used:
                 touched.append(shared.stem)
+        # One call for all of them: each call costs a thread, and on a network disk some round trips.
         if touched:
             await view.disk.call(partial(view.folder.touch, *touched), PATIENCE)
 
@@ -102,10 +104,14 @@ class Upkeep:
             # On a full disk no lease can be written, and making room is what matters.
             if not view.usable:
                 raise
+        # Copied here, in the reactor's thread.  A dictionary that grows while another thread goes through it raises
+        # `RuntimeError` there, at a moment that no test finds.
         entries, folder = list(view.mirror.entries.values()), view.folder
 
         def work() -> tuple[list[str], int]:
+            # All times are of one clock, that of the file system, so that differences between them mean something.
             now = folder.now()
+            # What the last file lacked, and the space that must stay free on any disk.
             missing = lacking + RESERVE - folder.free() if lacking else 0
             removed = to_remove(entries, folder.used_at(), now, limits, missing)
             folder.remove(removed)
@@ -114,7 +120,9 @@ class Upkeep:
         try:
             removed, strays = await view.disk.call(work, COPY_SECONDS, copies=True)
         finally:
+            # Also after trouble.  If this fails as well, the lease has no more beats, and another process takes over.
             await self._claims.give_up(REMOVAL)
+        # At once, and not with the next look: no request should begin to fetch what is gone.
         for stem in removed:
             view.mirror.drop(stem)
         self._metrics.shared_files.labels("removed", "ok").inc(len(removed))

@@ -67,8 +67,8 @@ class ReloadTest(ServiceTest):
         self.reload()
         for key, (_, in_file, _) in KEYS.items():
             self.write(**{key: in_file})
-            # The last two make no sense without a model: see tests/child.
-            if key in ("prefixes", "llama_server", "llama_args"):
+            # Two make no sense without a model, see tests/child, and the last one without a slot folder, see below.
+            if key in ("prefixes", "llama_server", "llama_args", "shared_shelf"):
                 self.write()
                 continue
             with capturedLogs() as logs:
@@ -80,6 +80,14 @@ class ReloadTest(ServiceTest):
             self.assertEqual(again, self.reload())
             self.write()
             self.reload()
+
+    def test_shared_shelf(self) -> None:
+        """A shared shelf needs a restart."""
+        self.write()
+        self.reload()
+        self.write(slot_save_path="slots", shared_shelf="shelf")
+        said = self.reload()
+        self.assertEqual(([], {"slot_save_path", "shared_shelf"}), (said["changed"], set(said["needs_restart"])))
 
     def test_templates(self) -> None:
         """Templates come and go; of those that went no number is left."""

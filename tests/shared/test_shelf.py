@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -18,7 +19,7 @@ from bioproxy.shared.publishing import MOST_WAITING
 from bioproxy.shared.publishing import SHORTEST_PAUSE as WRITING_PAUSE
 from bioproxy.shared.removal import INTERVAL, PROTECTED, REMOVAL
 from bioproxy.slot.snapshot import CHAT, PART, PREFIX
-from tests.shared.support import Threads, no_space
+from tests.shared.support import Threads, no_space, snapshot
 from tests.support.world import CODE, KEY, World, WorldTest, logged
 
 LONG = "@code " + "why? " * 100
@@ -194,6 +195,40 @@ class Sharing(SharingTest):
         self.assertNotIn("code", self.b.schedule.wanted)
         self.assertEqual(0, self.computed(self.b))
 
+    def test_unseen_folder(self) -> None:
+        """A bioproxy that does not see its slot folder can neither publish nor fetch."""
+        self.warm(self.a)
+        world = self.one("c", slot_save_path=None)
+        self.warm(world)
+        self.assertGreater(self.computed(world), 0)
+        self.assertEqual(0, world.sample("shared_files_total", action="published", result="ok"))
+        self.assertEqual(0, world.sample("shared_files_total", action="fetched", result="ok"))
+
+    def test_same_time(self) -> None:
+        """A user does not wait for a warm-up that fetches the same file, and the second copy is dropped."""
+        self.warm(self.a)
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.threads[1].hangs = True
+        warming = self.b.start(self.b.warmer.round)
+        work, result = self.threads[1].held.pop(0)  # the look, which leads to the copy
+        result.callback(work())
+        call = self.b.chat("@code why?")
+        self.threads[1].go_on()
+        self.b.settle()
+        self.successResultOf(warming)
+        self.assertEqual("restored", call.headers["x-bioproxy-cache"])
+        self.assertEqual(["code.bin"], os.listdir(self.folder / "b" / "slots"))
+
+    def test_unused_prompt(self) -> None:
+        """Prompts are told as used that have a file and were used, and not beginnings of prompts."""
+        self.warm(self.a)
+        known = self.a.snapshots.get("code", PREFIX)
+        assert known is not None
+        self.a.snapshots.put("code", PART, replace(known, filename="code.part.bin"))
+        self.a.chat("@code why?")
+        self.assertEqual(["code"], [name for name, _, _ in self.a.parts.shared._local.prompt_uses()])
+
 
 class Leases(SharingTest):
     """One computes at a time."""
@@ -208,6 +243,7 @@ class Leases(SharingTest):
         self.do(self.b, self.b.identity.find_out)
         self.do(self.b, self.b.warmer.round)
         self.assertEqual(0, self.computed(self.b))
+        self.assertFalse(self.do(self.b, lambda: self.b.parts.shared.claim("code", KEY)))
         template = self.b.status.now()["templates"][0]
         self.assertEqual("another bioproxy warms it up, and shares the file", template["warmup"]["reason"])
         self.round(self.a)
@@ -247,6 +283,19 @@ class Leases(SharingTest):
         self.assertEqual(["code"], self.told(self.a)["computing"])
         self.do(self.a, shared.finish)
         self.assertEqual([], os.listdir(self.path / "leases"))
+
+    def test_claimed_while_published(self) -> None:
+        """A claim that is needed again while the file of the last one is copied is kept."""
+        shared = self.a.parts.shared
+        self.round(self.a)
+        self.do(self.a, self.a.warmer.round)
+        self.threads[0].hangs = True
+        publishing = self.a.start(shared.publish)
+        claim = self.a.start(lambda: shared.claim("code", KEY))
+        self.threads[0].go_on()
+        self.successResultOf(publishing)
+        self.assertTrue(self.successResultOf(claim))
+        self.assertEqual(["code"], self.told(self.a)["computing"])
 
     def test_published_meanwhile(self) -> None:
         """What was published between the look and the claim is fetched after all."""
@@ -344,6 +393,18 @@ class Trouble(SharingTest):
         told = self.told(self.b)
         self.assertEqual((None, 0, 1), (told["trouble"], told["to_publish"], told["files"]["conversation"]["files"]))
 
+    def test_full_for_several(self) -> None:
+        """When a disk has taken no file, no other one is tried before the pause is over."""
+        self.warm(self.a)
+        known = self.a.snapshots.get("code", PREFIX)
+        assert known is not None
+        for name in ("one", "two"):
+            self.a.parts.shared.saved(name, PREFIX, known)
+        self.threads[0].error = no_space()
+        self.do(self.a, self.a.parts.shared.publish)
+        self.assertEqual(1, self.a.sample("shared_files_total", action="published", result="failed"))
+        self.assertEqual(2, self.told(self.a)["to_publish"])
+
     def test_publishing_fails(self) -> None:
         """A disk that fails while a file is published gets it later."""
         self.round(self.a)
@@ -355,6 +416,23 @@ class Trouble(SharingTest):
         self.advance(SHORTEST_PAUSE * 3)
         self.round(self.a)
         self.assertEqual(0, self.told(self.a)["to_publish"])
+
+    def test_saved_again(self) -> None:
+        """What is saved once more while it is published is published once more; what is gone is not."""
+        self.round(self.a)
+        self.do(self.a, self.a.warmer.round)
+        self.threads[0].hangs = True
+        publishing = self.a.start(self.a.parts.shared.publish)
+        known = self.a.snapshots.get("code", PREFIX)
+        assert known is not None
+        self.a.parts.shared.saved("code", PREFIX, replace(known, tokens=known.tokens + 1))
+        self.threads[0].go_on()
+        self.successResultOf(publishing)
+        self.assertEqual(1, self.told(self.a)["to_publish"])
+        (self.folder / "a" / "slots" / "code.bin").unlink()
+        self.do(self.a, self.a.parts.shared.publish)
+        self.assertEqual(0, self.told(self.a)["to_publish"])
+        self.assertEqual(1, self.a.sample("shared_files_total", action="published", result="missing"))
 
     def test_many_waiting(self) -> None:
         """While the folder is gone, not everything that is saved is remembered; beginnings of prompts never are."""
@@ -380,6 +458,31 @@ class Trouble(SharingTest):
         self.assertGreater(self.computed(self.b), 0)
         self.assertEqual(1, self.b.sample("shared_files_total", action="fetched", result="missing"))
         self.assertEqual(1, self.b.sample("shared_files_total", action="published", result="ok"))
+
+    def test_cannot_be_recorded(self) -> None:
+        """What cannot be renamed here is computed, and no copy stays."""
+        self.warm(self.a)
+        really = os.replace
+
+        def refuse(source: Any, target: Any) -> None:
+            if "fetched" in str(source):
+                raise OSError(errno.EIO, "broken")
+            really(source, target)
+
+        self.patch(os, "replace", refuse)
+        self.warm(self.b)
+        self.assertGreater(self.computed(self.b), 0)
+        self.assertEqual(["code.bin"], os.listdir(self.folder / "b" / "slots"))
+        self.assertGreater(self.b.sample("shared_files_total", action="fetched", result="failed"), 0)
+
+    def test_cannot_be_fetched(self) -> None:
+        """A user whose file cannot be recorded is served all the same."""
+        self.warm(self.a)
+        self.round(self.b)
+        self.do(self.b, self.b.identity.find_out)
+        self.threads[1].error = OSError(errno.EIO, "broken")
+        self.assertEqual("cold", self.b.chat("@code why?").headers["x-bioproxy-cache"])
+        self.assertFalse(self.told(self.b)["usable"])
 
     def test_no_room_here(self) -> None:
         """What has no room in the own slot folder is not fetched."""
@@ -495,5 +598,6 @@ class Alone(WorldTest):
         self.assertIsNone(shared.tell())
         self.assertFalse(shared.usable)
         shared.release("code")
+        shared.saved("code", PREFIX, snapshot())
         self.assertTrue(self.successResultOf(Deferred.fromCoroutine(shared.claim("code", KEY))))
         self.assertFalse((Path(self.folder) / "shelf").exists())
