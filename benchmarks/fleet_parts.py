@@ -200,7 +200,7 @@ def round_robin() -> str:
     """Return the example's configuration, but with each request going to the next pair, whatever it is."""
     text = CONFIGURATION.read_text()
     start = text.index("backend pairs")
-    hashed = re.compile(r"    balance hash var\(txn.key\)\n    hash-type.*?    hash-balance-factor 200\n", re.S)
+    hashed = re.compile(r"    balance hash var\(txn.key\)\n    hash-type.*?    hash-balance-factor 250\n", re.S)
     changed, count = hashed.subn("    balance roundrobin\n", text[start:])
     assert count == 1, "the configuration has changed"
     return text[:start] + changed

@@ -25,6 +25,9 @@ SESSIONS, TURNS, TEMPLATES = 20, 10, 4
 THINKING = 3.0
 """Seconds between two turns of a session, at most: so a saved conversation is on the shelf before the next turn."""
 
+QUESTION = 300
+"""Words of a question: so many that a turn which does not find its conversation computes more than is allowed."""
+
 WARM = 0.95
 """Share of second and later turns that must find their conversation."""
 
@@ -58,6 +61,11 @@ def balance(stack: ExitStack, folder: Path, pairs: list[Pair], configuration: st
     return balancer
 
 
+def session(name: str, number: int) -> Session:
+    """Return a session on one of the templates."""
+    return Session(name, f"@t{number % TEMPLATES}", question_words=QUESTION)
+
+
 def total(pairs: list[Pair], name: str, **labels: str) -> float:
     """Return the sum of a metric over all pairs."""
     return sum(pair.metric(name, **labels) for pair in pairs)
@@ -78,8 +86,7 @@ def test_affinity(stack: ExitStack, tmp_path: Path, pair_of: PairOf, capsys: pyt
         with ExitStack() as running:
             balancer = balance(running, tmp_path / name.replace(" ", "-"), pairs, configuration)
             before = total(pairs, "prompt_tokens_total", source="computed")
-            sessions = (Session(f"{name} {number}", f"@t{number % TEMPLATES}") for number in range(SESSIONS))
-            crowd = Crowd(sessions)
+            crowd = Crowd(session(f"{name} {number}", number) for number in range(SESSIONS))
             crowd.start(balancer.port, TURNS, THINKING)
             crowd.join()
             results[name] = Summary.of(crowd.turns)
@@ -107,20 +114,21 @@ def test_events(stack: ExitStack, tmp_path: Path, pair_of: PairOf, model_of: Mod
     balancer = balance(stack, tmp_path / "haproxy", pairs)
     # Some work all the time; the others go on after each event, and what they compute then is looked at.
     busy = Crowd(Session(f"busy {number}", f"@t{number % TEMPLATES}", answer_tokens=60) for number in range(8))
-    busy.start(balancer.port, 15, 0.5, endless=True)
-    calm = [Session(f"calm {number}", f"@t{number % TEMPLATES}") for number in range(9)]
+    busy.start(balancer.port, 15, 2.0, endless=True)
+    calm = [session(f"calm {number}", number) for number in range(9)]
 
     def go_on() -> None:
         """Let the calm sessions ask their next question, and wait until their conversations are on the shelf."""
-        for session in calm:
-            turn = session.turn(balancer.port)
+        for each in calm:
+            turn = each.turn(balancer.port)
             if turn.number:
-                assert turn.answer.computed <= turn.new + SLACK, (turn, session.turns, session.failures)
+                assert turn.answer.computed <= turn.new + SLACK, (turn, each.turns, each.failures)
         # A conversation is saved when another one takes the slot.  The first one counted may have had it before.
         running = [pair for pair in pairs if pair.running]
         wanted = {pair.name: count(pair) + 2 for pair in running}
         wait_for("others in the slots", lambda: all(count(pair) >= wanted[pair.name] for pair in running))
-        wait_for("published conversations", lambda: all(pair.published() for pair in running))
+        for pair in running:
+            wait_for("published conversations", pair.published)
 
     def count(pair: Pair) -> int:
         """Return how many turns of the busy sessions a pair has answered."""
@@ -128,7 +136,7 @@ def test_events(stack: ExitStack, tmp_path: Path, pair_of: PairOf, model_of: Mod
 
     def home() -> dict[str | None, int]:
         """Return how many calm sessions were answered last by each pair."""
-        last = [session.turns[-1].answer.pair for session in calm]
+        last = [each.turns[-1].answer.pair for each in calm]
         return {name: last.count(name) for name in last}
 
     go_on()
@@ -161,8 +169,8 @@ def test_events(stack: ExitStack, tmp_path: Path, pair_of: PairOf, model_of: Mod
 
     busy.stop()
     busy.join()
-    failures = [*busy.failures, *(each for session in calm for each in session.failures)]
-    turns = [*busy.turns, *(turn for session in calm for turn in session.turns)]
+    failures = [*busy.failures, *(failure for each in calm for failure in each.failures)]
+    turns = [*busy.turns, *(turn for each in calm for turn in each.turns)]
     print(f"{len(turns)} turns, {len(failures)} failures: {failures}")
     assert all(turn.answer.is_whole for turn in turns)
     assert not [each for each in failures if each.hung or not honest(each)]
