@@ -20,6 +20,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from benchmarks.fleet_sim_load import Conversation, Machine
 from benchmarks.scheduling import TO_THE_NEXT_BLOCK
@@ -35,8 +36,7 @@ SLOT, LOCAL, SHARED, NOWHERE = "slot", "local", "shared", "nowhere"
 """Where the tokens come from that need not be computed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """How a request would be answered: where its tokens come from, and what that costs."""
 
     source: str
