@@ -1,4 +1,13 @@
-"""``python -m benchmarks.bench``: measure, write the results, and draw them."""
+"""``python -m benchmarks.bench``: measure, write the results, and draw them.
+
+Each theme runs in a scratch folder of its own, starts the processes that it needs and ends them.  What it found is
+printed, and written at once, so that a run that is ended in the middle keeps the themes that were done.  The pictures
+are drawn from ``results.json`` at the end, also from what earlier runs left there: with ``--themes latency`` only the
+latencies are measured anew, and all else stays.
+
+No Twisted here.  The client of a benchmark is plain blocking Python, which waits for one answer at a time, so that what
+is measured is the server.  Does not know what a theme measures, only its name and that it returns a `Found`.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from benchmarks.bench.machine import program
 from benchmarks.servers import Child, Children, free_ports
 from bioproxy.settings.configuration import xdg_folder
 
+# Written for `str.format`: doubled braces are single ones in the file.
 NGINX = """daemon off; master_process off; pid nginx.pid; error_log stderr; worker_processes 1;
 events {{ worker_connections 4096; }}
 http {{

@@ -33,6 +33,8 @@ from benchmarks.bench.stand_in import CHUNKS
 from benchmarks.servers import Child, Children, free_ports
 
 CHAT, PLAIN = "/v1/chat/completions", "/tokenize"
+"""A path where bioproxy has its gate, and one that passes straight through."""
+
 FIGURES = (p10, median, p99)
 """What is told of a contestant's times: undisturbed, in the middle, and at its worst but for one in a hundred."""
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from benchmarks.servers import ROOT
 
 PACKAGES = ("twisted", "treq", "klein", "xllamacpp")
+"""What bioproxy and the measured llama.cpp are made of."""
+
 SBIN = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"))
 """Where programs are looked for: servers stand in folders that an ordinary user's path leaves out."""
 

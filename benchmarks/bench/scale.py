@@ -31,6 +31,7 @@ RESTING = 1.0
 """Seconds after which a started process is at rest."""
 
 TWISTED_ALONE = ("-c", "import twisted.internet.reactor, twisted.web.server, treq, klein")
+"""What any proxy of these libraries does before its first own line."""
 
 
 def run(amounts: Amounts, folder: Path) -> Found:

@@ -26,6 +26,8 @@ CHUNKS = 500
 """Events of a streamed answer."""
 
 PACE = re.compile(rb"pace_us=(\d+)")
+"""The pause between two events of a stream, in microseconds."""
+
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 
 ANSWER = (
