@@ -21,10 +21,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.first_words import wait_for
 from benchmarks.fleet_clients import Crowd, Session, Summary, Turn
 from benchmarks.fleet_parts import Balancer, Pair, find_haproxy, round_robin, write_templates
-from benchmarks.servers import Children
+from benchmarks.servers import Children, wait_for
 from bioproxy.demo import tiny_model
 
 QUESTION = 200

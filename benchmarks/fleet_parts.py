@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.agents_day import Llama, metric
-from benchmarks.first_words import get, wait_for
-from benchmarks.servers import ROOT, Child, Children, free_ports, listens
+from benchmarks.servers import ROOT, Child, Children, free_ports, get, listens, wait_for
 from bioproxy.demo.tiny_model import COMMON_WORDS
 
 CONFIGURATION = ROOT / "examples/haproxy/haproxy.cfg"

@@ -10,11 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from benchmarks.first_words import wait_for
 
 from benchmarks.fleet_clients import SLACK, Attempt, Crowd, Session, Summary
 from benchmarks.fleet_parts import Balancer, Pair, find_haproxy, round_robin, write_templates
-from benchmarks.servers import Children
+from benchmarks.servers import Children, wait_for
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import ModelOf, Run
 from tests.integration.support import async_test, children, is_running, until

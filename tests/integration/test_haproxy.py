@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.first_words import wait_for
 
 from benchmarks.fleet_parts import KEY, Balancer, find_haproxy
-from benchmarks.servers import ROOT
+from benchmarks.servers import ROOT, wait_for
 
 CHAT = "/v1/chat/completions"
 
