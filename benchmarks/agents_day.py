@@ -61,13 +61,13 @@ def post(port: int, path: str, body: Any) -> tuple[bytes, http.client.HTTPMessag
     return answer, response.headers
 
 
-def metric(port: int, name: str, **labels: str) -> float:
-    """Return the sum of a metric's samples that have these labels."""
+def metric(port: int, name: str, prefix: str = "bioproxy", **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels; the name begins with that of a program."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
-    found = re.findall(rf"^bioproxy_{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
+    found = re.findall(rf"^{prefix}_{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
     wanted = [f'{key}="{value}"' for key, value in labels.items()]
     return sum(float(value) for said, value in found if all(each in said for each in wanted))
 

@@ -20,6 +20,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from benchmarks.fleet_parts import find_haproxy
 from bioproxy.operator.options import Options
 from bioproxy.prompts import templates
 from bioproxy.settings import configuration as config
@@ -35,13 +36,14 @@ MOST_EXPOSED = 20
 """The worst score that `systemd-analyze security` may give bioproxy, in tenths; it gave 11 at first."""
 
 
-def run(program: str, *arguments: str | Path, text: bytes = b"") -> str:
+def run(program: str, *arguments: str | Path, text: bytes = b"", **variables: str) -> str:
     """Run a program, which must succeed; return what it said.  A test that needs one that is missing is skipped."""
     if shutil.which(program) is None:
         if os.environ.get("CI") == "true":
             raise AssertionError(f"{program} is missing")
         raise SkipTest(f"{program} is missing")
-    done = subprocess.run([program, *arguments], input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command, environment = [program, *arguments], {**os.environ, **variables}
+    done = subprocess.run(command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     said = done.stdout.decode()
     if done.returncode:
         raise AssertionError(f"{program} ended with {done.returncode}:\n{said}")
@@ -68,7 +70,7 @@ def expressions() -> Iterator[tuple[str, str, str]]:
     for rule in rules():
         yield rule["alert"], rule["expr"], " ".join(rule["annotations"].values())
     for panel in dashboard()["panels"]:
-        for target in panel["targets"]:
+        for target in panel.get("targets", ()):  # a row has none
             # What Grafana puts in before it asks.
             expression = re.sub(r"\$__(rate_interval|range)", "5m", target["expr"])
             yield panel["title"], re.sub(r"\$\w+", ".*", expression), target["legendFormat"]
@@ -82,6 +84,8 @@ class Expressions(FolderTest):
         used = set()
         for where, expression, beside in expressions():
             known = {"instance", "job", "le"}  # those of Prometheus itself
+            if "haproxy_" in expression:
+                known |= {"proxy", "server", "state"}
             for name, selector in re.findall(r"\b(bioproxy_\w+|up)\b(\{[^}]*\})?", expression):
                 metric = re.sub("_(bucket|sum|count)$", "", name)
                 kind, labels = ("gauge", "") if name == "up" else TABLE[metric]
@@ -121,7 +125,8 @@ class Expressions(FolderTest):
             self.assertFalse(here & cells, panel["title"])
             self.assertLess(max(here)[0], 24, panel["title"])
             cells |= here
-            self.assertEqual({"type": "prometheus", "uid": "${datasource}"}, panel["datasource"])
+            if panel["type"] != "row":
+                self.assertEqual({"type": "prometheus", "uid": "${datasource}"}, panel["datasource"])
 
 
 class Prometheus(WorldTest):
@@ -129,8 +134,9 @@ class Prometheus(WorldTest):
 
     def test_rules(self) -> None:
         """The rules, and the configuration that names them, are as they should be."""
-        said = run("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
-        self.assertIn(f"{len(rules())} rules found", said)
+        for file in ("prometheus.yml", "fleet.yml"):
+            said = run("promtool", "check", "config", PROMETHEUS / file)
+            self.assertIn(f"{len(rules())} rules found", said)
 
     def test_alerts(self) -> None:
         """Each alert fires when it should, and only then; none is left untried."""
@@ -148,6 +154,21 @@ class Prometheus(WorldTest):
         self.assertEqual(502, world.chat("@code three").status)
         text = world.operate("GET", "/metrics").body
         self.assertEqual("", run("promtool", "check", "metrics", text=text))
+
+
+class Haproxy(FolderTest):
+    """HAProxy's own judgement."""
+
+    def test_accepted(self) -> None:
+        """The configuration is valid, and has the same pairs, with the same ids, in both places."""
+        (self.folder / "keys").write_text("key\n")
+        program, file = find_haproxy() or "haproxy", EXAMPLES / "haproxy/haproxy.cfg"
+        folder = str(self.folder)
+        run(program, "-c", "-f", file, FLEET_KEYS=f"{folder}/keys", FLEET_SOCKET=f"{folder}/socket")
+        pairs = re.findall(r"(?m)^    server (pair\d) (\S+) id (\d)", file.read_text())
+        self.assertEqual(pairs[:3], pairs[3:])
+        # Two places for each pair.
+        self.assertIn(f"FLEET_PLACES-{2 * len(pairs[:3])}", file.read_text())
 
 
 class Systemd(FolderTest):

@@ -127,6 +127,18 @@ class ClientNames(PrivateNames):
         self.check("_quiescentCallback", [protocol], quiet)
         self.check("_parser", None, protocol._parser)
 
+    def test_decoders(self) -> None:
+        """A parser finds the class that decodes chunks by the name of the encoding."""
+        chunked = namedAny("twisted.web.http._ChunkedTransferDecoder")
+        parser = namedAny(f"{CLIENT}.HTTPClientParser")
+        self.check("_transferDecoders", {b"chunked": chunked}, getattr(parser, "_transferDecoders", None))
+        pieces: list[bytes] = []
+        rests: list[bytes] = []
+        decoder = chunked(pieces.append, rests.append)
+        decoder.dataReceived(b"1\r\nx\r\n2\r\nyz\r\n0\r\n\r\nrest")
+        name = "twisted.web.http._ChunkedTransferDecoder"
+        self.check(name, ([b"x", b"yz"], [b"rest"]), (pieces, rests))
+
     def test_body_transport(self) -> None:
         """What a body's protocol gets for a transport has the connection behind it, and none once all is here."""
         connection = StringTransport()

@@ -26,6 +26,7 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
+from bioproxy.http.send_now import send_now
 
 SLOT_BUFFER_BYTES = 4 * 1024 * 1024
 """Bytes kept for one client whose answer uses the slot; one piece more may be added before the source pauses.
@@ -189,8 +190,8 @@ class ClientOutput:
             self.end()
         else:
             self._release()
-            # Abort before firing `done`: Klein then calls `finish`, which writes the last chunk, and only on an aborted
-            # connection does that go nowhere.
+            # Not finished: `finish` would write the last chunk, and the answer would look complete.  Abort before
+            # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.
             self.request.channel.forceAbortClient()
             self.done.callback(None)
 
@@ -230,8 +231,8 @@ class ClientOutput:
     def stopProducing(self) -> None:
         """Drop everything and stop the source.  Called by Twisted when the client's connection is lost.
 
-        `done` does not fire.  Twisted tells Klein of the lost connection as well, and Klein cancels the coroutine that
-        answers the request, wherever it is waiting.
+        `done` does not fire.  The loss of the connection also cancels the coroutine that answers the request, wherever
+        it is waiting (`bioproxy.http.resources`).
         """
         self._client_gone = True
         self._stop_stall_call()
@@ -242,9 +243,12 @@ class ClientOutput:
     def _finish(self) -> None:
         """Complete the answer: Twisted writes the last chunk, and goes on with the client's next request."""
         self._release()
+        # The request knows its connection only until it is finished.
+        connection = self.request.channel.transport
         self.request.finish()
-        # Last, because it resumes the coroutine that waits for it, and with it Klein, which finishes each request that
-        # is not finished yet.
+        # The client has waited long enough: what is noted and logged about its request comes after its last byte.
+        send_now(connection)
+        # Last, because it resumes the coroutine that waits for it.
         self.done.callback(None)
 
     def _release(self) -> None:

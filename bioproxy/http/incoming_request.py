@@ -103,8 +103,8 @@ class IncomingRequest(Request):
     def getRequestHostname(self) -> bytes:
         """Return a host name that is always valid.
 
-        Called by Klein for each request, which needs the name to build links.  Nothing here builds links.  A request of
-        HTTP/1.0 may have no `Host` header, and then Twisted's method returns the port's address, which a Unix socket
-        has not.
+        Called by Klein on the operator's port, which needs the name to build links.  Nothing here builds links.  A
+        request of HTTP/1.0 may have no `Host` header, and then Twisted's method returns the port's address, which a
+        Unix socket has not.
         """
         return b"localhost"

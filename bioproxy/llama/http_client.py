@@ -1,4 +1,4 @@
-"""Twisted's HTTP client with four things corrected that matter to a proxy.
+"""Twisted's HTTP client with five things changed that matter to a proxy.
 
 An `Agent` opens a connection with a *factory*.  The factory makes a *protocol* for it: the object whose methods Twisted
 calls when something happens on that connection (`dataReceived`, `connectionLost`).  Twisted has no public way to choose
@@ -10,22 +10,25 @@ either, so these are subclasses of Twisted's own, and the private names they use
 * A server may name headers in `Connection` that are meant for the next hop only (RFC 9110, section 7.6.1).  Twisted
   keeps that header to itself, so whoever gets the answer could not remove them.
 * "304 Not Modified" may tell the length of the body that it leaves out.  Twisted keeps that to itself, too.
+* What one read from the network has brought is handed on as one piece of the body, however many chunks that are.
 
 This module knows HTTP, and nothing about llama-server: a broken or malicious program at its address is expected here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol, Request
 from twisted.web.client import _HTTP11ClientFactory
-from twisted.web.http import NOT_MODIFIED
+from twisted.web.http import NOT_MODIFIED, _ChunkedTransferDecoder
 from twisted.web.iweb import IResponse
 
 from bioproxy.http.headers import connection_options
+from bioproxy.http.send_now import send_now
 from bioproxy.runtime.errors import UpstreamError
 
 LONGEST_HEAD = 256 * 1024
@@ -34,6 +37,46 @@ LONGEST_HEAD = 256 * 1024
 llama-server's heads have a few hundred bytes; those of a proxy in between may have many cookies.  Halved, nothing known
 would be rejected; doubled, a broken server may take twice the memory for each connection.
 """
+
+
+class JoiningDecoder(_ChunkedTransferDecoder):
+    """Decodes a body in chunks, and hands on what one read has brought as one piece.
+
+    llama-server sends each token of a stream as a chunk.  While tokens are slow, each comes with a read of its own, and
+    is handed on at once.  When many have arrived together, because this process or the network was busy, one piece
+    instead of a hundred is searched, counted and written to the client.  Where chunks end means nothing in HTTP.
+
+    Invariant: no byte of the body is kept here after `dataReceived` has returned, so none waits for the next read.
+    """
+
+    def __init__(self, deliver: Callable[[bytes], None], finished: Callable[[bytes], None]) -> None:
+        """Call `deliver` with each piece, and `finished` after the last chunk, with the bytes behind the body."""
+        self._pieces: list[bytes] = []
+        self._deliver = deliver
+        self._finished = finished
+        super().__init__(self._pieces.append, self._end)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Decode what one read has brought.  Called by the parser; raises what Twisted raises for invalid chunks."""
+        # What came in front of an invalid chunk is handed on, too, as Twisted does it: a client with a slow stream sees
+        # the tokens that there were before the error.
+        try:
+            super().dataReceived(data)
+        finally:
+            self._hand_on()
+
+    def _end(self, rest: bytes) -> None:
+        """Hand on the last piece before the end.  Called by Twisted's method after the last chunk."""
+        self._hand_on()
+        self._finished(rest)
+
+    def _hand_on(self) -> None:
+        """Deliver what was decoded since the last time, if there is anything."""
+        if self._pieces:
+            piece = b"".join(self._pieces)
+            # Emptied before: what gets the piece may end the connection, and with it this body.
+            self._pieces.clear()
+            self._deliver(piece)
 
 
 class Client(HTTP11ClientProtocol):
@@ -55,9 +98,13 @@ class Client(HTTP11ClientProtocol):
         """
         self._head = 0
         answer: Deferred[IResponse] = super().request(request)
+        # The head is written by now, and a small body as well: nothing follows before the answer.
+        send_now(self.transport)
         # The parser is replaced with each request, and gone when the answer is whole, so it is remembered here.
         parser = self._parser
         assert parser is not None  # `super().request` has made it
+        # The parser looks here for the class that decodes a body, when the answer's head has come.
+        parser._transferDecoders = DECODERS
 
         def put_right(response: IResponse) -> IResponse:
             # `abortConnection` closes at once; `loseConnection` would first wait until all is written.
@@ -88,6 +135,10 @@ class Client(HTTP11ClientProtocol):
                 transport.abortConnection()
                 return
         super().dataReceived(data)
+
+
+DECODERS: dict[bytes, type[_ChunkedTransferDecoder]] = {b"chunked": JoiningDecoder}
+"""The encodings of a body that are understood, with the class for each: the one that HTTP/1.1 demands."""
 
 
 class Factory(_HTTP11ClientFactory):

@@ -4,12 +4,12 @@
 slot, send the request, relay the answer, note what the slot holds now.  Each `await` in it is a point where other code
 runs and where the request may end: its client hangs up, llama-server breaks off, the service stops.
 
-Klein is a small library on top of Twisted's HTTP server.  It maps paths to functions and lets them be coroutines
-(``async def``).  When a client hangs up, Klein *cancels* the coroutine: the `await` in progress raises
-`CancelledError`.  Python then runs every ``finally`` and ``async with`` on the way out, and these give up the place in
-the queue, open the gate and close the connection to llama-server.  So there is no list of clients that have gone, and
-no code at each `await` for a client that may be gone.  In Twisted, unlike asyncio, `CancelledError` is an ordinary
-`Exception`: an ``except Exception`` around an `await` must let it pass.
+Twisted's HTTP server calls a function for each request.  Here that is a coroutine (``async def``).  When a client hangs
+up, its coroutine is *cancelled* (`bioproxy.http.resources`): the `await` in progress raises `CancelledError`.  Python
+then runs every ``finally`` and ``async with`` on the way out, and these give up the place in the queue, open the gate
+and close the connection to llama-server.  So there is no list of clients that have gone, and no code at each `await`
+for a client that may be gone.  In Twisted, unlike asyncio, `CancelledError` is an ordinary `Exception`: an ``except
+Exception`` around an `await` must let it pass.
 
 A request is never sent to llama-server a second time, whatever goes wrong.  It is not idempotent: llama-server may have
 generated half an answer, and repeating that takes the slot from others for minutes, for a client that may not want it
@@ -20,7 +20,6 @@ This module knows the order of steps only: not what the slot holds, not the APIs
 
 from __future__ import annotations
 
-from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -64,12 +63,6 @@ class Proxy:
         the rest  the client reading, outside the gate    drops what was kept for it
 
     From "gate" to "body" the time is what all others wait for, so nothing else is awaited there.
-    """
-
-    app = Klein()
-    """The routes: a class attribute, because the decorator `route` is used while the class is being defined.
-
-    Klein binds it to the object when it is read from one, as Python does with functions.
     """
 
     log = Logger()
@@ -123,14 +116,13 @@ class Proxy:
 
         Every path leads to `serve`: which paths exist is for llama-server to say, and later builds have new ones.
         """
-        return CatchAllResource(self.app.resource())
+        return CatchAllResource(self.serve)
 
-    @app.route("/")
     async def serve(self, request: IncomingRequest) -> None:
         """Answer one request, whatever its path and method.
 
-        Klein calls this when the request has arrived with its body, and cancels it on a hang-up.  Fires when the client
-        has read its answer; fails with `CancelledError` only.
+        Called by `CatchAllResource` when the request has arrived with its body, and cancelled on a hang-up.  Fires when
+        the client has read its answer; fails with `CancelledError` only.
         """
         # The interval is read once for each request, so a reload applies to those that come later.
         exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
@@ -147,7 +139,7 @@ class Proxy:
             if exchange.output.begun:
                 await exchange.output.done
         except CancelledError:
-            # The only place that notes a hang-up.  Raised again, as Klein expects of a coroutine that it cancelled.
+            # The only place that notes a hang-up.  Raised again, as by every coroutine that was cancelled.
             if not exchange.left_at_end:
                 exchange.record.status = CLIENT_GONE
             raise
@@ -210,8 +202,8 @@ class Proxy:
             # All that is expected to go wrong: it has a status and a sentence for the client; no traceback is logged.
             exchange.fail(error)
         except Exception:
-            # A bug in bioproxy.  Klein must not tell the client of it: it would append its own error page to an answer
-            # that has begun, and end it as if it were complete.
+            # A bug in bioproxy.  The client must learn of it all the same, and never take an answer for complete that
+            # has begun and cannot be ended.
             self.log.failure("internal error while serving {path}", path=record.path)
             exchange.fail(ProxyError("internal error in bioproxy; its log has the details"))
 

@@ -74,6 +74,7 @@ class Metrics:
             registry=self.registry,
             buckets=RATIOS,
         )
+        self.slot_uses = counter("slot_uses", "Requests by how the slot came to hold their prompt", "template", "cache")
         # What it cost the others that requests which go on with the slot's conversation may pass.
         self.passed_over_seconds = seconds("passed_over_seconds", "Time by which a waiting request was passed over")
         self.linger = counter("linger", "Times that the gate waited for a conversation's next request", "result")

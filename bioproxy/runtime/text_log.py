@@ -15,6 +15,8 @@ Only public pieces of `twisted.logger` are used.  Where the lines go is decided 
 
 from __future__ import annotations
 
+from functools import cache
+
 from twisted.logger import LogEvent, LogLevel, eventAsText, formatTime
 
 PARTS = {
@@ -56,8 +58,14 @@ def text_line(event: LogEvent) -> str | None:
     return (head + text).replace("\n", "\n\t") + "\n"
 
 
+@cache
 def part(namespace: str) -> str:
-    """Return the short name of the part that has a `Logger` of this namespace."""
+    """Return the short name of the part that has a `Logger` of this namespace.
+
+    A namespace is a module's name, mostly with that of a class behind it: ``bioproxy.proxy.request_log.RequestLog``.
+    """
+    # Each line of the log needs it, so it is found once for each namespace.  There are as many of these as there are
+    # loggers in the code, so the cache does not grow.
     package, *inner = namespace.split(".")
     if package == LEGACY:
         return "twisted"

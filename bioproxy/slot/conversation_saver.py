@@ -55,6 +55,13 @@ What is restored is used up to a multiple of 64 tokens, so fewer would gain noth
 with 100 tokens each compute them twice.
 """
 
+FIRST_QUESTION = 2
+"""Messages that a conversation has at most before its first answer: a system message and a question.
+
+Halved, each question with a system message is saved when something else takes the slot; doubled, a conversation is
+saved late in its second turn.
+"""
+
 EARLIER = 8
 """Beginnings of a saved conversation by which it is found, too, without its last messages.
 
@@ -114,7 +121,12 @@ class ConversationSaver:
     def due(self, displaced: bool = False) -> bool:
         """Tell whether there is a conversation that is worth saving now; `displaced`: something else takes the slot."""
         known, grown = self._content.known, self._content.unsaved_tokens()
-        if known is None or grown < (GROWN_IF_DISPLACED if displaced else GROWN) or not self._can_keep(known):
+        if known is None or grown < GROWN_IF_DISPLACED or not self._can_keep(known):
+            return False
+        # Most questions are asked once, and a file for each of them would be written for nobody.  A conversation that
+        # has gone on before will probably go on again.
+        goes_on = known.conversation is not None and known.conversation.length > FIRST_QUESTION
+        if grown < GROWN and not (displaced and goes_on):
             return False
         # Measured by the last save and the last prompt (`bioproxy.llama.speed`).
         seconds = self._speed.save_seconds(known.witness.tokens)

@@ -81,6 +81,7 @@ class SlotFiles:
         self.folder = folder
         self._llama = llama
         self._identity = identity
+        self._shelf = shelf
         self._snapshots = snapshots
         self._metrics = metrics
         self._reuse_check = reuse_check
@@ -102,7 +103,6 @@ class SlotFiles:
         self.discard = shelf.discard
         self.forget_and_remove = shelf.forget_and_remove
         self.pin = shelf.pin
-        self.rename_entry = shelf.rename_entry
         self.tell_shelf = shelf.tell
         self.within_limits = shelf.within_limits
         # And their uses, in `SnapshotRecord`.
@@ -190,6 +190,15 @@ class SlotFiles:
 
     # Forgetting, and correcting the record.  No ``await`` in any of these: they are done when they
     # return, and can be called from anywhere.
+
+    def rename_entry(self, name: str, kind: str, new_name: str) -> bool:
+        """Give a file another id; return whether that was possible.  Raises `OSError` as `Shelf.rename_entry`."""
+        renamed = self._shelf.rename_entry(name, kind, new_name) and self._snapshots.get(new_name, kind)
+        # Told like a save.  Whoever has noted the file under its old id (the shared shelf, which publishes every two
+        # seconds) would take the next file with that id for a newer version of it, and never publish this one.
+        if renamed:
+            self.saver.saved(new_name, kind, renamed)
+        return bool(renamed)
 
     def written_by_client(self, filename: str | None) -> None:
         """Note that a client is about to have llama-server write this file, `None` for one that is not known."""

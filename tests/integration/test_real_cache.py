@@ -73,6 +73,8 @@ async def test_warm_by_itself(llama: LlamaServer, proxy_of: ProxyOf) -> None:
         "slot_save": True,
         "note": None,
         "trouble": None,
+        "help": None,
+        "child": None,
     }
     assert status["gate"] == {"busy": None, "waiting": 0, "lingering": False, "inside": None, "queue": []}
     assert {each["progress"] for each in status["templates"]} == {1}

@@ -143,3 +143,54 @@ class Crossing(ClientTest):
         self.assertTrue(line.received.endswith(b"{}"))
         line.send(OK + b"Content-Length: 2\r\n\r\nok")
         self.assertTrue(call.received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"))
+
+
+class Joining(ClientTest):
+    """The chunks of one read are handed on as one piece."""
+
+    def chunks(self, data: bytes) -> tuple[Call, Line]:
+        """Have a request answered with a body in chunks, of which `data` comes in one read."""
+        call, line = self.ask("POST", CHAT, b"{}")
+        line.send(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        line.send(data)
+        return call, line
+
+    def test_one_read(self) -> None:
+        """Chunks that come together leave together, at once, also if the last of them is not complete."""
+        call, line = self.chunks(b"2\r\nab\r\n1\r\nc\r\n3\r\nde")
+        self.assertTrue(call.received.endswith(b"\r\n\r\n5\r\nabcde\r\n"), call.received)
+        line.send(b"f\r\n")
+        self.assertTrue(call.received.endswith(b"abcde\r\n1\r\nf\r\n"), call.received)
+
+    def test_each_read(self) -> None:
+        """None waits for the next one, wherever the network has cut."""
+        call, line = self.chunks(b"")
+        body = b"".join(b"1\r\n%c\r\n" % letter for letter in b"abc")
+        for number in range(1, len(body) + 1):
+            line.send(body[number - 1 : number])
+            relayed = sum(call.received.count(b"\r\n%c\r\n" % letter) for letter in b"abc")
+            self.assertEqual((number + 2) // 6, relayed, number)
+
+    def test_end(self) -> None:
+        """The end may come with the chunks before it, and nothing is delivered for an end that comes alone."""
+        for pieces in ((b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n",), (b"2\r\nab\r\n1\r\nc\r\n", b"0\r\n\r\n")):
+            call, line = self.chunks(pieces[0])
+            for piece in pieces[1:]:
+                line.send(piece)
+            self.assertTrue(call.received.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), call.received)
+            self.assertTrue(call.between)
+
+    def test_invalid(self) -> None:
+        """What came in front of an invalid chunk is relayed, and then the answer breaks off uncleanly."""
+        call, line = self.chunks(b"2\r\nab\r\n1\r\nc\r\nnonsense\r\n")
+        line.lose(ConnectionAborted())
+        self.assertTrue(call.received.endswith(b"\r\n\r\n3\r\nabc\r\n"), call.received)
+        self.assertTrue(call.transport.disconnected)
+
+    def test_hang_up(self) -> None:
+        """If the client is gone, what is still read from llama-server is dropped."""
+        call, line = self.chunks(b"2\r\nab\r\n1\r\nc\r\n")
+        call.hang_up()
+        self.assertTrue(line.transport.disconnected)
+        line.send(b"1\r\nd\r\n")
+        self.assertNotIn(b"d\r\n", call.received.partition(b"\r\n\r\n")[2])

@@ -14,6 +14,7 @@ TABLE = {
     "bioproxy_request_seconds": ("histogram", "template"),
     "bioproxy_ttft_seconds": ("histogram", "template"),
     "bioproxy_queue_seconds": ("histogram", "template"),
+    "bioproxy_slot_uses_total": ("counter", "template cache"),
     "bioproxy_passed_over_seconds": ("histogram", ""),
     "bioproxy_linger_total": ("counter", "result"),
     "bioproxy_estimate_ratio": ("histogram", ""),

@@ -75,18 +75,24 @@ class Due(KeeperTest):
             self.assertEqual(due, self.saver.due(), seconds)
 
     def test_displaced(self) -> None:
-        """If something else takes the slot, 64 tokens are enough, where saving is quicker than computing them."""
+        """If something else takes the slot, 64 tokens of a conversation that has gone on before are enough.
+
+        Saving must be quicker than computing them.
+        """
         self.assertEqual(64, GROWN_IF_DISPLACED)
         speed = self.built.speed
         speed.measured(100, 1000)  # 100 tokens take a second
         for grown, seconds, due in ((63, 0.1, False), (64, 0.6, True), (64, 0.7, False), (200, 1.9, True)):
-            held = self.converse("question", grown=grown)
+            held = self.converse("question", "answer", "and?", grown=grown)
             speed.saved(len(held), 10 * len(held), seconds)
             self.assertEqual((False, due), (self.saver.due(), self.saver.due(displaced=True)), (grown, seconds))
+        # A first question is mostly the only one.
+        self.converse("question", grown=200)
+        self.assertFalse(self.saver.due(displaced=True))
         # How long a save takes is found out with larger ones.
         self.use(self.ready_world(state_dir=self.folder / "other"))
         self.prepare()
-        self.converse("question", grown=200)
+        self.converse("question", "answer", "and?", grown=200)
         self.assertFalse(self.built.saver.due(displaced=True))
 
     def test_switch_seconds(self) -> None:
@@ -287,6 +293,17 @@ class Many(KeeperTest):
         own = self.own_name("one")
         self.assertEqual({"code": ("code.chat.bin", "two"), own: (f"{own}.chat.bin", "one")}, self.chats())
         self.assertEqual(own, self.found("one", "answer", "more")[0])
+
+    def test_another_is_told(self) -> None:
+        """Both files are told to whoever shares them: a file that gets its own name is told under that name, too."""
+        told: list[tuple[str, str, str]] = []
+        self.built.files.saver.saved = lambda name, kind, entry: told.append((name, kind, entry.filename))
+        self.talk("one")
+        self.talk("two")
+        own = self.own_name("one")
+        self.assertEqual(
+            [("code", CHAT, "code.chat.bin"), (own, CHAT, f"{own}.chat.bin"), ("code", CHAT, "code.chat.bin")], told
+        )
 
     def test_continued_later(self) -> None:
         """A conversation that goes on after another one leaves no shorter file behind, under whatever name."""

@@ -34,6 +34,8 @@ ALLOWED = {
     f"{CLIENT}.Request": "the type of what that class sends",
     f"{CLIENT}.STATUS": "the head is counted in this state of the parser",
     f"{CLIENT}.HEADER": "and in this one",
+    "twisted.web.http._ChunkedTransferDecoder": "a subclass joins the chunks of one read",
+    "_transferDecoders": "tells the parser to use that subclass",
     "_parser": "it has the headers of an answer that are for one connection, which the public response has not",
     FACTORY: "a subclass makes connections of our class, and does not log each of them",
     "_producer": "the connection behind a body's transport, which itself has only the polite end, endless over TLS",

@@ -35,6 +35,8 @@ class Terminal:
             try:
                 fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
                 os.chdir(folder)
+                # Without the size that the readline of pytest's own process may have put into the environment.
+                env = {name: value for name, value in env.items() if name not in ("LINES", "COLUMNS")}
                 os.execvpe(command[0], list(command), {"TERM": "xterm", **env})
             finally:
                 os._exit(127)
