@@ -121,6 +121,16 @@ class Hearth(Side):
 
     name = HEARTH
 
+    def settle(self) -> None:
+        """Wait until the slot is saved: the list of files is then newer than each of them."""
+        super().settle()
+        wait_for("hearth-llm to save the slot", self._is_saved, WARMING)
+
+    def _is_saved(self) -> bool:
+        listed = self.slots / "manifest.json"
+        written = [file.stat().st_mtime for file in self.slots.glob("*.kv")]
+        return not written or (listed.exists() and listed.stat().st_mtime >= max(written))
+
     def _start_proxy(self) -> Child:
         command = environment("hearth", HEARTH, INSTALLING) / "hearth"
         (port,) = free_ports(1)

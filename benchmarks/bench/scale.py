@@ -122,7 +122,10 @@ def templates(found: Found, amounts: Amounts, folder: Path) -> None:
         *("tokens", "read after a change, ms", "poll without a change, ms"),
         *("find it in a request, ms", "fill it in, ms", "exact prefix, s"),
     )
-    note = "The exact prefix is found with three tokenized prompts by llama-server, which takes most of the time."
+    note = (
+        "The least of 20 calls; reading and the prefix once. For the exact prefix, llama-server makes three prompts "
+        "and tokenizes them."
+    )
     found.tables.append(Table("large-template", "A large template", columns, rows, note))
     sizes = list(inside["large"].values())
     small, big = sizes[0], sizes[-1]
@@ -131,7 +134,7 @@ def templates(found: Found, amounts: Amounts, folder: Path) -> None:
     )
     rows = [[int(count), each["ms"], each["thread_ms"]] for count, each in inside["polls"].items()]
     columns = ("templates", "a poll without changes, ms", "its file system calls alone, ms")
-    note = "A poll runs every two seconds. Each template is looked at in a thread."
+    note = "The least of 20 polls, which run every two seconds. Each template is looked at in a thread."
     found.tables.append(Table("polls", "Many templates", columns, rows, note))
 
 
