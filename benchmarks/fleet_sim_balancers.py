@@ -229,9 +229,7 @@ class Gateway(Balancer):
         """Return the best one of the conversation's last pair and a few with little to do."""
         best, least = self.loads.least(), float("inf")
         candidates = [best, *(self.loads.least() for _ in range(CANDIDATES - 1))]
-        home = self.known.get(conversation.home)
-        if home is not None:
-            candidates.append(home)
+        candidates += [self.known[conversation.home]] if conversation.home in self.known else []
         for pair in candidates:
             if pair.assigned < PLACES:
                 cost = pair.assigned * self.usual + cost_of(pair, conversation, now)
@@ -262,10 +260,9 @@ class Foreseeing(Balancer):
         ready = self._ready
         while ready[0][0] != ready[0][2].ready:
             heapq.heapreplace(ready, (ready[0][2].ready, ready[0][1], ready[0][2]))
-        home = self.known.get(conversation.home)
-        candidates = [each[2] for each in ready[: self.first]]
-        if home is not None:
-            candidates.insert(0, home)
+        # Of equals, the one that has the conversation.
+        candidates = [self.known[conversation.home]] if conversation.home in self.known else []
+        candidates += [each[2] for each in ready[: self.first]]
         return min(candidates, key=lambda pair: self._badness(pair, conversation, now))
 
     def _badness(self, pair: Pair, conversation: Conversation, now: float) -> float:

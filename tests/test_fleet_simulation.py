@@ -252,9 +252,11 @@ class OnePair(SynchronousTestCase):
         shared = shelf(bandwidth=1e6)
         shared.templates[0] = 0.0
         pair = Pair(0, MACHINE, 2000, shared)
-        took = pair.serve(self.conversation(), 10.0)
-        self.assertAlmostEqual(2000 / 670 + 2100 / 670 + 1, took)
-        self.assertEqual(NOWHERE, Pair.plan(pair, replace_template(self.conversation(8)), 12.0).source)
+        self.assertAlmostEqual(2000 / 670 + 2100 / 670 + 1, pair.serve(self.conversation(), 10.0))
+        pair.slot_template, pair.assigned = 1, 0
+        pair.templates.clear()
+        self.assertEqual(NOWHERE, pair.plan(self.conversation(8), 12.0).source)
+        self.assertEqual(SHARED, pair.plan(self.conversation(8), 30.0).source)
 
     def test_limits(self) -> None:
         """The least recently used conversations leave a full disk, and a full shelf."""
@@ -273,12 +275,6 @@ class OnePair(SynchronousTestCase):
         pair.serve(self.conversation(), 0.0)
         pair.serve(self.conversation(8), 100.0)
         self.assertEqual(0, len(pair.local))
-
-
-def replace_template(conversation: Conversation) -> Conversation:
-    """Return a conversation after its template was changed to one that nobody has."""
-    conversation.template = 1
-    return conversation
 
 
 class Printed(SynchronousTestCase):

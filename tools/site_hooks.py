@@ -26,7 +26,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
-OUTSIDE = ("examples/README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+OUTSIDE = ("examples/README.md", "examples/haproxy/README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 """Documents outside `docs/` that are pages of the site, by their paths in the repository."""
 
 LONGEST = 300
@@ -89,7 +89,8 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
     for folder in example_folders():
         shown = [f"# {folder.name}/\n"]
-        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        # A text about the files is a page of its own.
+        for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
             # The file itself is on the site, too, to be downloaded.
             name = file.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(file)))
