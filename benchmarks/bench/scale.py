@@ -100,7 +100,7 @@ def streams(found: Found, amounts: Amounts, folder: Path) -> None:
         "a request that passes them, p50 ms",
         "each when the slot is free, ms",
     )
-    note = "A comment to each waiting client each second (10 s by default). Each stream then has 500 events."
+    note = "Each waiting client gets a comment every 10 s. When the slot is free, each stream has 500 events."
     found.tables.append(Table("waiting", "Streams that wait for the slot", columns, rows, note))
 
 
