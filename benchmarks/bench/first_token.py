@@ -236,7 +236,8 @@ def tell(found: Found, model: str, tokens: int, course: Course) -> None:
         mine, alone, hot = (
             least.get(key) for key in ((state, "bioproxy"), (state, "llama.cpp alone"), (HOT, "bioproxy"))
         )
-        if mine and hot and state not in (COLD, HOT):
+        # How long a warm-up takes to give way depends on which part of a piece was computed at that moment.
+        if mine and hot and state not in (COLD, HOT, WARMING):
             found.ratios[f"{model} {tokens}: {state} / hot"] = mine / hot
         if mine and alone and state in (LLAMA_RESTART, AGENT_RESTART, EDIT):
             found.ratios[f"{model} {tokens}: {state}, llama.cpp alone / bioproxy"] = alone / mine

@@ -90,6 +90,7 @@ def first_token(tables: Tables) -> Any:
         axes.bar_label(bars, [f" {value:.2g} s" for value in seconds], fontsize=6)
     axes.set_yticks(range(len(states)), [row[0] for row in states])
     axes.set_xscale("log")
+    axes.set_xlim(left=min(row[place] for row in states for place in range(1, 1 + len(contestants)) if row[place]) / 3)
     axes.set_xlabel("seconds to the first word, shorter is better (logarithmic)")
     axes.set_title(table["title"].split(": ", 1)[1], fontsize=10)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
