@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import redirect_stdout
 from io import StringIO
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -13,6 +12,7 @@ from benchmarks.bench import plots, results
 from benchmarks.bench.disk import counted, day
 from benchmarks.bench.measuring import in_turns, p99
 from benchmarks.bench.results import Found, Table, number
+from tests.support.folders import FolderTest
 
 
 class MeasuringTests(SynchronousTestCase):
@@ -44,12 +44,12 @@ class MeasuringTests(SynchronousTestCase):
         self.assertEqual(p99([3.0, 1.0]), 3.0)
 
 
-class ResultsTests(SynchronousTestCase):
+class ResultsTests(FolderTest):
     """Tables, files, and the comparison of two runs."""
 
     def setUp(self) -> None:
         """Have a folder and something found."""
-        self.folder = Path(self.mktemp())
+        super().setUp()
         table = Table("post", "A post", ("", "p50 ms"), (("direct", 0.1234), ("bioproxy", None)), "In turns.")
         self.found = Found([table], {"ratio": 1.0}, ["nginx is not installed"])
 
@@ -121,12 +121,12 @@ class DiskTests(SynchronousTestCase):
         self.assertEqual((files.again, files.again_bytes), (2, 50))
 
 
-class PlotTests(SynchronousTestCase):
+class PlotTests(FolderTest):
     """Pictures."""
 
     def test_nothing_to_draw(self) -> None:
         """Without any theme there is no picture."""
-        self.assertEqual(plots.draw({}, Path(self.mktemp())), [])
+        self.assertEqual(plots.draw({}, self.folder), [])
 
     def test_same_figures_same_picture(self) -> None:
         """Two drawings of one table are the same bytes, and name the contestants."""
@@ -137,8 +137,8 @@ class PlotTests(SynchronousTestCase):
             "rows": [["cold", 20.0, 21.0, 3000], ["in a running warm-up", None, 0.5, None]],
         }
         drawn = []
-        for _ in range(2):
-            folder = Path(self.mktemp())
+        for turn in range(2):
+            folder = self.folder / str(turn)
             folder.mkdir()
             (file,) = plots.draw(json.loads(json.dumps({"first-token": {"tables": [table]}})), folder)
             drawn.append(file.read_text())

@@ -27,7 +27,7 @@ MEMBER = re.compile(r"([A-Z]\w+)\.(\w+)(?:\(.*\))?")
 FOREIGN = {"Deferred", "Task", "StreamWriter", "README", "CHANGELOG", "CONTRIBUTING", "NAME"}
 """What stands before a dot in documents and is no class of bioproxy: of Twisted, of asyncio, and names of files."""
 
-MADE_LATER = {"dist/", "site/", "site/index.html"}
+MADE_LATER = {"bench-results/", "dist/", "site/", "site/index.html", "tables.md"}
 """What is named and exists only after a command of the documents."""
 
 

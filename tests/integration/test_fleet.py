@@ -18,8 +18,8 @@ from bioproxy.demo import tiny_model
 from tests.integration.conftest import ModelOf, Run
 from tests.integration.support import async_test, children, is_running, until
 
-SESSIONS, TURNS, TEMPLATES = 20, 10, 4
-"""What is asked: 200 requests."""
+SESSIONS, TURNS, TEMPLATES = 20, 5, 4
+"""What is asked: 100 requests.  `make fleet` asks twice as many, and prints what went where."""
 
 THINKING = 3.0
 """Seconds between two turns of a session, at most: so a saved conversation is on the shelf before the next turn."""
@@ -112,9 +112,9 @@ def test_events(stack: ExitStack, tmp_path: Path, pair_of: PairOf, model_of: Mod
         wait_for("warm templates", pair.warm)
     balancer = balance(stack, tmp_path / "haproxy", pairs)
     # Some work all the time; the others go on after each event, and what they compute then is looked at.
-    busy = Crowd(Session(f"busy {number}", f"@t{number % TEMPLATES}", answer_tokens=60) for number in range(8))
+    busy = Crowd(Session(f"busy {number}", f"@t{number % TEMPLATES}", answer_tokens=60) for number in range(5))
     busy.start(balancer.port, 15, 2.0, endless=True)
-    calm = [session(f"calm {number}", number) for number in range(9)]
+    calm = [session(f"calm {number}", number) for number in range(6)]
 
     def go_on() -> None:
         """Let the calm sessions ask their next question, and wait until their conversations are on the shelf."""

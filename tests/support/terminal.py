@@ -53,10 +53,13 @@ class Terminal:
             assert self._read(deadline), f"ended without {text!r}: {self.seen[start:]!r}"
         self._waited = found + len(text)
 
-    def ended(self) -> int:
-        """Wait for the command's end; return its exit code, that of a shell for signals."""
+    def ended(self, again: str = "") -> int:
+        """Wait for the command's end; return its exit code, that of a shell for signals.
+
+        `again` is a key to type once more in each second in which nothing happens.
+        """
         deadline = time.monotonic() + PATIENCE
-        while self._read(deadline):
+        while self._read(deadline, again):
             pass
         if self._code is None:
             self._code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
@@ -81,8 +84,10 @@ class Terminal:
             os.waitpid(self._pid, 0)
         os.close(self._terminal)
 
-    def _read(self, deadline: float) -> bool:
-        """Read what there is; tell whether more may come."""
+    def _read(self, deadline: float, again: str = "") -> bool:
+        """Read what there is, typing a key in each second in which nothing comes; tell whether more may come."""
+        while again and time.monotonic() < deadline and not select.select([self._terminal], [], [], 1.0)[0]:
+            self.type(again)
         ready, _, _ = select.select([self._terminal], [], [], max(deadline - time.monotonic(), 0))
         assert ready, f"nothing more came: {self.seen!r}"
         try:
