@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 
-from twisted.trial.unittest import SynchronousTestCase
-
 from bioproxy import __version__
 from tests.support.command import command
+from tests.support.folders import FolderTest
 
 
-class Main(SynchronousTestCase):
+class Main(FolderTest):
     """The command line."""
 
     def setUp(self) -> None:
         """Be a user without settings."""
-        self.patch(os, "environ", {**os.environ, "XDG_CONFIG_HOME": os.path.abspath(self.mktemp())})
+        super().setUp()
+        self.patch(os, "environ", {**os.environ, "XDG_CONFIG_HOME": str(self.folder)})
 
     def test_mistakes(self) -> None:
         """A command line that is not understood is one line on standard error, with the exit code 2."""

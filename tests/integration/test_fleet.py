@@ -18,8 +18,8 @@ from bioproxy.demo import tiny_model
 from tests.integration.conftest import ModelOf, Run
 from tests.integration.support import async_test, children, is_running, until
 
-SESSIONS, TURNS, TEMPLATES = 20, 5, 4
-"""What is asked: 100 requests.  `make fleet` asks twice as many, and prints what went where."""
+SESSIONS, TURNS, TEMPLATES = 20, 4, 4
+"""What is asked: 80 requests.  `make fleet` asks more, and prints what went where."""
 
 THINKING = 3.0
 """Seconds between two turns of a session, at most: so a saved conversation is on the shelf before the next turn."""
