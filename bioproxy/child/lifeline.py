@@ -65,7 +65,9 @@ def main(command: Sequence[str]) -> None:
     except OSError as error:
         raise SystemExit(f"error: {command[0]}: {error.strerror}") from None
     # bioproxy shows this number to operators, who look for llama-server's memory and not for this process'.
-    print(f"process {program.pid}", flush=True)
+    # In one write: the program writes to the same pipe, and `print` may send the end of a line by itself.
+    sys.stdout.write(f"process {program.pid}\n")
+    sys.stdout.flush()
 
     def end_with_parent() -> None:
         """Wait for the end of standard input, and end the program.  Runs in a thread, as both are waited for."""

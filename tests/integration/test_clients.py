@@ -300,6 +300,8 @@ async def test_errors(llama_of: LlamaOf, proxy_of: ProxyOf, tiny: Path, clients:
     assert [kind(each) for each in turned_away] == ["unavailable_error"] * 3
     assert all(int(each.response.headers["Retry-After"]) >= 1 for each in turned_away)
     busy.hang_up()
+    # With a queue of nobody, whoever came before the gate is free again would be turned away.
+    await eventually(lambda: proxy.gate(None, 0))
 
     llama.kill()
     away = await failures("why?")
