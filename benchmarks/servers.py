@@ -74,6 +74,8 @@ class Children:
         self._folder = folder
         # Whatever the user has configured must not have a say here.
         self._env = dict(os.environ, XDG_CONFIG_HOME=str(folder / "config"), XDG_STATE_HOME=str(folder / "state"))
+        # An installed package is compiled already.  With this variable, a checkout would be compiled at each start.
+        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def start(
         self,
