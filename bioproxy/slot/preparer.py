@@ -36,6 +36,7 @@ from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import NO_CONVERSATION, KnownContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
+from bioproxy.slot.parking import Displaced, Parking
 from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Reuse, Use, Wanted, plan, plan_replacement
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
@@ -73,6 +74,7 @@ class SlotPreparer:
         files: SlotFiles,
         saver: ConversationSaver,
         reuse_check: ReuseCheck,
+        parking: Parking,
         clock: IReactorTime,
     ) -> None:
         # The parts, each the only one of its kind: `Slot` makes this object from its own.
@@ -81,6 +83,7 @@ class SlotPreparer:
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
+        self._parking = parking
         self._clock = clock
         # What each prompt was last prepared for.  In memory only, and one key for each prompt:
         # nothing here grows with the number of requests.
@@ -196,9 +199,10 @@ class SlotPreparer:
                 return await self._replace(wanted)
             return Prepared("hot", promised=decision.promised, source=decision.source)
 
+        displaced = await self._parking.look()
         # From the next line on the slot changes.  Whoever is cancelled below must leave it unknown.
         self._content.forget()
-        return await self._replace(wanted)
+        return await self._replace(wanted, displaced)
 
     async def _cut_back(self, key: Key) -> bool:
         """Cut the slot down to the prompt that it begins with, where the prompt's tokens are known.
@@ -231,8 +235,8 @@ class SlotPreparer:
             len(tokens) - 1 if tokens is not None else None,
         )
 
-    async def _replace(self, wanted: Wanted) -> Prepared:
-        """Restore the best file that llama-server can load, if there is one."""
+    async def _replace(self, wanted: Wanted, displaced: Displaced | None = None) -> Prepared:
+        """Restore the best file that llama-server can load, if there is one; `displaced` is parked before."""
         name = wanted.name
         # What the slot holds is given up, so this is the moment to learn which model runs: finding
         # out overwrites it.
@@ -241,6 +245,11 @@ class SlotPreparer:
         # Once more if the model was not known for certain: its files are not fetched then.
         if not certain:
             await self.bring(wanted, self._find_files(wanted))
+        # A request that restores nothing has its prompt parked by llama-server itself, and so has
+        # finding out the model.
+        next_step = plan_replacement(wanted, self._find_files(wanted), model, self._reuse(name))
+        if displaced is not None and certain and isinstance(next_step, Restore):
+            await self._parking.park(displaced)
         # Read only now: an operator may have had a file forgotten during the last ``await``, and the
         # save before this has perhaps replaced one, or made room for itself.
         files = self._find_files(wanted)

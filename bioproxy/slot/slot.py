@@ -8,6 +8,7 @@ own module:
 * `bioproxy.slot.content`: what the slot holds, and whether that is still true;
 * `bioproxy.slot.files`, `bioproxy.slot.saving`: the files that it was saved to;
 * `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
+* `bioproxy.slot.parking`: what llama-server keeps in memory because no file has it;
 * `bioproxy.slot.reuse_check`: whether restoring and reuse work with the present model;
 * `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what must be done before a request, and the code
   that does it;
@@ -35,6 +36,7 @@ from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.head_start_use import HeadStartUses
+from bioproxy.slot.parking import Parking
 from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
 from bioproxy.slot.record import PREFIX, Snapshot
@@ -58,6 +60,7 @@ class Slot:
         files: SlotFiles,
         saver: ConversationSaver,
         reuse_check: ReuseCheck,
+        parking: Parking,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
@@ -66,9 +69,10 @@ class Slot:
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
+        self._parking = parking
         # These two parts are used only through `Slot`, so they are made here.
-        self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
-        uses = SlotUses(self._preparer, content, files, saver, reuse_check, metrics, clock)
+        self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, parking, clock)
+        uses = SlotUses(self._preparer, content, files, saver, reuse_check, parking, metrics, clock)
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
         # three.
@@ -114,12 +118,14 @@ class Slot:
         if not slot_known:
             self._content.llama_restarted()
         self._reuse_check.llama_restarted()
+        self._parking.llama_restarted()
 
     def llama_fell_asleep(self) -> None:
         """Note that llama-server has unloaded its model, and the content of the slot with it."""
         # It is the same process with the same flags, so what was learned from its answers stays
-        # valid.
+        # valid.  But its memory of prompts goes with the model.
         self._content.llama_restarted()
+        self._parking.llama_restarted()
 
     def model_changed(self) -> None:
         """Note that somebody changes the model that runs: its adapters."""
@@ -264,8 +270,10 @@ class Slot:
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
+        displaced = await self._parking.look()
         # This brings only the beginning of a prompt into the slot, and nothing is recorded about
-        # that.  The old record is dropped when the next piece is computed.  If the warm-up is
-        # cancelled before that, the old record is detected as wrong later: the number of tokens in
-        # the slot (`LlamaApi.witness`) has changed.
+        # that.
+        self._content.taken_by_warmup()
+        if displaced is not None:
+            await self._parking.park(displaced)
         return await self._files.load(name, kind, entry, for_user=False)
