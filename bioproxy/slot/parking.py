@@ -90,10 +90,13 @@ class Parking:
         Fails as `LlamaApi.witness`.  Cancelling changes nothing.
         """
         content = self._content
-        # What a warm-up has left is in a file, or is computed in an idle moment.
+        # What a warm-up has left is in a file, or is computed again in an idle moment.  It is asked here and not noted
+        # when a request ends, because what the slot holds may be saved in between.
         if not self._of_use or not content.left_by_user:
             return None
         if (known := content.known) is not None:
+            # `saved` counts the prompt's file and the conversation's.  Neither is there for a prompt that is not
+            # learned, nor for a first question on one that will be.
             return Displaced(known) if known.saved == 0 and known.witness.tokens >= LEAST else None
         # An answer was broken off, or the request was none that bioproxy reads.  In the first case the prompt's name
         # may be known, and a file may have most of it.
@@ -109,6 +112,8 @@ class Parking:
         Fires when the slot may be overwritten, also if llama-server refused.  Fails with `UpstreamError` or
         `UpstreamTimeout`.  Cancelling leaves the slot unknown.
         """
+        # What it fires with is of no interest: one token is computed, and none is reused.  Whether llama-server has
+        # made a copy cannot be seen from that, nor from anything else that it tells.
         try:
             await self._llama.evaluate(STRANGER)
         except LlamaCallFailed as error:
@@ -130,6 +135,8 @@ class Parking:
         `key` and `turns` are those of the request, and llama-server has `reused` so many tokens for it.
         """
         parked = self._parked
+        # Another prompt than the parked one says nothing.  Nor does a chat that bioproxy does not read: it is parked,
+        # but has no key, and nobody could tell what goes on with it.
         if parked is None or parked.key != key:
             return
         if reused >= LEAST:
@@ -141,6 +148,7 @@ class Parking:
             self._parked = None
             self._strikes += 1
             self._count("lost")
+            # It stays so until another process runs, as the flag does not change before.
             if self._strikes >= STRIKES:
                 self._of_use = False
                 self.log.info("llama-server does not keep prompts in memory (--cache-ram): no more are parked")

@@ -199,6 +199,7 @@ class SlotPreparer:
                 return await self._replace(wanted)
             return Prepared("hot", promised=decision.promised, source=decision.source)
 
+        # Asked now, while it is still known what the slot holds.  This changes nothing in the slot.
         displaced = await self._parking.look()
         # From the next line on the slot changes.  Whoever is cancelled below must leave it unknown.
         self._content.forget()
@@ -245,11 +246,14 @@ class SlotPreparer:
         # Once more if the model was not known for certain: its files are not fetched then.
         if not certain:
             await self.bring(wanted, self._find_files(wanted))
-        # A request that restores nothing has its prompt parked by llama-server itself, and so has
-        # finding out the model.
-        next_step = plan_replacement(wanted, self._find_files(wanted), model, self._reuse(name))
-        if displaced is not None and certain and isinstance(next_step, Restore):
-            await self._parking.park(displaced)
+        # Only a restore loses what the slot held.  Where nothing is restored, the request itself takes
+        # the slot, and llama-server keeps a copy by itself.  The same is true of the fingerprint by
+        # which a model is found out.  So this plan is made only to see whether a restore follows, and
+        # once more below, because files may be forgotten while llama-server makes its copy.
+        if displaced is not None and certain:
+            next_step = plan_replacement(wanted, self._find_files(wanted), model, self._reuse(name))
+            if isinstance(next_step, Restore):
+                await self._parking.park(displaced)
         # Read only now: an operator may have had a file forgotten during the last ``await``, and the
         # save before this has perhaps replaced one, or made room for itself.
         files = self._find_files(wanted)
