@@ -10,8 +10,8 @@ own module:
 * `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
 * `bioproxy.slot.parking`: what llama-server keeps in memory because no file has it;
 * `bioproxy.slot.reuse_check`: whether restoring and reuse work with the present model;
-* `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what must be done before a request, and the code
-  that does it;
+* `bioproxy.slot.facts`, `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what is known of a prompt,
+  what must be done before a request, and the code that does it;
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
 Code in other folders does not use these parts directly.  To change the slot, it uses one of the
@@ -34,6 +34,7 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.facts import PromptFacts
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.head_start_use import HeadStartUses
 from bioproxy.slot.parking import Parking
@@ -70,8 +71,9 @@ class Slot:
         self._saver = saver
         self._reuse_check = reuse_check
         self._parking = parking
-        # These two parts are used only through `Slot`, so they are made here.
-        self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, parking, clock)
+        # These three parts are used only through `Slot`, so they are made here.
+        self._facts = PromptFacts(files, saver, reuse_check)
+        self._preparer = SlotPreparer(self._facts, identity, content, files, saver, reuse_check, parking, clock)
         uses = SlotUses(self._preparer, content, files, saver, reuse_check, parking, metrics, clock)
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
@@ -93,8 +95,8 @@ class Slot:
         self.switch_seconds = saver.switch_seconds
 
     def know_tokens(self, tokens_of: Callable[[Key], Sequence[int] | None]) -> None:
-        """Let `tokens_of` say which tokens a prompt has (`SlotPreparer.tokens_of`)."""
-        self._preparer.tokens_of = tokens_of
+        """Let `tokens_of` say which tokens a prompt has (`PromptFacts.tokens_of`)."""
+        self._facts.tokens_of = tokens_of
 
     async def find_out_model(self) -> None:
         """Find out which model runs, in a warm-up; what the slot holds is lost.  Fires and fails as `LlamaApi`."""
@@ -207,7 +209,7 @@ class Slot:
         # With slot files, "warm" means that there is such a file.  A doubted file does not count:
         # its prompt is due for a warm-up, which compares the tokens.
         usable = self.may_use_files and not self.is_doubted(name)
-        return self._preparer.file_for(name, key) if usable else None
+        return self._facts.file_for(name, key) if usable else None
 
     def is_doubted(self, name: str) -> bool:
         """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
