@@ -157,11 +157,14 @@ class Failing(ParkingTest):
 
     def test_not_judged(self) -> None:
         """Other conversations, and requests that must not reuse anything, say nothing about llama-server's memory."""
+        self.server.memory = None
         self.session("one")
-        for _ in range(3):
+        for number in range(3):
             self.ask()
             self.session("one", cache_prompt=False)
-        self.assertEqual((3, 0), (self.parked(), self.count("lost")))
+            self.ask()
+            self.session(f"another {number}")
+        self.assertEqual((6, 0), (self.parked(), self.count("lost")))
 
     def test_refused(self) -> None:
         """A refusal does not keep the file from being restored, and parking is not tried again."""
