@@ -159,9 +159,10 @@ class Failing(ParkingTest):
         """Other conversations, and requests that must not reuse anything, say nothing about llama-server's memory."""
         self.server.memory = None
         self.session("one")
-        for number in range(3):
+        for _ in range(3):
             self.ask()
             self.session("one", cache_prompt=False)
+        for number in range(3):
             self.ask()
             self.session(f"another {number}")
         self.assertEqual((6, 0), (self.parked(), self.count("lost")))
