@@ -33,6 +33,7 @@ from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.parking import Parking
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
 from bioproxy.slot.shelf import Shelf
@@ -51,6 +52,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         Slot ----------> SlotContent ------> LlamaApi    what the slot holds
              |---------> ConversationSaver > SlotFiles   what is worth a save
              |---------> SlotFiles --------> LlamaApi, SnapshotRecord, SlotFolder, Shelf
+             |---------> Parking ----------> LlamaApi    what no file has
              `---------> ReuseCheck                      whether it helped
         LlamaApi ------> Upstream ---------> the network
     """
@@ -95,7 +97,9 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations, learned_from(settings))
     # What all others see of these parts; the slot adds no state to theirs.  Requests and warm-ups know the slot, and
     # none of the parts behind it.
-    slot = Slot(identity, content, files, saver, reuse_check, metrics, reactor)
+    # What no file has is kept by llama-server itself, in its memory.
+    parking = Parking(llama, content, files, metrics)
+    slot = Slot(identity, content, files, saver, reuse_check, parking, metrics, reactor)
 
     # The arrow that goes the other way, and advice to the operator, who sees it in the log. Advice is logged when
     # another process of llama-server is found: which of its options are unwise behind a proxy like this.

@@ -100,6 +100,9 @@ class Metrics:
         # Slot files, by the result of each save and restore.
         self.slot_saves = counter("slot_saves", "Saves of slot 0 to a file", "template", "result")
         self.slot_restores = counter("slot_restores", "Restores of slot 0 from a file", "template", "result")
+        self.slot_parked = counter(
+            "slot_parked", "Prompts without a file, put into llama-server's memory before a restore", "result"
+        )
         self.slot_bytes = counter("slot_bytes", "Bytes of slot files", "direction")
         # All slot files together, by class: a template's prompt, a learned prompt, a conversation.
         self.shelf_files = gauge("shelf_files", "Slot files", "kind")
@@ -120,6 +123,8 @@ class Metrics:
             self.gate_busy.labels(kind).set(0)
         for result in ("came", "timeout", "abandoned"):
             self.linger.labels(result)
+        for result in ("parked", "reused", "lost", "failed"):
+            self.slot_parked.labels(result)
         # Prometheus has numbers only, so the usual way to report a version is a label of a constant.
         info = gauge("build_info", "Always 1; the labels tell the versions", "version", "twisted", "python")
         info.labels(__version__, twisted.__version__, platform.python_version()).set(1)

@@ -77,11 +77,12 @@ class ProbableContent:
 
     After an answer or a head start that was broken off, llama-server keeps what it has computed
     until then: some of a prompt (`key`) and the conversation on it (`turns`), but nobody has said
-    how much.
+    how much.  `name` is the prompt's, empty for one that is not known.
     """
 
     key: Key
     turns: ConversationChain
+    name: str = ""
 
 
 def cut_after(tokens: Sequence[int], end: int) -> list[int]:

@@ -149,7 +149,7 @@ class HeadStartUses:
         # Whatever happens from here on, the slot has some of this conversation.  So its next request still counts as
         # going on with what the slot holds: it may pass others at the gate, and no file is restored for it where the
         # model goes back.
-        probable = ProbableContent(known.key, known.turns)
+        probable = ProbableContent(known.key, known.turns, known.name)
         self._content.taken_by_warmup(probable)
         use = HeadStartUse(self._content, self._files, self._reuse_check, tokens, probable, whole)
         yield use

@@ -22,7 +22,7 @@ clients, the queue.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
@@ -35,8 +35,10 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import NO_CONVERSATION, KnownContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.facts import PromptFacts
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Reuse, Use, Wanted, plan, plan_replacement
+from bioproxy.slot.parking import Displaced, Parking
+from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Use, Wanted, plan, plan_replacement
 from bioproxy.slot.record import CHAT, PREFIX, Snapshot
 from bioproxy.slot.reuse_check import ReuseCheck
 
@@ -68,37 +70,31 @@ class SlotPreparer:
 
     def __init__(
         self,
+        facts: PromptFacts,
         identity: ModelIdentity,
         content: SlotContent,
         files: SlotFiles,
         saver: ConversationSaver,
         reuse_check: ReuseCheck,
+        parking: Parking,
         clock: IReactorTime,
     ) -> None:
         # The parts, each the only one of its kind: `Slot` makes this object from its own.
+        self._facts = facts
         self._identity = identity
         self._content = content
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
+        self._parking = parking
         self._clock = clock
         # What each prompt was last prepared for.  In memory only, and one key for each prompt:
         # nothing here grows with the number of requests.
         self._last_keys: dict[str, Key] = {}
         # The prompts that users have asked for, and that have no file yet.
         self._asked: dict[str, float] = {}
-        self.tokens_of: Callable[[Key], Sequence[int] | None] = lambda key: None
-        """Returns a prompt's tokens and one that does not belong to it, if they are known.  Assigned by assembly."""
         self.bring: Callable[[Wanted, Files], Awaitable[None]] = nothing_to_bring
         """Fetches files for a request from elsewhere, given what there is here.  Never fails.  Assigned by assembly."""
-
-    def file_for(self, name: str, key: Key | None) -> Snapshot | None:
-        """Return the prompt's file if it is for this key, for the model that runs now, and unchanged on disk."""
-        # Whether restoring helps at all is another question (`Slot.saved`).  Also a file that is
-        # not to be restored tells how many tokens the prompt has, and how much of the slot is
-        # saved.
-        entry = self._files.usable(name, PREFIX)
-        return entry if entry is not None and entry.key == key else None
 
     async def prepare(self, name: str, key: Key, turns: ConversationChain = NO_CONVERSATION) -> Prepared:
         """Bring as much as possible of a prompt into the slot without computing it.
@@ -142,7 +138,7 @@ class SlotPreparer:
         """
         # How much of it a file has already, from whichever file has more: only what has grown since
         # is worth a save.
-        prefix, chat = self.file_for(name, key), self._saver.saved_beginning(turns)
+        prefix, chat = self._facts.file_for(name, key), self._saver.saved_beginning(turns)
         whole = chat.entry if chat is not None and chat.shared is None else None
         saved = max((entry.tokens for entry in (prefix, whole) if entry is not None), default=0)
         conversation = turns.all_messages if turns.message_digests else None
@@ -170,11 +166,11 @@ class SlotPreparer:
         """Collect the facts and carry the plan out.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
         # Files may be had from elsewhere, but nothing is better than the very conversation in the slot.
         if not self._content.is_continued_by(wanted.turns):
-            await self.bring(wanted, self._find_files(wanted))
+            await self.bring(wanted, self._facts.files(wanted))
         # Collect the facts.  One cheap question to llama-server, and none where nothing is known.
         known = await self._content.confirm()
         # Read only now: while llama-server was asked, an operator may have discarded a file.
-        reuse, files = self._reuse(wanted.name), self._find_files(wanted)
+        reuse, files = self._facts.reuse(wanted.name), self._facts.files(wanted)
         in_slot = InSlot(known, self._content.probable if known is None else None)
         # Decide.  The loop ends after its first round, since the reply is known then.
         decision = plan(in_slot, wanted, files, reuse)
@@ -196,9 +192,11 @@ class SlotPreparer:
                 return await self._replace(wanted)
             return Prepared("hot", promised=decision.promised, source=decision.source)
 
+        # Asked now, while it is still known what the slot holds.  This changes nothing in the slot.
+        displaced = await self._parking.look()
         # From the next line on the slot changes.  Whoever is cancelled below must leave it unknown.
         self._content.forget()
-        return await self._replace(wanted)
+        return await self._replace(wanted, displaced)
 
     async def _cut_back(self, key: Key) -> bool:
         """Cut the slot down to the prompt that it begins with, where the prompt's tokens are known.
@@ -208,7 +206,7 @@ class SlotPreparer:
         """
         # Just after a start they may be unknown.  The request is not held up for that: it goes on from
         # the first token that differs, and its answer may differ in the last digits.
-        tokens = self.tokens_of(key)
+        tokens = self._facts.tokens_of(key)
         if tokens is None:
             return True
         # The last of these tokens does not belong there (`cut_after`), so it is computed in any case.
@@ -219,20 +217,8 @@ class SlotPreparer:
         self._reuse_check.went_back(len(tokens) - 1, reused)
         return self._reuse_check.goes_back
 
-    def _find_files(self, wanted: Wanted) -> Files:
-        """Return what the record has for a request, at this moment."""
-        prefix = self.file_for(wanted.name, wanted.key)
-        chat = self._saver.saved_beginning(wanted.turns)
-        tokens = self.tokens_of(wanted.key)
-        return Files(
-            chat,
-            self._files.recorded(wanted.name, PREFIX),
-            prefix.tokens if prefix is not None else None,
-            len(tokens) - 1 if tokens is not None else None,
-        )
-
-    async def _replace(self, wanted: Wanted) -> Prepared:
-        """Restore the best file that llama-server can load, if there is one."""
+    async def _replace(self, wanted: Wanted, displaced: Displaced | None = None) -> Prepared:
+        """Restore the best file that llama-server can load, if there is one; `displaced` is parked before."""
         name = wanted.name
         # What the slot holds is given up, so this is the moment to learn which model runs: finding
         # out overwrites it.
@@ -240,11 +226,21 @@ class SlotPreparer:
         model = await self._identity.find_out()
         # Once more if the model was not known for certain: its files are not fetched then.
         if not certain:
-            await self.bring(wanted, self._find_files(wanted))
+            await self.bring(wanted, self._facts.files(wanted))
+        # Parking.  It comes after finding out the model, because before nobody knows which file fits.
+        #
+        # Only a restore loses what the slot held.  Where nothing is restored, the request itself takes
+        # the slot, and llama-server keeps a copy by itself.  The same is true of the fingerprint by
+        # which a model is found out.  So this plan is made only to see whether a restore follows, and
+        # once more below, because files may be forgotten while llama-server makes its copy.
+        if displaced is not None and certain:
+            next_step = plan_replacement(wanted, self._facts.files(wanted), model, self._facts.reuse(name))
+            if isinstance(next_step, Restore):
+                await self._parking.park(displaced)
         # Read only now: an operator may have had a file forgotten during the last ``await``, and the
         # save before this has perhaps replaced one, or made room for itself.
-        files = self._find_files(wanted)
-        reuse, failed, began = self._reuse(name), frozenset[str](), self._clock.seconds()
+        files = self._facts.files(wanted)
+        reuse, failed, began = self._facts.reuse(name), frozenset[str](), self._clock.seconds()
         # A file that cannot be loaded is out of the record by then, and leaves the slot empty.  The
         # next best is tried; each kind at most once, so this ends.
         while isinstance(decision := plan_replacement(wanted, files, model, reuse, failed), Restore):
@@ -263,12 +259,6 @@ class SlotPreparer:
                 return Prepared("restored", None, took, promised, decision.kind)
             failed |= {decision.kind}
         return Prepared("cold", decision.miss)
-
-    def _reuse(self, name: str) -> Reuse:
-        """Return what answers have shown so far, as far as it matters for a prompt."""
-        # As a value: whatever happens during the next ``await``, one plan is made from one state.
-        check = self._reuse_check
-        return Reuse(check.goes_back, check.conversations, check.trouble is not None or check.is_doubted(name))
 
 
 def entry_prompt(name: str, kind: str) -> str:

@@ -8,9 +8,10 @@ own module:
 * `bioproxy.slot.content`: what the slot holds, and whether that is still true;
 * `bioproxy.slot.files`, `bioproxy.slot.saving`: the files that it was saved to;
 * `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
+* `bioproxy.slot.parking`: what llama-server keeps in memory because no file has it;
 * `bioproxy.slot.reuse_check`: whether restoring and reuse work with the present model;
-* `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what must be done before a request, and the code
-  that does it;
+* `bioproxy.slot.facts`, `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what is known of a prompt,
+  what must be done before a request, and the code that does it;
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
 Code in other folders does not use these parts directly.  To change the slot, it uses one of the
@@ -33,8 +34,10 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.facts import PromptFacts
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.head_start_use import HeadStartUses
+from bioproxy.slot.parking import Parking
 from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
 from bioproxy.slot.record import PREFIX, Snapshot
@@ -58,6 +61,7 @@ class Slot:
         files: SlotFiles,
         saver: ConversationSaver,
         reuse_check: ReuseCheck,
+        parking: Parking,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
@@ -66,9 +70,11 @@ class Slot:
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
-        # These two parts are used only through `Slot`, so they are made here.
-        self._preparer = SlotPreparer(identity, content, files, saver, reuse_check, clock)
-        uses = SlotUses(self._preparer, content, files, saver, reuse_check, metrics, clock)
+        self._parking = parking
+        # These three parts are used only through `Slot`, so they are made here.
+        self._facts = PromptFacts(files, saver, reuse_check)
+        self._preparer = SlotPreparer(self._facts, identity, content, files, saver, reuse_check, parking, clock)
+        uses = SlotUses(self._preparer, content, files, saver, reuse_check, parking, metrics, clock)
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
         # three.
@@ -89,8 +95,8 @@ class Slot:
         self.switch_seconds = saver.switch_seconds
 
     def know_tokens(self, tokens_of: Callable[[Key], Sequence[int] | None]) -> None:
-        """Let `tokens_of` say which tokens a prompt has (`SlotPreparer.tokens_of`)."""
-        self._preparer.tokens_of = tokens_of
+        """Let `tokens_of` say which tokens a prompt has (`PromptFacts.tokens_of`)."""
+        self._facts.tokens_of = tokens_of
 
     async def find_out_model(self) -> None:
         """Find out which model runs, in a warm-up; what the slot holds is lost.  Fires and fails as `LlamaApi`."""
@@ -114,12 +120,14 @@ class Slot:
         if not slot_known:
             self._content.llama_restarted()
         self._reuse_check.llama_restarted()
+        self._parking.llama_restarted()
 
     def llama_fell_asleep(self) -> None:
         """Note that llama-server has unloaded its model, and the content of the slot with it."""
         # It is the same process with the same flags, so what was learned from its answers stays
-        # valid.
+        # valid.  But its memory of prompts goes with the model.
         self._content.llama_restarted()
+        self._parking.llama_restarted()
 
     def model_changed(self) -> None:
         """Note that somebody changes the model that runs: its adapters."""
@@ -201,7 +209,7 @@ class Slot:
         # With slot files, "warm" means that there is such a file.  A doubted file does not count:
         # its prompt is due for a warm-up, which compares the tokens.
         usable = self.may_use_files and not self.is_doubted(name)
-        return self._preparer.file_for(name, key) if usable else None
+        return self._facts.file_for(name, key) if usable else None
 
     def is_doubted(self, name: str) -> bool:
         """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
@@ -264,8 +272,11 @@ class Slot:
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
+        # A user's prompt may be there that no file has.
+        displaced = await self._parking.look()
         # This brings only the beginning of a prompt into the slot, and nothing is recorded about
-        # that.  The old record is dropped when the next piece is computed.  If the warm-up is
-        # cancelled before that, the old record is detected as wrong later: the number of tokens in
-        # the slot (`LlamaApi.witness`) has changed.
+        # that.
+        self._content.taken_by_warmup()
+        if displaced is not None:
+            await self._parking.park(displaced)
         return await self._files.load(name, kind, entry, for_user=False)

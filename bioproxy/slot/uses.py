@@ -35,6 +35,7 @@ from bioproxy.slot.content import KnownContent, ProbableContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.gate import Gate
+from bioproxy.slot.parking import Parking
 from bioproxy.slot.preparer import Prepared, SlotPreparer
 from bioproxy.slot.record import CHAT, PREFIX
 from bioproxy.slot.reuse_check import ReuseCheck, helped
@@ -79,6 +80,7 @@ class SlotUses:
         files: SlotFiles,
         saver: ConversationSaver,
         reuse_check: ReuseCheck,
+        parking: Parking,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
@@ -87,6 +89,7 @@ class SlotUses:
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
+        self._parking = parking
         self._metrics = metrics
         self._clock = clock
 
@@ -124,7 +127,7 @@ class SlotUses:
         # holds now, and only a witness of this moment can prove that.  Cancelled in this ``await``,
         # nothing has changed.
         before = None if pinned else await self._content.as_it_is()
-        with self._user_changes_slot(turn, ProbableContent(key, turns) if reuses else None, llama_continues):
+        with self._user_changes_slot(turn, ProbableContent(key, turns, name) if reuses else None, llama_continues):
             yield use
         # The client has its whole answer by now.  The client may hang up at any moment, and that
         # would cancel this coroutine while it records what the slot holds.  So the turn does this
@@ -216,6 +219,10 @@ class SlotUses:
         # `judge` comes first: its result decides which files count as saved.
         if use.reused is not None and not await self._ran_elsewhere(use, use.reused, before):
             self.judge(name, use.prepared, use.reused)
+            # What is reused although nothing was prepared comes from llama-server's memory.  Except that
+            # a request which reuses nothing says nothing.
+            if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
+                self._parking.judge(key, turns, use.reused)
         await self._preparer.remember(name, key, turns, before)
 
     async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:

@@ -65,10 +65,12 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
         goes_back: bool = True,
         reuses_files: bool = True,
         idle: int | None = None,
+        memory: bool = False,
     ) -> Server:
         if request.param == "real":
             options = ["--ctx-size", str(context), *([] if slots_shown else ["--no-slots"])]
             options += [] if idle is None else ["--sleep-idle-seconds", str(idle)]
+            options += [] if memory else ["--cache-ram", "0"]
             # Without checkpoints these kinds of model show what older builds of llama.cpp can do with them.
             kind, size = "tiny", tiny_model.TINY
             if not goes_back:
@@ -84,6 +86,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
         fake.context = context
         fake.goes_back, fake.reuses_files = goes_back, reuses_files
         fake.asleep = idle is not None
+        fake.memory = [] if memory else None
         port = reactor.listenTCP(0, Site(fake.app.resource()), interface="127.0.0.1")
         ports.append(port)
         url = f"http://127.0.0.1:{port.getHost().port}"
@@ -450,3 +453,24 @@ async def test_not_supported(server_of: ServerOf, method: str, path: str) -> Non
     server = await server_of(files=False, slots_shown=False)
     answer = await server.call(method, path, {"filename": "a.bin"} if method == "POST" else None)
     assert (answer.status, answer.json()["error"]["type"]) == (501, "not_supported_error")
+
+
+@on_both
+@async_test
+async def test_memory(server_of: ServerOf) -> None:
+    """A prompt that loses the slot to a request comes back from memory; one that a file is restored over is lost."""
+    for memory in (True, False):
+        server = await server_of(memory=memory)
+        [file, mine] = [await server.tokens(text) for text in (PREFIX * 10, "We speak of something else here. " * 10)]
+        await server.llama.evaluate(file)
+        await server.llama.save("file.bin")
+        # Lost to the file.
+        await server.llama.evaluate(mine)
+        await server.llama.restore("file.bin")
+        assert (await server.llama.evaluate([*mine, *file])).reused <= 1
+        # Lost to a request, of one token.
+        await server.llama.evaluate(mine)
+        await server.llama.evaluate([0])
+        await server.llama.restore("file.bin")
+        again = await server.llama.evaluate([*mine, *file])
+        assert (again.reused == len(mine)) is memory

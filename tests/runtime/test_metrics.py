@@ -30,6 +30,7 @@ TABLE = {
     "bioproxy_template_errors_total": ("counter", "template"),
     "bioproxy_slot_saves_total": ("counter", "template result"),
     "bioproxy_slot_restores_total": ("counter", "template result"),
+    "bioproxy_slot_parked_total": ("counter", "result"),
     "bioproxy_slot_bytes_total": ("counter", "direction"),
     "bioproxy_shared_shelf_up": ("gauge", ""),
     "bioproxy_shared_files_total": ("counter", "action result"),

@@ -72,7 +72,7 @@ class Templates(UserTest):
         asking = self.asking()
         self.assertEqual(Prepared("hot"), self.prepared)
         content = self.built.content
-        self.assertEqual((None, ProbableContent(KEY, TURNS)), (content.known, content.probable))
+        self.assertEqual((None, ProbableContent(KEY, TURNS, "code")), (content.known, content.probable))
         self.assertTrue(content.left_by_user)
         self.go_on()
         self.successResultOf(asking)

@@ -65,6 +65,7 @@ class FakeLlama:
         self.tokenizer: Callable[[str], list[int]] = tokens
         self.answers: dict[str, Any] = {}  # by path: what to answer instead, whatever the question
         self.misbehaves: dict[str, str] = {}  # by path: how the answer's body comes, one of `MISBEHAVIOURS`
+        self.memory: list[list[int]] | None = None  # prompts that lost the slot; None: --cache-ram 0
         self.tokens: list[int] = []
         self.task: int | None = None
         self.busy = False
@@ -87,6 +88,7 @@ class FakeLlama:
         """Be another process: an empty slot, another marker.  Files stay."""
         self.marker = marker
         self.tokens, self.task, self.busy = [], None, False
+        self.memory = None if self.memory is None else []
 
     def go_on(self, place: str | None = None) -> None:
         """Let the paused requests continue, all or those in one place."""
@@ -380,6 +382,7 @@ class FakeLlama:
 
     def _evaluate(self, prompt: list[int], use_cache: bool = True) -> dict[str, float]:
         """Have the slot hold a prompt; tell what was reused.  The last token is always computed, as in llama.cpp."""
+        self._swap(prompt)
         shared = 0
         use_cache = use_cache and (self.reuses_files or not self._from_file)
         self._from_file = False
@@ -391,6 +394,23 @@ class FakeLlama:
         self.tokens = list(prompt)
         computed = len(prompt) - shared
         return {"cache_n": shared, "prompt_n": computed, "prompt_ms": computed * self.ms_per_token, "predicted_n": 1}
+
+    def _swap(self, prompt: list[int]) -> None:
+        """Keep what the slot holds in memory if most of it is lost by this prompt, and take a better one from there."""
+        if self.memory is None or 2 * beginning(self.tokens, prompt) >= len(self.tokens):
+            return
+        self.memory.append(self.tokens)
+        best = max(self.memory, key=lambda kept: beginning(kept, prompt))
+        # The real one leaves a prompt where it is if less than a quarter of it would be of use.
+        if 4 * beginning(best, prompt) >= len(best):
+            self.memory.remove(best)
+            self.tokens = best
+
+
+def beginning(one: list[int], other: list[int]) -> int:
+    """Return with how many tokens both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (mine, yours) in pairs if mine != yours), min(len(one), len(other)))
 
 
 def tokens(text: str) -> list[int]:
