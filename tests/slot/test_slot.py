@@ -327,8 +327,9 @@ class Conversing(SlotTest):
 
     def test_brought_back(self) -> None:
         """What was used last is brought back: a conversation, or the template alone where that was not kept."""
-        kept = self.keep(*FIRST)
+        # In this order, as in a request: uses are compared by the second, and one may end between these two lines.
         self.files.used("code", PREFIX)
+        kept = self.keep(*FIRST)
         for expected in (kept, TOKENS):
             self.evaluate([1, 2, 3])
             self.slot.llama_restarted()
