@@ -3,8 +3,9 @@
     python -m benchmarks.warmup_wait [MODEL] [TOKENS] [ROUNDS] [THREADS]
 
 In each round a question is asked twice about a document that another one has displaced: once while nothing else goes
-on, and once at a random moment of a warm-up.  The difference is what the warm-up costs that user.  MODEL is a name of
-`benchmarks.bench.models`, ``smollm2`` by default.
+on, and once at a random moment of a warm-up.  The difference, up to the moment at which the question is sent on, is
+what the warm-up costs that user; what follows is the same work, and takes as long as the machine's other work lets it.
+MODEL is a name of `benchmarks.bench.models`, ``smollm2`` by default.
 
 Between bioproxy and llama.cpp stands a `Wire`, which passes bytes on and notes when a request, the head of an answer,
 and the end of a connection came by.  So each step has a time:
@@ -14,7 +15,7 @@ and the end of a connection came by.  So each step has a time:
   that piece;
 * *restored*: the slot has the document again;
 * *sent*: the user's request is on its way;
-* *word*: the first piece of the answer is here.  From *sent* on it is llama-server that computes the question.
+* *word*: the first piece of the answer is here; *computing* is the time from *sent* on.
 
 A save of a beginning that a user met shows as the time until *given up*.
 """
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -40,8 +42,8 @@ from benchmarks.servers import Child, Children, free_ports, invented, wait_for
 NOTES, OTHER, LATER = "notes", "other", "later"
 """Names of documents: the one that is asked about, the one that displaces it, and the one that is warmed up."""
 
-STEPS = ("given up", "free", "restored", "sent", "word")
-"""What is timed, in this order."""
+STEPS = ("given up", "free", "restored", "sent", "word", "computing")
+"""What is timed, in this order.  Without a warm-up nothing is given up."""
 
 
 class Wire:
@@ -108,6 +110,8 @@ def question(side: Wired, name: str) -> tuple[Asked, dict[str, float]]:
     for step, mark in marks.items():
         if found := [moment - began for moment, what in side.wire.noted if what == mark and moment > began]:
             steps[step] = found[0]
+    if "sent" in steps:
+        steps["computing"] = steps["word"] - steps["sent"]
     side.settle()
     return asked, steps
 
@@ -115,7 +119,7 @@ def question(side: Wired, name: str) -> tuple[Asked, dict[str, float]]:
 def main(model: str = "smollm2", length: str = "1000", rounds: str = "10", threads: str = "1") -> None:
     """Measure, and print the table."""
     chance, tokens = random.Random(1), int(length)
-    quiet: list[float] = []
+    quiet: list[dict[str, float]] = []
     met: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         names = (NOTES, OTHER, LATER)
@@ -128,7 +132,7 @@ def main(model: str = "smollm2", length: str = "1000", rounds: str = "10", threa
             question(side, name)
         while len(met) < int(rounds):
             question(side, OTHER)
-            quiet.append(question(side, NOTES)[0].seconds)
+            quiet.append(question(side, NOTES)[1])
             side.write(LATER, invented(max(tokens, 2000)))
             wait_for("a warm-up", lambda: 0 < side.template(LATER)["progress"] < 1, 60)
             time.sleep(chance.uniform(0, 1))
@@ -136,15 +140,20 @@ def main(model: str = "smollm2", length: str = "1000", rounds: str = "10", threa
             assert asked.cache == "restored", asked
             if "given up" in steps:
                 met.append(steps)
-    usual = statistics.median(quiet)
-    added = sorted(steps["word"] - usual for steps in met)
-    print(f"{model}, {tokens} tokens, {threads} threads: a question after a switch takes {usual:.2f} s (median)")
-    print(f"{len(met)} users in a running warm-up, seconds after their arrival:")
-    print(f"{'':10}{'median':>8}{'longest':>9}")
+    print(f"{model}, {tokens} tokens, {threads} threads, {len(met)} users of each kind; seconds after their arrival")
+    print(f"{'':12}{'after a switch':>18}{'in a warm-up':>18}")
+    print(f"{'':12}{'median':>9}{'longest':>9}{'median':>9}{'longest':>9}")
     for step in STEPS:
-        taken = [steps[step] for steps in met if step in steps]
-        print(f"{step:10}{statistics.median(taken):8.3f}{max(taken):9.3f}")
-    print(f"{'added':10}{statistics.median(added):8.3f}{added[-1]:9.3f}")
+        print(f"{step:12}{figures(quiet, step)}{figures(met, step)}")
+    usual = statistics.median(steps["sent"] for steps in quiet)
+    added = [steps["sent"] - usual for steps in met]
+    print(f"added by the warm-up: {statistics.median(added):.3f}, at most {max(added):.3f}")
+
+
+def figures(users: Sequence[dict[str, float]], step: str) -> str:
+    """Return two columns: after how many seconds a step was done, in the median and at most."""
+    taken = [steps[step] for steps in users if step in steps]
+    return f"{statistics.median(taken):9.3f}{max(taken):9.3f}" if taken else f"{'-':>9}{'-':>9}"
 
 
 if __name__ == "__main__":
