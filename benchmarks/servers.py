@@ -74,6 +74,8 @@ class Children:
         self._folder = folder
         # Whatever the user has configured must not have a say here.
         self._env = dict(os.environ, XDG_CONFIG_HOME=str(folder / "config"), XDG_STATE_HOME=str(folder / "state"))
+        # An installed package is compiled already.  With this variable, a checkout would be compiled at each start.
+        self._env.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def start(
         self,
@@ -105,7 +107,8 @@ class Children:
         while not listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
+            # A start takes a few tenths of a second, and is measured with this.
+            time.sleep(0.01)
         return child
 
     def bioproxy(self, name: str, port: int, admin_port: int, url: str, *options: object) -> Child:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -129,6 +130,23 @@ class Wiring(ServiceTest):
         root = makeService(options)
         self.assertEqual([*PARTS, "heartbeat"], [service.name for service in root])
         self.assertIsInstance(getattr(self.reactor.seconds, "__self__", None), UsableTime)
+
+    def test_garbage_collection(self) -> None:
+        """What is there after the start is left out by the garbage collector, but in no process that is not bioproxy's.
+
+        Otherwise it would go through all of it again and again, while no client is served.
+        """
+        self.make()
+        self.assertEqual([], self.reactor.whenRunningHooks)
+        self.patch(twisted.internet, "reactor", self.reactor)
+        options = Options()
+        options.parseOptions([])
+        makeService(options)
+        self.addCleanup(gc.unfreeze)
+        # As `run` does it when everything has started.
+        for function, arguments, named in self.reactor.whenRunningHooks:
+            function(*arguments, **named)
+        self.assertGreater(gc.get_freeze_count(), 10_000)
 
     def test_ports(self) -> None:
         """Clients and operator have a port each, on the addresses of the settings, and get what is meant for them."""

@@ -16,7 +16,10 @@ each with a llama.cpp of its own (`benchmarks.bench.llama_side`), one question a
 * *agent's new session after a restart* of llama-server.
 
 Each has seconds and tokens.  A state that costs a contestant more than `LONG` seconds is measured once, the others
-several times; a table has the medians, and the ratios of two states are those of the least seconds.
+several times, and a table has the medians.
+
+What a state costs beside *hot* is measured in pairs: bioproxy is asked in that state, and at once again, now hot.  The
+ratio of a pair hardly depends on what else the machine does at that moment, and the median of such ratios even less.
 """
 
 from __future__ import annotations
@@ -51,6 +54,15 @@ PROXY_RESTART, LLAMA_RESTART = "after the proxy's restart", "after llama-server'
 TURN_RESTART = "second turn after llama-server's restart"
 EDIT, WARMING = "after an edit", "in a running warm-up"
 AGENT, AGENT_RESTART = "agent's new session", "agent's new session after llama-server's restart"
+TRIES = 5
+"""Questions after which no hot one is had any more."""
+
+LEAST = 64
+"""Tokens that a hot question computes at least, for the same answer as cold."""
+
+PAIRED = frozenset({SWITCH, PROXY_RESTART, LLAMA_RESTART, EDIT, AGENT, AGENT_RESTART})
+"""The states whose question is hot when it is asked again."""
+
 STATES = (
     *(COLD, HOT, TURN, SWITCH, PROXY_RESTART, LLAMA_RESTART),
     *(TURN_RESTART, EDIT, WARMING, AGENT, AGENT_RESTART),
@@ -64,6 +76,8 @@ class Course:
         self.sides = sides
         self.asked: dict[tuple[str, str], list[Asked]] = {}
         """By state and contestant."""
+        self.pairs: dict[str, list[tuple[float, float]]] = {}
+        """By state, for bioproxy: seconds in that state, and at once again."""
         self._tokens = tokens
         self._amounts = amounts
         self._random = random.Random(tokens)
@@ -127,6 +141,19 @@ class Course:
                         prepare(side)
                         taken.append(question(side))
                         side.settle()
+                        if state in PAIRED and isinstance(side, Bioproxy):
+                            self.pair(state, taken[-1], side, question)
+
+    def pair(self, state: str, first: Asked, side: Side, question: Callable[[Side], Asked]) -> None:
+        """Ask once more, now hot, and keep both times."""
+        # Right after its start bioproxy does not know the tokens of its prompts.  Until then a hot question computes
+        # fewer than it should for the same answer, so it is no yardstick.
+        for _ in range(TRIES):
+            again = question(side)
+            side.settle()
+            if again.computed >= LEAST:
+                self.pairs.setdefault(state, []).append((first.seconds, again.seconds))
+                return
 
     def words(self) -> str:
         """Return a question that was not asked before: with the same one there would be less to compute."""
@@ -229,17 +256,14 @@ def tell(found: Found, model: str, tokens: int, course: Course) -> None:
     title = f"Seconds to the first word, and prompt tokens computed: {model}, {tokens:,} tokens"
     note = f"The longest prompt had {prompt:,} tokens. Medians of {course_counts(course)} questions to each."
     found.tables.append(Table(f"first-token-{model}-{tokens}", title, columns, rows, note))
-    # Ratios are of the least seconds: most of these states take milliseconds, and what other programs do to the machine
-    # meanwhile can be as long.  It only ever adds.
+    for state, pairs in course.pairs.items():
+        found.ratios[f"{model} {tokens}: {state} / hot"] = median([first / again for first, again in pairs])
+    # What others take is computing, seconds of it, and was measured once.  Here the least of each is compared: what
+    # other programs do to the machine only ever adds.
     least = {key: min(each.seconds for each in asked) for key, asked in course.asked.items()}
-    for state in STATES:
-        mine, alone, hot = (
-            least.get(key) for key in ((state, "bioproxy"), (state, "llama.cpp alone"), (HOT, "bioproxy"))
-        )
-        # How long a warm-up takes to give way depends on which part of a piece was computed at that moment.
-        if mine and hot and state not in (COLD, HOT, WARMING):
-            found.ratios[f"{model} {tokens}: {state} / hot"] = mine / hot
-        if mine and alone and state in (LLAMA_RESTART, AGENT_RESTART, EDIT):
+    for state in (LLAMA_RESTART, AGENT_RESTART, EDIT):
+        mine, alone = least.get((state, "bioproxy")), least.get((state, "llama.cpp alone"))
+        if mine and alone:
             found.ratios[f"{model} {tokens}: {state}, llama.cpp alone / bioproxy"] = alone / mine
 
 

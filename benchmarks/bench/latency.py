@@ -128,7 +128,7 @@ def run(amounts: Amounts, folder: Path) -> Found:
 def small(found: Found, ways: Sequence[Way], rounds: int) -> None:
     """Measure small requests."""
     for name, path, what in (
-        ("post", CHAT, "a chat, which waits at bioproxy's gate and takes a fresh connection"),
+        ("post", CHAT, "a chat, which waits at bioproxy's gate"),
         ("plain-post", PLAIN, "a path that passes straight through"),
     ):
         # LiteLLM knows only the chat.

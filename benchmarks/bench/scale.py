@@ -133,8 +133,8 @@ def templates(found: Found, amounts: Amounts, folder: Path) -> None:
         big["prefix_s"] / big["tokens"] / (small["prefix_s"] / small["tokens"])
     )
     rows = [[int(count), each["ms"], each["thread_ms"]] for count, each in inside["polls"].items()]
-    columns = ("templates", "a poll without changes, ms", "its file system calls alone, ms")
-    note = "The least of 20 polls, which run every two seconds. Each template is looked at in a thread."
+    columns = ("templates", "a poll without changes, ms", "the same without a thread, ms")
+    note = "The least of 20 polls, which run every two seconds. One visit to a thread looks at all files of a disk."
     found.tables.append(Table("polls", "Many templates", columns, rows, note))
 
 

@@ -116,6 +116,8 @@ class ClientOutput:
         self._paused = False
         self._ended = False
         self._client_gone = False
+        # Whether the answer is one whose length is not known before its end.
+        self._is_stream = False
         # The call that resets the connection of a client that reads nothing.  Pending exactly while it is full.
         self._stall_call: IDelayedCall | None = None
 
@@ -128,6 +130,7 @@ class ClientOutput:
         """
         if not self.begun:
             self.begun = True
+            self._is_stream = not self.request.responseHeaders.hasHeader(b"content-length")
             self.request.registerProducer(self, True)
 
     def connect(self, source: IPushProducer) -> None:
@@ -148,6 +151,10 @@ class ClientOutput:
             # Nothing is kept at this point, otherwise these bytes would overtake older ones: only a full connection
             # makes us keep any, and `resumeProducing` writes them all, unless it is paused again.
             self.request.write(data)
+            # The client waits for a token, and none will follow in this turn: what one read from llama-server's
+            # connection has brought comes as one piece.  An answer that is no stream leaves with its end.
+            if self._is_stream:
+                send_now(self.request.channel.transport)
             return
         self._kept.append(data)
         self._count(len(data))

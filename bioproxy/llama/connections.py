@@ -2,19 +2,24 @@
 
 Twisted's HTTP client is called an `Agent`.  For a request it gets a connection from a *pool*, which either has one that
 was kept open or opens a new one through an *endpoint*, the object that knows an address and how to connect to it.
-There are four Agents here: for relayed requests and for the proxy's own calls, each over fresh and over shared
-connections.  All of them have the same endpoint, so whatever a request says, it goes to llama-server.
+There are four Agents here: two for relayed requests, two for the proxy's own calls; of each, one for what may be
+repeated and one for what may not.  All of them have the same endpoint, so whatever a request says, it goes to
+llama-server.
 
 Why relayed requests have another class of Agent: `Agent` reads a request's URL and sends what it understood of it.
 `ProxyAgent`, made for talking to a proxy, sends the target exactly as it got it, double slashes and all.
 
-Why connections are not always reused: llama-server closes each one after five idle seconds, and right after each
-streamed answer, although its header ``Keep-Alive: timeout=5, max=100`` promises otherwise.  A request that is on its
-way at that moment is lost, and nobody can tell whether it was carried out.  (Measured: of 300 streamed requests one
-after another, 150 failed over kept connections, none over fresh ones.)  Twisted repeats a request that was lost in this
-way by itself, once, if its method is idempotent, it has no body, and nothing of the answer came.  So harmless GETs may
-share connections.  What goes through the gate may not: it uses the slot, takes long, and must never be carried out
-twice.
+When a connection is used again: llama-server closes each one after five idle seconds, after its hundredth answer (with
+``Connection: close``), and right after each *streamed* answer, although its header ``Keep-Alive: timeout=5, max=100``
+promises otherwise.  A request that is on its way at that moment is lost, and nobody can tell whether it was carried
+out.  (Measured: of 300 streamed requests one after another, 150 failed over kept connections.  Of 250 with answers that
+have a length, none.)  So nothing follows a streamed answer on its connection (`bioproxy.llama.http_client` sees to
+that), and nothing follows any answer after `IDLE` seconds.  A new connection for each request would be simpler, but a
+fifth of what the proxy adds to a small request is connecting and closing.
+
+When a request is repeated: Twisted repeats one whose connection was lost before anything of the answer came, once, if
+its method is idempotent and it has no body.  For harmless GETs that is welcome.  What may change something, above all
+what goes through the gate, must never be carried out twice: for those it is switched off, and the client is told.
 
 If a pool's connection is cancelled or breaks in the middle of an answer, it is closed and never goes back to the pool,
 so no request ever reads the rest of another one's answer.
@@ -74,15 +79,19 @@ class _SameEndpoint:
 class Agents:
     """What sends requests to llama-server.
 
-    Invariant: nothing that is sent through one of the two fresh Agents is ever repeated.
+    Invariant: nothing that is sent through `relay_once` or `own_fresh` is ever repeated.
     """
 
-    relay_fresh: IAgent
+    relay_once: IAgent
     """For clients' requests that change something, above all those that use the slot."""
     relay_shared: IAgent
     """For clients' requests that change nothing."""
     own_fresh: IAgent
-    """For the proxy's own calls that must not be carried out twice, or that take long."""
+    """For the proxy's own calls that must not be carried out twice, or that take long.
+
+    Each has a new connection: they are few beside clients' requests, and each connection that is kept idle occupies a
+    thread of an older llama-server.
+    """
     own_shared: IAgent
     """For the proxy's own small questions, such as `/health`, whose answers come within milliseconds.
 
@@ -100,13 +109,16 @@ class Agents:
         # The policy decides how a certificate is verified: as browsers do, by name and by a chain of signatures.
         trust = BrowserLikePolicyForHTTPS(trusted(ca_file))
         # A pool that is not persistent keeps nothing: each request gets a new connection, which is closed after the
-        # answer.  The other one keeps up to two idle connections of each kind (Twisted's default), and opens more when
-        # all are in use.
+        # answer.  The others keep idle connections, two of each kind (Twisted's default) or one, since one request at a
+        # time is at the gate, and open more when all are in use.
         fresh = HTTPConnectionPool(reactor, persistent=False)
+        once = HTTPConnectionPool(reactor, persistent=True)
         shared = HTTPConnectionPool(reactor, persistent=True)
-        shared.cachedConnectionTimeout = IDLE
+        once.maxPersistentPerHost = 1
+        once.retryAutomatically = False
+        once.cachedConnectionTimeout = shared.cachedConnectionTimeout = IDLE
         # `_factory` makes the protocol for each connection.  Ours has limits that Twisted's has not.
-        fresh._factory = shared._factory = Factory
+        fresh._factory = once._factory = shared._factory = Factory
         parts = urlsplit(url)
         assert parts.hostname is not None  # `bioproxy.settings.kinds` made sure
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -122,7 +134,7 @@ class Agents:
         if parts.scheme == "https":
             endpoint = wrapClientTLS(trust.creatorForNetloc(parts.hostname.encode(), port), endpoint)
         return cls(
-            ProxyAgent(endpoint, reactor, fresh),
+            ProxyAgent(endpoint, reactor, once),
             ProxyAgent(endpoint, reactor, shared),
             Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), fresh),
             Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), shared),

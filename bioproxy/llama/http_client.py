@@ -1,4 +1,4 @@
-"""Twisted's HTTP client with five things changed that matter to a proxy.
+"""Twisted's HTTP client with six things changed that matter to a proxy.
 
 An `Agent` opens a connection with a *factory*.  The factory makes a *protocol* for it: the object whose methods Twisted
 calls when something happens on that connection (`dataReceived`, `connectionLost`).  Twisted has no public way to choose
@@ -10,6 +10,8 @@ either, so these are subclasses of Twisted's own, and the private names they use
 * A server may name headers in `Connection` that are meant for the next hop only (RFC 9110, section 7.6.1).  Twisted
   keeps that header to itself, so whoever gets the answer could not remove them.
 * "304 Not Modified" may tell the length of the body that it leaves out.  Twisted keeps that to itself, too.
+* A connection is used again only after an answer with a length.  llama-server closes it right after a streamed one,
+  although the answer's head does not say so, and the next request would be lost.
 * What one read from the network has brought is handed on as one piece of the body, however many chunks that are.
 
 This module knows HTTP, and nothing about llama-server: a broken or malicious program at its address is expected here.
@@ -25,7 +27,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol, Request
 from twisted.web.client import _HTTP11ClientFactory
 from twisted.web.http import NOT_MODIFIED, _ChunkedTransferDecoder
-from twisted.web.iweb import IResponse
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from bioproxy.http.headers import connection_options
 from bioproxy.http.send_now import send_now
@@ -89,6 +91,11 @@ class Client(HTTP11ClientProtocol):
     # Bytes of the present answer's head that have come so far.
     _head = 0
 
+    def __init__(self, keep: Callable[[Client], None]) -> None:
+        """Call `keep` after each answer that another request may follow; it gets this protocol."""
+        super().__init__(self._answered)
+        self._keep = keep
+
     def request(self, request: Request) -> Deferred[IResponse]:
         """Send a request.  Called by the Agent, as soon as there is a connection.
 
@@ -123,6 +130,19 @@ class Client(HTTP11ClientProtocol):
         # A callback runs before whoever awaits the Deferred sees the result; what it raises becomes the failure.
         return answer.addCallback(put_right)
 
+    def _answered(self, _: HTTP11ClientProtocol) -> None:
+        """Keep the connection, or close it.  Called by Twisted when an answer is whole and would let it be kept."""
+        # The parser is removed after this.  Twisted has looked for ``close`` by itself, but not for ``Close``, and not
+        # for one in a list; and a server that speaks HTTP/1.0 closes without a word.
+        parser = self._parser
+        assert parser is not None
+        response, options = parser.response, connection_options(parser.connHeaders.getRawHeaders(b"connection", []))
+        if response.length is UNKNOWN_LENGTH or response.version < HTTP_1_1 or b"close" in options:
+            transport: Any = self.transport
+            transport.loseConnection()
+        else:
+            self._keep(self)
+
     def dataReceived(self, data: bytes) -> None:
         """Count the bytes of the head, and pass everything on to the parser.  Called by Twisted for what arrives."""
         # The beginning of the body may be in the same piece as the end of the head, so this may count a little too
@@ -141,6 +161,10 @@ DECODERS: dict[bytes, type[_ChunkedTransferDecoder]] = {b"chunked": JoiningDecod
 """The encodings of a body that are understood, with the class for each: the one that HTTP/1.1 demands."""
 
 
+HTTP_1_1 = (b"HTTP", 1, 1)
+"""The version in an answer, as Twisted has it, from which on a connection stays open unless its head says otherwise."""
+
+
 class Factory(_HTTP11ClientFactory):
     """Makes a `Client` for each new connection."""
 
@@ -149,5 +173,5 @@ class Factory(_HTTP11ClientFactory):
 
     def buildProtocol(self, addr: IAddress | None) -> Client:
         """Return the protocol for a new connection.  Called by Twisted."""
-        # The callback returns the connection to its pool when an answer is complete.
+        # The callback returns the connection to its pool.
         return Client(self._quiescentCallback)

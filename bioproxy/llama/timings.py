@@ -33,6 +33,13 @@ IN_ALL = re.compile(rb'"input_tokens":(\d{1,15}),[^{}]{,200}"input_tokens_detail
 WORDS = (b'"timings":', b'"input_tokens":')
 """Each of the three patterns contains one of these."""
 
+BEGINNING = 64
+"""Bytes of the end of the answer that are kept while there was no word: a match has at most 56 before its word is
+complete.
+
+Halved, some numbers would be missed where the network has cut them; doubled, a little more copying for each piece.
+"""
+
 LONGEST = 2048
 """Bytes of the end of the answer that are kept, more than the longest match of any pattern.
 
@@ -54,11 +61,13 @@ class Timings:
     def feed(self, data: bytes) -> None:
         """Search the next piece of the body, together with the end of what came before."""
         text = self._tail + data
+        # Nearly every piece ends here: `in` is a fast search, and most pieces are a token of a stream.  Of those, only
+        # what can be the beginning of a match is kept.
+        if WORDS[0] not in text and WORDS[1] not in text:
+            self._tail = text[-BEGINNING:]
+            return
         # The end is kept because a match may begin in this piece and be complete only in the next.
         before, self._tail = len(self._tail), text[-LONGEST:]
-        # Nearly every piece ends here: `in` is a fast search, and most pieces are a token of a stream.
-        if not any(word in text for word in WORDS):
-            return
         matches = [(match.end(), match, read) for pattern, read in READERS for match in pattern.finditer(text)]
         for end, match, read in sorted(matches, key=lambda each: each[0]):
             # The last match counts: a stream may tell numbers in between (`timings_per_token`), and its end has the

@@ -44,7 +44,10 @@ class ToolCalls:
         if self.found:
             return
         text = self._tail + data
-        # Three fast searches.  Most pieces are one token of a stream, a few hundred bytes.
-        self.found = any(ending in text for ending in ENDINGS)
+        # Three fast searches.  Most pieces are one token of a stream, a few hundred bytes, for which `any` with its
+        # generator would take longer than the searches.
+        for ending in ENDINGS:
+            if ending in text:
+                self.found = True
         # One byte less than the longest: a whole one was found already.
         self._tail = text[1 - LONGEST_ENDING :]

@@ -126,10 +126,10 @@ class Upstream:
         # reach.  Elsewhere such a target goes on unchanged: what it means is llama-server's business.
         if self._path and has_dot_segments(target):
             raise BadTarget("a path with . or .. in it is refused, because it could lead out of llama_url")
-        # A request over a shared connection may be repeated by Twisted, so only those share one that change nothing and
-        # have no body.  Everything that uses the slot is a POST: a fresh connection, and never repeated.
+        # Only what changes nothing and has no body may be repeated, which is Twisted's doing.  What uses the slot is a
+        # POST.
         repeatable = method in SAFE and not body.size
-        agent = self._agents.relay_shared if repeatable else self._agents.relay_fresh
+        agent = self._agents.relay_shared if repeatable else self._agents.relay_once
         # Raw headers keep values as bytes, and those of repeated headers apart: nothing is decoded or joined.
         sent = Headers()
         for name, value in headers:

@@ -2,7 +2,7 @@
 
 A reader may take the modules in this order:
 
-* `templates` and `template_poller`: template files, read from disk and kept up to date;
+* `templates`, `template_reading` and `template_poller`: template files, read from disk and kept up to date;
 * `api_formats` (with `parsed_request`, `anthropic_messages`, `openai_responses`): where each API has the user's texts;
 * `request_search` with `template_search`, then `filling`: the templates that a request names, and the request with them
   filled in;

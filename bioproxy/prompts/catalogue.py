@@ -24,7 +24,8 @@ from enum import Enum
 
 from bioproxy.prompts.learned_prompts import LearnedPrompt, LearnedPrompts
 from bioproxy.prompts.prompt_shape import Key, Shape
-from bioproxy.prompts.template_poller import TemplatePoller, error_texts
+from bioproxy.prompts.template_poller import TemplatePoller
+from bioproxy.prompts.template_reading import error_texts
 
 
 class Source(Enum):

@@ -12,54 +12,38 @@ reading a file blocks: the call returns when the disk has answered, and a networ
 `Deferred`, Twisted's object for a result that comes later.  When the function is done, the reactor is woken up, and the
 Deferred fires *in the reactor's thread*, where the waiting coroutine goes on behind its `await`.
 
-**Why no lock.**  The function that runs in the thread (`read_if_changed`) gets immutable values and returns an
-immutable value.  It touches no attribute of the poller.  All attributes are read and written in the reactor's thread,
-and there no other code runs between two `await`s.  So two threads never see the same changing object.  What can happen
-is that two readings of one template overlap and end in the wrong order; `_update` says why that does no harm.
+**Why few visits to threads.**  A visit takes ten times as long as the `stat` that is done there.  So templates that
+were read and did not change since are looked at together, in one visit for each disk (`by_disk`).  Only those that have
+to be read get a visit of their own.
+
+**Why no lock.**  The functions that run in a thread (`bioproxy.prompts.template_reading`) get values that nobody
+changes and return new ones.  They touch no attribute of the poller.  All attributes are read and written in the
+reactor's thread, and there no other code runs between two `await`s.  So two threads never see the same changing object.
+What can happen is that two readings of one template overlap and end in the wrong order; `_update` says why that does no
+harm.
 
 The poller does not know what the texts are for, and does not decide how often it is called (a `Periodic` does).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.logger import Logger
 
-from bioproxy.prompts import templates
-from bioproxy.prompts.templates import FileStamp, Template, TemplateText
+from bioproxy.prompts.template_reading import Reading, by_disk, changed_among, error_texts, read_if_changed
+from bioproxy.prompts.templates import Template, TemplateText
 from bioproxy.runtime.errors import TemplateError
 from bioproxy.runtime.metrics import Metrics
 
-InThread = Callable[[Callable[[], "Reading"]], "Deferred[Reading]"]
+InThread = Callable[[Callable[[], Any]], "Deferred[Any]"]
 """Runs a blocking function in another thread and returns a Deferred.
 
 It fires with the function's result, or fails with the exception that the function raised.  A parameter, so that tests
 can run the function at once, or later, or never.
 """
-
-
-@dataclass(frozen=True)
-class Reading:
-    """The result of reading a template once.
-
-    Invariant: exactly one of `text` and `error` is not `None`.
-    """
-
-    text: TemplateText | None
-    """The template's text with its includes."""
-    error: TemplateError | None
-    """Why there is no text."""
-    stamps: dict[Path, FileStamp]
-    """The stamp of the template file and of each included file, taken before the content was read if possible."""
-    since: float
-    """When these stamps were first seen, in seconds of the monotonic clock."""
-    settled: bool
-    """Whether equal stamps at the next poll will prove that no file has changed; see `read_if_changed`."""
 
 
 class TemplatePoller:
@@ -102,21 +86,14 @@ class TemplatePoller:
     async def poll(self) -> None:
         """Read all templates whose files changed.  Called every few seconds.
 
-        The files are read concurrently, so a template on a slow disk does not delay the others.  Fires when all are
-        done.  A file that cannot be read is no failure.  Fails with the first exception that is a bug, after which the
-        other readings still complete.  Cancelling it ends the waiting; the threads finish their reading, unused.
+        Disks are looked at concurrently, and so are files that have to be read, so a template on a slow disk does not
+        delay those on others.  Fires when all are done.  A file that cannot be read is no failure.  Fails with the
+        first exception that is a bug, after which the other readings still complete.  Cancelling it ends the waiting;
+        the threads finish their reading, unused.
         """
         self._forget_metrics_of_removed()
-        # A coroutine does nothing until it is awaited or wrapped.  `Deferred.fromCoroutine` starts it at once and runs
-        # it until its first `await`, where the work is handed to a thread.  So after this line all reads are under way.
-        updates = [Deferred.fromCoroutine(self._update(each)) for each in self.templates.values()]
-        try:
-            # A Deferred that failed without any handler is logged as an "unhandled error" when it is garbage-collected.
-            # `consumeErrors` marks all of them as handled.  The first one is raised below, so nothing is lost.
-            await gatherResults(updates, consumeErrors=True)
-        except FirstError as error:
-            # `gatherResults` wraps the exception to say which Deferred failed.  The caller wants the exception itself.
-            error.subFailure.raiseException()
+        groups, others = by_disk(self.templates, self.readings)
+        await together([*map(self._update_changed, groups), *(self._update(self.templates[name]) for name in others)])
 
     async def read_current(self, template: Template) -> TemplateText:
         """Return the template's text as it is on disk now.
@@ -141,11 +118,17 @@ class TemplatePoller:
         reading = self.readings.get(name)
         return None if reading is None else reading.text
 
+    async def _update_changed(self, group: dict[str, Reading]) -> None:
+        """Read those templates of a group again whose files changed since these readings.  Fires when that is done."""
+        changed: list[str] = await self._in_thread(lambda: changed_among(group))
+        # A reload during the `await` may have removed a template.  If it gave the name another file, that one is read.
+        await together([self._update(self.templates[name]) for name in changed if name in self.templates])
+
     async def _update(self, template: Template) -> Reading:
         """Read a template if its files changed, and keep the result.  Fires with the current reading."""
         # `last` is read here, in the reactor's thread, and given to the function.  The lambda does not touch `self`.
         last = self.readings.get(template.name)
-        reading = await self._in_thread(lambda: read_if_changed(template, last))
+        reading: Reading = await self._in_thread(lambda: read_if_changed(template, last))
 
         # Anything may have happened during the `await`.  The configuration may have been reloaded: then the reading is
         # still right for the request that asked for it, but must not be kept.  Or another reading that began later may
@@ -184,51 +167,19 @@ class TemplatePoller:
             self.log.info("template {name} changed", name=template.name)
 
 
-def error_texts(reading: Reading) -> tuple[str, ...]:
-    """Return a human-readable description of each problem with a template; none if all is well."""
-    # Either the template itself cannot be read, or some of its includes cannot.
-    if reading.error is not None:
-        return (str(reading.error),)
-    return reading.text.errors if reading.text is not None else ()
+async def together(work: Iterable[Coroutine[Deferred[Any], Any, Any]]) -> None:
+    """Run coroutines concurrently.
 
-
-def read_if_changed(template: Template, last: Reading | None) -> Reading:
-    """Return a new reading if a file of the template may have changed since `last`, else `last` itself.
-
-    Blocking, runs in a thread, touches nothing but its parameters.
-
-    Equal stamps do not always prove that a file is unchanged.  A file system stores times in ticks, from nanoseconds up
-    to two seconds.  If a file is written, read, and written again with the same size within one tick, both versions
-    have the same stamp, and the second one would never be noticed.  (git has the same problem, and calls such a file
-    "racily clean".)  The solution is that a reading is not trusted while its stamps are young: it is repeated at each
-    poll until one of them *began* more than a tick after the stamps were first seen.  Any later write then gets another
-    time.
-
-    The age is measured with the monotonic clock, from the moment when this process first saw the stamps.  Comparing the
-    file's time with the wall clock would be simpler, but wrong: the clock of a file server may differ by minutes, and
-    the wall clock can be set.
+    Fires when all have ended.  Fails at once with the first exception of one of them; the others go on.  Cancelling it
+    cancels all of them.
     """
-    # The order is essential: first the stamps, then the contents.  If a file is written in between, the new content is
-    # stored with the old stamp, the next poll sees another stamp, and the file is read once more.  The other way round,
-    # the old content would be stored with the new stamp, and the change would be lost.
-    began = time.monotonic()
-    paths = [template.path] if last is None else list(last.stamps)
-    stamps = {path: templates.stamp(path) for path in paths}
-    if last is not None and last.settled and stamps == last.stamps:
-        return last
-    text, error = None, None
+    # A coroutine does nothing until it is awaited or wrapped.  `Deferred.fromCoroutine` starts it at once and runs it
+    # until its first `await`, where the work is handed to a thread.  So after this line all reads are under way.
+    started = [Deferred.fromCoroutine(each) for each in work]
     try:
-        text = templates.read(template)
-    except TemplateError as raised:
-        error = raised
-    else:
-        # Which files are included is known only after reading.  The stamp of a new include is therefore taken after its
-        # content, the wrong order.  But then the stamps differ from the last ones, so this reading is not settled, and
-        # the next poll reads the file once more.
-        watched = [template.path, *text.includes]
-        stamps = {path: stamps[path] if path in stamps else templates.stamp(path) for path in watched}
-        # These properties are computed on first use and then kept.  For a large text that takes long enough to delay
-        # other requests, so it is done here, in the thread, and not later in the reactor's.
-        _ = text.digest, text.prefix_digest, text.json_escaped
-    since = last.since if last is not None and stamps == last.stamps else time.monotonic()
-    return Reading(text, error, stamps, since, began - since > templates.COARSEST_FILE_CLOCK)
+        # A Deferred that failed without any handler is logged as an "unhandled error" when it is garbage-collected.
+        # `consumeErrors` marks all of them as handled.  The first one is raised below, so nothing is lost.
+        await gatherResults(started, consumeErrors=True)
+    except FirstError as error:
+        # `gatherResults` wraps the exception to say which Deferred failed.  The caller wants the exception itself.
+        error.subFailure.raiseException()

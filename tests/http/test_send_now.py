@@ -15,6 +15,22 @@ ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class SentNow(WorldTest):
     """An answer is sent as soon as it is complete."""
 
+    def test_each_token(self) -> None:
+        """Each piece of a stream leaves at once, the first one with the head; its end leaves with the last chunk."""
+        wire = Wire()
+        call = self.world(agents=wire.agents()).send("POST", CHAT, b"{}")
+        sent: list[bytes] = []
+        directlyProvides(call.transport, IWriteDescriptor)
+        call.transport.doWrite = lambda: sent.append(call.received)  # type: ignore[attr-defined]
+        line = wire.accept()
+        line.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self.assertEqual([], sent)
+        for number, piece in enumerate((b"one", b"two"), 1):
+            line.send(b"3\r\n%b\r\n" % piece)
+            self.assertEqual((number, True), (len(sent), sent[-1].endswith(b"3\r\n%b\r\n" % piece)))
+        line.send(b"0\r\n\r\n")
+        self.assertTrue(sent[-1].endswith(b"0\r\n\r\n"))
+
     def answered(self, **headers: str) -> tuple[Call, list[tuple[bytes, int]]]:
         """Send a chat over a connection with `doWrite`, as a socket has it, and have it answered.
 

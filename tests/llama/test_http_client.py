@@ -129,7 +129,8 @@ class Crossing(ClientTest):
         for before in (b"HTTP/1.1 100 Continue\r\n\r\n", early, early + b"HTTP/1.1 100 Continue\r\n\r\n" + early):
             for size in (1, 1000):
                 call, line = self.ask("POST", "/x", b"{}")
-                data = before + OK + b"X-Own: 1\r\nContent-Length: 2\r\n\r\nok"
+                # Closed afterwards, so that each of these requests has a connection of its own.
+                data = before + OK + b"X-Own: 1\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
                 for at in range(0, len(data), size):
                     line.send(data[at : at + size])
                 self.assertEqual((200, "1", b"ok"), (call.status, call.headers["x-own"], call.body), before)

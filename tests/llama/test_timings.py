@@ -54,6 +54,12 @@ class Finding(SynchronousTestCase):
         for size in (1, 700, 4096, 65536, len(answer)):
             self.assertEqual(VALUES, found(*(answer[at : at + size] for at in range(0, len(answer), size))), size)
 
+    def test_longest_beginning(self) -> None:
+        """The numbers are found behind as many digits as there may be, wherever the network cuts them."""
+        usage = b'{"usage":{"cache_read_input_tokens":123456789012345,"input_tokens":6}}'
+        for at in range(len(usage)):
+            self.assertEqual({"cache_n": 123456789012345, "prompt_n": 6}, found(b"x" * 300 + usage[:at], usage[at:]))
+
     def test_latest(self) -> None:
         """Where each event has them, the latest ones count."""
         early = b'data: {"timings":{"cache_n":1,"prompt_n":2}}\n\n'

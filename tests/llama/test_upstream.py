@@ -335,39 +335,8 @@ class AsSent(WireTest):
         self.assertEqual([], self.wire.asked)
 
 
-class Connections(WireTest):
-    """Which connections are reused."""
-
-    def second(self, call: Callable[[], Deferred[Any]]) -> int:
-        """Make a call twice, one after the other; return how many connections the second one needed."""
-        self.build("http://llama:8080")
-        lines: list[Line] = []
-        for number in range(2):
-            result = call()
-            needed = len(self.wire.asked)
-            if needed:
-                lines.append(self.wire.accept())
-            line = lines[-1]
-            line.send(answer(b"{}"))
-            # A relayed answer's body is the caller's to read.
-            result.addCallback(lambda found: found.deliverBody(Sink()) if hasattr(found, "deliverBody") else None)
-            self.successResultOf(result)
-            if number and not needed:
-                self.wire.reactor.advance(3.1)  # idle for too long for llama-server
-                self.assertTrue(line.closed)
-        return needed
-
-    def test_fresh_or_shared(self) -> None:
-        """Only requests that may be repeated share a connection, and only one that was not idle for long."""
-        for call, connections in (
-            (lambda: self.ask(), 0),
-            (lambda: self.ask("POST", {}, fresh=True), 1),
-            (lambda: self.relay(b"GET"), 0),
-            (lambda: self.relay(b"POST", body=b"{}"), 1),
-            (lambda: self.relay(b"GET", body=b"{}"), 1),
-            (lambda: self.relay(b"DELETE"), 1),
-        ):
-            self.assertEqual(connections, self.second(call))
+class Addresses(WireTest):
+    """Which Agent a call takes, and where that connects."""
 
     def test_agents(self) -> None:
         """Each kind of call takes the Agent that is meant for it, so that no POST is ever repeated."""
@@ -388,14 +357,14 @@ class Connections(WireTest):
                 used.append(self.name)
                 return fail(ConnectionRefusedError())
 
-        agents = Agents(Named("relay fresh"), Named("relay shared"), Named("own fresh"), Named("own shared"))
+        agents = Agents(Named("relay once"), Named("relay shared"), Named("own fresh"), Named("own shared"))
         self.upstream = Upstream("http://llama", agents, self.wire.reactor, ApiKeys(None, None))
         for call, expected in (
             (lambda: self.ask(), "own shared"),
             (lambda: self.ask("POST", {}, fresh=True), "own fresh"),
             *((lambda m=m: self.relay(m), "relay shared") for m in (b"GET", b"HEAD", b"OPTIONS")),
-            *((lambda m=m: self.relay(m), "relay fresh") for m in (b"POST", b"PUT", b"DELETE", b"BREW")),
-            (lambda: self.relay(b"GET", body=b"{}"), "relay fresh"),
+            *((lambda m=m: self.relay(m), "relay once") for m in (b"POST", b"PUT", b"DELETE", b"BREW")),
+            (lambda: self.relay(b"GET", body=b"{}"), "relay once"),
         ):
             self.failureResultOf(call(), UpstreamError)
             self.assertEqual(expected, used.pop())
@@ -409,19 +378,6 @@ class Connections(WireTest):
                 self.assertEqual(port, self.wire.asked[0][1])
                 line: Line = self.wire.accept()
                 self.assertEqual(b"\x16\x03" if url.startswith("https") else b"GE", line.received[:2])
-
-
-class Sink:
-    """A protocol that takes a body and ignores it."""
-
-    def makeConnection(self, transport: object) -> None:
-        """Called at the beginning."""
-
-    def dataReceived(self, data: bytes) -> None:
-        """Called for each piece."""
-
-    def connectionLost(self, reason: object = None) -> None:
-        """Called at the end."""
 
 
 class Producing(SynchronousTestCase):

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import capturedLogs
 
 from bioproxy.prompts import templates
-from bioproxy.prompts.template_poller import Reading, TemplatePoller
+from bioproxy.prompts.template_poller import TemplatePoller
+from bioproxy.prompts.template_reading import Reading
 from bioproxy.prompts.templates import Template
 from bioproxy.runtime.metrics import Metrics
 from tests.support.world import WorldTest
@@ -106,9 +107,27 @@ class Changes(PollerTest):
         self.poll()
         self.assertEqual(["code"] * 2, reads)
 
+    def test_one_visit(self) -> None:
+        """Templates that did not change are looked at in one visit to a thread, however many there are."""
+        visits: list[Callable[[], Any]] = []
+
+        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
+            visits.append(work)
+            return maybeDeferred(work)
+
+        self.poller = self.poller_for({f"@t{number}": self.path for number in range(30)}, in_thread)
+        self.poll()
+        self.let_settle()
+        self.poll()
+        self.assertEqual(60, len(visits))  # each was read, and then once more to be sure
+        self.poll()
+        self.assertEqual(61, len(visits))
+        self.include.write_text("part two")
+        self.assertEqual("about part two: ", self.text("t7"))
+        self.assertEqual(92, len(visits))
+
     def test_edits(self) -> None:
         """Each kind of edit is noticed at the next poll, of the template and of its includes."""
-        self.let_settle()
 
         def replaced() -> None:
             draft = self.template("draft", "swapped <{message}>")
@@ -129,6 +148,10 @@ class Changes(PollerTest):
             (lambda: self.path.write_text("through the link <{message}>"), "through the link "),
         ]
         for edit, expected in edits:
+            # Nothing but the stamps can tell of the edit: until its reading is settled, a template is read each time.
+            self.let_settle()
+            self.poll()
+            self.assertTrue(self.poller.readings["code"].settled)
             edit()
             self.assertEqual(expected, self.text())
             text = self.poller.text("code")

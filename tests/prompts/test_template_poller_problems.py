@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.logger import capturedLogs
 
 from bioproxy.prompts import templates
-from bioproxy.prompts.template_poller import Reading
+from bioproxy.prompts.template_reading import Reading
 from bioproxy.runtime.errors import TemplateError
 from tests.prompts.test_template_poller import PollerTest
 from tests.support.world import logged
@@ -96,6 +98,60 @@ class Trouble(PollerTest):
         self.assertEqual(["bad", "code"], sorted(self.poller.readings))
         self.assertIsNotNone(self.poller.text("code"))
         polling.addErrback(lambda _: None)
+
+    def test_disk_hangs_later(self) -> None:
+        """A disk that stops answering does not delay templates on other disks, and occupies a single thread."""
+        names = ("@a", "@b", "@code", "@d")
+        self.poller = self.poller_for({name: self.path for name in names})
+        self.poll()
+        self.let_settle()
+        self.poll()
+        # As if two of them were on another disk.  There is only one here.
+        for name in ("a", "b"):
+            reading = self.poller.readings[name]
+            elsewhere = {path: stamp and (-1, *stamp[1:]) for path, stamp in reading.stamps.items()}
+            self.poller.readings[name] = replace(reading, stamps=elsewhere)
+        visits: list[Callable[[], Any]] = []
+
+        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
+            visits.append(work)
+            return Deferred() if len(visits) == 1 else maybeDeferred(work)
+
+        self.poller._in_thread = in_thread
+        self.include.write_text("changed meanwhile")
+        polling = Deferred.fromCoroutine(self.poller.poll())
+        self.assertNoResult(polling)
+        for name, expected in {"a": "part one", "b": "part one", "code": "changed", "d": "changed"}.items():
+            text = self.poller.text(name)
+            self.assertIn(expected, text.prefix if text else "")
+        # One visit hangs, one finds out that two templates changed, and two read these.
+        self.assertEqual(4, len(visits))
+        polling.addErrback(lambda _: None)
+        polling.cancel()
+
+    def test_removed_meanwhile(self) -> None:
+        """A template that a reload removes, while its files are looked at, is not read, and the others are."""
+        self.poller = self.poller_for({"@gone": self.path, "@code": self.path})
+        self.poll()
+        self.let_settle()
+        self.poll()
+        looks: list[Deferred[Any]] = []
+
+        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
+            if looks:
+                return maybeDeferred(work)
+            looks.append(Deferred())
+            return looks[0].addCallback(lambda _: work())
+
+        self.poller._in_thread = in_thread
+        self.path.write_text("edited <{message}>")
+        polling = Deferred.fromCoroutine(self.poller.poll())
+        self.poller.set_templates([self.poller.templates["code"]])
+        looks[0].callback(None)
+        self.successResultOf(polling)
+        self.assertEqual(["code"], list(self.poller.readings))
+        text = self.poller.text("code")
+        self.assertEqual("edited ", text and text.prefix)
 
     def test_bug(self) -> None:
         """`poll` fails with the exception of a bug in reading one template, after reading the others."""

@@ -480,7 +480,7 @@ class PassThrough(WorldTest):
             call = world.send("POST", "/tokenize", b"{}", Host=host)
             line = wire.accept()
             self.assertIn(f"Host: {host}\r\n".encode(), line.received)
-            line.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            line.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             self.assertEqual(200, call.status, host)
 
     def test_odd_escapes(self) -> None:

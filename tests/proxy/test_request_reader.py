@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Callable
 from tempfile import SpooledTemporaryFile
@@ -250,10 +251,18 @@ class Learning(WorldTest):
 
     def test_too_deep(self) -> None:
         """What nests too deep is refused if it may name a template, as short bodies and as large ones."""
-        for levels in (5000, 200_000):
-            deep = b', "y": ' + b"[" * levels + b"]" * levels + b"}"
-            self.assertIsNone(self.find(chat_body("hello", 1000)[:-1] + deep))
-            self.failure(chat_body("@code x", 1000)[:-1] + deep, TooDeep)
+
+        def nested(text: str, levels: int) -> bytes:
+            return chat_body(text, 1000)[:-1] + b', "y": ' + b"[" * levels + b"]" * levels + b"}"
+
+        # From Python 3.13 on, `json` reads more levels than fit in a short body.
+        too_deep, fine = ([200_000], [5000]) if sys.version_info >= (3, 13) else ([5000, 200_000], [500])
+        for levels in too_deep:
+            self.assertIsNone(self.find(nested("hello", levels)))
+            self.failure(nested("@code x", levels), TooDeep)
+        for levels in fine:
+            self.assertIsInstance(self.find(nested("hello", levels)), ChatRequest)
+            self.assertIsInstance(self.find(nested("@code x", levels)), NamedTemplates)
 
     def test_proxy(self) -> None:
         """A chat from which something may be learned is sent on byte for byte."""
