@@ -12,7 +12,7 @@ and the end of a connection came by.  So each step has a time:
 
 * *given up*: bioproxy has closed the connection of the warm-up's piece;
 * *free*: llama-server has answered ``GET /lora-adapters``, which it does between two batches only, so it has done with
-  that piece;
+  that piece (of a model with checkpoints a piece may be two batches; then the second is in the next time);
 * *restored*: the slot has the document again;
 * *sent*: the user's request is on its way;
 * *word*: the first piece of the answer is here; *computing* is the time from *sent* on.
