@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from twisted.internet.task import Clock
 
 from bioproxy.runtime.backoff import LONGEST_PAUSE, Backoff
-from bioproxy.warmup.schedule import CHANGES, CHANGES_PAUSE, SHORTEST_PAUSE
+from bioproxy.warmup.outcomes import CHANGES, CHANGES_PAUSE, SHORTEST_PAUSE
 from bioproxy.warmup.warmer import INTERVAL
 
 

@@ -1,9 +1,10 @@
 """Streams that wait at bioproxy's gate: what a thousand of them cost, and whether others notice.
 
 llama-server's one slot is in use (the stand-in holds the first request), and all others wait. A waiting client of a
-stream gets a comment every ten seconds, so that neither it nor a proxy in between gives up. Measured are, while they
-wait, bioproxy's processor time and memory, and how long a request takes that need not wait; and at the end how long
-each takes when the slot is free again.
+stream gets a comment every ten seconds, so that neither it nor a proxy in between gives up. The comment has its place
+and the time until its turn, which is estimated from earlier requests. Measured are, while they wait, bioproxy's
+processor time and memory, and how long a request takes that need not wait; and at the end how long each takes when the
+slot is free again.
 
 The clients are coroutines of one asyncio loop, which read to the end and check that the answer is whole.
 """
@@ -22,7 +23,13 @@ from benchmarks.bench.measuring import median
 from benchmarks.servers import Children, free_ports, get, wait_for
 
 WATCHED = 10.0
-"""Seconds for which the processor time of waiting is measured: each client gets one comment in them."""
+"""Seconds for which the processor time of waiting is measured: by default each client gets one comment in them."""
+
+INTERVAL = 10.0
+"""Seconds between two comments to a client: the default of ``ping_interval``."""
+
+LEARNED = 5
+"""Requests before, from which bioproxy learns how long such requests take."""
 
 ASKED = 50
 """Requests that pass the waiting ones."""
@@ -62,8 +69,8 @@ async def stream(port: int, body: bytes, connected: asyncio.Semaphore) -> None:
     assert b"data: [DONE]" in end, f"the stream ended with {end!r}"
 
 
-def waiting(streams: int, folder: Path) -> Waited:
-    """Measure with so many streams, one of which has the slot."""
+def waiting(streams: int, folder: Path, interval: float = INTERVAL) -> Waited:
+    """Measure with so many streams, one of which has the slot, and a comment to each in each interval, in seconds."""
     needed = 2 * streams + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < needed:
@@ -72,10 +79,12 @@ def waiting(streams: int, folder: Path) -> Waited:
         children = Children(stack, folder)
         llama, port, admin = free_ports(3)
         server = Way("stand-in", children.start("stand-in", ("-m", "benchmarks.bench.stand_in", llama), llama))
-        options = ("--queue-limit", streams + 10, "--no-warmup")
+        options = ("--queue-limit", streams + 10, "--no-warmup", "--ping-interval", interval)
         url = f"http://127.0.0.1:{llama}"
         way = Way("bioproxy", children.bioproxy(f"waiting-{streams}", port, admin, url, *options))
         wait_for("bioproxy to see the stand-in", lambda: get(admin, "/status")["llama"]["up"])
+        for _ in range(LEARNED):
+            way.post(CHAT, question("why?"))
         return asyncio.run(held(streams, server, way, admin))
 
 

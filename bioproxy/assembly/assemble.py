@@ -55,6 +55,7 @@ from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings
 from bioproxy.shared.shelf import INTERVAL as SHARING_INTERVAL
+from bioproxy.slot.estimate import Experience
 from bioproxy.slot.record_uses import INTERVAL as USES_INTERVAL
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
@@ -165,7 +166,7 @@ def assemble(
     # The proxy gets the schedule and not the warmer: a request only tells what was asked for, and it never waits for a
     # warm-up.  That a warm-up makes room is the gate's business.
     # What waiting clients are told; the status shows the same.
-    waits = Waits(gate, prompt_learning, speed, upstream, reactor)
+    waits = Waits(gate, prompt_learning, speed, upstream, reactor, Experience())
     proxy = Proxy(
         reader,
         gate,

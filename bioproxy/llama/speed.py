@@ -5,18 +5,30 @@ only a moment; whether a save is worth its time and fits on the disk; and, for t
 much time is saved by tokens that need not be computed.
 
 Nothing is measured here.  llama-server times itself (`timings` in its answers), and whoever gets such an answer passes
-the numbers on.  Only the last measurement is kept, without an average: the speed changes at once when another process
-runs, or when the machine has other work, and a wrong guess corrects itself with the next piece.
+the numbers on.  Estimates are made from the last measurement, without an average: the speed changes at once when
+another process runs, or when the machine has other work, and a wrong guess corrects itself with the next piece.
+
+The size of a piece is different, because a user waits for it.  Too small costs a warm-up some milliseconds; too large
+costs that user a second.  So pieces are sized by the slowest of the latest measurements (`tokens_in`).
 
 Pure: knows no clock and no other module.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 ENOUGH = 64
 """Tokens.  Fewer than that are no measurement: the fixed costs of a request blur the speed.
 
 Halved, pieces vary more in length; doubled, a llama-server that mostly reuses tokens is rarely measured.
+"""
+
+RECENT = 4
+"""Latest measurements of which the slowest one says how large a piece may be.
+
+Halved, a machine with changing other work is taken for a quick one more often, and more pieces are too long; doubled,
+pieces stay small for longer after a slow moment.  With 1, only the last measurement counts.
 """
 
 QUICKEST, SLOWEST = 1e-9, 3600.0
@@ -32,11 +44,13 @@ class Speed:
     Invariant: what is not known yet is 0 or `None`, and each method says what it returns then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, recent: int = RECENT) -> None:
+        """`recent` is how many measurements `tokens_in` looks at; another number is for comparisons only."""
         self.seconds_per_token = 0.0
         """Seconds that computing one prompt token takes, 0 until it was measured."""
         self.restore_seconds_per_token: float | None = None
         """Seconds that restoring one token from a file takes, `None` until it was measured."""
+        self._recent: deque[float] = deque(maxlen=recent)
         self._save_seconds_per_token: float | None = None
         self._bytes_per_token = 0.0
 
@@ -44,10 +58,11 @@ class Speed:
         """Note that computing so many prompt tokens took `ms` milliseconds, as llama-server says."""
         if tokens >= ENOUGH and QUICKEST <= ms / 1000 / tokens <= SLOWEST:
             self.seconds_per_token = ms / 1000 / tokens
+            self._recent.append(self.seconds_per_token)
 
     def tokens_in(self, seconds: float, otherwise: int) -> int:
-        """Return how many prompt tokens can be computed in some seconds, or `otherwise` if that is not known."""
-        return int(seconds / self.seconds_per_token) if self.seconds_per_token else otherwise
+        """Return how many prompt tokens take hardly more than some seconds, or `otherwise` if that is not known."""
+        return int(seconds / max(self._recent)) if self._recent else otherwise
 
     def saved(self, tokens: int, size: int, seconds: float) -> None:
         """Note that saving so many tokens took `size` bytes and so many seconds."""

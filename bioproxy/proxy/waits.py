@@ -5,8 +5,9 @@ such requests take, and llama-server knows how much of a prompt it has read.  Th
 comments in a waiting client's stream (`Waits.words`), the record of the request (`Waits.arrived`), and the live page
 (`Waits.progress_of`).
 
-Each estimate is made anew from what is inside and ahead at the moment, so nothing has to be updated when somebody hangs
-up.  It is an estimate of *this* queue.  Who passes others (``patience``), and for how long the gate lingers, is not
+Estimates are made from what is inside and ahead at the moment, so nothing has to be updated when somebody hangs up.
+`bioproxy.proxy.forecast` makes them for the whole queue at once: a thousand waiting clients ask as often as one.  It is
+an estimate of *this* queue.  Who passes others (``patience``), and for how long the gate lingers, is not
 foreseen: those requests are mostly not here yet, and while somebody is inside, nobody knows what the slot will hold.
 
 On Twisted: asking llama-server is an `await`, and llama-server may hang.  A client that waits must get its comment in
@@ -18,7 +19,6 @@ Nothing here decides anything: with wrong estimates every request is served as b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, TimeoutError
@@ -32,9 +32,10 @@ from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.proxy.exchange import Exchange
+from bioproxy.proxy.forecast import SHARED, Forecast
 from bioproxy.proxy.request_log import Record
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.estimate import Experience, Kind, Served
+from bioproxy.slot.estimate import Expected, Experience, Kind, Served
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.turn import Turn
 from bioproxy.warmup.prompt_learning import PromptLearning
@@ -71,6 +72,10 @@ class Visit:
     """When llama-server was last asked about its prompt."""
     progress: PromptProgress | None = None
     """What llama-server said then."""
+    expected: Expected | None = None
+    """What it will probably take; `None` if nothing is known, or it was not estimated yet."""
+    estimated: float | None = None
+    """When that was estimated."""
 
 
 class Waits:
@@ -80,19 +85,27 @@ class Waits:
     """
 
     def __init__(
-        self, gate: Gate, prompt_learning: PromptLearning, speed: Speed, upstream: Upstream, clock: IReactorTime
+        self,
+        gate: Gate,
+        prompt_learning: PromptLearning,
+        speed: Speed,
+        upstream: Upstream,
+        clock: IReactorTime,
+        experience: Experience,
     ) -> None:
-        """Know nothing yet.
+        """Know no request yet.
 
         `gate` knows the queue, `prompt_learning` with which learned prompt a chat begins, `speed` what a prompt token
-        takes (for answers that do not tell), and `upstream` is asked how far a prompt is.
+        takes (for answers that do not tell), and `upstream` is asked how far a prompt is.  `experience` learns from
+        each answer, and makes the estimates.
         """
         self._gate = gate
         self._prompt_learning = prompt_learning
         self._speed = speed
         self._upstream = upstream
         self._clock = clock
-        self._experience = Experience()
+        self._experience = experience
+        self._forecast = Forecast(gate, self._rest, clock)
         # By the request's id.
         self._visits: dict[str, Visit] = {}
 
@@ -103,10 +116,8 @@ class Waits:
 
         `found` is what its body was found to be, and `size` is how many bytes that has.
         """
-        # Before it joins, so those that are there now are those ahead of it, but for those that let everybody pass.  If
-        # there is nobody, nothing is estimated: it does not wait.
-        present = [turn for turn in self._gate.stats.turns if turn.has_entered or turn.fills_for is None]
-        seconds = self._sum(present) if present else None
+        # Before it joins, so those that are there now are those ahead of it, but for those that let everybody pass.
+        seconds = self._forecast.for_next()
         record.estimate_ms = None if seconds is None else seconds * 1000
         # A learned prompt stands in the place of a template: requests on it have as much in common.
         prompt = record.template
@@ -146,11 +157,7 @@ class Waits:
 
         Only for a request that waits.
         """
-        # Not by arrival: some let everybody pass.  A request that waits behind a warm-up has nobody inside: the warm-up
-        # gives way within a piece, and is not counted.
-        ahead = self._gate.queue.in_order()[: turn.place - 1]
-        inside = self._gate.stats.inside
-        return self._sum(ahead if inside is None else [inside, *ahead])
+        return self._forecast.seconds_until(turn)
 
     async def words(self, exchange: Exchange, turn: Turn) -> str:
         """Return what the client of a request should be told now.
@@ -185,27 +192,22 @@ class Waits:
             return None
         return {"reused": visit.progress.reused, "computed": visit.progress.computed}
 
-    def _sum(self, turns: Iterable[Turn]) -> float | None:
-        """Return about how many seconds these requests still need, one after the other; `None` if one is unknown."""
-        # The turn of a request belongs to its record, by whose id the visit is found.
-        rests = [self._rest(turn.who) for turn in turns]
-        known = [rest for rest in rests if rest is not None]
-        # A sum without one of them would be too small, and too small is what disappoints.  Mostly all are known after
-        # the very first answer, since the most general kind learns from each.
-        return sum(known) if len(known) == len(rests) else None
-
-    def _rest(self, record: Record) -> float | None:
+    def _rest(self, record: Record | None) -> float | None:
         """Return about how many seconds of the slot a request still needs."""
+        # The turn of a request belongs to its record, by whose id the visit is found.
         visit = self._visits.get(record.id) if record is not None else None
         if visit is None:
             return None
-        # Asked anew each time: what was learned since the request arrived makes the estimate better.
-        expected = self._experience.expected(visit.kind, visit.size)
+        now = self._clock.seconds()
+        # What was learned since the request arrived makes the estimate better, but not from moment to moment.  So it is
+        # kept for a while.  Otherwise a queue that moves quickly would be estimated as a whole for each that leaves it.
+        if visit.estimated is None or now - visit.estimated >= SHARED:
+            visit.expected, visit.estimated = self._experience.expected(visit.kind, visit.size), now
+        expected = visit.expected
         if expected is None or visit.entered is None:
             return None if expected is None else expected.reading + expected.answering
-        now = self._clock.seconds()
         # Both are by the same clock; the first piece of the answer marks the end of the prompt.
-        begun = None if record.ttft_ms is None else now - record.arrived - record.ttft_ms / 1000
+        begun = None if record is None or record.ttft_ms is None else now - record.arrived - record.ttft_ms / 1000
         return expected.rest(now - visit.entered, begun)
 
     def _total(self, exchange: Exchange, visit: Visit) -> int | None:

@@ -5,9 +5,8 @@ code that uses the slot must enter the gate first, and code inside the gate can 
 
 Twisted runs all of bioproxy in one thread, so this lock does not protect against other threads.  Two coroutines never
 run at the same moment, but each ``await`` lets others run, and relaying one answer has thousands of them.  The lock is
-Twisted's `DeferredSemaphore` with one token.  It never blocks the thread: who finds no token gets a `Deferred`, an
-object that gets its result later, and the coroutine that awaits it sleeps until then, while the rest of the program
-goes on.
+a token (`bioproxy.slot.token`).  It never blocks the thread: who finds it taken gets a `Deferred`, an object that gets
+its result later, and the coroutine that awaits it sleeps until then, while the rest of the program goes on.
 
 A Deferred can be *cancelled*.  Then it fails with `CancelledError`, which the coroutine sees as an exception at its
 ``await``, and its turn is taken out of the queue.  This is how a client that hangs up leaves the queue.  A time-out
@@ -29,7 +28,7 @@ from contextlib import AbstractContextManager
 from math import inf
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, TimeoutError
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -38,6 +37,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.preemption import Preemption
 from bioproxy.slot.queue import WaitingQueue
 from bioproxy.slot.queue_stats import QueueStats, timestamp
+from bioproxy.slot.token import Token
 from bioproxy.slot.turn import Turn, Work
 
 
@@ -88,10 +88,6 @@ class Gate:
         self.limit = limit
         self.timeout = timeout
         self._clock = clock
-        # The token is held while a user or a warm-up is inside.  `acquire` takes it if it is free; `release` makes it
-        # free.  The semaphore could have a list of waiting Deferreds as well, but would let in the first of them.  So
-        # the users wait in a queue of ours, and the token is taken for the user who is chosen there.
-        self._semaphore = DeferredSemaphore(1)
         # Whether a user holds the token, and whether that user has left already but the token is still held, for work
         # that must be done before the next user comes in.
         self._user_inside = self._user_has_left = False
@@ -99,9 +95,9 @@ class Gate:
         self._preemption = Preemption()
         # Whether bioproxy is shutting down.  Then no user and no warm-up may enter any more.
         self.closed = False
-        # Whether `_let_in` is running.
-        self._letting_in = False
-        self.queue = WaitingQueue(clock, metrics, patience, linger, self._let_in)
+        # Held while a user or a warm-up is inside.  The users who wait for it are in the queue.
+        self._token = Token(lambda: None if self.closed else self.queue.next())
+        self.queue = WaitingQueue(clock, metrics, patience, linger, self._token.hand_on)
         self.stats = QueueStats(clock, metrics, lambda: self.waiting, lambda: self.busy)
 
     # The present state.
@@ -164,8 +160,8 @@ class Gate:
             if self.closed:
                 raise self.unavailable("bioproxy is shutting down") from None
             raise
-        # No ``await`` from here to the return.  This coroutine may be running inside the call of `_let_in` that gave it
-        # the token, and no other code may read the gate's state before the state says that a user is inside.
+        # No ``await`` from here to the return.  This coroutine may be running inside the call that handed the token
+        # to it, and no other code may read the gate's state before the state says that a user is inside.
         self._user_inside = turn.has_entered = True
         turn.since = timestamp()
         waited = self._clock.seconds() - arrived
@@ -207,38 +203,22 @@ class Gate:
         is_expected = self.queue.lingering and turn.goes_on()
         if (inside or self.waiting) and self.waiting >= self.limit and not is_expected:
             raise self.unavailable(f"llama-server is busy, and {self.waiting} requests are waiting already")
-        if self._semaphore.tokens and self.queue.may_be_bypassed:
-            return self._semaphore.acquire()  # fires at once
+        if self._token.is_free and self.queue.may_be_bypassed:
+            return self._token.take()
         # First join, then preempt: the warm-up releases its token while it is being cancelled, and the user must be in
         # the queue by then.  In the reverse order, another warm-up could start at that moment and find the gate free.
         acquired = self.queue.join(turn, self.timeout)
         self._preemption.preempt()
-        self._let_in()
+        self._token.hand_on()
         self.stats.user_joined()
         return acquired
 
     def _release(self, turn: Turn) -> None:
         """Let the next user in, after a user."""
-        # All fields must be up to date before: the next user's coroutine runs inside `_let_in`.
+        # All fields must be up to date before: the next user's coroutine runs inside the last line.
         self._user_inside = self._user_has_left = False
         self.queue.user_left(turn, self.stats.user_left())
-        self._semaphore.release()
-        self._let_in()
-
-    def _let_in(self) -> None:
-        """Let in the user who goes next, if the gate is free.  Called whenever that may have changed."""
-        # Firing a turn's Deferred runs that user's coroutine before the call returns.  It may end at once and come here
-        # again from inside, and so on: a queue of a thousand users would need thousands of stack frames.  So only the
-        # outermost call does the work, and goes on as long as the token is free again.
-        if self._letting_in:
-            return
-        self._letting_in = True
-        try:
-            while self._semaphore.tokens and not self.closed and (turn := self.queue.next()) is not None:
-                self._semaphore.acquire()
-                turn.acquired.callback(None)
-        finally:
-            self._letting_in = False
+        self._token.give_back()
 
     # Warm-ups.
 
@@ -256,17 +236,16 @@ class Gate:
         """
         # The token is checked, not `busy`: after a warm-up was cancelled for a user, the user has the token slightly
         # before `busy` shows it.  While the gate lingers the token is free, but users wait.
-        if not self._semaphore.tokens or self.closed or self.waiting:
+        if not self._token.is_free or self.closed or self.waiting:
             return False
-        await self._semaphore.acquire()  # a token is free, so this fires at once, before other code can run
+        await self._token.take()  # it is free, so this fires at once, before other code can run
         self.queue.warmup_entered()
         self.stats.warmup_entered()
         try:
             return await self._preemption.run(work)
         finally:
-            # The gate opens in all cases, and the next user's coroutine runs inside `_let_in`.
-            self._semaphore.release()
-            self._let_in()
+            # The gate opens in all cases, and the next user's coroutine runs inside this call.
+            self._token.give_back()
 
     def without_preemption(self, last: bool = False) -> AbstractContextManager[None]:
         """Protect a part of a warm-up: the code in this ``with`` block is not cancelled when a user comes.
@@ -294,7 +273,4 @@ class Gate:
 
     async def until_free(self) -> None:
         """Fire when nobody is inside.  Only for a gate that was closed; cancelling stops waiting."""
-        # The only one who waits in the semaphore's own list, which is served before our queue.  So the gate must be
-        # closed: otherwise this call would be ahead of all users.
-        await self._semaphore.acquire()
-        self._semaphore.release()
+        await self._token.until_free()

@@ -62,6 +62,9 @@ class WaitingQueue:
         self._metrics = metrics
         self._reconsider = reconsider
         self._turns: list[Turn] = []
+        # The same turns as `in_order` returns them; `None` after each change of `_turns`.  Each method that changes
+        # `_turns` sets it to `None` in the next line, before any other code can run.
+        self._ordered: list[Turn] | None = None
         # Until when the gate may linger, by the clock; `None` if there is no reason to.  This window is open also while
         # nobody waits: who comes then has to wait for the rest of it.
         self._linger_until: float | None = None
@@ -80,11 +83,17 @@ class WaitingQueue:
         return not self._turns and self._linger_until is None
 
     def in_order(self) -> list[Turn]:
-        """Return the turns in the order in which they will come in, as far as that is known."""
+        """Return the turns in the order in which they will come in, as far as that is known.  Not to be changed."""
         # Who will pass is not known before the slot is free: until then it is being changed, and holds nothing that
         # could be gone on with.
         # So the order of arrival is the best guess, and only those that let everybody pass are behind it.
-        return [self._turns[index] for index in in_order([turn.fills_for is not None for turn in self._turns])]
+        #
+        # Each waiting client asks for its place every few seconds, so the list is kept until the queue changes.
+        if self._ordered is None:
+            self._ordered = [
+                self._turns[index] for index in in_order([turn.fills_for is not None for turn in self._turns])
+            ]
+        return self._ordered
 
     def place(self, turn: Turn) -> int:
         """Return a turn's place in that order, 1 for the first; 0 for a turn that does not wait."""
@@ -103,6 +112,7 @@ class WaitingQueue:
         acquired.addTimeout(timeout, self._clock)
         turn.acquired = acquired
         self._turns.append(turn)
+        self._ordered = None
         return acquired
 
     def replace(self, client: object, error: Unavailable) -> None:
@@ -113,6 +123,7 @@ class WaitingQueue:
         # the newest is of use.
         for turn in [each for each in self._turns if each.fills_for == client]:
             self._turns.remove(turn)
+            self._ordered = None
             turn.acquired.errback(error)
 
     def _give_up(self, turn: Turn) -> None:
@@ -121,6 +132,7 @@ class WaitingQueue:
         # ones.
         self._charge()
         self._turns.remove(turn)
+        self._ordered = None
         self._observe(turn)
         # It may have been the impatient one who kept the gate from lingering longer, or the last one who waited.
         if self.lingering:
@@ -186,6 +198,7 @@ class WaitingQueue:
         self._end_lingering("came" if turn.went_on else "timeout")
         self._linger_until = None
         del self._turns[decision.index]
+        self._ordered = None
         self._observe(turn)
         # From now on these are being passed over.  All others have come later than `turn`, and lose nothing by it.
         self._begin_charging(self._turns[: decision.index])

@@ -20,14 +20,16 @@ from bioproxy.prompts.prompt_shape import Key
 PIECE_SECONDS = 0.5
 """How many seconds of llama-server's work a piece should be.
 
-A user who arrives during a warm-up waits for the piece in progress.  Halved: users wait half as long, and the fixed
-cost of a piece weighs twice as much.  Doubled: a user may have to wait for a second.
+A user who arrives during a warm-up waits for the piece in progress, or for a save in progress.  Halved: users wait
+half as long, and a warm-up takes 5 % more of a processor (`benchmarks/pieces.py`).  Doubled: a user may have to wait
+for a second.
 """
 
 PIECES = (512, 256, 128, 64)
 """Tokens that a piece may have; the last one may have up to 63 more or fewer.
 
-At least 64 (`LEAST`).  At most 512, llama.cpp's own batch (``-ub``), so that a piece is one batch.
+At least 64 (`LEAST`), also where these take longer than `PIECE_SECONDS`.  At most 512, llama.cpp's own batch (``-ub``),
+so that a piece is one batch.
 """
 
 LEAST = 64
@@ -47,11 +49,12 @@ Where the first batches of a cold run end, a warm-up may end as well.  With anot
 lengths of prompts.
 """
 
-FIRST_PIECE = 512
-"""Tokens of a piece while llama-server's speed is not known, for a piece of one second: 256 for half a second.
+FIRST_PIECE = 256
+"""Tokens of a piece while llama-server's speed is not known, for a piece of one second: 128 for half a second.
 
-Halved or doubled: the first piece after a start is as much shorter or longer; from the second one on the speed is
-known.
+The first piece after a start is there to measure the speed, which every later piece goes by.  Halved, it may be too
+small for that, as the slot often holds its first tokens already (`bioproxy.llama.speed.ENOUGH`); doubled, a user of a
+slow machine (60 tokens a second) may wait for four seconds in that piece instead of two.
 """
 
 

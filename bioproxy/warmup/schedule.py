@@ -9,9 +9,7 @@ that are due the order is:
    probably be asked for next;
 4. what was learned from requests.
 
-A warm-up that failed waits before the next try, longer after each failure, so that lasting trouble does not keep
-llama-server busy.  So does a prompt whose text changes during each of its warm-ups, for example because an included
-file contains a clock.
+A prompt whose last warm-ups came to nothing has to wait for a while (`bioproxy.warmup.outcomes`).
 
 No list of jobs is kept.  The schedule is worked out anew each time that `bioproxy.warmup.warmer` asks, which is twice a
 second, from what is known then.  A queue of jobs would have to be corrected at each edit of a template, each restart of
@@ -29,31 +27,10 @@ from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt, Source
-from bioproxy.runtime.backoff import Backoff
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.due import Due, Facts, Hold, Waiting, decide
+from bioproxy.warmup.outcomes import Outcomes
 from bioproxy.warmup.shape_learning import ShapeLearning
-
-SHORTEST_PAUSE = 2.0
-"""Seconds of the pause after the first failure of a warm-up; the pause doubles from there on.
-
-Halved or doubled: the seventh pause in a row is as long as before, a minute.
-"""
-
-CHANGES = 2
-"""How many times in a row a text may change during its warm-up before the next warm-up has to wait.
-
-An editor that saves twice in a row is nothing unusual.  Halved: such an editor costs a pause of four seconds.  Doubled:
-a clock in an include costs four warm-ups in a row instead of two.
-"""
-
-CHANGES_PAUSE = 4.0
-"""Seconds of the pause after the next such change; the pause doubles from there on, up to a minute.
-
-With a text that changes every five seconds an hour has 56 warm-ups, which take 8 % of the time; without pauses, 91 %.
-Halved or doubled: one warm-up more or less.
-"""
-
 
 QUIET = 1.0
 """Seconds without any user at the gate before a learned prompt is warmed up.
@@ -115,12 +92,11 @@ class Schedule:
         self._asked: set[str] = set()
         # The id that an operator has asked for last, as long as no user has asked for any prompt since.
         self._chosen: str | None = None
-        # By id, what the last warm-up was begun for, until the prompt is warm.  Only for the log: it decides nothing.
-        # (What was begun is not what is going on: a user may have interrupted it.)
-        self._begun: dict[str, object] = {}
-        # Two kinds of trouble: a failure is about a prompt and a process of llama-server, a change about the id alone.
-        self._failures = Backoff(clock, SHORTEST_PAUSE)
-        self._changes = Backoff(clock, CHANGES_PAUSE, free=CHANGES)
+        # What came of the last tries.  What the warmer reports without this class having a part in it goes there
+        # directly.
+        self._outcomes = Outcomes(clock)
+        self.begins = self._outcomes.begins
+        self.changed = self._outcomes.changed
 
     def about(self, prompt: Prompt) -> object:
         """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens.
@@ -169,7 +145,7 @@ class Schedule:
 
         Also after the pause, until a try succeeds: the next try may fail for the same reason.
         """
-        trouble = self._failures.current(prompt.id, self.about(prompt))
+        trouble = self._outcomes.failures.current(prompt.id, self.about(prompt))
         return None if trouble is None else trouble.text
 
     # What people ask for.
@@ -192,8 +168,7 @@ class Schedule:
         """
         self.wanted.add(id)
         self._chosen = id
-        self._failures.over(id)
-        self._changes.over(id)
+        self._outcomes.end_pauses(id)
         # Until that round nothing else is done about it: `wanted` is looked at before all pauses.  Files may have
         # been given up after failed saves, and are tried again.  The old file must not make the warm-up end early.
         self._slot.discard_prompt_file(id)
@@ -211,24 +186,10 @@ class Schedule:
 
     # What came of the tries.
 
-    def begins(self, due: Due) -> bool:
-        """Note that a warm-up begins; return whether that is news.
-
-        Under steady traffic a long warm-up needs dozens of tries.  Only the first one for a reason is worth a line in
-        the log, until the prompt is warm.
-        """
-        occasion = (due.prompt.key, due.reason)
-        news = self._begun.get(due.prompt.id) != occasion
-        # The prompt itself would keep an old text of many megabytes in memory; its key is enough to tell texts apart.
-        self._begun[due.prompt.id] = occasion
-        return news
-
     def succeeded(self, id: str) -> None:
         """Note that a prompt is warm now, whether something had to be computed for that or not."""
         self.wanted.discard(id)
-        self._begun.pop(id, None)
-        self._failures.over(id)
-        self._changes.over(id)
+        self._outcomes.forget(id)
 
     def failed(self, prompt: Prompt, text: str, took: float | None) -> bool:
         """Note a failed warm-up; return whether the failure is news.
@@ -239,16 +200,7 @@ class Schedule:
         # An operator's wish is for one try that users do not interrupt; an interrupted one leaves the wish in place.
         # If the wish stayed, the prompt would never pause after failures.
         self.wanted.discard(prompt.id)
-        return self._failures.failed(prompt.id, self.about(prompt), text, took)
-
-    def changed(self, id: str) -> None:
-        """Note that a text changed while it was warmed up: if that goes on, the next warm-ups wait ever longer.
-
-        How long the try took does not matter here, unlike after a failure: the next text may stay for good.
-        """
-        # About nothing in particular: a change that is noted about its text would be forgotten with the next text, and
-        # the next text is just what does not stay.
-        self._changes.failed(id)
+        return self._outcomes.failures.failed(prompt.id, self.about(prompt), text, took)
 
     def _order(self, due: Due) -> tuple[bool, bool, bool, int]:
         """Return what prompts that are due are sorted by: four values, of which the first that differs decides."""
@@ -280,8 +232,8 @@ class Schedule:
             wanted=name in self.wanted,
             allowed=self.ahead or name in self._asked,
             # Only while the pause lasts: afterwards a failure is history, and no fact that speaks against a try.
-            failure=self._failures.waiting(name, self.about(prompt)),
-            change=self._changes.waiting(name),
+            failure=self._outcomes.failures.waiting(name, self.about(prompt)),
+            change=self._outcomes.changes.waiting(name),
             recorded=recorded,
             # Looked up on disk, where the folder can be seen: somebody may have deleted the file.
             whole=recorded is None or slot.is_intact(recorded),

@@ -2,8 +2,10 @@
 
 Why in pieces: llama-server notices a closed connection only between two batches, which may be seconds apart.  A user
 who arrives during a warm-up waits for the piece in progress, so a piece has about as many tokens as llama-server
-processes in half a second.  Each piece is a request with all tokens up to its end.  The tokens of the pieces before are
-in the slot already, so sending them again costs nothing.
+processes in half a second, by the slowest of the latest measurements.  Hardly anything comes on top of that: nothing is
+saved when a piece is given up, and the calls that prepare the slot take milliseconds (`benchmarks/warmup_wait.py`).
+Each piece is a request with all tokens up to its end.  The tokens of the pieces before are in the slot already, so
+sending them again costs nothing.
 
 Pieces must not be sent where the slot holds the whole prompt already, perhaps with a conversation behind it: a request
 that is shorter than what the slot holds cuts the slot down to it.  Then all tokens are sent at once, and llama-server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.llama.speed import ENOUGH, Speed
+from bioproxy.llama.speed import ENOUGH, RECENT, Speed
 
 
 class Measuring(SynchronousTestCase):
@@ -22,6 +22,15 @@ class Measuring(SynchronousTestCase):
         self.assertEqual((250, 125), (speed.tokens_in(1, 512), speed.tokens_in(0.5, 512)))
         speed.measured(ENOUGH, ENOUGH * 10)
         self.assertAlmostEqual(0.01, speed.seconds_per_token)
+
+    def test_slowest_counts_for_pieces(self) -> None:
+        """How much is done in a time is told by the slowest of the latest measurements; an estimate, by the last."""
+        speed = Speed()
+        for ms in (1000, 4000, *[1000] * (RECENT - 1)):
+            speed.measured(1000, ms)
+        self.assertEqual((250, 0.001), (speed.tokens_in(1, 512), speed.seconds_per_token))
+        speed.measured(1000, 1000)
+        self.assertEqual(1000, speed.tokens_in(1, 512))
 
     def test_useless_measurements(self) -> None:
         """Too few tokens, or no time at all, are no measurement."""

@@ -19,8 +19,8 @@ def warmed(text: str) -> list[int]:
 
 
 LENGTH = len(warmed(LINES))
-ENDS = [256, *range(512, LENGTH, 512), LENGTH]
-"""Where the pieces of its warm-up end at half a millisecond for each token, when that is known: at multiples of 512."""
+ENDS = [128, *range(512, LENGTH, 512), LENGTH]
+"""Where the pieces of its warm-up end at half a millisecond for each token: at multiples of 512, once that is known."""
 
 
 class Pieces(WarmTest):
@@ -43,11 +43,26 @@ class Pieces(WarmTest):
 
     def test_speed(self) -> None:
         """Once the speed is known a piece takes about half a second, with 64, 128, 256 or 512 tokens."""
-        for ms, expected in ((0.1, [256, 512, 1024, 1536]), (1.5, [256, 512, 768]), (50.0, [256, 320, 384])):
+        for ms, expected in ((0.1, [128, 512, 1024, 1536]), (1.5, [128, 256, 512]), (50.0, [128, 192, 256])):
             self.use({"code": "x" * 3000 + "<{message}>"}, warmup_chunk=2048, state_dir=self.folder / str(ms))
             self.server.ms_per_token = ms
             self.rounds()
             self.assertEqual(expected, self.pieces()[: len(expected)])
+
+    def test_slow_moment(self) -> None:
+        """After a piece that took long the next ones stay small: what made it slow may come back, and a user waits."""
+        self.use({"code": f"{LINES}<{{message}}>"})
+        self.built.speed.measured(512, 51.2)
+        self.server.pause_at = {"/completion"}
+        warming = self.begin()
+        self.go_on()  # first comes the fingerprint
+        for ms in (4.0, 0.1, 0.1, 0.1, 0.1, 0.1):
+            self.server.ms_per_token = ms
+            self.go_on()
+        self.server.pause_at = set()
+        self.go_on()
+        self.successResultOf(warming)
+        self.assertEqual([512, 576, 640, 704, 768, 1024, 1536], self.pieces()[:7])
 
     def test_not_in_pieces(self) -> None:
         """What a question has left in the slot is not cut down piece by piece: only the last batch is made anew."""
@@ -172,7 +187,7 @@ class Parts(LongTest):
             saved.append(len(self.built.saved(kind=PART) or ()))
             progress.append(round(self.built.warmer.progress("code") * LENGTH))
         self.assertEqual([0, 0, 512, 512, 1024, 1024, 1536], saved)
-        self.assertEqual([256, 512, 512, 1024, 1024, 1536, 1536], progress)
+        self.assertEqual([128, 512, 512, 1024, 1024, 1536, 1536], progress)
         self.warm()
         self.assert_warm(LINES)
 
@@ -392,7 +407,7 @@ class BrokenOff(WarmTest):
         self.ask_and_hang_up(100)
         before = len(self.server.requests)
         self.rounds()
-        self.assertEqual(256, self.pieces(before)[0])
+        self.assertEqual(128, self.pieces(before)[0])
         self.assertEqual("warm", self.state())
 
 
