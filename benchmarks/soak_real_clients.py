@@ -149,7 +149,7 @@ class Place:
         wait_for("bioproxy to see llama.cpp", lambda: get(self.admin, "/status")["llama"]["up"])
         if record:
             client = installed.client
-            hidden = (f"{self.home}=/home/user", f"{self.project}=/work/project", f"{folder}=/tmp/folder")
+            hidden = (f"{self.home}=/home/user", f"{self.project}=/home/user/project", f"{folder}=/tmp/folder")
             to = ("--to", f"http://127.0.0.1:{self._port}", "--port", recorder)
             named = ("--client", f"{client.package} {installed.version}")
             hide = [word for each in hidden for word in ("--hide", each)]
