@@ -28,7 +28,7 @@ def assemble_sharing(settings: Settings, lower: SlotParts, reactor: Any, outside
     """Return the shared shelf.  Without `shared_shelf` in the settings it is one that shares nothing."""
     # The parts are made from the bottom to the top, each from those that it needs.  This one knows the slot folder of
     # this process, and is of use with or without a shared folder.
-    local = LocalFiles(lower.snapshots, lower.folder, lower.shelf, lower.files.saver)
+    local = LocalFiles(lower.snapshots, lower.folder, lower.shelf)
     # The limits of the own files hold for the shared ones.  A reload hands in new ones (`bioproxy.assembly.takers`).
     limits = Limits(settings.prompts_limit, settings.conversations_limit)
     view = None

@@ -19,7 +19,8 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.shared.entry import same_content
 from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.saving import FileSaver, SaveFailed
+from bioproxy.slot.record_switch import switch_record
+from bioproxy.slot.save_failures import SaveFailed
 from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.snapshot import PREFIX, Snapshot
 
@@ -30,11 +31,10 @@ class LocalFiles:
     Invariant: nothing is recorded here but files that are in the slot folder, with the size that they should have.
     """
 
-    def __init__(self, snapshots: SnapshotRecord, folder: SlotFolder, shelf: Shelf, saver: FileSaver) -> None:
+    def __init__(self, snapshots: SnapshotRecord, folder: SlotFolder, shelf: Shelf) -> None:
         self._snapshots = snapshots
         self._folder = folder
         self._shelf = shelf
-        self._saver = saver
 
     def has(self, name: str, kind: str, entry: Snapshot) -> bool:
         """Tell whether there is a file for the same prompt or conversation and model already."""
@@ -71,7 +71,7 @@ class LocalFiles:
                 raise OSError(f"{file} cannot be renamed")
             # What an operator has pinned stays pinned, whoever has computed the file.
             pinned = self._shelf.is_pinned(name, kind)
-            self._saver.record(name, kind, replace(entry, filename=filename, pinned=pinned))
+            switch_record(self._snapshots, self._folder, name, kind, replace(entry, filename=filename, pinned=pinned))
         except (OSError, SaveFailed) as error:
             # Whichever name it has by now, unless the record has that name already.
             self.discard(file)
