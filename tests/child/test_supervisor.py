@@ -12,7 +12,8 @@ from twisted.python.failure import Failure
 
 from bioproxy.child.attempts import FIRST_PAUSE, STEADY
 from bioproxy.child.command_line import adapted, free_port
-from bioproxy.child.supervisor import IS_STARTING, LOOK, START_LIMIT, LlamaChild
+from bioproxy.child.startup import LOOK, START_LIMIT
+from bioproxy.child.supervisor import IS_STARTING, LlamaChild
 from bioproxy.runtime.errors import ConfigError, LlamaNotRunning, ShuttingDown
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.settings.configuration import Settings
