@@ -13,7 +13,8 @@ import secrets
 import socket
 from typing import Any
 
-from bioproxy.assembly.parts import Outside, SlotParts
+from bioproxy.assembly.outside import Outside
+from bioproxy.assembly.parts import SlotParts
 from bioproxy.settings.configuration import Settings
 from bioproxy.shared.disk import Disk
 from bioproxy.shared.folder import SharedFolder
