@@ -28,11 +28,10 @@ from pathlib import Path
 from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.shared.copying import is_as_recorded, link_or_copy
 from bioproxy.shared.entry import MALFORMED, SharedEntry, entry_from_json, stem_for
+from bioproxy.shared.layout import ENTRIES, FILES, LEASES, prepare
+from bioproxy.shared.lease_files import LeaseFiles
 from bioproxy.slot.folder import free_bytes
 from bioproxy.slot.snapshot import Snapshot, names_of
-
-ENTRIES, FILES, LEASES = "entries", "files", "leases"
-"""The folders in the shared folder: what there is, the slot files, and who is computing what."""
 
 
 class SharedFolder:
@@ -45,6 +44,8 @@ class SharedFolder:
     def __init__(self, path: Path) -> None:
         """Name the folder.  Nothing is touched before `check`."""
         self.path = path
+        self.leases = LeaseFiles(path)
+        """Who is computing what."""
         # Its way of writing small files whole and of removing them durably is just what is needed.  Its lock is not:
         # this folder is for many.
         self._json = StateFolder(path)
@@ -56,40 +57,12 @@ class SharedFolder:
 
         Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
         """
+        # With its number a full disk would count as one that can be read all the same (`bioproxy.shared.disk`), but
+        # what was not checked must not be read.
         try:
-            self._check()
+            self._device = prepare(self.path, self._json, self._device)
         except OSError as error:
             raise OSError(error.strerror or str(error)) from None
-
-    def _check(self) -> None:
-        """Check the folder.  Raises `OSError`."""
-        # Made once, and without the folders above.  A disk that is not mounted must not be replaced by a folder on the
-        # disk below it, where this process would be alone and nobody would notice.
-        if self._device is None and not self.path.exists():
-            self.path.mkdir(exist_ok=True, mode=0o700)
-        device = self.path.stat().st_dev
-        if not (self.path / ENTRIES).is_dir() and self._device not in (None, device):
-            raise OSError("another disk than before, and an empty one: is it mounted?")
-        for name in (ENTRIES, FILES, LEASES):
-            (self.path / name).mkdir(exist_ok=True, mode=0o700)
-        # A name of its own: another process may be checking at the same moment.
-        probe = f"{LEASES}/probe-{secrets.token_hex(8)}"
-        try:
-            # Leases need that of two who create the same file only one succeeds.
-            if not self.create(probe, b"1") or self.create(probe, b"2"):
-                raise OSError("a file can be created twice")
-            # Entries need that a rename replaces a file as a whole, and that everybody sees the names at once.
-            self._json.write(f"{probe}.json", {"whole": True})
-            if f"{probe}.json" not in self._json.names(LEASES) or self._json.read_strictly(f"{probe}.json") != {
-                "whole": True
-            }:
-                raise OSError("a file that was written cannot be read back")
-            # The order of removal needs times that can be set to the file system's own clock.
-            os.utime(self.path / probe)
-        finally:
-            with suppress(OSError):
-                self._json.remove(probe, f"{probe}.json")
-        self._device = device
 
     def warnings(self) -> list[str]:
         """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing."""
@@ -117,15 +90,6 @@ class SharedFolder:
             # An entry that was removed a moment ago, or that somebody has damaged, says nothing about the others.
             with suppress(OSError, *MALFORMED):
                 found.append(entry_from_json(stem, self._json.read_strictly(f"{ENTRIES}/{stem}.json")))
-        return found
-
-    def leases(self) -> dict[str, bytes]:
-        """Return the content of all leases, by the names of their files."""
-        found: dict[str, bytes] = {}
-        for name in os.listdir(self.path / LEASES):
-            # Its holder may give it up between the two calls.
-            with suppress(FileNotFoundError):
-                found[name] = (self.path / LEASES / name).read_bytes()
         return found
 
     # Slot files.
@@ -238,43 +202,3 @@ class SharedFolder:
                         os.unlink(each.path)
                         removed += 1
         return removed
-
-    # Leases.
-
-    def create(self, file: str, content: bytes) -> bool:
-        """Create a file that must not be there yet; return whether this call has created it."""
-        # `O_EXCL` is the one operation on which all leases rest: the kernel, or the server of a network disk, lets
-        # exactly one of several callers succeed.
-        try:
-            descriptor = os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            return False
-        try:
-            with os.fdopen(descriptor, "wb") as opened:
-                opened.write(content)
-        except OSError:
-            # On a full disk a file can be created and not written.
-            with suppress(OSError):
-                os.unlink(self.path / file)
-            raise
-        return True
-
-    def renew_lease(self, name: str, content: bytes, mine: bytes) -> bool:
-        """Replace a lease's content if it begins with `mine`; return whether it did."""
-        path = self.path / LEASES / name
-        try:
-            if not path.read_bytes().startswith(mine):
-                return False
-        except FileNotFoundError:
-            return False
-        # In place and not by a rename, which would create the file again if somebody has removed it meanwhile.
-        with open(path, "r+b") as opened:
-            opened.write(content)
-            opened.truncate()
-        return True
-
-    def remove_leases(self, names: Iterable[str]) -> None:
-        """Remove leases; missing ones are no error."""
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path / LEASES / name)

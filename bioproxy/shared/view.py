@@ -90,7 +90,7 @@ class SharedView:
         began, folder = self._clock.seconds(), self.folder
         # Leases first.  Whoever gives up a lease has published its file before: where the lease is gone, the file is
         # seen.  The other way round both could be missed.
-        leases, stems = await self.disk.call(lambda: (folder.leases(), folder.stems()), patience)
+        leases, stems = await self.disk.call(lambda: (folder.leases.read(), folder.stems()), patience)
         # A look that began later has come to its end first, and knows better.
         if began < self._newest:
             return

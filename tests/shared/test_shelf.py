@@ -574,7 +574,7 @@ class Upkeep(SharingTest):
     def test_full_disk(self) -> None:
         """On a full disk no lease can be written, and room is made all the same; other trouble ends it."""
         self.warm(self.a)
-        create = self.a.parts.shared._view.folder  # type: ignore[union-attr]
+        create = self.a.parts.shared._view.folder.leases  # type: ignore[union-attr]
         self.patch(create, "create", lambda *args: (_ for _ in ()).throw(no_space()))
         self.age(40 * 86400)
         self.advance(INTERVAL)
