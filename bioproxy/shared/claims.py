@@ -1,7 +1,16 @@
 """Takes, renews and gives up leases: the deeds to what `bioproxy.shared.leases` decides.
 
+A lease lives in two places.  `Leases` decides, in memory and in the reactor's thread, whether it is free and which file
+has to be created; a thread does that on the disk; and only when the disk has said yes, `Leases` is told.  In this order
+a process never believes that it has a lease which it has not.  The other way round there is a gap: a process that ends,
+or whose coroutine is cancelled, after the file was created and before that was noted leaves a lease without a holder.
+It has no beats, so twenty seconds later it counts for nothing.  That is why no step here has to be undone.
+
 A claim that cannot be made because the disk is in trouble is no obstacle: then each process computes for itself, as
 without a shared shelf.
+
+On Twisted: a thread cannot be cancelled, so "cancelling" means only that nobody waits for it any more
+(`bioproxy.shared.disk`).
 
 Does not know what a lease is for.
 """
@@ -22,6 +31,7 @@ class Claims:
     """
 
     def __init__(self, view: SharedView) -> None:
+        """Keep the leases of the folder that `view` shows."""
         self._view = view
 
     async def take(self, key: str) -> bool:
@@ -57,7 +67,8 @@ class Claims:
         """Give up a lease, if this process has it.  Fires and never fails."""
         names = self._view.leases.give_up(key)
         if names:
-            # If that fails, the lease has no beats from now on, and the others find out.
+            # If that fails, the lease has no beats from now on, and the others find out.  `Leases` has forgotten it
+            # already, so nobody renews it by mistake.
             with suppress(Unusable):
                 await self._view.disk.call(partial(self._view.folder.leases.remove, names), PATIENCE)
 

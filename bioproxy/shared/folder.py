@@ -5,8 +5,18 @@ says what it is (`bioproxy.slot.snapshot`).  A stem has a random part and is use
 after it was written.  That is what makes the folder safe without a lock server: a reader finds an entry whole or not at
 all, and two writers of the same prompt write two pairs, of which the older one is removed later.
 
-The file is written before its entry, and removed after it.  So whenever a process dies, the folder has at most a file
-without an entry, which nobody restores; it is removed after an hour (`bioproxy.shared.removal`).
+The file is written before its entry, and removed after it.  What a process leaves that dies in the middle:
+
+* publishing, while the file is copied: a draft, ``files/STEM.new``;
+* publishing, before the entry is written: a file without an entry, which nobody restores;
+* removing, after the entry is gone: the same;
+* at any moment else: complete pairs.
+
+All of these leftovers are removed after an hour, by whoever is alive (`bioproxy.shared.removal`).
+
+Where slot folder and shelf are on one file system, the file on the shelf is a *hard link* of the one in the slot
+folder: two names of one file, which takes no time and no space however large it is (`bioproxy.shared.copying`).  That
+is safe only because slot files are never changed either: llama-server writes to a new name each time.
 
 All of this blocks, for seconds with large files, for ever on a network disk that hangs.  So nothing here is called in
 Twisted's thread: `bioproxy.shared.shelf` calls these methods in threads and waits no longer than it can afford.  That
@@ -49,6 +59,7 @@ class SharedFolder:
         # Its way of writing small files whole and of removing them durably is just what is needed.  Its lock is not:
         # this folder is for many.
         self._json = StateFolder(path)
+        # Found by `check`, and compared by the next one: after trouble there may be another disk at the same place.
         # The file system on which the folders were made or found, as `os.stat` numbers it.
         self._device: int | None = None
 
@@ -57,15 +68,18 @@ class SharedFolder:
 
         Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
         """
-        # With its number a full disk would count as one that can be read all the same (`bioproxy.shared.disk`), but
-        # what was not checked must not be read.
+        # The number is left out.  With its number a full disk would count as one that can be read all the same
+        # (`bioproxy.shared.disk`), but what was not checked must not be read.
         try:
             self._device = prepare(self.path, self._json, self._device)
         except OSError as error:
             raise OSError(error.strerror or str(error)) from None
 
     def warnings(self) -> list[str]:
-        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing."""
+        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing.
+
+        Called by ``--check``, before anything is shared.
+        """
         try:
             self.check()
         except OSError as error:
@@ -78,13 +92,19 @@ class SharedFolder:
     # What there is.
 
     def stems(self) -> set[str]:
-        """Return the stems of all entries."""
+        """Return the stems of all entries.
+
+        This is the call that a look makes every two seconds, so it reads no file.
+        """
         # Without `suppress`: a folder that has vanished is not an empty one.
         names = os.listdir(self.path / ENTRIES)
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def read_all(self, stems: Iterable[str]) -> list[SharedEntry]:
-        """Return these entries, without those that are gone, malformed, or of a newer bioproxy.  Never raises."""
+        """Return these entries, without those that are gone, malformed, or of a newer bioproxy.  Never raises.
+
+        One process that writes nonsense must not keep the others from what is good.
+        """
         found: list[SharedEntry] = []
         for stem in stems:
             # An entry that was removed a moment ago, or that somebody has damaged, says nothing about the others.
@@ -95,7 +115,12 @@ class SharedFolder:
     # Slot files.
 
     def publish(self, source: Path, name: str, kind: str, snapshot: Snapshot) -> SharedEntry | None:
-        """Put a slot file on the shelf; return its entry, or `None` if the file is not as `snapshot` says any more."""
+        """Put a slot file on the shelf; return its entry, or `None` if the file is not as `snapshot` says any more.
+
+        `source` is the file in the slot folder, and `name` and `kind` are the id under which others shall find it.  May
+        take minutes, where the file must be copied.
+        """
+        # A stem that nobody else has, so there is no agreement with other writers.
         stem = stem_for(name, kind, snapshot.model)
         target = self.path / FILES / f"{stem}.bin"
         # Compared before and after: the file may be replaced by a newer one while it is copied.
@@ -105,15 +130,20 @@ class SharedFolder:
             modified = link_or_copy(source, target)
             whole = is_as_recorded(source, snapshot.size, snapshot.written_at)
         except FileNotFoundError:
-            # Removed from the slot folder since, unless it is this folder that is gone.
+            # Removed from the slot folder since, unless it is this folder that is gone.  The one is everyday, the other
+            # must be told as trouble.
             if source.exists():
                 raise
             whole = False
+        # Nobody has seen it yet, so it can simply go.
         if not whole or target.stat().st_size != snapshot.size:
             target.unlink(missing_ok=True)
             return None
+        # For others: under the usual name, with no time, as that belongs to the file in the slot folder here, and not
+        # pinned, which is this operator's wish.
         usual = replace(snapshot, filename=names_of(name, kind)[0], written_at=None, pinned=False)
         entry = SharedEntry(stem, name, kind, usual, modified)
+        # From this moment on others see it.  Written to the disk for good, as the record of a local file is.
         try:
             self._json.write(f"{ENTRIES}/{stem}.json", entry.to_json(), indent=None)
         except OSError:
@@ -124,7 +154,11 @@ class SharedFolder:
         return entry
 
     def fetch(self, entry: SharedEntry, target: Path) -> bool:
-        """Have the slot file of an entry at `target` too; return whether it was there, and is whole."""
+        """Have the slot file of an entry at `target` too; return whether it was there, and is whole.
+
+        `target` must not exist.  Its content is not looked at: size and time tell whether it is the file that was
+        published.  May take minutes, where the file must be copied.
+        """
         source = self.path / FILES / f"{entry.stem}.bin"
         try:
             if not is_as_recorded(source, entry.snapshot.size, entry.modified):
@@ -135,18 +169,23 @@ class SharedFolder:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return False
             raise
-        # Once more, for a file that was changed while it was copied.
+        # Once more, for a file that was changed while it was copied.  Nobody of us does that; a person, or a program
+        # that restores a backup, may.
         whole = is_as_recorded(source, entry.snapshot.size, entry.modified)
         if not whole or target.stat().st_size != entry.snapshot.size:
             target.unlink()
             return False
+        # A use, for the order of removal, which the next minute of upkeep would tell late.
         # A disk that is read-only cannot note this, and is good enough all the same.
         with suppress(OSError):
             self.touch(entry.stem)
         return True
 
     def touch(self, *stems: str) -> None:
-        """Note that entries were used, by the file system's own clock.  A missing entry is no error."""
+        """Note that entries were used, by the file system's own clock.  A missing entry is no error.
+
+        The time of use is the file's own time of change, so that noting it changes no content, which readers rely on.
+        """
         # `utime` without a time means "now" to the file system, so on a network disk it is the server's clock that
         # counts, and the clocks of the machines may differ.
         for stem in stems:
@@ -154,8 +193,11 @@ class SharedFolder:
                 os.utime(self.path / ENTRIES / f"{stem}.json")
 
     def remove(self, stems: Collection[str]) -> None:
-        """Remove slot files with their entries; missing ones are no error."""
-        # All entries first: from then on nobody begins to fetch one of these files.
+        """Remove slot files with their entries; missing ones are no error.
+
+        A reader that has just begun to copy one keeps its file open, or its link: it gets all of it.
+        """
+        # The entries of all files first, and durably: from then on nobody begins to fetch one of these files.
         self._json.remove(*(f"{ENTRIES}/{stem}.json" for stem in stems))
         for stem in stems:
             with suppress(FileNotFoundError):
@@ -165,6 +207,7 @@ class SharedFolder:
 
     def used_at(self) -> dict[str, float]:
         """Return when each entry was used last, in seconds since 1970 by the file system's clock, by stem."""
+        # `scandir` and not `listdir`, because it brings the times along on some file systems.
         with os.scandir(self.path / ENTRIES) as found:
             return {
                 each.name.removesuffix(".json"): each.stat().st_mtime for each in found if each.name.endswith(".json")
@@ -172,7 +215,8 @@ class SharedFolder:
 
     def now(self) -> float:
         """Return the time by the file system's clock, in seconds since 1970."""
-        # The clock of this machine may be another one.
+        # The clock of this machine may be another one.  There is no call that asks a file server for its time, but each
+        # file that is made there gets it.
         probe = self.path / LEASES / f"clock-{secrets.token_hex(8)}"
         probe.touch()
         try:
@@ -181,11 +225,13 @@ class SharedFolder:
             probe.unlink()
 
     def free(self) -> int:
-        """Return how many bytes can be written to the disk."""
+        """Return how many bytes can be written to the disk, by everybody and not by root alone."""
         return free_bytes(self.path)
 
     def remove_strays(self, older_than: float) -> int:
         """Remove what processes have left that died: files without an entry, drafts, leases; return how many.
+
+        Only one process at a time should do so, but nothing breaks if two do.
 
         `older_than` is a time by the file system's clock.  Younger ones may be of a process at work.
         """
@@ -197,6 +243,7 @@ class SharedFolder:
                 if folder == FILES:
                     stray = each.name.removesuffix(".bin") not in stems
                 with suppress(FileNotFoundError):
+                    # An hour by the file system's clock, compared with times of the same clock.
                     # The time of the last change of the name, not of the content: a hard link of an old file is new.
                     if stray and each.stat().st_ctime < older_than:
                         os.unlink(each.path)

@@ -37,7 +37,7 @@ class LeaseFiles:
         self._path = path / LEASES
 
     def read(self) -> dict[str, bytes]:
-        """Return the content of all leases, by the names of their files."""
+        """Return the content of all leases, by the names of their files: a few small ones, read with each look."""
         found: dict[str, bytes] = {}
         for name in os.listdir(self._path):
             # Its holder may give it up between the two calls.
@@ -46,7 +46,10 @@ class LeaseFiles:
         return found
 
     def create(self, name: str, content: bytes) -> bool:
-        """Create a lease that must not be there yet; return whether this call has created it."""
+        """Create a lease that must not be there yet; return whether this call has created it.
+
+        Of several processes that do so at the same moment, one gets true.
+        """
         return create_once(self._path / name, content)
 
     def renew(self, name: str, content: bytes, mine: bytes) -> bool:
@@ -57,14 +60,15 @@ class LeaseFiles:
                 return False
         except FileNotFoundError:
             return False
-        # In place and not by a rename, which would create the file again if somebody has removed it meanwhile.
+        # If this process dies between these two lines, the content is longer than it should be, or has the new beats
+        # and the old end.  Either is a change, and then no change any more: the others see a holder that has died.
         with open(path, "r+b") as opened:
             opened.write(content)
             opened.truncate()
         return True
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove leases; missing ones are no error."""
+        """Remove leases; missing ones are no error.  The caller knows that they are its own, or of dead holders."""
         for name in names:
             with suppress(FileNotFoundError):
                 os.unlink(self._path / name)

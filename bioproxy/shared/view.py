@@ -51,6 +51,7 @@ class SharedView:
     log = Logger()
 
     def __init__(self, folder: SharedFolder, disk: Disk, leases: Leases, clock: IReactorTime) -> None:
+        """Look into `folder` by `disk`, and tell `leases` what was seen; `clock` tells how old a look is."""
         self.folder = folder
         """The folder, for those who change something.  All its methods block."""
         self.disk = disk

@@ -597,6 +597,8 @@ class Alone(WorldTest):
             self.successResultOf(world.start(work))
         self.assertIsNone(shared.tell())
         self.assertFalse(shared.usable)
+        wanted: Any = None  # not looked at
+        self.successResultOf(Deferred.fromCoroutine(shared.bring(wanted, wanted)))
         shared.release("code")
         shared.saved("code", PREFIX, snapshot())
         self.assertTrue(self.successResultOf(Deferred.fromCoroutine(shared.claim("code", KEY))))
