@@ -11,6 +11,9 @@ be busy if each request found its pair warm.  ``docs/scaling.md`` has tables mad
 With ``--change``, a tenth of the pairs is lost, gets slow or is added when half of the conversations have begun, and
 only the requests of the five minutes after that are counted.  ``--change none`` counts the same minutes undisturbed.
 
+The decisions are made by `benchmarks.fleet_sim_balancers` and the pairs behave as `benchmarks.fleet_sim_pairs` has it;
+this module is the command line and the table.  A real fleet of three is `benchmarks.fleet_demo`.
+
 ``--like-make-fleet`` simulates what ``make fleet`` runs on real llama.cpp: 20 sessions, 4 templates, 200 requests.
 """
 
@@ -24,7 +27,8 @@ from dataclasses import replace
 from benchmarks.fleet_sim_balancers import BALANCERS
 from benchmarks.fleet_sim_load import DEMO_BYTES_PER_TOKEN, Load, Machine
 from benchmarks.fleet_sim_pairs import SharedShelf
-from benchmarks.fleet_sim_run import Change, Result, Run, best
+from benchmarks.fleet_sim_result import Result
+from benchmarks.fleet_sim_run import Change, Run, best
 
 WINDOW = 300.0
 """Seconds after a change whose requests are counted.
@@ -33,10 +37,13 @@ Halved, most conversations that had to move are counted once only; doubled, what
 """
 
 CHANGED = 0.1
-"""Share of pairs that are lost, slow or added; one at least."""
+"""Share of pairs that are lost, slow or added; one at least.
 
+A rack of ten.  Halved, the effect drowns in chance with few pairs; doubled, it is a catastrophe, and no balancer helps.
+"""
 
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+"""What a letter behind a number of bytes means, as in bioproxy's own settings."""
 
 
 def size(text: str) -> float:
@@ -46,7 +53,10 @@ def size(text: str) -> float:
 
 
 def templates_for(pairs: int) -> int:
-    """Return how many templates a fleet uses: 4 for 3 pairs, and ten times as many for a hundred times the pairs."""
+    """Return how many templates a fleet uses: 4 for 3 pairs, and ten times as many for a hundred times the pairs.
+
+    A guess about organisations: more people bring more kinds of work, but not in proportion.
+    """
     return max(4, round(4 * math.sqrt(pairs / 3)))
 
 
@@ -58,13 +68,17 @@ def shelf_of(given: argparse.Namespace) -> SharedShelf | None:
 
 
 def simulate(name: str, load: Load, machine: Machine, given: argparse.Namespace) -> Result:
-    """Return what a balancer makes of a load."""
+    """Return what a balancer makes of a load.
+
+    Without a change all requests are counted, with one those of `WINDOW` seconds from the middle on.
+    """
     change, since, until = None, 0.0, math.inf
     if given.change is not None:
         since = load.conversations / load.rate / 2
         until = since + WINDOW
         if given.change != "none":
             change = Change(given.change, max(1, round(CHANGED * given.pairs)), since)
+    # One at a time, each with a shelf of its own: a run of 3,000 pairs takes gigabytes.
     runs = (
         Run(load, machine, given.pairs, balancer, shelf_of(given), change, since, until) for balancer in BALANCERS[name]
     )
@@ -73,6 +87,7 @@ def simulate(name: str, load: Load, machine: Machine, given: argparse.Namespace)
 
 def row(name: str, result: Result, seconds: float) -> str:
     """Return a row of the table.  `seconds` is how long a processor has simulated it."""
+    # Shares are of the later requests: the first of a conversation can only find its template.
     later = max(1, result.later)
     return (
         f"| {name} | {result.warm / later:.1%} | {(result.warm + result.fetched) / later:.1%} "
@@ -84,7 +99,7 @@ def row(name: str, result: Result, seconds: float) -> str:
 
 
 def parse() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return what the command line says, checked: a mistake ends the program with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--pairs", type=int, default=3, help="bioproxies, each with a llama-server")
@@ -175,6 +190,7 @@ def load_of(given: argparse.Namespace, machine: Machine) -> Load:
         people=given.people,
         seed=given.seed,
     )
+    # So busy that each balancer has to show what it can do, and not so busy that all queues grow for ever.
     return replace(load, rate=given.busy * given.pairs / load.busy_seconds(machine))
 
 
@@ -191,6 +207,7 @@ def main() -> None:
         "| fullest disk | shared shelf | copied | processor |\n|---|---|---|---|---|---|---|---|---|---|---|"
     )
     for name in given.balancers:
+        # The time of the processor, not of the day: other programs on the machine do not count.
         began = time.process_time()
         result = simulate(name, load, machine, given)
         print(row(name, result, time.process_time() - began), flush=True)

@@ -7,6 +7,11 @@ is ended at the end, by Ctrl-C, or by SIGTERM.
 
     python -m benchmarks.fleet_demo [--sessions 12] [--turns 6] [--pause 2]
 
+What a visitor should see is one difference: the same agents, on the same machines, with the balancer looking at who
+asks or not looking.  So the same sessions run twice, behind two HAProxies that differ in three lines.
+
+No Twisted in here: processes and threads, each of which does one thing.
+
 Does not know how processes are started (`benchmarks.fleet_parts`) and what a session is (`benchmarks.fleet_clients`).
 """
 
@@ -27,7 +32,10 @@ from benchmarks.servers import Children, wait_for
 from bioproxy.demo import tiny_model
 
 QUESTION = 200
-"""Words of a question, as the output of an agent's tool."""
+"""Words of a question, as the output of an agent's tool.
+
+Halved, computing what is new takes so little that conversations hardly matter; doubled, it takes most of the time.
+"""
 
 PAIRS, TEMPLATES = 3, 4
 """What there is; HAProxy's configuration has three pairs."""
@@ -58,7 +66,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def shares(turns: Sequence[Turn], pairs: Sequence[Pair]) -> str:
-    """Return the table of what went where."""
+    """Return the table of what went where: a line for each pair, by what HAProxy's header says."""
     rows: list[tuple[object, ...]] = [HEADINGS]
     for name in [pair.name for pair in pairs]:
         mine = [turn for turn in turns if turn.answer.pair == name]
@@ -79,11 +87,15 @@ def shares(turns: Sequence[Turn], pairs: Sequence[Pair]) -> str:
 
 
 def work(folder: Path, pairs: Sequence[Pair], configuration: str | None, options: argparse.Namespace) -> Summary:
-    """Let the agents work behind a HAProxy of its own; print the table, and return the summary."""
+    """Let the agents work behind a HAProxy of its own; print the table, and return the summary.
+
+    `configuration` is HAProxy's, `None` for the example's.  The pairs go on running; only HAProxy is a new one.
+    """
     folder.mkdir()
     with ExitStack() as stack:
         balancer = Balancer(stack, folder, *pairs, configuration=configuration)
         wait_for("HAProxy to see the pairs", lambda: all(balancer.sees(pair) for pair in pairs))
+        # New sessions, with names of their own: none of them can find a conversation of the other run.
         crowd = Crowd(
             Session(f"{folder.name} {number}", f"@t{number % TEMPLATES}", question_words=QUESTION)
             for number in range(options.sessions)
@@ -97,13 +109,17 @@ def work(folder: Path, pairs: Sequence[Pair], configuration: str | None, options
 
 
 def fleet(folder: Path, stack: ExitStack, options: argparse.Namespace) -> None:
-    """Start everything, have it work, and tell what was saved."""
+    """Start everything, have it work, and tell what was saved.
+
+    All processes belong to `stack`, so they end with it, whatever happens.
+    """
     began = time.monotonic()
     say(f"Starting {PAIRS} pairs of bioproxy and llama.cpp with one shared folder ...")
     model = folder / "model.gguf"
     tiny_model.write_model(model, MODEL)
     children, templates = Children(stack, folder), write_templates(folder, TEMPLATES)
     pairs = [Pair(children, folder, f"pair{number}", model, templates) for number in range(1, PAIRS + 1)]
+    # All three want the same templates at the same moment: one computes each, and the others fetch it.
     for pair in pairs:
         wait_for(f"{pair.name} to be warm", pair.warm)
     computed = sum(pair.metric("warmups_total", result="done") for pair in pairs)
@@ -130,7 +146,7 @@ def fleet(folder: Path, stack: ExitStack, options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the fleet; return the exit code of the process."""
+    """Run the fleet; return the exit code of the process: 1 without HAProxy, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="benchmarks.fleet_demo", description="HAProxy, three pairs, and a load of agents"
     )
