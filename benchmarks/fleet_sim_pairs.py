@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.fleet_sim_load import Conversation, Machine
-from benchmarks.scheduling import TO_THE_NEXT_BLOCK
+from benchmarks.scheduling_run import TO_THE_NEXT_BLOCK
 from bioproxy.warmup.idle_work import IDLE
 
 LOOK = 1.0

@@ -10,6 +10,13 @@ little space, and kills at random moments (`benchmarks.soak_shelf`, `benchmarks.
 that bioproxy starts itself (`benchmarks.soak_child`).  At last, real clients are installed and asked something
 (`benchmarks.soak_real_clients`).
 
+What can only go wrong with many at once is looked for here: an answer that goes to somebody else, a request that is
+sent twice, an order that is not the one of arrival, memory or open files that are kept of clients who have gone.  Tests
+with one client see none of that, and a test with a thousand takes too long for each commit.
+
+The clients run in one event loop (asyncio), the servers in processes of their own.  bioproxy is measured from outside,
+by what the operating system says of its process.
+
 Whatever is not as it should be ends the run, with a line that says what.  ``python -m benchmarks.soak --help`` tells
 what can be chosen; the same ``--seed`` makes the same crowds.
 """
@@ -43,19 +50,27 @@ CROWDS = 7
 """So many come at least: in the first three or four, memory still comes from the system by the megabyte."""
 
 PING_INTERVAL = 0.5
-"""Seconds."""
+"""Seconds between two comments to a stream that waits: so short that each of them is told something in a crowd's
+time."""
 
 KILOBYTES = 30
-"""Memory (VmRSS, in 1000 bytes) that each waiting client may take at most."""
+"""Memory (VmRSS, in 1000 bytes) that each waiting client may take at most.
+
+Half of that is measured.  A body that were kept, or a timer more for each client, would show.
+"""
 
 KEPT_KILOBYTES = 1
-"""Memory that may be left of each client after it has gone, at most, from the second crowd on."""
+"""Memory (as above) that may be left of each client after it has gone, at most, from the second crowd on.
+
+A connection that is forgotten in some dictionary takes several times as much.
+"""
 
 
 class Soak:
     """A bioproxy with the stand-in behind it, and the crowds that come."""
 
     def __init__(self, stack: ExitStack, folder: Path, seed: int) -> None:
+        """Start both, in processes of their own that end with `stack`; `seed` decides who leaves, and when."""
         self._random = random.Random(seed)
         self._crowds = 0
         children = Children(stack, folder)
@@ -66,6 +81,7 @@ class Soak:
         url = f"http://127.0.0.1:{self._llama}"
         self.proxy = children.bioproxy("bioproxy", self._port, self._admin, url, *options)
         wait_for("bioproxy to see the stand-in", lambda: get(self._admin, "/status")["llama"]["up"])
+        # Connections of the start are still closing.  What is open at rest is what must be open after each crowd.
         self._files = 0
         wait_for("bioproxy to be at rest", self._note_files)
 
@@ -86,14 +102,18 @@ class Soak:
             )
             for number, leaves in enumerate(self._leaving(size))
         ]
+        # The first one is held inside by the stand-in, until it is told to go on.  So all others wait at the same time.
         opener = Visitor(f"crowd{self._crowds}-opener", stream=False, hold=True)
+        # Measured while they wait, when nothing else has taken memory since they began to come.
         before = self.proxy.memory()
         await self._come_in_order([opener, *visitors])
         wait_for(f"one to be inside and {size} to wait", lambda: self._gate() == ("user", size))
+        # Long enough that each stream has got a comment: that takes memory, too.
         await asyncio.sleep(1.5 * PING_INTERVAL)
         grown = (self.proxy.memory() - before) * 1000 / size
         assert grown < KILOBYTES, f"{grown:.1f} kB for each waiting client, at most {KILOBYTES} are all right"
 
+        # From here on all goes on by itself: some leave, the others are answered one after the other.
         ends = asyncio.gather(*(visitor.end() for visitor in [opener, *visitors]))
         await asyncio.sleep(PING_INTERVAL)  # some leave while nothing moves
         get(self._llama, "/release")
@@ -122,7 +142,10 @@ class Soak:
         writer.transport.abort()
 
     def _check(self, visitors: Sequence[Visitor]) -> None:
-        """Check what this crowd got, what the stand-in saw, and that nothing is left of it."""
+        """Check what this crowd got, what the stand-in saw, and that nothing is left of it.
+
+        From three sides: a proxy can be wrong in a way that clients do not see, and in one that llama-server does not.
+        """
         for visitor in visitors:
             visitor.check()
         waited = [visitor for visitor in visitors if visitor.stream and visitor.leaves is None]
@@ -138,6 +161,7 @@ class Soak:
         look_for_trouble(self._log)
 
     def _gate(self) -> tuple[str | None, int]:
+        """Return who is inside (``user`` or `None`), and how many wait."""
         gate = get(self._admin, "/status")["gate"]
         return gate["busy"], gate["waiting"]
 
@@ -152,6 +176,7 @@ def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:
 
 def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
     """Let crowds of this size come for so many seconds, `CROWDS` at least.  `AssertionError` says what is wrong."""
+    # Each visitor is an open file here and one more there.
     allow_files(size + 200)
     latest = time.monotonic() + seconds
     with ExitStack() as stack:
@@ -168,7 +193,8 @@ def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
                 f" {resting[-1]:.1f} MB afterwards, {took:.1f} s",
                 flush=True,
             )
-    # A leak grows with each crowd.  But memory comes from the system by the megabyte, so a step of less tells nothing.
+    # The median of the steps between crowds, and not the whole growth.  A leak grows with each crowd.  But memory comes
+    # from the system by the megabyte, so a step of less tells nothing.
     steps = [(after - before) * 1000 / size for before, after in itertools.pairwise(resting[2:])]
     kept = statistics.median_low(steps)
     print(f"  kept of each client since the second crowd: {kept:.2f} kB (median of crowds)", flush=True)
@@ -201,8 +227,10 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1, help="makes the same run again (default: 1)")
     options = parser.parse_args()
+    # As an exception, so that on its way out all processes are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, lambda *_: sys.exit("FAILED: it took too long"))
+    # Time that is certainly enough, by what was asked for: a run that hangs must end, and say so.
     agents = 600 * options.days + options.conversations + 60 * (options.kills + options.shared_kills)
     agents += 3600 * options.real_clients
     signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + agents + 6 * PATIENCE))

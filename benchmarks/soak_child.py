@@ -1,5 +1,9 @@
 """The llama.cpp that bioproxy starts itself, killed at random moments under load: part of ``make soak``.
 
+This is about bioproxy as a parent: whether it notices each death, starts again with the right pause, keeps requests
+waiting meanwhile instead of failing them, and believes nothing of a slot that is gone.  Both processes are on one
+machine, so the operating system is part of what is tried.
+
 Clients ask without a pause, on a template and without one, while llama.cpp is killed again and again, at moments that
 the seed decides.  Each request must have an answer, or an error with words; llama.cpp must be back each time; and at
 the end what is restored from files must give the tokens and odds of a cold run.
@@ -25,7 +29,7 @@ from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 
 CLIENTS = 4
-"""Who ask at the same time."""
+"""Clients that ask at the same time: one is answered and three wait, so that each kill meets both."""
 
 LONGEST = 20.0
 """Seconds that llama.cpp may live at most, once it answers.
@@ -47,7 +51,7 @@ def ask(port: int, message: str, **more: Any) -> tuple[int, Any]:
 
 
 def odds(body: Any) -> dict[str, float]:
-    """Return the likeliest first tokens of an answer."""
+    """Return the likeliest first tokens of an answer, with the logarithms of their probabilities."""
     top = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
     return {each["token"]: each["logprob"] for each in top}
 
@@ -60,6 +64,7 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
     tiny_model.write_model(model, tiny_model.TINY)
     know = " ".join(random.Random(1).choices(tiny_model.COMMON_WORDS, k=1500))
     template.write_text(f"{know} <{{message}}>")
+    # Filled by all clients; appending to a list is one step in Python.
     results: list[tuple[int, Any]] = []
     over = threading.Event()
 
@@ -77,9 +82,11 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
         children.start("bioproxy", [*TWISTD, "bioproxy", *where, *options], port)
 
         def child() -> Any:
+            """Return what bioproxy says of its llama.cpp."""
             return get(admin, "/status")["llama"]["child"]
 
         def back(restarts: int) -> bool:
+            """Tell whether it runs again, after so many restarts."""
             now = child()
             return bool(now["state"] == "running" and now["restarts"] == restarts)
 
@@ -98,11 +105,15 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
         for thread in threads:
             thread.join(60)
             assert not thread.is_alive(), "a request has no answer"
+        # A request that met a kill gets an error, and must be told why; all others are answered, however long they
+        # waited.
         good = sum(status == 200 for status, _ in results)
         bad = [body["error"]["message"] for status, body in results if status != 200]
         assert all("llama" in words for words in bad), f"an error without a reason: {bad}"
         assert good > kills, f"only {good} requests were answered"
 
+        # At last the question that matters most: is what comes from a file the same as what is computed?  llama.cpp is
+        # asked directly for that, without bioproxy and without reuse.
         wait_for("the template to be warm", lambda: get(admin, "/status")["templates"][0]["state"] == "warm")
         ask(port, "something else")
         status, restored = ask(port, "@code why?", logprobs=True, top_logprobs=10)

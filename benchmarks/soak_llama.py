@@ -1,5 +1,7 @@
 """The stand-in for llama-server behind `benchmarks.soak`: it computes nothing, and takes notes.
 
+With a real llama.cpp a thousand answers would take an hour, and nobody could tell afterwards whose answer a text is.
+
 ``python -m benchmarks.soak_llama PORT`` runs it.  Each request has a name, and its answer is made of that name, so an
 answer that was cut, or went to somebody else, can be told from the right one.  Like the real one it does not notice by
 itself that there is more than one request at a time; but it writes down that there was.
@@ -17,7 +19,7 @@ from collections.abc import Coroutine
 from dataclasses import asdict, dataclass, field
 
 SECONDS = (0.001, 0.005)
-"""How long an answer takes, at least and at most."""
+"""How long an answer takes, at least and at most: a crowd of a thousand is served in some seconds."""
 
 
 def plain(name: str) -> bytes:
@@ -32,7 +34,10 @@ def events(name: str) -> list[bytes]:
 
 
 def words(name: str) -> str:
-    """Return a text of which each word says whose it is, and the how manieth."""
+    """Return a text of which each word says whose it is, and the how manieth.
+
+    So a word that is missing, doubled, or another one's shows, wherever in the answer it is.
+    """
     return " ".join(f"{name}:{number}" for number in range(random.Random(name).randint(1, 30)))
 
 
@@ -41,13 +46,16 @@ class Notes:
     """What happened since they were last asked for: the names in the order of their arrival, the most at once."""
 
     seen: list[str] = field(default_factory=list)
+    """Names of the requests."""
     most_at_once: int = 0
+    """Requests that were inside at the same time; bioproxy promises that it is never more than one."""
 
 
 class LlamaApi:
     """What all connections share."""
 
     def __init__(self) -> None:
+        """Begin with empty notes."""
         self.notes = Notes()
         self.inside: set[Connection] = set()
         self.released = asyncio.Event()
@@ -68,6 +76,7 @@ class Connection(asyncio.Protocol):
     """One connection, with one request."""
 
     def __init__(self, llama: LlamaApi) -> None:
+        """Answer for `llama`, which all connections share."""
         self._llama = llama
         self._received = b""
         self._work: asyncio.Task[None] | None = None
@@ -106,6 +115,8 @@ class Connection(asyncio.Protocol):
             self._work = asyncio.get_running_loop().create_task(self._answer(head.split(b" ", 2)[1].decode(), body))
 
     def _answer(self, path: str, body: bytes) -> Coroutine[None, None, None]:
+        """Return what answers a request, by its path."""
+        # Noted here, and not when the coroutine begins, which may be later.
         if path == "/v1/chat/completions":
             question = json.loads(body)
             self._llama.enter(self, question["name"])
@@ -134,15 +145,18 @@ class Connection(asyncio.Protocol):
         self._leave()
 
     async def _send(self, status: int, body: bytes) -> None:
+        """Send a whole answer, and close the connection."""
         self._head(status, b"application/json", b"Content-Length: %d" % len(body))
         self._transport.write(body)
         self._leave()
 
     def _head(self, status: int, kind: bytes, framing: bytes) -> None:
+        """Send the head of an answer; `framing` is the header that says where its body ends."""
         rest = b"Content-Type: %b\r\n%b\r\nConnection: close\r\n\r\n" % (kind, framing)
         self._transport.write(b"HTTP/1.1 %d -\r\n" % status + rest)
 
     def _leave(self) -> None:
+        """Note that the slot is free again, and close the connection once all is written."""
         self._llama.inside.discard(self)
         self._transport.close()
 

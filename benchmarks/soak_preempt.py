@@ -1,5 +1,9 @@
 """How long does a user wait who comes in the middle of a warm-up?  The part of `benchmarks.soak` with a real llama.cpp.
 
+A warm-up must give way at once, but llama-server stops computing only between pieces.  So the promise to users is a
+time, that of one piece.  Whether it is kept shows only with a real llama.cpp, and only at random moments: the worst one
+is just after a piece has begun.
+
 Its model is made on the spot: small enough for a warm-up to take about a second, large enough for that to be work.  A
 template is warmed up in pieces of `PIECE` tokens, and gets another text whenever it is warm.  Users with a short
 question come at random moments meanwhile.  Two times are looked at:
@@ -31,14 +35,19 @@ from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 
 MODEL = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768)
+"""So small that a piece takes some hundredths of a second, and not so small that nothing is to be measured."""
+
 PIECE = 128
-"""Tokens."""
+"""Tokens of a piece of a warm-up at most (`warmup_chunk`).
+
+Halved, pieces take less than what is measured around them; doubled, users meet fewer borders between pieces.
+"""
 
 WORDS = 640
-"""Of the template; each is a token."""
+"""Words of the template; each is a token, so a warm-up has five pieces."""
 
 SLACK = 0.050
-"""Seconds."""
+"""Seconds that something may take beyond a piece: HTTP, the event loop, and a machine that has other work."""
 
 ENOUGH = 100
 """So many users must have come before the time to their answers is judged: one may be unlucky."""
@@ -48,6 +57,7 @@ class Users:
     """A llama.cpp, a bioproxy with one template in front of it, and users who come."""
 
     def __init__(self, stack: ExitStack, folder: Path, seed: int) -> None:
+        """Start both, and wait until the template was warmed up once; `seed` decides the moments."""
         self._random = random.Random(seed)
         self._template = folder / "template.txt"
         self._llama, self._port, self._admin = free_ports(3)
@@ -56,7 +66,8 @@ class Users:
         tiny_model.write_model(model, MODEL)
         self.filling()
         children = Children(stack, folder)
-        # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
+        # One thread, on a machine that has little else to do: with more, llama.cpp's threads wait for each other in
+        # busy loops, slow where others work too.
         arguments = ("--model", model, "--port", self._llama, "--slot-save-path", slots, "--threads", 1)
         children.start("llama", ["-m", "benchmarks.llama_child", *arguments], self._llama)
         wait_for("llama.cpp", lambda: get(self._llama, "/health") is not None)
@@ -102,6 +113,8 @@ class Users:
 
     def interrupt(self) -> tuple[float, float] | None:
         """Ask at a random moment of a warm-up; return as `ask` does, or `None` if it was over just before."""
+        # Whether the user met it is told by bioproxy's own counter: a warm-up may end between the look and the
+        # question.
         wait_for("a warm-up", self._warms_up)
         met = self._met()
         time.sleep(self._random.uniform(0, self._warmup_seconds * (1 - self._now()["progress"])))
@@ -109,6 +122,7 @@ class Users:
         return times if self._met() > met else None
 
     def _warms_up(self) -> bool:
+        """Tell whether a warm-up runs; if the template is warm, see to it that one will."""
         state = self._now()["state"]
         if state == "warm":
             self.filling()
@@ -135,10 +149,12 @@ def preemptions(folder: Path, tries: int, seed: int) -> None:
         users = Users(stack, folder, seed)
         pieces: list[float] = []
         quiet: list[float] = []
+        # First what is usual here and now: how long pieces take, and answers that nothing is in the way of.
         for _ in range(3):
             pieces += users.watch()
             quiet.append(users.ask()[1])
         met: list[tuple[float, float]] = []
+        # Of three tries one meets a warm-up, at least; a loop without an end would hide that none does.
         for _ in range(3 * tries):
             if len(met) < tries and (times := users.interrupt()) is not None:
                 met.append(times)

@@ -2,6 +2,10 @@
 
 A coding agent (`tests.support.agents`) talks to a real llama.cpp through bioproxy, with room for few conversations.
 
+An agent that is asked something new each time fills any disk in a day, so the slot folder has limits.  In question are
+the moments around a removal: a limit that is exceeded for a moment, a prompt that goes although all agents need it, a
+record that still has what is gone.
+
 `one_shots` has thousands of conversations of one question each, most of which nobody goes on with.  Checked are the
 folder, all the time, by a thread that looks at it: never more than the limit and one file; the learned prompts, which
 must stay; llama-server, which must live; and bioproxy's memory, which must not grow.
@@ -35,10 +39,14 @@ WORDS = 300
 """Of a question: enough that its conversation is worth a file."""
 
 GROWTH = 4.0
-"""Megabytes that bioproxy may grow between the first quarter of the conversations and the end."""
+"""Megabytes that bioproxy may grow between the first quarter of the conversations and the end.
+
+It keeps the record of what is on the disk, which has a limit, and the last requests for `/status`; both are full after
+a quarter.
+"""
 
 LOOK = 0.005
-"""Seconds between two looks at the folder."""
+"""Seconds between two looks at the folder: a save of these models takes longer, so none is missed."""
 
 LEARNED_FILE = re.compile(r"auto-[0-9a-f]{12}(\.chat|\.part)?(\.new)?\.bin")
 """The file names of learned prompts and conversations."""
@@ -48,6 +56,7 @@ class Shelf:
     """A llama.cpp, a bioproxy that may be killed, and an agent with its sub-agent, whose prompts were learned."""
 
     def __init__(self, stack: ExitStack, folder: Path, kind: str = "dense", *more: object) -> None:
+        """Start both in `folder`, with a model of this kind; `more` are bioproxy's further options."""
         folder.mkdir(parents=True, exist_ok=True)
         self._more = more
         self._children = Children(stack, folder)
@@ -59,7 +68,10 @@ class Shelf:
         self.clients = [each for dialect in DIALECTS for each in (agent(dialect), sub_agent(agent(dialect)))]
 
     def start(self) -> None:
-        """Start bioproxy; returns when it has found llama-server."""
+        """Start bioproxy, for the first time or after a kill; returns when it has found llama-server.
+
+        Each start has a log of its own, and all have the same ports and folders.
+        """
         self._starts += 1
         limit = ("--conversations-limit", CONVERSATIONS_LIMIT, "--slot-save-path", self.llama.slots)
         state = ("--state-dir", self._folder / "state")
@@ -82,7 +94,10 @@ class Shelf:
         look_for_trouble(self._folder / f"{self.name}.log")
 
     def learn(self) -> set[str]:
-        """Have the prompts of all clients learned; return their names."""
+        """Have the prompts of all clients learned; return their names.
+
+        Two conversations each: that is when a prompt without tools counts as shared.
+        """
         for client in self.clients:
             for number in range(2):
                 self.ask(client, prose(20, f"first {number}"))
@@ -123,6 +138,7 @@ class Watch(threading.Thread):
     """Looks at the slot folder all the time, and notes the most that conversations took there."""
 
     def __init__(self, files: Callable[[], dict[str, int]]) -> None:
+        """Look by calling `files`, which returns names and sizes."""
         super().__init__(daemon=True)
         self.most = self.largest = 0
         self._files = files
@@ -145,6 +161,7 @@ class Traffic(threading.Thread):
     """Has one conversation after the other until it is told to end.  Failures are expected: somebody gets killed."""
 
     def __init__(self, here: Shelf, number: int) -> None:
+        """Have conversations with `here`; `number` makes their texts, and counts up."""
         super().__init__(daemon=True)
         self._here = here
         self._number = number
@@ -190,12 +207,13 @@ def one_shots(folder: Path, count: int) -> None:
             flush=True,
         )
         assert here.llama.alive, "llama-server died"
+        # The one file more is the newest one: older ones go only when it is complete (step 8 of a save).
         assert watch.most <= CONVERSATIONS_LIMIT + watch.largest, "more than the limit and one file"
         assert saved > 2 * CONVERSATIONS_LIMIT, "too little was saved for the limit to matter"
         assert learned <= kept, f"learned prompts were lost: {learned - kept}"
         assert all(any(file.startswith(f"{name}.") for file in still) for name in learned), "a learned file was lost"
         assert grown <= GROWTH, f"bioproxy grew by {grown:.1f} MB, at most {GROWTH} are all right"
-        # The prompts still help.
+        # The prompts still help: what was removed were conversations.
         session = here.ask(here.clients[0], prose(20, "afterwards"))
         computed = session.whole - reused(here.admin)
         assert computed <= 20 + 120, f"{computed} tokens were computed for a new session"
@@ -215,6 +233,7 @@ def kills(folder: Path, count: int, seed: int) -> None:
         here = Shelf(stack, folder)
         learned = here.learn()
         number = 0
+        # So full that saves remove something, which is what kills should meet.
         while sum(size for name, size in here.files().items() if ".chat." in name) < CONVERSATIONS_LIMIT / 2:
             here.one_shot(number)
             number += 1
@@ -238,7 +257,10 @@ def kills(folder: Path, count: int, seed: int) -> None:
 
 
 def answers(here: Shelf) -> list[str]:
-    """Return the answers to some first questions of the agent."""
+    """Return the answers to some first questions of the agent.
+
+    A wrong slot file shows here: at temperature 0 the same tokens give the same answer.
+    """
     texts: list[str] = []
     for question in ("why?", "how?", prose(60, "a longer one")):
         session = here.ask(agent(CHAT), question)
@@ -247,7 +269,10 @@ def answers(here: Shelf) -> list[str]:
 
 
 def check_agreement(here: Shelf, learned: Sequence[str] | set[str], when: str) -> None:
-    """Check that record and folder agree."""
+    """Check that record and folder agree: what is recorded is there as it says, and nothing else is.
+
+    `learned` are prompts that must have a file; `when` is for the words of an error.
+    """
 
     def disagreements() -> list[str]:
         recorded, found = here.record(), here.files()

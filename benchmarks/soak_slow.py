@@ -1,5 +1,10 @@
 """Is a user served while a thousand others are as slow as they can be?  A part of `benchmarks.soak`.
 
+A server with one thread is easy to stop in theory: somebody opens all connections and says nothing.  Twisted waits for
+a thousand connections as well as for one, so what matters are limits: how long a head may take, how much is held for a
+client that does not read, how many connections there may be.  `bioproxy.http.deadlines` and
+`bioproxy.http.connection_limits` have them, and here they meet somebody who wants to reach them.
+
 The program slowhttptest (a package of Debian's) opens many connections and takes its time on each, in three ways:
 heads that never end, bodies that hardly come, and answers that are hardly read.  Meanwhile somebody polite asks again
 and again, each time over a new connection, and must be served, and soon; bioproxy's memory and open files must have
@@ -36,10 +41,13 @@ MODES = {
 """What they do: slowhttptest's mode, what is asked for, and more options."""
 
 WORST = 5.0
-"""Seconds that the polite one may wait at most."""
+"""Seconds that the polite one may wait at most.
+
+Mostly it is some milliseconds; a crowd that is accepted all at once may take a second.
+"""
 
 MEGABYTES = 300.0
-"""Megabytes (VmRSS) that bioproxy may take more than at rest while they are there."""
+"""Megabytes (VmRSS) that bioproxy may take more than at rest while they are there: a thousand pages, not read."""
 
 KEPT = 30.0
 """Megabytes that may be left when they have gone: what Python has got from the system it does not all give back."""
@@ -49,6 +57,7 @@ async def serve(port: int) -> None:
     """Be a llama-server with a web page, which answers everything at once."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request.  Called by asyncio for each connection."""
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
@@ -71,6 +80,7 @@ class Watcher(threading.Thread):
     """Does something again and again until `end`, which raises what went wrong in it."""
 
     def __init__(self, work: Callable[[], None], pause: float) -> None:
+        """Call `work` again and again, with so many seconds in between."""
         super().__init__(daemon=True)
         self._work, self._pause = work, pause
         self._over = threading.Event()
@@ -96,6 +106,7 @@ class Attack:
     """What is seen while the slow ones are there."""
 
     def __init__(self, proxy: Child) -> None:
+        """Look at this bioproxy.  Times are in seconds, memory is in megabytes."""
         self._proxy = proxy
         self.times: list[float] = []
         self.memory = 0.0
@@ -104,6 +115,7 @@ class Attack:
     def ask(self) -> None:
         """Ask something, politely."""
         began = time.monotonic()
+        # A new connection each time: the question is whether somebody who comes now is let in.
         connection = http.client.HTTPConnection("127.0.0.1", self._proxy.port, timeout=30)
         try:
             connection.request("POST", "/v1/chat/completions", b'{"messages":[]}')
@@ -150,6 +162,7 @@ def slow(folder: Path, seconds: float, connections: int) -> None:
         wait_for("bioproxy", lambda: get(admin, "/status") is not None)
         Attack(proxy).ask()
         for name, (mode, path, *options) in MODES.items():
+            # Each way begins at rest, so that what the one before has left does not count.
             memory, files = proxy.memory(), open_files(proxy)
             attack = Attack(proxy)
             watchers = [Watcher(attack.ask, 0.05), Watcher(attack.look, 0.1)]
@@ -172,11 +185,13 @@ def slow(folder: Path, seconds: float, connections: int) -> None:
                 f" {attack.files - files} files more than at rest",
                 flush=True,
             )
+            # Those that are still there are ended by the deadlines; then everything must be as before.
             patience = time.monotonic() + 20
             while time.monotonic() < patience and (open_files(proxy) > files or proxy.memory() > memory + KEPT):
                 time.sleep(0.1)
             left, kept = open_files(proxy) - files, proxy.memory() - memory
             print(f"  {'':13} {kept:.1f} MB and {left} files more afterwards", flush=True)
+            # The first one is about the attack itself: if nobody came, all the others say nothing.
             bounds = (
                 (attack.files - files < connections / 2, "did not come"),
                 (max(attack.times) > WORST, "let the polite one wait"),
