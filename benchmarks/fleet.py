@@ -47,7 +47,7 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def size(text: str) -> float:
-    """Return a number of bytes, such as 16G or 470e6.  Raises `ValueError`."""
+    """Return a number of bytes, such as 16G or 470e6.  Raises `ValueError`, which `argparse` turns into one line."""
     unit = UNITS.get(text[-1:], 1)
     return float(text if unit == 1 else text[:-1]) * unit
 
@@ -61,7 +61,10 @@ def templates_for(pairs: int) -> int:
 
 
 def shelf_of(given: argparse.Namespace) -> SharedShelf | None:
-    """Return an empty shared shelf, or `None` if there is none."""
+    """Return an empty shared shelf as the command line describes it, or `None` if there is none.
+
+    A new one for each run, since a run fills it.
+    """
     if not given.shared:
         return None
     return SharedShelf(limit=given.shared, bandwidth=given.total, link=given.link)
@@ -73,6 +76,7 @@ def simulate(name: str, load: Load, machine: Machine, given: argparse.Namespace)
     Without a change all requests are counted, with one those of `WINDOW` seconds from the middle on.
     """
     change, since, until = None, 0.0, math.inf
+    # From the middle on, when the first conversations have come and gone and the fleet is as busy as it will be.
     if given.change is not None:
         since = load.conversations / load.rate / 2
         until = since + WINDOW
@@ -86,7 +90,7 @@ def simulate(name: str, load: Load, machine: Machine, given: argparse.Namespace)
 
 
 def row(name: str, result: Result, seconds: float) -> str:
-    """Return a row of the table.  `seconds` is how long a processor has simulated it."""
+    """Return a row of the table, in Markdown.  `seconds` is how long a processor has simulated it."""
     # Shares are of the later requests: the first of a conversation can only find its template.
     later = max(1, result.later)
     return (
@@ -124,10 +128,12 @@ def parse() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="number that all chance follows from")
     add("--like-make-fleet", action="store_true", help="the load of `make fleet`")
     given = parser.parse_args()
+    # Semicolons, because names have commas in them.
     names = [each.strip() for each in given.balancers.split(";") if each.strip()] or list(BALANCERS)
     for name in names:
         if name not in BALANCERS:
             parser.error(f"no balancer {name!r}: {'; '.join(BALANCERS)}")
+    # A zero would be divided by, or make a run that never ends; so it is refused here, by the name of its option.
     for option in (
         "pairs",
         "conversations",
@@ -178,7 +184,10 @@ def machine_of(given: argparse.Namespace) -> Machine:
 
 
 def load_of(given: argparse.Namespace, machine: Machine) -> Load:
-    """Return the load that the command line asks for."""
+    """Return the load that the command line asks for.
+
+    `machine` tells how long a request keeps a pair busy, from which the rate of conversations follows.
+    """
     if given.like_make_fleet:
         return replace(LIKE_MAKE_FLEET, seed=given.seed)
     load = Load(
@@ -195,8 +204,9 @@ def load_of(given: argparse.Namespace, machine: Machine) -> Load:
 
 
 def main() -> None:
-    """Run it."""
+    """Simulate each balancer with the same conversations, and print a table with a row for each."""
     given = parse()
+    # Everything but the balancer is the same in all rows.
     machine = machine_of(given)
     load = load_of(given, machine)
     print(

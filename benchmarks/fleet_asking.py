@@ -61,7 +61,11 @@ class Attempt:
 
 
 def ask(port: int, body: Any, headers: dict[str, str], path: str = "/v1/chat/completions") -> Attempt:
-    """Send a request over a connection of its own, and read the answer to its end, whatever that is."""
+    """Send a request over a connection of its own, and read the answer to its end, whatever that is.
+
+    `body` becomes JSON, and `headers` are added to those of each request.  Never fails: what went wrong is in the
+    result.
+    """
     # A new connection each time, so that nothing but the request itself can tell the balancer whose it is.
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     status, pair, cache, retry_after, text, said, ttft = 0, None, None, None, "", "", 0.0
@@ -74,6 +78,7 @@ def ask(port: int, body: Any, headers: dict[str, str], path: str = "/v1/chat/com
         response = connection.getresponse()
         status, retry_after = response.status, response.getheader("Retry-After")
         pair, cache = response.getheader("X-Fleet-Pair"), response.getheader("X-Bioproxy-Cache")
+        # An error is a short JSON text, whoever has written it: bioproxy, llama-server, or HAProxy from its own files.
         if status != HTTPStatus.OK:
             said = str(json.loads(response.read())["error"]["message"])
             return Attempt(status, pair, cache, retry_after=retry_after, said=said)
@@ -88,6 +93,7 @@ def ask(port: int, body: Any, headers: dict[str, str], path: str = "/v1/chat/com
                     said = str(event["error"]["message"])
                     continue
                 timings = event.get("timings", timings)
+                # The first piece with text ends the user's waiting; a stream begins with one that has only a role.
                 for choice in event["choices"]:
                     if piece := choice["delta"].get("content"):
                         ttft = ttft or time.monotonic() - began

@@ -38,7 +38,8 @@ Halved, computing what is new takes so little that conversations hardly matter; 
 """
 
 PAIRS, TEMPLATES = 3, 4
-"""What there is; HAProxy's configuration has three pairs."""
+"""What there is; HAProxy's configuration has three pairs, and one more template than pairs shows that they are
+shared."""
 
 MODEL = tiny_model.Size(blocks=4, width=256, heads=4, feed_forward=768)
 """Small enough for three of them on two processor cores, and slow enough that computing a prompt can be felt."""
@@ -48,12 +49,13 @@ HEADINGS = ("pair", "requests", "sessions", "in the slot", "from a file", "token
 
 
 def say(text: str) -> None:
-    """Print a line at once, also where the output is not a terminal."""
+    """Print a line at once, also where the output is not a terminal: a demonstration that is silent looks broken."""
     print(text, flush=True)
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
     """Return rows as lines with columns of equal width; the first column is text, the others are numbers."""
+    # Each column is as wide as its widest cell.
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -68,6 +70,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 def shares(turns: Sequence[Turn], pairs: Sequence[Pair]) -> str:
     """Return the table of what went where: a line for each pair, by what HAProxy's header says."""
     rows: list[tuple[object, ...]] = [HEADINGS]
+    # All that is known of a turn comes with its answer: HAProxy's header names the pair, bioproxy's say what it found.
     for name in [pair.name for pair in pairs]:
         mine = [turn for turn in turns if turn.answer.pair == name]
         answers = [turn.answer for turn in mine]
@@ -100,9 +103,11 @@ def work(folder: Path, pairs: Sequence[Pair], configuration: str | None, options
             Session(f"{folder.name} {number}", f"@t{number % TEMPLATES}", question_words=QUESTION)
             for number in range(options.sessions)
         )
+        # Each agent thinks between two questions, so the pairs are busy and not overloaded.
         crowd.start(balancer.port, options.turns, options.pause)
         crowd.join()
     say(shares(crowd.turns, pairs))
+    # None is expected.  If there are some, the numbers above are of answers that were asked for again.
     if crowd.failures:
         say(f"{len(crowd.failures)} requests failed and were sent again; the first one: {crowd.failures[0]}")
     return Summary.of(crowd.turns)
@@ -122,6 +127,7 @@ def fleet(folder: Path, stack: ExitStack, options: argparse.Namespace) -> None:
     # All three want the same templates at the same moment: one computes each, and the others fetch it.
     for pair in pairs:
         wait_for(f"{pair.name} to be warm", pair.warm)
+    # By bioproxy's own metrics, as Prometheus would have them.
     computed = sum(pair.metric("warmups_total", result="done") for pair in pairs)
     fetched = sum(pair.metric("shared_warmups_saved_total") for pair in pairs)
     tokens = max(pair.metric("template_tokens") for pair in pairs)
@@ -147,6 +153,7 @@ def fleet(folder: Path, stack: ExitStack, options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the fleet; return the exit code of the process: 1 without HAProxy, 130 after Ctrl-C."""
+    # The module's docstring is too long for ``--help``.
     parser = argparse.ArgumentParser(
         prog="benchmarks.fleet_demo", description="HAProxy, three pairs, and a load of agents"
     )
@@ -161,6 +168,7 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     # As Ctrl-C: an exception, on whose way out everything is ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # The stack is inside the folder's block: processes are ended before the folder that they write to is removed.
     try:
         with tempfile.TemporaryDirectory(prefix="fleet-") as folder, ExitStack() as stack:
             fleet(Path(folder), stack, options)

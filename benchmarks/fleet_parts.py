@@ -41,11 +41,14 @@ KEY = "key-of-the-fleet"
 """The one key that HAProxy accepts."""
 
 PATIENCE = 30.0
-"""Seconds that HAProxy may take to start or to reload; it needs less than one."""
+"""Seconds that HAProxy may take to start or to reload.
+
+It needs less than one; on a machine that is overloaded, some.
+"""
 
 
 def find_haproxy() -> str | None:
-    """Return where the program HAProxy is; Debian has it where only root looks for programs."""
+    """Return where the program HAProxy is, `None` if nowhere; Debian has it where only root looks for programs."""
     return shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
@@ -75,7 +78,10 @@ class Pair:
         self.start()
 
     def start(self) -> None:
-        """Start bioproxy, for the first time or after its end."""
+        """Start bioproxy, for the first time or after its end; returns when it listens.
+
+        It finds its slot folder and its records as it has left them.
+        """
         url = f"http://127.0.0.1:{self.llama.port}"
         self.proxy: Child = self._children.bioproxy(self.name, self.port, self.admin, url, *self._options)
 
@@ -98,7 +104,7 @@ class Pair:
         return self.proxy.process.poll() is None
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric's values that have these labels."""
+        """Return the sum of a metric's values that have these labels, by bioproxy's own count."""
         return metric(self.admin, name, **labels)
 
     def warm(self) -> bool:
@@ -112,7 +118,10 @@ class Pair:
 
 
 class Place(Protocol):
-    """What HAProxy must know of a pair: its name, and the two ports."""
+    """What HAProxy must know of a pair: its name, and the two ports.
+
+    A protocol, so that tests can put a plain program in the place of a pair.
+    """
 
     name: str
     port: int
@@ -176,7 +185,7 @@ class Balancer:
         self.file.write_text(text)
 
     def command(self, text: str) -> str:
-        """Give HAProxy an operator's command; return what it says."""
+        """Give HAProxy an operator's command over its socket; return what it says, without the line end."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(self._socket)
             connection.sendall(text.encode() + b"\n")
@@ -184,6 +193,8 @@ class Balancer:
 
     def reload(self) -> None:
         """Have HAProxy read its configuration again; returns when the new process answers."""
+        # SIGUSR2 to the master.  A mistake in the file would leave the old worker in place, and this would wait in
+        # vain.
         before = self._starts()
         self.process.send_signal(signal.SIGUSR2)
         wait_for("HAProxy to reload", lambda: self._starts() > before)
@@ -203,6 +214,7 @@ class Balancer:
 
 def write_templates(folder: Path, count: int = 4, words: int = 900) -> dict[str, Path]:
     """Write templates of about so many tokens, each of its own words; return their files by prefix."""
+    # The same words in each run, from a generator with a seed, so that two runs can be compared.
     made = {}
     for number in range(count):
         made[f"@t{number}"] = folder / f"t{number}.txt"

@@ -60,7 +60,7 @@ def best(runs: Iterable[Run]) -> Run:
 
 
 class Run:
-    """A fleet, its balancer and its clients.
+    """A fleet, its balancer and its clients, from the first request to the last answer.
 
     Invariant: each conversation that has begun and not ended is in one place only: in one event, in the line, or at one
     pair.
@@ -78,12 +78,15 @@ class Run:
         until: float = math.inf,
     ) -> None:
         """Make a fleet of so many pairs; requests that arrive between `since` and `until` (in seconds) are counted."""
+        # `shelf` is what all pairs share, `None` if each has only its own disk; `change` is what happens meanwhile, if
+        # anything.  Both are used up by a run, so each run needs its own.
         self.load, self.machine, self.shelf = load, machine, shelf
         self.since, self.until = since, until
         # Two generators, from one seed.  Decisions by chance are apart from the load, which is the same for all
         # balancers.
         self.random = Random(load.seed + 1)
         self.pairs = [Pair(number, machine, load.prefix, shelf) for number in range(pairs)]
+        # As after a quiet night: warm-ups have made all templates warm everywhere.
         if load.prepared:
             for pair in self.pairs:
                 pair.templates.update(range(load.templates))
@@ -112,6 +115,7 @@ class Run:
         while self.events:
             now, _, kind, what = heapq.heappop(self.events)
             if isinstance(what, Pair):
+                # A pair that was lost meanwhile answers nothing: its requests have been sent again already.
                 if what.alive:
                     self._answered(what, now)
             elif what is None:
@@ -161,6 +165,7 @@ class Run:
         self.beyond += 1
         pair.assigned += 1
         self.balancer.loads.note(pair)
+        # A pair that is idle begins at once; otherwise the request waits, and the pair knows whose turn is last.
         if pair.busy is None:
             self._serve(pair, conversation, now)
         else:
@@ -198,6 +203,7 @@ class Run:
         conversation.turn += 1
         if conversation.turn < len(conversation.steps):
             self._later(now + pause, ARRIVES, conversation)
+        # Only now is the pair free, in the order in which the real one would be: answered, counted, then the next.
         pair.busy = None
         pair.assigned -= 1
         self.beyond -= 1
@@ -247,6 +253,7 @@ class Run:
             balancer.add(*added)
             self._from_line(now)
             return
+        # By the second generator, so that the conversations are the same with and without this.
         chosen = self.random.sample(balancer.pairs, count)
         # As if something else used the machine.  Balancers are not told; those that count requests notice.
         if self.change.kind == "slow":

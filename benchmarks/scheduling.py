@@ -39,6 +39,7 @@ def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[R
 
     def choose(run: Run) -> Enter | Linger | None:
         """Ask the function that the gate asks, in its own terms: a queue, and what is known of the past."""
+        # The estimate is made of the past, as the real gate makes it; it does not know what the oracle knows.
         queue = [Waiting(each.conversation == run.holds, each.passed) for each in run.queue]
         return decide(queue, Policy(patience, expected_s(run.recent), min(linger, run.linger_until - run.now)))
 
@@ -50,8 +51,10 @@ def by_oracle(patience: float) -> Callable[[Run], Enter | Linger | None]:
 
     def choose(run: Run) -> Enter | Linger | None:
         """Prefer the conversation that has the slot, if its next request is here or is worth waiting for."""
+        # Without anybody who waits there is nothing to weigh: the clock goes to the next arrival.
         if not run.queue:
             return None
+        # How long somebody before it in the queue has been passed over already, at most.
         most = 0.0
         for index, each in enumerate(run.queue):
             if each.conversation == run.holds:
@@ -76,6 +79,7 @@ def table(machine: Machine, runs: int, count: int, turns: int, tokens: int) -> N
     Each order has so many `runs`, with `count` conversations of `turns` requests that begin with `tokens` tokens.
     """
     patience = Settings().patience
+    # Each order of the table, and how it decides.  The first one is what any queue does.
     orders = {
         "order of arrival": by_policy(0),
         f"bioproxy, `patience` {patience:g}": by_policy(patience),
@@ -101,7 +105,7 @@ def table(machine: Machine, runs: int, count: int, turns: int, tokens: int) -> N
 
 
 def main() -> None:
-    """Run it."""
+    """Print a table for each kind of llama-server, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50, help="runs, with seeds from 0 on")
     parser.add_argument("--conversations", type=int, default=5, help="conversations at the same time")
@@ -111,6 +115,7 @@ def main() -> None:
     parser.add_argument("--generate", type=float, default=30.0, help="tokens of an answer in a second")
     parser.add_argument("--switch", type=float, default=0.15, help="seconds to save and to restore a conversation")
     given = parser.parse_args()
+    # The two kinds of llama-server, as said above: losing the slot is dear with one, and nearly free with the other.
     for restores in (False, True):
         print(f"\nA conversation that lost the slot is {'restored' if restores else 'computed again'}:\n")
         machine = Machine(given.prefill, given.generate, given.switch, restores)

@@ -86,12 +86,15 @@ class Soak:
         wait_for("bioproxy to be at rest", self._note_files)
 
     def _note_files(self) -> bool:
-        """Note how many files are open, and tell whether that is as before."""
+        """Note how many files are open, and tell whether that is as before: then nothing opens or closes any more."""
         before, self._files = self._files, open_files(self.proxy)
         return before == self._files
 
     async def limits(self, size: int) -> float:
-        """Let a crowd of visitors come, and check all there is to check; return the kilobytes that each took."""
+        """Let a crowd of visitors come, and check all there is to check; return the kilobytes that each took.
+
+        `size` is how many of them wait.  Raises `AssertionError` with what is wrong.
+        """
         self._crowds += 1
         visitors = [
             Visitor(
@@ -116,13 +119,18 @@ class Soak:
         # From here on all goes on by itself: some leave, the others are answered one after the other.
         ends = asyncio.gather(*(visitor.end() for visitor in [opener, *visitors]))
         await asyncio.sleep(PING_INTERVAL)  # some leave while nothing moves
+        # The one inside is answered now, and all others have their turns.
         get(self._llama, "/release")
         await ends
         self._check([opener, *visitors])
         return grown
 
     def _leaving(self, size: int) -> Iterator[float | None]:
-        """Yield after how many seconds each one leaves, or `None` for the half that stays."""
+        """Yield after how many seconds each one leaves, or `None` for the half that stays.
+
+        The moments are spread over the whole time: while nothing moves, while the queue gets shorter, and while they
+        are answered.
+        """
         span = 0.5 + size * 0.006  # about as long as the queue will move
         for _ in range(size):
             moments = [self._random.uniform(0, span)] * 2 + [PATIENCE]  # the last: in the middle of an answer
@@ -134,6 +142,8 @@ class Soak:
         bioproxy does one thing at a time: when it has answered a question to its other port that was asked after a
         visitor came, it has at least accepted that visitor, and so will read it before it reads the next one.
         """
+        # Without this the order in which bioproxy reads a thousand connections would be that of the operating system,
+        # and "in the order of arrival" could not be checked.
         reader, writer = await asyncio.open_connection("127.0.0.1", self._admin)
         for visitor in visitors:
             await visitor.come(self._port)
@@ -148,14 +158,17 @@ class Soak:
         """
         for visitor in visitors:
             visitor.check()
+        # A client that hears nothing for minutes gives up, so streams that wait are told their place.
         waited = [visitor for visitor in visitors if visitor.stream and visitor.leaves is None]
         assert all(visitor.places() for visitor in waited), "a stream that waited was told nothing meanwhile"
         notes = get(self._llama, "/notes")
         assert notes["most_at_once"] == 1, f"{notes['most_at_once']} requests at once"
         assert len(set(notes["seen"])) == len(notes["seen"]), "a request was sent twice"
+        # Of those who left nobody can say whether they were still served: that depends on the moment.
         stayed = [visitor.name for visitor in visitors if visitor.leaves is None]
         served = [name for name in notes["seen"] if name in set(stayed)]
         assert served == stayed, f"not served in the order of arrival: {first_difference(stayed, served)}"
+        # Nothing may be left: nobody in the queue, and no connection that its client has closed.
         wait_for("the gate to be empty", lambda: self._gate() == (None, 0))
         wait_for(f"bioproxy to have {self._files} open files again", lambda: open_files(self.proxy) == self._files, 10)
         look_for_trouble(self._log)
@@ -167,7 +180,7 @@ class Soak:
 
 
 def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:
-    """Say where two lists of names part."""
+    """Say where two lists of names part: two lists of a thousand names tell nothing."""
     for one, other in zip(expected, seen, strict=False):
         if one != other:
             return f"{one} was due, {other} came"
@@ -175,12 +188,16 @@ def first_difference(expected: Sequence[str], seen: Sequence[str]) -> str:
 
 
 def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
-    """Let crowds of this size come for so many seconds, `CROWDS` at least.  `AssertionError` says what is wrong."""
+    """Let crowds of this size come for so many seconds, `CROWDS` at least.  `AssertionError` says what is wrong.
+
+    `folder` gets the logs; `seed` makes the same crowds again.
+    """
     # Each visitor is an open file here and one more there.
     allow_files(size + 200)
     latest = time.monotonic() + seconds
     with ExitStack() as stack:
         soak = Soak(stack, folder, seed)
+        # The memory at rest, before the first crowd and after each.
         resting = [soak.proxy.memory()]
         print(f"bioproxy in front of a stand-in: {resting[0]:.1f} MB in memory (VmRSS)", flush=True)
         while len(resting) <= CROWDS or time.monotonic() < latest:
@@ -198,12 +215,13 @@ def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
     steps = [(after - before) * 1000 / size for before, after in itertools.pairwise(resting[2:])]
     kept = statistics.median_low(steps)
     print(f"  kept of each client since the second crowd: {kept:.2f} kB (median of crowds)", flush=True)
+    # With few clients a single page of memory would be more than the limit for each.
     most = max(KEPT_KILOBYTES, 1000 / size)
     assert kept < most, f"{kept:.2f} kB are kept of each client, at most {most:.2f} are all right"
 
 
 def main() -> int:
-    """Run all parts; return the status to exit with."""
+    """Run all parts; return the status to exit with: 0, or 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--seconds", type=float, default=40, help=f"for how long crowds come (default: 40); {CROWDS} at least"
@@ -234,6 +252,8 @@ def main() -> int:
     agents = 600 * options.days + options.conversations + 60 * (options.kills + options.shared_kills)
     agents += 3600 * options.real_clients
     signal.alarm(int(options.seconds + 3 * options.tries + 6 * options.slow + agents + 6 * PATIENCE))
+    # From the quick parts to the slow ones.  The first failure ends all: what comes after it would only be confused by
+    # it.
     with tempfile.TemporaryDirectory(prefix="bioproxy-soak-") as folder:
         try:
             crowds(Path(folder), options.seconds, options.clients, options.seed)
@@ -253,6 +273,7 @@ def main() -> int:
             if options.real_clients:
                 real_clients(Path(folder) / "real-clients")
         except (AssertionError, OSError, EOFError, asyncio.TimeoutError) as error:
+            # With the seed, which makes the same crowds and the same moments again.
             print(f"FAILED (seed {options.seed}): {str(error) or repr(error)}")
             return 1
     print("all is well")

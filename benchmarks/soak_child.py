@@ -39,7 +39,10 @@ Half of its lives are then long enough for a crash to count as the first one; th
 
 
 def ask(port: int, message: str, **more: Any) -> tuple[int, Any]:
-    """Send a chat; return status and body."""
+    """Send a chat; return status and body.  `more` are further fields of the request.
+
+    Waits for two minutes: llama.cpp may be loading its model, in which bioproxy keeps the request waiting.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = {"messages": [{"role": "user", "content": message}], "max_tokens": 8, "temperature": 0, **more}
     try:
@@ -57,7 +60,10 @@ def odds(body: Any) -> dict[str, float]:
 
 
 def own_llama(folder: Path, kills: int, seed: int) -> None:
-    """Kill llama.cpp so many times.  `AssertionError` says what is wrong."""
+    """Kill llama.cpp so many times.  `AssertionError` says what is wrong.
+
+    `folder` gets the model, the template and all that bioproxy writes; `seed` decides the moments.
+    """
     moments = random.Random(seed)
     folder.mkdir()
     model, template = folder / "model.gguf", folder / "code.txt"
@@ -71,9 +77,11 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
     def client(number: int) -> None:
         """Ask until all is over."""
         while not over.is_set():
+            # Half of the questions are on the template, so that the slot changes hands all the time.
             words = f"@code what about {len(results)}?" if len(results) % 2 else f"{number} says {len(results)}"
             results.append(ask(port, words))
 
+    # Only bioproxy is started here.  llama.cpp is its child, and must end with it, whatever happens.
     with ExitStack() as stack:
         children = Children(stack, folder)
         port, admin = free_ports(2)
@@ -95,12 +103,15 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
         for thread in threads:
             thread.start()
         slowest = 0.0
+        # From 0 to `LONGEST` seconds: in the middle of loading the model, of a warm-up, of an answer, or at rest.
         for number in range(kills):
             time.sleep(moments.uniform(0, LONGEST))
+            # llama.cpp itself, whose id bioproxy tells, and not the small process that watches over a program.
             os.kill(child()["pid"], signal.SIGKILL)
             began = time.monotonic()
             wait_for(f"llama.cpp to be back after kill {number + 1}", lambda number=number: back(number + 1), 90)  # type: ignore[misc]
             slowest = max(slowest, time.monotonic() - began)
+        # Each request in progress must come to an end, with an answer or with an error that says what happened.
         over.set()
         for thread in threads:
             thread.join(60)
@@ -119,9 +130,11 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
         status, restored = ask(port, "@code why?", logprobs=True, top_logprobs=10)
         direct = int(get(admin, "/status")["llama"]["url"].rpartition(":")[2])
         _, cold = ask(direct, f"{know} why?", logprobs=True, top_logprobs=10, cache_prompt=False)
+        # Not only the token that was chosen: a wrong state often chooses the same one, with other probabilities.
         one, other = odds(restored), odds(cold)
         assert status == 200 and restored["timings"]["cache_n"] > 1000, "the template's file was not used"
         assert all(abs(one[token] - other[token]) < 0.1 for token in one.keys() & other.keys()), "another answer"
+        # Each death is a warning in there, and none of them may be an error of bioproxy's own.
         look_for_trouble(folder / "bioproxy.log")
         print(
             f"llama.cpp of bioproxy's own: killed {kills} times, back after {slowest:.1f} s at most;"

@@ -44,11 +44,15 @@ class Visitor:
     """
 
     name: str
+    """Its own; the stand-in makes its answer of it."""
     stream: bool
+    """Whether it wants its answer piece by piece."""
     leaves: float | None = None
     hasty: bool = False
     hold: bool = False
+    """Whether the stand-in is to keep it inside until it is told otherwise."""
     received: bytes = b""
+    """All that has come so far, head included."""
 
     async def come(self, port: int) -> None:
         """Connect and ask."""
@@ -108,6 +112,7 @@ class Received:
 
 def parsed(data: bytes) -> tuple[int, bytes, bool]:
     """Return the status of an answer (0 where there is none yet), its body, and whether that is whole."""
+    # Python's own parser, since it knows what is whole: by `Content-Length`, or by the last chunk.
     response = http.client.HTTPResponse(Received(data))  # type: ignore[arg-type]
     try:
         response.begin()

@@ -23,7 +23,7 @@ SECONDS = (0.001, 0.005)
 
 
 def plain(name: str) -> bytes:
-    """Return the body of the answer to the request of this name."""
+    """Return the body of the answer to the request of this name, where it is not streamed."""
     return json.dumps({"choices": [{"message": {"content": words(name)}}]}).encode()
 
 
@@ -61,7 +61,10 @@ class LlamaApi:
         self.released = asyncio.Event()
 
     def enter(self, connection: Connection, name: str) -> None:
-        """Note a request that uses the slot."""
+        """Note a request that uses the slot.
+
+        Connections whose client has gone do not count: llama-server would stop working for them, too.
+        """
         self.inside = {each for each in self.inside if not each.is_closed()} | {connection}
         self.notes.seen.append(name)
         self.notes.most_at_once = max(self.notes.most_at_once, len(self.inside))
@@ -82,7 +85,7 @@ class Connection(asyncio.Protocol):
         self._work: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
+        """Keep the way to the client.  Called by asyncio."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
@@ -98,6 +101,7 @@ class Connection(asyncio.Protocol):
         A process that was not let run for a while finds a request, its end and the next request all at the same time,
         and asyncio reads the two requests first.
         """
+        # `POLLRDHUP`: the other side has closed, or has said that it sends no more.  Linux only.
         here = select.poll()
         here.register(self._transport.get_extra_info("socket"), select.POLLRDHUP)
         return bool(here.poll(0))
@@ -108,6 +112,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer once the request is whole.  Called by asyncio."""
+        # A request may come in pieces, so it is looked at anew with each of them.
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
@@ -129,15 +134,18 @@ class Connection(asyncio.Protocol):
 
     async def _chat(self, name: str, stream: bool, hold: bool) -> None:
         """Answer a request that uses the slot; one to `hold` when it is told to."""
+        # Whoever is held keeps the slot, so that a whole crowd can gather behind it.
         if hold:
             await self._llama.released.wait()
             self._llama.released.clear()
+        # By the name, so that a run with the same seed takes the same time.
         seconds = random.Random(name).uniform(*SECONDS)
         if not stream:
             await asyncio.sleep(seconds)
             return await self._send(200, plain(name))
         self._head(200, b"text/event-stream", b"Transfer-Encoding: chunked")
         pieces = events(name)
+        # The pieces are spread over the time of the answer, so that clients can leave in the middle of it.
         for piece in pieces:
             self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             await asyncio.sleep(seconds / len(pieces))
@@ -162,7 +170,7 @@ class Connection(asyncio.Protocol):
 
 
 async def main(port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve on a port of this machine until the process is ended."""
     llama = LlamaApi()
     server = await asyncio.get_running_loop().create_server(lambda: Connection(llama), "127.0.0.1", port)
     await server.serve_forever()

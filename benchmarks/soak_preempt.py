@@ -77,7 +77,7 @@ class Users:
         wait_for("the first warm-up", lambda: self._now()["state"] == "warm")
 
     def filling(self) -> None:
-        """Give the template a text that nobody has seen before."""
+        """Give the template a text that nobody has seen before, so that it is due for a warm-up."""
         draft = self._template.with_suffix(".draft")
         draft.write_text(" ".join(self._random.choices(tiny_model.COMMON_WORDS, k=WORDS)) + "\n<{message}>")
         os.replace(draft, self._template)
@@ -105,6 +105,7 @@ class Users:
         began = time.perf_counter()
         connection.request("POST", "/v1/chat/completions", json.dumps(question), {"Content-Type": "application/json"})
         response = connection.getresponse()
+        # To the end: the answer is one token, so this is the time to its first word.
         answer = response.read()
         took = time.perf_counter() - began
         connection.close()
@@ -129,11 +130,12 @@ class Users:
         return bool(state == "warming")
 
     def _now(self) -> Any:
-        """Return what bioproxy says of the template."""
+        """Return what bioproxy says of the template: its state, and how far its warm-up has come."""
         return get(self._admin, "/status")["templates"][0]
 
     def _met(self) -> float:
-        """Return how many users have met a warm-up."""
+        """Return how many users have met a warm-up, by bioproxy's own count of preemptions."""
+        # From the metrics, where it is the count of a histogram; `/status` does not have it.
         connection = http.client.HTTPConnection("127.0.0.1", self._admin, timeout=10)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
@@ -144,7 +146,10 @@ class Users:
 
 
 def preemptions(folder: Path, tries: int, seed: int) -> None:
-    """Have so many users come in the middle of a warm-up.  `AssertionError` says what is wrong."""
+    """Have so many users come in the middle of a warm-up.  `AssertionError` says what is wrong.
+
+    `seed` decides the moments; `folder` gets the model, the template and the logs.
+    """
     with ExitStack() as stack:
         users = Users(stack, folder, seed)
         pieces: list[float] = []
@@ -158,6 +163,7 @@ def preemptions(folder: Path, tries: int, seed: int) -> None:
         for _ in range(3 * tries):
             if len(met) < tries and (times := users.interrupt()) is not None:
                 met.append(times)
+        # A warm-up that is interrupted a hundred times must not leave an error, nor end for good.
         look_for_trouble(folder / "warming.log")
         assert len(met) == tries, f"only {len(met)} users met a warm-up"
     usual, longest, undisturbed = statistics.median(pieces), max(pieces), statistics.median(quiet)
@@ -166,13 +172,16 @@ def preemptions(folder: Path, tries: int, seed: int) -> None:
     print(f"  {'':8}{'p50':>8}{'p99':>8}{'worst':>8}")
     gate = report("gate", [waited for waited, _ in met])
     answer = report("answer", [took - undisturbed for _, took in met])
+    # The gate is free when llama-server has let go of the connection, which is before it has computed its piece.  An
+    # answer has to wait for that piece, and the unlucky one meets the longest.
     assert gate <= usual + SLACK, f"it took {gate * 1000:.0f} ms until the gate was free"
     if tries >= ENOUGH:
         assert answer <= longest + SLACK, f"an answer came {answer * 1000:.0f} ms later for a warm-up"
 
 
 def report(what: str, values: Sequence[float]) -> float:
-    """Print these seconds; return what 99 of 100 do not exceed."""
+    """Print these seconds, in milliseconds; return what 99 of 100 do not exceed."""
+    # Rounded up: of a hundred values it is the last but one.
     high = sorted(values)[(len(values) * 99 - 1) // 100]
     print(f"  {what:8}" + "".join(f"{value * 1000:8.1f}" for value in (statistics.median(values), high, max(values))))
     return high

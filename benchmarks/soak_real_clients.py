@@ -6,6 +6,10 @@ A part of ``make soak``.  For each client of `benchmarks.real_clients`, in an em
 second session, another turn of that, and after llama-server was killed and started again a third session.  No template
 is configured.  Each line is the client's longest request in a turn, and what llama-server had to compute for it.
 
+A recipe in `docs/clients` says what a client gains, and was true on the day when it was written.  Clients change each
+week: a date that moves into a system message, or tools that are sent in another order, and nothing is found any more
+without an error anywhere.  So the clients themselves are asked, in the versions that people would install today.
+
 bioproxy and llama.cpp are real processes; the model is a small generated one whose answers are random words and end
 after a few of them, so a client gets text and never a call of a tool.  A client that cannot be installed here is
 reported and not counted as a failure: registries are not always there.
@@ -97,7 +101,10 @@ class Turn:
     """The longest request of a turn, as `/status` tells of it."""
 
     what: str
+    """Which turn it was, for the table."""
+
     request: dict[str, Any]
+    """The request as one of `requests` in `/status`."""
 
     @property
     def computed(self) -> int:
@@ -133,6 +140,7 @@ class Place:
 
     def __init__(self, stack: ExitStack, folder: Path, installed: Installed, model: Path, record: bool) -> None:
         """Start the servers; with `record` a recorder in front of them."""
+        # An empty home, so that nothing of this machine's owner is used, and a project with one file to read.
         self.home, self.project = folder / "home", folder / "project"
         for each in (self.home, self.project):
             each.mkdir(parents=True)
@@ -140,6 +148,7 @@ class Place:
         self._installed = installed
         self._log = folder / "client.log"
         children = Children(stack, folder)
+        # Without llama-server's own memory of prompts: what is found must come from bioproxy's files or from the slot.
         more = ("--ctx-size", CONTEXT, "--predict", PREDICT, "--cache-ram", 0)
         (folder / "slots").mkdir(mode=0o700)
         self.llama = Llama(children, folder, model, *more)
@@ -161,6 +170,7 @@ class Place:
         client = self._installed.client
         environment = prepare(client, self.home, f"http://127.0.0.1:{self._port}")
         command = [str(self._installed.program), *(each.replace("{question}", question) for each in arguments)]
+        # bioproxy's own list tells which requests a client has sent; its output does not.
         before = {each["id"] for each in get(self.admin, "/status")["requests"]}
         with self._log.open("ab") as log:
             try:
@@ -175,6 +185,7 @@ class Place:
                 )
             except subprocess.TimeoutExpired:
                 raise AssertionError(f"{client.name}: {what} took more than {TURN_SECONDS} s{self.said()}") from None
+        # A client that ends with an error has not been served as it wants, whatever llama-server did.
         assert done.returncode == 0, f"{client.name}: {what} ended with {done.returncode}{self.said()}"
         # A client may end with the last event of its answer, before bioproxy has noted the request.
         self._idle()
@@ -185,11 +196,12 @@ class Place:
         return Turn(what, max(answered, key=lambda each: int(each["prompt_tokens"])))
 
     def said(self) -> str:
-        """Return the end of what the client printed."""
+        """Return the end of what the client printed, for the words of an error."""
         return ": ..." + self._log.read_text(errors="replace")[-1500:]
 
     def rest(self, sessions: int) -> None:
         """Wait until what was learned from so many sessions is warm and in files."""
+        # A prompt with tools is learned at once, any other one with the second session.
         client = self._installed.client
         if client.learned and (client.has_tools or sessions > 1):
 
@@ -213,6 +225,7 @@ def turns(folder: Path, installed: Installed, model: Path, record: bool = False)
         place = Place(stack, folder, installed, model, record)
 
         def turn(what: str, arguments: Sequence[str], question: str) -> None:
+            """Run one turn, print it, and wait until what was learned from it is warm."""
             found.append(place.ask(what, arguments, question))
             print(found[-1], flush=True)
             place.rest(len(found))
@@ -221,6 +234,7 @@ def turns(folder: Path, installed: Installed, model: Path, record: bool = False)
         turn("second session", client.ask, QUESTIONS[1])
         if client.goes_on:
             turn("it goes on", client.goes_on, "And now?")
+        # A killed llama-server has an empty slot: what the third session finds comes from files.
         if not record:
             place.llama.kill()
             place.llama.start()
@@ -238,7 +252,10 @@ def turns(folder: Path, installed: Installed, model: Path, record: bool = False)
 
 
 def real_clients(folder: Path, names: Sequence[str] = (), record: bool = False) -> None:
-    """Run the clients with these names, or all.  `AssertionError` says what is wrong."""
+    """Run the clients with these names, or all.  `AssertionError` says what is wrong.
+
+    Each has a folder of its own below `folder`, in which its package is installed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model = write_model(folder / "model.gguf")
     for client in CLIENTS:

@@ -39,7 +39,10 @@ WORDS = 700
 
 
 def shared_kills(folder: Path, count: int, seed: int) -> None:
-    """Kill one of four processes so many times.  `AssertionError` says what is wrong."""
+    """Kill one of four processes so many times.  `AssertionError` says what is wrong.
+
+    `seed` decides who dies, and when; `folder` gets both pairs and the shelf.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     moments, template, shelf = random.Random(seed), folder / "code.txt", folder / "shelf"
     # A text that depends on the seed and the turn, so that each turn has a prompt that neither pair has seen.
@@ -63,6 +66,7 @@ def shared_kills(folder: Path, count: int, seed: int) -> None:
             time.sleep(moments.uniform(0, 2.5))  # a random moment, not a condition
             # Its counter begins anew with its next start.
             fetched += sum(tokens(each) for each in pairs if each is here)
+            # No warning: whatever it was doing ends in the middle.
             victim.kill()
             died = time.monotonic()
             # The other pair has to go on alone for a while: nobody gives up the dead one's lease.
@@ -70,10 +74,12 @@ def shared_kills(folder: Path, count: int, seed: int) -> None:
             victim.start()
             for each in traffic:
                 each.end()
+            # From here on everything must come to rest by itself, and then be right.
             when = f"kill {turn} of {count}, of {type(victim).__name__}"
             for pair in pairs:
                 pair.wait_up()
             wait_warm(pairs, when)
+            # The slowest recovery is printed: it should be near `DEAD_AFTER`, where the dead one had a lease.
             slowest = max(slowest, time.monotonic() - died)
             for pair in pairs:
                 check_agreement(pair, set(), when)
@@ -90,11 +96,13 @@ def shared_kills(folder: Path, count: int, seed: int) -> None:
             f" {slowest:.0f} s at most; {fetched:.0f} tokens were fetched instead of computed",
             flush=True,
         )
+        # Otherwise all of this would hold for two bioproxies that do not share anything.
         assert fetched > 0, "nothing was fetched"
 
 
 def tokens(pair: Shelf) -> float:
     """Return how many tokens a pair has fetched since its start; 0 if it does not answer."""
+    # At a random moment somebody may just be dead.
     with suppress(OSError):
         return metric(pair.admin, "shared_tokens_total")
     return 0.0
@@ -112,6 +120,7 @@ def wait_warm(pairs: list[Shelf], when: str) -> None:
     """Wait until the template is warm at both; `when` is for the words of the error."""
 
     def warm() -> bool:
+        """Tell whether both say so."""
         return all(get(pair.admin, "/status")["templates"][0]["state"] == "warm" for pair in pairs)
 
     wait_for(f"both pairs to be warm after {when}", warm, BLOCKED)
@@ -122,6 +131,7 @@ def check_shelf(shelf: Path, when: str) -> None:
     wrong: list[str] = []
 
     def agrees() -> bool:
+        """Compare now, and note what is wrong."""
         wrong.clear()
         for entry in (shelf / "entries").glob("*.json"):
             file = shelf / "files" / f"{entry.stem}.bin"
@@ -142,6 +152,7 @@ def check_template(pairs: list[Shelf], template: Path, when: str) -> None:
 
     With ``cache_prompt`` off nothing is reused, so the slot files have no part in that answer.
     """
+    # The whole text is sent to llama-server itself, as bioproxy would have filled it in.
     question = "what of it?"
     text = template.read_text().replace("<{message}>", question)
     cold = ask(pairs[0].llama.port, text, cache_prompt=False)

@@ -85,7 +85,7 @@ class Shelf:
         wait_for("bioproxy to see llama.cpp", lambda: get(self.admin, "/status")["llama"]["up"])
 
     def kill(self) -> None:
-        """End bioproxy the hard way."""
+        """End bioproxy the hard way, as the system does when memory runs out: it gets no chance to write anything."""
         self.proxy.process.kill()
         self.proxy.process.wait()
 
@@ -106,18 +106,23 @@ class Shelf:
 
     def ask(self, client: Client, question: str, stream: bool = False) -> Session:
         """Ask the first question of a conversation, and hear the answer."""
+        # The session notes what was said, so that a next turn could go on with it.
         session = client.session()
         session.ask(question)
         session.hear(post(self.port, session.path, session.body(stream))[0])
         return session
 
     def one_shot(self, number: int) -> None:
-        """Have a conversation of one question that nobody had before."""
+        """Have a conversation of one question that nobody had before.
+
+        All clients in turn, half of the answers as streams: each API and each way has its part of the load.
+        """
         client = self.clients[number % len(self.clients)]
         self.ask(client, prose(WORDS, f"one shot {number}"), stream=number % 2 == 1)
 
     def files(self) -> dict[str, int]:
         """Return names and sizes of the files in the slot folder."""
+        # A file may go between the listing and the look; then it does not count.
         found = {}
         for path in self.llama.slots.iterdir():
             with suppress(FileNotFoundError):
@@ -126,6 +131,7 @@ class Shelf:
 
     def record(self) -> dict[str, int]:
         """Return names and sizes of the files in bioproxy's record."""
+        # Read from the disk and not asked of bioproxy: it is what the next process will believe.
         found = {}
         for path in (self._folder / "state" / "shelf").glob("*.*.json"):
             with suppress(FileNotFoundError):
@@ -148,6 +154,7 @@ class Watch(threading.Thread):
         """Look until `end`.  Called by `start`, in its own thread."""
         while not self._over.wait(LOOK):
             sizes = [size for name, size in self._files().items() if ".chat." in name]
+            # Of conversations only, since prompts have a limit of their own.
             self.most = max(self.most, sum(sizes))
             self.largest = max(self.largest, *sizes, 0)
 
@@ -189,6 +196,7 @@ def one_shots(folder: Path, count: int) -> None:
         learned = here.learn()
         watch = Watch(here.files)
         watch.start()
+        # The first quarter fills caches and lists, so what grows is measured from there on.
         began, memory = time.monotonic(), 0.0
         for number in range(count):
             here.one_shot(number)
@@ -221,7 +229,7 @@ def one_shots(folder: Path, count: int) -> None:
 
 
 def reused(admin: int) -> int:
-    """Return how many tokens of its prompt the latest request reused."""
+    """Return how many tokens of its prompt the latest request reused, by what bioproxy says of it."""
     return int(get(admin, "/status")["requests"][0]["cached_tokens"])
 
 
@@ -240,6 +248,7 @@ def kills(folder: Path, count: int, seed: int) -> None:
             assert number < 200, "the shelf does not fill"
         before = answers(here)
         for turn in range(count):
+            # A death of llama-server leaves a file that was being written, one of bioproxy a record that was.
             victim: Llama | Shelf = moments.choice((here.llama, here))
             traffic = Traffic(here, number)
             traffic.start()
@@ -275,6 +284,7 @@ def check_agreement(here: Shelf, learned: Sequence[str] | set[str], when: str) -
     """
 
     def disagreements() -> list[str]:
+        """Return what differs, in words: a recorded file that is not as it should be, or a file without a record."""
         recorded, found = here.record(), here.files()
         wrong = [f"{name} of {size} is {found.get(name)}" for name, size in recorded.items() if found.get(name) != size]
         stray = [name for name in found if LEARNED_FILE.fullmatch(name) and name not in recorded]

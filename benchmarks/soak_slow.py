@@ -38,7 +38,11 @@ MODES = {
     "slow bodies": ("-B", "/tokenize", "-i", "3", "-s", "100000"),
     "slow reading": ("-X", "/", "-w", "512", "-y", "1024", "-n", "2", "-z", "32"),
 }
-"""What they do: slowhttptest's mode, what is asked for, and more options."""
+"""What they do: slowhttptest's mode, what is asked for, and more options.
+
+Heads that never end get a line each three seconds, and bodies a piece; who reads slowly asks for a page over and over,
+and takes 32 bytes of it each two seconds.
+"""
 
 WORST = 5.0
 """Seconds that the polite one may wait at most.
@@ -50,11 +54,17 @@ MEGABYTES = 300.0
 """Megabytes (VmRSS) that bioproxy may take more than at rest while they are there: a thousand pages, not read."""
 
 KEPT = 30.0
-"""Megabytes that may be left when they have gone: what Python has got from the system it does not all give back."""
+"""Megabytes that may be left when they have gone: what Python has got from the system it does not all give back.
+
+The next attack uses the same memory again, so a leak would show as more and more.
+"""
 
 
 async def serve(port: int) -> None:
-    """Be a llama-server with a web page, which answers everything at once."""
+    """Be a llama-server with a web page, which answers everything at once.
+
+    Never fires.  It must not be what is slow, so it reads a request and answers it, and knows nothing of models.
+    """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request.  Called by asyncio for each connection."""
@@ -68,6 +78,7 @@ async def serve(port: int) -> None:
             writer.write(body)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
+            # bioproxy gives up a request whose client has gone: nothing is wrong with that.
             pass
         finally:
             writer.close()
@@ -87,7 +98,8 @@ class Watcher(threading.Thread):
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """Do it."""
+        """Do the work until `end`.  Called by `start`, in its own thread."""
+        # An exception in a thread is only printed, so it is kept for whoever ends this.
         try:
             while not self._over.wait(self._pause):
                 self._work()
@@ -95,7 +107,7 @@ class Watcher(threading.Thread):
             self._error = error
 
     def end(self) -> None:
-        """Stop, and tell."""
+        """Stop, and raise what went wrong, if anything did."""
         self._over.set()
         self.join()
         if self._error is not None:
@@ -127,7 +139,7 @@ class Attack:
         self.times.append(time.monotonic() - began)
 
     def look(self) -> None:
-        """Look at the proxy."""
+        """Look at the proxy, and keep the highest values."""
         self.memory = max(self.memory, self._proxy.memory())
         self.files = max(self.files, open_files(self._proxy))
 
@@ -139,6 +151,7 @@ def open_files(child: Child) -> int:
 
 def allow_files(needed: int) -> None:
     """Have the system allow so many open files, here and in what is started here."""
+    # A process may raise its own limit up to the hard one, and its children inherit that.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert hard >= needed or hard == resource.RLIM_INFINITY, f"{needed} open files are needed, {hard} allowed"
     if soft != resource.RLIM_INFINITY:
@@ -146,7 +159,10 @@ def allow_files(needed: int) -> None:
 
 
 def slow(folder: Path, seconds: float, connections: int) -> None:
-    """Let the slow ones come, in each way for so many seconds.  `AssertionError` says what is wrong."""
+    """Let the slow ones come, in each way for so many seconds.  `AssertionError` says what is wrong.
+
+    `connections` is how many there are at a time.  Without the program slowhttptest nothing is tried, and that is said.
+    """
     program = shutil.which("slowhttptest")
     if program is None:
         print("slow clients: left out, there is no slowhttptest (apt-get install slowhttptest)")
@@ -160,15 +176,19 @@ def slow(folder: Path, seconds: float, connections: int) -> None:
         children.start("behind", ["-m", "benchmarks.soak_slow", behind], behind)
         proxy = children.bioproxy("slow", port, admin, f"http://127.0.0.1:{behind}", "--no-warmup")
         wait_for("bioproxy", lambda: get(admin, "/status") is not None)
+        # One question before, so that whatever is made at the first request is there already.
         Attack(proxy).ask()
         for name, (mode, path, *options) in MODES.items():
             # Each way begins at rest, so that what the one before has left does not count.
             memory, files = proxy.memory(), open_files(proxy)
             attack = Attack(proxy)
+            # Asked and looked at from threads, because the attack is a process that is waited for.
             watchers = [Watcher(attack.ask, 0.05), Watcher(attack.look, 0.1)]
             for each in watchers:
                 each.start()
+            # A tenth of all connections each second: all of them are there long before the time is over.
             command = [program, mode, "-c", connections, "-r", connections // 10, "-l", int(seconds), *options]
+            # Its own report is left out: what counts is what others got meanwhile.
             subprocess.run(
                 [*map(str, command), "-u", f"http://127.0.0.1:{port}{path}"],
                 stdin=subprocess.DEVNULL,
@@ -189,6 +209,7 @@ def slow(folder: Path, seconds: float, connections: int) -> None:
             patience = time.monotonic() + 20
             while time.monotonic() < patience and (open_files(proxy) > files or proxy.memory() > memory + KEPT):
                 time.sleep(0.1)
+            # What is left is judged together with what was seen before, so that one line tells all that is wrong.
             left, kept = open_files(proxy) - files, proxy.memory() - memory
             print(f"  {'':13} {kept:.1f} MB and {left} files more afterwards", flush=True)
             # The first one is about the attack itself: if nobody came, all the others say nothing.
