@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.agents_day import Llama, metric, post
 from benchmarks.servers import get, wait_for
-from benchmarks.soak_shelf import Shelf, Traffic, answers, check_agreement
+from benchmarks.soak_agents import Shelf, Traffic, answers, check_agreement
 from tests.support.agents import prose
 
 BLOCKED = 60.0
