@@ -9,7 +9,8 @@ Each balancer gets the same conversations.  Their rate follows from ``--busy``: 
 be busy if each request found its pair warm.  ``docs/scaling.md`` has tables made with this, and what follows from them.
 
 With ``--change``, a tenth of the pairs is lost, gets slow or is added when half of the conversations have begun, and
-only the requests of the five minutes after that are counted.  ``--change none`` counts the same minutes undisturbed.
+only the requests of the five minutes after that are counted: how long does it take until those who have lost their pair
+are warm elsewhere, and what does it cost the others?  ``--change none`` counts the same minutes undisturbed.
 
 The decisions are made by `benchmarks.fleet_sim_balancers` and the pairs behave as `benchmarks.fleet_sim_pairs` has it;
 this module is the command line and the table.  A real fleet of three is `benchmarks.fleet_demo`.
@@ -80,6 +81,7 @@ def simulate(name: str, load: Load, machine: Machine, given: argparse.Namespace)
     if given.change is not None:
         since = load.conversations / load.rate / 2
         until = since + WINDOW
+        # "none" is the control: the same minutes of the same fleet, in which nothing happens.
         if given.change != "none":
             change = Change(given.change, max(1, round(CHANGED * given.pairs)), since)
     # One at a time, each with a shelf of its own: a run of 3,000 pairs takes gigabytes.
@@ -105,6 +107,7 @@ def row(name: str, result: Result, seconds: float) -> str:
 def parse() -> argparse.Namespace:
     """Return what the command line says, checked: a mistake ends the program with one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    # The defaults are the demo model's on two busy cores, as `docs/scheduling.md` has measured them.
     add = parser.add_argument
     add("--pairs", type=int, default=3, help="bioproxies, each with a llama-server")
     add("--conversations", type=int, default=2000, help="conversations in all")
@@ -156,6 +159,7 @@ def parse() -> argparse.Namespace:
         parser.error("--turns must be 1 or more")
     if not 0 <= given.people <= 1:
         parser.error("--people must be between 0 and 1")
+    # One at least has to be left.
     if given.change == "lost" and given.pairs < 2:
         parser.error("--change lost needs two pairs")
     given.balancers = names
@@ -165,7 +169,10 @@ def parse() -> argparse.Namespace:
 LIKE_MAKE_FLEET = Load(
     20, 1.0, templates=4, prefix=848, turns=10, new=(72, 72), answer=(12, 12), alike=10, pause=3.0, prepared=True
 )
-"""The load of ``make fleet``: 20 sessions of ten turns, which pause for up to three seconds, on four warm templates."""
+"""The load of ``make fleet``: 20 sessions of ten turns, which pause for up to three seconds, on four warm templates.
+
+A test compares what is simulated with what was measured on real programs, so that the simulation can be believed.
+"""
 
 MACHINE_OF_MAKE_FLEET = Machine(prefill=15_000.0, generate=100.0, bytes_per_token=512, overhead=0.02)
 """Three llama.cpp with the smallest generated model on two cores, which they share with everything else.
@@ -176,7 +183,8 @@ rest are guesses: answers of twelve tokens, and small files, take about as long 
 
 
 def machine_of(given: argparse.Namespace) -> Machine:
-    """Return the machine that the command line describes."""
+    """Return the machine that the command line describes: all pairs have the same."""
+    # Guessed and measured as its docstring says, so that the result can be held against the real one.
     if given.like_make_fleet:
         return MACHINE_OF_MAKE_FLEET
     speeds = (given.prefill, given.generate, given.bytes, given.save, given.restore)
@@ -188,6 +196,7 @@ def load_of(given: argparse.Namespace, machine: Machine) -> Load:
 
     `machine` tells how long a request keeps a pair busy, from which the rate of conversations follows.
     """
+    # All that the command line says of the load is left aside, except for the seed.
     if given.like_make_fleet:
         return replace(LIKE_MAKE_FLEET, seed=given.seed)
     load = Load(
@@ -209,6 +218,7 @@ def main() -> None:
     # Everything but the balancer is the same in all rows.
     machine = machine_of(given)
     load = load_of(given, machine)
+    # A table in Markdown, to be put into a document as it is; each row as soon as it is known, since one takes minutes.
     print(
         f"{given.pairs} pairs, {load.conversations} conversations, {load.templates} templates of {load.prefix} tokens"
     )

@@ -42,10 +42,13 @@ PAIRS, TEMPLATES = 3, 4
 shared."""
 
 MODEL = tiny_model.Size(blocks=4, width=256, heads=4, feed_forward=768)
-"""Small enough for three of them on two processor cores, and slow enough that computing a prompt can be felt."""
+"""Small enough for three of them on two processor cores, and slow enough that computing a prompt can be felt.
+
+Its answers are nonsense; what counts is how long a prompt takes.
+"""
 
 HEADINGS = ("pair", "requests", "sessions", "in the slot", "from a file", "tokens reused", "computed", "first token, s")
-"""The columns of the table."""
+"""The columns of the table; tokens and requests are sums, the last one is a mean."""
 
 
 def say(text: str) -> None:
@@ -54,7 +57,10 @@ def say(text: str) -> None:
 
 
 def table(rows: Sequence[Sequence[object]]) -> str:
-    """Return rows as lines with columns of equal width; the first column is text, the others are numbers."""
+    """Return rows as lines with columns of equal width; the first column is text, the others are numbers.
+
+    For a terminal, so without the frames of Markdown.
+    """
     # Each column is as wide as its widest cell.
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -69,6 +75,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 def shares(turns: Sequence[Turn], pairs: Sequence[Pair]) -> str:
     """Return the table of what went where: a line for each pair, by what HAProxy's header says."""
+    # Pairs that got nothing are in the table, too: that is news.
     rows: list[tuple[object, ...]] = [HEADINGS]
     # All that is known of a turn comes with its answer: HAProxy's header names the pair, bioproxy's say what it found.
     for name in [pair.name for pair in pairs]:
@@ -96,6 +103,7 @@ def work(folder: Path, pairs: Sequence[Pair], configuration: str | None, options
     """
     folder.mkdir()
     with ExitStack() as stack:
+        # HAProxy looks at the pairs each second or so; until it has found them ready, each request would be refused.
         balancer = Balancer(stack, folder, *pairs, configuration=configuration)
         wait_for("HAProxy to see the pairs", lambda: all(balancer.sees(pair) for pair in pairs))
         # New sessions, with names of their own: none of them can find a conversation of the other run.
@@ -106,6 +114,7 @@ def work(folder: Path, pairs: Sequence[Pair], configuration: str | None, options
         # Each agent thinks between two questions, so the pairs are busy and not overloaded.
         crowd.start(balancer.port, options.turns, options.pause)
         crowd.join()
+    # After HAProxy has ended, so that nothing is still on its way.
     say(shares(crowd.turns, pairs))
     # None is expected.  If there are some, the numbers above are of answers that were asked for again.
     if crowd.failures:
@@ -120,9 +129,11 @@ def fleet(folder: Path, stack: ExitStack, options: argparse.Namespace) -> None:
     """
     began = time.monotonic()
     say(f"Starting {PAIRS} pairs of bioproxy and llama.cpp with one shared folder ...")
+    # One file for all of them, made in a second: no model has to be downloaded for a demonstration.
     model = folder / "model.gguf"
     tiny_model.write_model(model, MODEL)
     children, templates = Children(stack, folder), write_templates(folder, TEMPLATES)
+    # They start beside each other, since each loads its own copy of the model.
     pairs = [Pair(children, folder, f"pair{number}", model, templates) for number in range(1, PAIRS + 1)]
     # All three want the same templates at the same moment: one computes each, and the others fetch it.
     for pair in pairs:
@@ -136,6 +147,8 @@ def fleet(folder: Path, stack: ExitStack, options: argparse.Namespace) -> None:
         f"All pairs have {TEMPLATES} templates of {tokens:.0f} tokens in all, after {time.monotonic() - began:.0f} s."
         f"  Computed: {computed:.0f} warm-ups; taken from the shared folder: {fetched:.0f}, {saved:.0f} tokens.\n"
     )
+    # First as the configuration has it, then as a balancer does that knows nothing of conversations.  The second run
+    # finds the pairs with the first one's conversations in their slots, which are of no use to it.
     count = options.sessions * options.turns
     say(f"{options.sessions} agents ask {count} questions.  Each goes to the pair that is warm for it:")
     warm = work(folder / "affinity", pairs, None, options)
@@ -161,6 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--turns", type=int, default=6, help="questions of each agent, at least 2 (%(default)s)")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two of them, at most (%(default)s)")
     options = parser.parse_args(arguments)
+    # With one turn there would be no later ones, which all the shares are of.
     if options.turns < 2 or options.sessions < 1:
         parser.error("there must be one session and two turns at least")
     if find_haproxy() is None:

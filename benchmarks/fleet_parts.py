@@ -144,6 +144,7 @@ class Balancer:
         # A path of more than about a hundred characters is too long for a socket.
         sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-"))
         self._socket = f"{sockets}/operators.sock"
+        # The variables that the example's comments name.
         environment = {
             "FLEET_BIND": f"127.0.0.1:{self.port}",
             "FLEET_TURNS": f"127.0.0.1:{turns}",
@@ -172,7 +173,7 @@ class Balancer:
 
     @property
     def log(self) -> str:
-        """What HAProxy has said so far: a line for each request."""
+        """What HAProxy has said so far: its own news, and a line for each request."""
         return self._log.read_text(errors="replace")
 
     def add(self, pair: Place, number: int) -> None:
@@ -192,7 +193,10 @@ class Balancer:
             return connection.makefile().read().strip()
 
     def reload(self) -> None:
-        """Have HAProxy read its configuration again; returns when the new process answers."""
+        """Have HAProxy read its configuration again; returns when the new process answers.
+
+        Requests in progress are finished by the old one, which the tests look at.
+        """
         # SIGUSR2 to the master.  A mistake in the file would leave the old worker in place, and this would wait in
         # vain.
         before = self._starts()
@@ -204,7 +208,7 @@ class Balancer:
         return self.log.count("Loading success")
 
     def metric(self, name: str, **labels: str) -> float:
-        """Return the sum of a metric of HAProxy that has these labels."""
+        """Return the sum of a metric of HAProxy that has these labels, from its own Prometheus exporter."""
         return metric(self.operators, name, prefix="haproxy", **labels)
 
     def sees(self, pair: Place) -> bool:

@@ -98,6 +98,7 @@ class Run:
         # A heap by time; the number decides between events of the same time, so nothing else is ever compared.
         self.events: list[tuple[float, int, int, Conversation | Pair | None]] = []
         self.number = 0
+        # Filled while the run goes on.
         self.result = Result()
         # Conversations are made when they begin: a million at once would not fit into memory.
         self._coming: Iterator[tuple[float, Conversation]] = conversations(load)
@@ -225,6 +226,7 @@ class Run:
 
         Called before the conversation goes on: it still says where the answer before came from.
         """
+        # Of the whole run, for how evenly pairs are used; the rest is of the span only.
         pair.answered += 1
         if not self.since <= conversation.arrived < self.until:
             return
@@ -272,7 +274,10 @@ class Run:
                     self._later(now + REPEAT, CHANGES, each)
 
     def _finish(self, now: float) -> Result:
-        """Return the result, with what can be said at the end only."""
+        """Return the result, with what can be said at the end only.
+
+        That is how evenly the work was spread, and how much was stored.  `now` is when the last answer was complete.
+        """
         result, pairs = self.result, self.balancer.pairs
         result.wall = now
         busy = [pair.busy_seconds for pair in pairs]

@@ -117,6 +117,7 @@ class Place:
         """Start the servers; with `record` a recorder in front of them."""
         # An empty home, so that nothing of this machine's owner is used, and a project with one file to read.
         self.home, self.project = folder / "home", folder / "project"
+        # What the client has printed is kept for the words of an error.
         for each in (self.home, self.project):
             each.mkdir(parents=True)
         (self.project / "README.md").write_text("# Notes\n\nThe house by the sea is small.\n")
@@ -195,5 +196,5 @@ class Place:
         self._idle()
 
     def _idle(self) -> None:
-        """Wait until no request and no warm-up uses the slot."""
+        """Wait until no request and no warm-up uses the slot: what the turn has changed is then noted."""
         wait_for("bioproxy to be at rest", lambda: get(self.admin, "/status")["gate"]["busy"] is None)

@@ -60,6 +60,7 @@ def by_oracle(patience: float) -> Callable[[Run], Enter | Linger | None]:
             if each.conversation == run.holds:
                 seconds = run.cost(each.conversation, each.number, run.holds)[1]
                 return Enter(index if index == 0 or most + seconds <= patience else 0)
+            # Whoever stands before it would be passed over by so much more.
             most = max(most, each.passed)
         # Its request is not here yet.  Waiting costs `gap`, and letting another one in costs what losing the slot does.
         for arrives, conversation, number in run.coming:

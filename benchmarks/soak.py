@@ -47,7 +47,10 @@ from benchmarks.soak_shelf import kills, one_shots
 from benchmarks.soak_slow import allow_files, open_files, slow
 
 CROWDS = 7
-"""So many come at least: in the first three or four, memory still comes from the system by the megabyte."""
+"""So many come at least: in the first three or four, memory still comes from the system by the megabyte.
+
+Halved, a leak cannot be told from that; doubled, a run takes a minute longer.
+"""
 
 PING_INTERVAL = 0.5
 """Seconds between two comments to a stream that waits: so short that each of them is told something in a crowd's
@@ -87,6 +90,7 @@ class Soak:
 
     def _note_files(self) -> bool:
         """Note how many files are open, and tell whether that is as before: then nothing opens or closes any more."""
+        # Called again and again until two counts in a row are the same.
         before, self._files = self._files, open_files(self.proxy)
         return before == self._files
 
@@ -96,6 +100,7 @@ class Soak:
         `size` is how many of them wait.  Raises `AssertionError` with what is wrong.
         """
         self._crowds += 1
+        # Half of them want a stream, by chance; each has a name that no other request ever had.
         visitors = [
             Visitor(
                 f"crowd{self._crowds}-visitor{number}",
@@ -161,6 +166,7 @@ class Soak:
         # A client that hears nothing for minutes gives up, so streams that wait are told their place.
         waited = [visitor for visitor in visitors if visitor.stream and visitor.leaves is None]
         assert all(visitor.places() for visitor in waited), "a stream that waited was told nothing meanwhile"
+        # The stand-in begins new notes whenever it is asked for them, so these are of this crowd.
         notes = get(self._llama, "/notes")
         assert notes["most_at_once"] == 1, f"{notes['most_at_once']} requests at once"
         assert len(set(notes["seen"])) == len(notes["seen"]), "a request was sent twice"
@@ -174,7 +180,7 @@ class Soak:
         look_for_trouble(self._log)
 
     def _gate(self) -> tuple[str | None, int]:
-        """Return who is inside (``user`` or `None`), and how many wait."""
+        """Return who is inside (``user`` or `None`), and how many wait, as `/status` has it."""
         gate = get(self._admin, "/status")["gate"]
         return gate["busy"], gate["waiting"]
 
@@ -212,6 +218,7 @@ def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
             )
     # The median of the steps between crowds, and not the whole growth.  A leak grows with each crowd.  But memory comes
     # from the system by the megabyte, so a step of less tells nothing.
+    # From the second crowd on: the first one makes whatever is made once.
     steps = [(after - before) * 1000 / size for before, after in itertools.pairwise(resting[2:])]
     kept = statistics.median_low(steps)
     print(f"  kept of each client since the second crowd: {kept:.2f} kB (median of crowds)", flush=True)
@@ -223,6 +230,7 @@ def crowds(folder: Path, seconds: float, size: int, seed: int) -> None:
 def main() -> int:
     """Run all parts; return the status to exit with: 0, or 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.split("\n")[0])
+    # 0 leaves a part out, so that a single one can be tried.
     parser.add_argument(
         "--seconds", type=float, default=40, help=f"for how long crowds come (default: 40); {CROWDS} at least"
     )

@@ -39,7 +39,10 @@ LEARNED_FILE = re.compile(r"auto-[0-9a-f]{12}(\.chat|\.part)?(\.new)?\.bin")
 
 
 class Shelf:
-    """A llama.cpp, a bioproxy that may be killed, and an agent with its sub-agent, whose prompts were learned."""
+    """A llama.cpp, a bioproxy that may be killed, and an agent with its sub-agent, whose prompts were learned.
+
+    Invariant: ports and folders never change, so clients and the other process find whoever was started again.
+    """
 
     def __init__(self, stack: ExitStack, folder: Path, kind: str = "dense", *more: object) -> None:
         """Start both in `folder`, with a model of this kind; `more` are bioproxy's further options."""

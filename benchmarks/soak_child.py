@@ -34,7 +34,8 @@ CLIENTS = 4
 LONGEST = 20.0
 """Seconds that llama.cpp may live at most, once it answers.
 
-Half of its lives are then long enough for a crash to count as the first one; the others have growing pauses.
+Half of its lives are then long enough for a crash to count as the first one; the others have growing pauses.  Halved,
+all would; doubled, a run takes twice as long.
 """
 
 
@@ -98,6 +99,7 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
             now = child()
             return bool(now["state"] == "running" and now["restarts"] == restarts)
 
+        # It loads its model first; from then on clients ask without a pause.
         wait_for("llama.cpp to answer", lambda: back(0))
         threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(CLIENTS)]
         for thread in threads:
@@ -110,6 +112,7 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
             os.kill(child()["pid"], signal.SIGKILL)
             began = time.monotonic()
             wait_for(f"llama.cpp to be back after kill {number + 1}", lambda number=number: back(number + 1), 90)  # type: ignore[misc]
+            # Told at the end: it should be the pause and the time that loading takes, and nothing else.
             slowest = max(slowest, time.monotonic() - began)
         # Each request in progress must come to an end, with an answer or with an error that says what happened.
         over.set()

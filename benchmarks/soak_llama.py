@@ -70,7 +70,7 @@ class LlamaApi:
         self.notes.most_at_once = max(self.notes.most_at_once, len(self.inside))
 
     def take_notes(self) -> bytes:
-        """Return the notes, and begin new ones."""
+        """Return the notes as JSON, and begin new ones: each crowd is judged by its own."""
         notes, self.notes = self.notes, Notes()
         return json.dumps(asdict(notes)).encode()
 
@@ -107,7 +107,10 @@ class Connection(asyncio.Protocol):
         return bool(here.poll(0))
 
     def eof_received(self) -> None:
-        """Count as gone who closed its side.  Called by asyncio, which then closes the connection."""
+        """Count as gone who closed its side.  Called by asyncio, which then closes the connection.
+
+        bioproxy does that when its own client has gone, or when it gives a request up.
+        """
         self._llama.inside.discard(self)
 
     def data_received(self, data: bytes) -> None:

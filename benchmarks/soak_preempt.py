@@ -50,7 +50,10 @@ SLACK = 0.050
 """Seconds that something may take beyond a piece: HTTP, the event loop, and a machine that has other work."""
 
 ENOUGH = 100
-"""So many users must have come before the time to their answers is judged: one may be unlucky."""
+"""So many users must have come before the time to their answers is judged: one may be unlucky.
+
+The short form of the tests has fewer, and judges only how soon the gate is free.
+"""
 
 
 class Users:
@@ -66,8 +69,7 @@ class Users:
         tiny_model.write_model(model, MODEL)
         self.filling()
         children = Children(stack, folder)
-        # One thread, on a machine that has little else to do: with more, llama.cpp's threads wait for each other in
-        # busy loops, slow where others work too.
+        # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
         arguments = ("--model", model, "--port", self._llama, "--slot-save-path", slots, "--threads", 1)
         children.start("llama", ["-m", "benchmarks.llama_child", *arguments], self._llama)
         wait_for("llama.cpp", lambda: get(self._llama, "/health") is not None)
@@ -78,14 +80,19 @@ class Users:
 
     def filling(self) -> None:
         """Give the template a text that nobody has seen before, so that it is due for a warm-up."""
+        # Renamed into place: a poll, ten times a second here, must never see half of it.
         draft = self._template.with_suffix(".draft")
         draft.write_text(" ".join(self._random.choices(tiny_model.COMMON_WORDS, k=WORDS)) + "\n<{message}>")
         os.replace(draft, self._template)
 
     def watch(self) -> list[float]:
-        """Watch a warm-up that nobody interrupts; return the seconds that its pieces took."""
+        """Watch a warm-up that nobody interrupts; return the seconds that its pieces took.
+
+        How long the whole of it took is noted as well: `interrupt` chooses its moments within that.
+        """
         self.filling()
         wait_for("a warm-up", lambda: self._now()["state"] == "warming")
+        # When each progress was seen first; the differences are the pieces.
         seen: dict[float, float] = {}
         began = time.monotonic()
         while (now := self._now())["state"] != "warm":
@@ -94,12 +101,16 @@ class Users:
             time.sleep(0.01)  # looking costs the proxy time, too
         moments = list(seen.values())
         self._warmup_seconds = time.monotonic() - moments[0]
+        # Some may be missed, because several may end between two looks.  If most are, the machine is too fast for this.
         pieces = WORDS / PIECE
         assert len(moments) > pieces / 2, f"a warm-up in {len(moments) - 1} pieces, not {pieces:.0f}"
         return [after - before for before, after in itertools.pairwise(moments)]
 
     def ask(self) -> tuple[float, float]:
-        """Ask something short; return the seconds at the gate, and until the answer was whole."""
+        """Ask something short; return the seconds at the gate, and until the answer was whole.
+
+        The first are bioproxy's own count, the others are the client's.
+        """
         question = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
         began = time.perf_counter()
@@ -172,8 +183,8 @@ def preemptions(folder: Path, tries: int, seed: int) -> None:
     print(f"  {'':8}{'p50':>8}{'p99':>8}{'worst':>8}")
     gate = report("gate", [waited for waited, _ in met])
     answer = report("answer", [took - undisturbed for _, took in met])
-    # The gate is free when llama-server has let go of the connection, which is before it has computed its piece.  An
-    # answer has to wait for that piece, and the unlucky one meets the longest.
+    # The gate only needs the warm-up to leave.  An answer has to wait for the piece that llama-server still computes,
+    # and the unlucky one meets the longest.
     assert gate <= usual + SLACK, f"it took {gate * 1000:.0f} ms until the gate was free"
     if tries >= ENOUGH:
         assert answer <= longest + SLACK, f"an answer came {answer * 1000:.0f} ms later for a warm-up"

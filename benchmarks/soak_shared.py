@@ -35,7 +35,7 @@ A dead holder's lease counts for nothing after 20 s (`DEAD_AFTER`); starting aga
 """
 
 WORDS = 700
-"""Of the template: enough for a warm-up of some pieces."""
+"""Words of the template: enough for a warm-up of some pieces, so that a kill may come between two of them."""
 
 
 def shared_kills(folder: Path, count: int, seed: int) -> None:
@@ -81,6 +81,7 @@ def shared_kills(folder: Path, count: int, seed: int) -> None:
             wait_warm(pairs, when)
             # The slowest recovery is printed: it should be near `DEAD_AFTER`, where the dead one had a lease.
             slowest = max(slowest, time.monotonic() - died)
+            # First each pair by itself, then what they share, and at last what users get.
             for pair in pairs:
                 check_agreement(pair, set(), when)
             check_shelf(shelf, when)

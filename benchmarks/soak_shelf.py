@@ -73,6 +73,7 @@ def one_shots(folder: Path, count: int) -> None:
     with ExitStack() as stack:
         here = Shelf(stack, folder)
         learned = here.learn()
+        # From here on the folder is never out of sight.
         watch = Watch(here.files)
         watch.start()
         # The first quarter fills caches and lists, so what grows is measured from there on.
@@ -84,6 +85,7 @@ def one_shots(folder: Path, count: int) -> None:
         took = time.monotonic() - began
         grown = here.proxy.memory() - memory
         watch.end()
+        # What the limit has made go: much more must have been saved than is there.
         saved = metric(here.admin, "slot_bytes_total", direction="saved")
         kept = {each["name"] for each in shelf(here.admin, "learned")}
         still = here.files()
@@ -97,6 +99,7 @@ def one_shots(folder: Path, count: int) -> None:
         # The one file more is the newest one: older ones go only when it is complete (step 8 of a save).
         assert watch.most <= CONVERSATIONS_LIMIT + watch.largest, "more than the limit and one file"
         assert saved > 2 * CONVERSATIONS_LIMIT, "too little was saved for the limit to matter"
+        # Prompts have a limit of their own, so however many conversations come, they stay.
         assert learned <= kept, f"learned prompts were lost: {learned - kept}"
         assert all(any(file.startswith(f"{name}.") for file in still) for name in learned), "a learned file was lost"
         assert grown <= GROWTH, f"bioproxy grew by {grown:.1f} MB, at most {GROWTH} are all right"
@@ -129,6 +132,7 @@ def kills(folder: Path, count: int, seed: int) -> None:
             here.one_shot(number)
             number += 1
             assert number < 200, "the shelf does not fill"
+        # What is compared after each kill; these answers are computed, or come from files that nobody has killed.
         before = answers(here)
         for turn in range(count):
             # A death of llama-server leaves a file that was being written, one of bioproxy a record that was.
@@ -137,6 +141,7 @@ def kills(folder: Path, count: int, seed: int) -> None:
             traffic.start()
             number += 1000
             time.sleep(moments.uniform(0, 0.6))  # a random moment, not a condition
+            # Conversations go on while it is dead and while it starts, as clients do.
             victim.kill()
             victim.start()
             traffic.end()

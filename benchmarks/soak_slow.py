@@ -69,6 +69,7 @@ async def serve(port: int) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request.  Called by asyncio for each connection."""
         try:
+            # Just enough of HTTP: a head, and a body of the length that it gives.
             head = await reader.readuntil(b"\r\n\r\n")
             length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
             if length:
@@ -93,6 +94,7 @@ class Watcher(threading.Thread):
     def __init__(self, work: Callable[[], None], pause: float) -> None:
         """Call `work` again and again, with so many seconds in between."""
         super().__init__(daemon=True)
+        # What went wrong is kept for `end`: an exception in a thread is printed and otherwise lost.
         self._work, self._pause = work, pause
         self._over = threading.Event()
         self._error: Exception | None = None
@@ -125,7 +127,10 @@ class Attack:
         self.files = 0
 
     def ask(self) -> None:
-        """Ask something, politely."""
+        """Ask something, politely, and note how long the answer took.
+
+        The whole request is sent at once, and the answer is read to its end.  Raises `AssertionError` for an error.
+        """
         began = time.monotonic()
         # A new connection each time: the question is whether somebody who comes now is let in.
         connection = http.client.HTTPConnection("127.0.0.1", self._proxy.port, timeout=30)
@@ -145,7 +150,10 @@ class Attack:
 
 
 def open_files(child: Child) -> int:
-    """Return how many files and connections a process has open.  Linux only."""
+    """Return how many files and connections a process has open.  Linux only.
+
+    Each connection is one file; one that is kept after its client has gone shows here.
+    """
     return len(os.listdir(f"/proc/{child.process.pid}/fd"))
 
 
@@ -164,17 +172,20 @@ def slow(folder: Path, seconds: float, connections: int) -> None:
     `connections` is how many there are at a time.  Without the program slowhttptest nothing is tried, and that is said.
     """
     program = shutil.which("slowhttptest")
+    # Said and not counted as a failure: the program is no dependency of bioproxy's, and no package of PyPI.
     if program is None:
         print("slow clients: left out, there is no slowhttptest (apt-get install slowhttptest)")
         return
     allow_files(3 * connections + 200)
     print(f"{connections} clients as slow as they can be, {seconds:g} s each way")
+    # All ways are tried, also after one has gone wrong: together they tell more.
     wrong = []
     with ExitStack() as stack:
         children = Children(stack, folder)
         behind, port, admin = free_ports(3)
         children.start("behind", ["-m", "benchmarks.soak_slow", behind], behind)
         proxy = children.bioproxy("slow", port, admin, f"http://127.0.0.1:{behind}", "--no-warmup")
+        # Its start opens and closes files of its own, which must not be counted.
         wait_for("bioproxy", lambda: get(admin, "/status") is not None)
         # One question before, so that whatever is made at the first request is there already.
         Attack(proxy).ask()
@@ -197,6 +208,7 @@ def slow(folder: Path, seconds: float, connections: int) -> None:
                 cwd=folder,
                 timeout=seconds + 60,
             )
+            # Ended at the same moment as the attack, so that what they saw is what it did.
             for each in watchers:
                 each.end()
             print(
