@@ -13,7 +13,8 @@ root's rights, and for tests, which look at parts that never start.
 On Twisted: parts get the reactor as an argument and never import it.  Most of them use it only as a clock
 (`IReactorTime`), to set timers and to measure durations.
 
-Parts that call each other in both directions do not exist.  Where an earlier part must hear of something that happens
+Parts that call each other in both directions do not exist: each needs only what was made before it, so the order of the
+calls is forced, and no part can be used half made.  Where an earlier part must hear of something that happens
 in a later one, it gets a function, mostly as a ``lambda`` or a bound method, which is called when it happens.
 """
 
@@ -61,6 +62,8 @@ def assemble(
     A request and a warm-up do not know each other's work.  They meet at the gate, which lets users in first, and in the
     slot, which says what is there.
     """
+    # From the bottom to the top.  A group is handed to the next one as a whole, and that picks from it what its parts
+    # need.
     lower = assemble_slot(settings, reactor, outside)
     warmups = assemble_warmups(settings, reactor, outside, lower)
     requests = assemble_requests(settings, reactor, lower, warmups)

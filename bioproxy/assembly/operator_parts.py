@@ -60,10 +60,15 @@ def assemble_operator(
     # The history is collected from the metrics, so the curves and Prometheus never show different numbers.
     history = History(lower.metrics, lower.gate, reactor)
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
+    # The part of it about prompts and conversations is made apart, since there may be ten thousand of them.
     prompts_status = PromptsStatus(
         warmups.warmer, lower.slot, lower.files, lower.snapshots, requests.request_log, lower.speed
     )
+    # What a new user wants to know: which file was read, and the address for clients, which is known when the port is
+    # open.
     first_steps = FirstSteps(settings, configuration, lower.keys)
+    # It knows most of the parts, and calls nothing that would change one.  The clock is for the age of the process
+    # only.
     status = Status(
         warmups.poller,
         lower.gate,
@@ -79,15 +84,18 @@ def assemble_operator(
         warmups.shared,
         reactor,
     )
+    # Compares the status with what the pages were told, and sends the difference.
     events = LiveEvents(status, history, reactor)
     # The operator's port has no keys.  A web page in the operator's browser could send requests to it, though, by a
     # name that resolves to this machine; so only known names are answered.
     host_check = HostCheck((settings.admin_host, *settings.admin_hosts))
     # The reload has a way into many parts.  Nobody but the operator's port and the signal SIGHUP knows it.
     # Tests that never reload hand in no `read_settings`; then nothing is ever new.
+    # The table of takers is made once; what a taker does with a new value is its own affair.
     takers = takers_of(settings, reactor, lower, warmups, requests, host_check)
     reload = Reload(settings, read_settings or (lambda: settings), lower.keys, takers)
-    # The last part of all: it shows or starts what the others do, and none of them knows it.
+    # The last part of all: it shows or starts what the others do, and none of them knows it.  Its routes are few lines
+    # each, since everything that they need is a part.
     admin = Admin(
         status,
         events,
@@ -96,10 +104,12 @@ def assemble_operator(
         warmups.warmer,
         lower.watch,
         reload,
+        # What may be done with one prompt: warm it up, forget it, pin its files.
         PromptActions(warmups.poller, warmups.warmer, lower.shelf),
         lower.metrics,
         lower.gate,
     )
+    # What only these parts use among themselves, such as the status of prompts, is in no table.
     return OperatorParts(
         history=history,
         first_steps=first_steps,

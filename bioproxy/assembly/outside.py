@@ -65,12 +65,16 @@ class Outside:
 
     @classmethod
     def real(cls, reactor: Any, settings: Settings, child: LlamaChild | None = None) -> Outside:
-        """Return the network, the reactor's threads, and processes of our own.  Nothing of it is opened or started."""
+        """Return the network, the reactor's threads, and processes of our own.  Nothing of it is opened or started.
+
+        `child` is the llama.cpp that bioproxy starts itself, if it does.
+        """
 
         # The pool belongs to the reactor that was handed in.  `deferToThread` would take the global one.
         def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
             return deferToThreadPool(reactor, reactor.getThreadPool(), work)
 
+        # The second process, for parsing; it is started as a service.
         worker = Worker(reactor)
         agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
         return cls(agents, in_thread, partial(in_daemon_thread, reactor), worker.call, child=child, worker=worker)

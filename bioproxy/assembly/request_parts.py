@@ -40,6 +40,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
             |----> Upstream                           send the request
             `----> RequestLog                         what became of it
     """
+    # Short names for what is used more than once below.
     slot, prompt_learning = lower.slot, warmups.prompt_learning
     # The log also teaches the speed, because each answer says how long its prompt took.
     request_log = RequestLog(lower.metrics, lower.speed, reactor)
@@ -66,6 +67,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
     limits = ConnectionLimits(settings.max_body)
     # A function for the keys, because they are read later, when the services start.
     open_port_warning = OpenPortWarning("the clients' port", lambda: lower.keys.required)
+    # What only the proxy uses, such as the way to the slot, is in no table.
     return RequestParts(
         request_log=request_log, waits=waits, proxy=proxy, limits=limits, open_port_warning=open_port_warning
     )

@@ -4,6 +4,13 @@ Each new value is a plain assignment or a call that cannot fail: the configurati
 before, so there is no reload that is done by half.  Twisted runs all of it in one thread, so no request can run between
 two of these calls either.
 
+A taker is a function with one argument, the new value.  Mostly it assigns an attribute that its part looks at whenever
+it needs it; so nothing has to be told to requests in progress, and what has begun goes on as it began.  Only a few
+settings are known to several parts or need something done at once, and have a function of their own below.
+
+Why not hand the new settings to all parts, and have each pick what is its own?  Then each part would know all settings,
+and nobody could say which of them a reload changes.  Here that is one table.
+
 A setting that is not here needs a restart, and the reload says so (`bioproxy.operator.reload`).  Does not know where
 the new values come from.
 """
@@ -47,9 +54,11 @@ def takers_of(
             warmups.warmer.forget(name)
 
     def limit_bodies(size: int) -> None:
-        """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled."""
+        """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled in."""
+        # Two parts, because a body may be small when it comes and large when its templates are in it.
         warmups.reader.max_body = requests.limits.max_body = size
 
+    # What several settings together mean is worked out from all of them, so the latest values are kept here.
     in_force = settings
 
     def use_learning(**changed: Any) -> None:
@@ -58,6 +67,7 @@ def takers_of(
         in_force = replace(in_force, **changed)
         warmups.prompt_tokens.minimum = in_force.learn_minimum
         warmups.prompt_learning.minimum = warmups.reader.learn_minimum = lower.saver.minimum = learned_from(in_force)
+        # What was learned stays in its files; it is only not warmed up while learning is off.
         warmups.schedule.learns = warmups.prompt_learning.minimum is not None
 
     def limit_shelf(name: str, size: int) -> None:
@@ -82,6 +92,7 @@ def takers_of(
 
     async def restart_in_turn() -> None:
         """Restart llama-server as soon as the request in progress is answered.  A warm-up makes room."""
+        # As a user: a warm-up makes room, and requests that came before have their turns first.
         async with lower.gate.user():
             await lower.upstream.ready(lower.gate.timeout)
 

@@ -44,6 +44,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     """Make the parts that know prompts, above the `lower` ones, which know the slot.
 
     `settings` are those of the start.  `reactor` is Twisted's reactor, or a clock that a test advances by hand.
+    `outside` has the threads that read templates and the process that parses large requests.
 
     An arrow means "knows and calls"::
 
@@ -61,17 +62,24 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     poller = TemplatePoller(settings.templates, outside.in_thread, metrics)
     # The rounds come every few seconds, and a reload may change how many.  A thread reads what has changed.
     polling = Periodic(reactor, settings.poll_interval, poller.poll, "poller")
+    # What clients put before a template, learned from their first questions.  It is kept in a file, which is read when
+    # the services start.
     shape_learning = ShapeLearning(lower.state)
     # The catalogue asks for the shape each time, because clients may change it with any question.
     # Beside the templates it has what was learned from requests.  That is kept in files only, and where bioproxy cannot
     # see the folder, it could not remove them either.
     minimum = learned_from(settings)
     learned = LearnedPrompts(lower.state)
+    # Decides which beginnings of requests become prompts.  It asks llama-server for tokens only while nobody waits, and
+    # only while llama-server is up.
     prompt_learning = PromptLearning(learned, llama, watch, reactor, minimum)
     # What other bioproxies have computed.  Without `shared_shelf` it does nothing, and nobody has to ask.
     shared = assemble_sharing(settings, lower, reactor, outside)
+    # An arrow that goes upwards: the learning must know what others have found worth a file, and knows no shelf.
     prompt_learning.shelf_tokens = shared.prompt_tokens
     catalogue = Catalogue(poller, shape_learning.shape, learned)
+    # `ahead` is whether prompts are warmed up before anybody has asked for them (`warmup`).  What it must know of the
+    # gate is one number, for how long no user was there, and of the shelf one answer; so it gets functions for these.
     schedule = Schedule(
         catalogue,
         shape_learning,
@@ -88,12 +96,18 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
     # Its tokens are remembered, so that a warm-up that is interrupted again and again has them made once.
     prompt_tokens = PromptTokens(Prefixes(llama), settings.learn_minimum)
+    # Another one: before a question the slot may be cut back to exactly its prompt, for which the tokens must be known.
     slot.know_tokens(prompt_tokens.remembered)
     # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
     reader = RequestReader(poller, outside.elsewhere, settings.max_body, minimum)
-    # Reads a conversation once more when it was answered, to guess how it goes on.
+    # Reads a conversation once more when it was answered, to guess how it goes on. That is two parts: one looks after
+    # each answer whether a head start is worth its time, the other one carries it out. It uses the warm-up's size of
+    # pieces, so that a user who comes waits for no longer than for a warm-up.
     evaluation = HeadStartEvaluation(gate, slot, llama, watch, warmup, speed)
     head_start = HeadStart(gate, slot, llama, watch, evaluation, metrics, reactor, reader.read, settings.head_start)
+    # Twice a second it asks the others, in this order: is there something to be learned, is a head start possible, is a
+    # prompt due, is there anything else that an idle slot is good for?  Computing happens inside the gate, where a
+    # user's arrival cancels it.
     warmer = Warmer(
         schedule,
         catalogue,
@@ -101,6 +115,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
         prompt_learning,
         prompt_tokens,
         warmup,
+        # Saves what would be lost, and puts back what was in the slot, when nothing is due.
         IdleWork(catalogue, schedule, prompt_tokens, gate, slot, watch, lower.snapshots.flush_uses),
         head_start,
         shared,
@@ -112,6 +127,8 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     )
     # The slot's shelf removes files, and does not know who would make them again.
     lower.shelf.removed = forget_when_removed(prompt_learning, warmer)
+    # By name, since the order of so many could be mistaken.  The parts that are only used by these, such as `Prefixes`
+    # and the evaluation of head starts, are in no table.
     return WarmupParts(
         poller=poller,
         polling=polling,
@@ -133,7 +150,8 @@ def forget_when_removed(prompt_learning: PromptLearning, warmer: Warmer) -> Call
     """Return what is to be called with the id of each learned prompt whose file was removed to make room."""
 
     def forget(id: str) -> None:
-        # It would be warmed up again otherwise, and its new file would only remove the next one's.
+        # It would be warmed up again otherwise, and its new file would only remove the next one's.  A template is not
+        # forgotten: the operator has configured it, and its files are never removed for their number.
         if prompt_learning.forget(id):
             warmer.forget(id)
 

@@ -13,7 +13,7 @@ What cannot be told from inside is *who* has cancelled: the coroutine may itself
 The process is asked then.  If it has ended, that was the reason; if not, the cancellation is passed on.
 
 Does not know why the process was started, what its end means, or when the next one may be started
-(`bioproxy.child.supervisor`).
+(`bioproxy.child.life`).
 """
 
 from __future__ import annotations

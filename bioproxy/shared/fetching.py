@@ -10,7 +10,7 @@ after that nothing, since it is a file like any other.
 On Twisted: a fetch can be cancelled, because its client has hung up, and a thread cannot.  So the thread is told that
 nobody waits for its file any more, and removes the file itself when it is done.
 
-Does not decide what is worth fetching (`bioproxy.shared.shelf`).
+Does not decide what is worth fetching (`bioproxy.shared.bringing`, `bioproxy.shared.prompt_claims`).
 """
 
 from __future__ import annotations

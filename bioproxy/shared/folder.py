@@ -19,7 +19,7 @@ folder: two names of one file, which takes no time and no space however large it
 is safe only because slot files are never changed either: llama-server writes to a new name each time.
 
 All of this blocks, for seconds with large files, for ever on a network disk that hangs.  So nothing here is called in
-Twisted's thread: `bioproxy.shared.shelf` calls these methods in threads and waits no longer than it can afford.  That
+Twisted's thread: `bioproxy.shared.disk` calls these methods in threads and waits no longer than it can afford.  That
 is also why no method touches anything that the reactor's thread uses.
 
 Does not know which files are worth sharing.
@@ -64,7 +64,9 @@ class SharedFolder:
         self._device: int | None = None
 
     def check(self) -> None:
-        """Make the folders, and find out whether the file system does what is relied on.
+        """Make the folders, and find out whether the file system does what is relied on (`bioproxy.shared.layout`).
+
+        Called before the first look, and once more after each trouble.
 
         Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
         """

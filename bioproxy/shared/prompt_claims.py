@@ -70,11 +70,15 @@ class PromptClaims:
         self._fetching = fetching
         self._local = local
         self._metrics = metrics
-        # Prompts whose claims are given up when their files are published.
+        # Prompts whose claims are given up when their files are published.  A set: a prompt may be released several
+        # times before that.
         self._released: set[str] = set()
 
     def is_computed_elsewhere(self, name: str) -> bool:
-        """Tell whether another process has claimed a prompt and is alive."""
+        """Tell whether another process has claimed a prompt and is alive.
+
+        False while the folder cannot be used: then everybody computes for itself.
+        """
         # From memory, because the schedule asks for each prompt twice a second.
         model = self._finding.model
         return model is not None and self._view.leases.holder_of(lease_key(name, model)) is not None

@@ -86,6 +86,7 @@ class SharedShelf:
         self._view = view
         self._local = local
         self._metrics = metrics
+        # From those that know only the folder to those that put them together.
         # What follows exists only with a folder.  Each method below asks for that first.
         if view is not None:
             self._claims = Claims(view)
@@ -206,7 +207,8 @@ class SharedShelf:
         return 0 if prompt is None else prompt.snapshot.tokens
 
     def is_computed_elsewhere(self, name: str) -> bool:
-        """Tell whether another process has claimed a prompt and is alive."""
+        """Tell whether another process has claimed a prompt and is alive: then it is not due here."""
+        # Asked for each prompt twice a second, and answered from memory.
         return self._view is not None and self._prompt_claims.is_computed_elsewhere(name)
 
     async def bring(self, wanted: Wanted, files: Files) -> None:
@@ -218,7 +220,10 @@ class SharedShelf:
             await self._bringing.bring(wanted, files)
 
     async def claim(self, name: str, key: Key) -> bool:
-        """Tell whether this process is to compute a prompt: `PromptClaims.claim`.  True without a folder."""
+        """Tell whether this process is to compute a prompt: `PromptClaims.claim`.  True without a folder.
+
+        What is false was fetched, or is computed by another process; either way there is nothing to be done now.
+        """
         return self._view is None or await self._prompt_claims.claim(name, key)
 
     def release(self, name: str) -> None:

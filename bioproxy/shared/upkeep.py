@@ -71,7 +71,7 @@ class Upkeep:
         self._told_uses: dict[str, str] = {}
 
     async def do(self, limits: Limits, lacking: int) -> None:
-        """Do it, if the last time is a minute ago.
+        """Tell the uses of this process, and remove what is too much, if the last time is a minute ago.
 
         Called after each round of publishing; most calls return at once.
 
@@ -108,6 +108,7 @@ class Upkeep:
             # What was used before this process began was told by another one, or is long ago.
             if shared is not None and told.get(name, last_used) != last_used:
                 touched.append(shared.stem)
+        # A time on the disk is the whole message; no process need be asked who has used what.
         # One call for all of them: each call costs a thread, and on a network disk some round trips.
         if touched:
             await view.disk.call(partial(view.folder.touch, *touched), PATIENCE)
@@ -128,8 +129,9 @@ class Upkeep:
             # which is harmless, as said above.
             if not view.usable:
                 raise
-        # Copied here, in the reactor's thread.  A dictionary that grows while another thread goes through it raises
-        # `RuntimeError` there, at a moment that no test finds.
+        # The limits are this process's own; where processes have others, the lowest ones count, since each removes by
+        # its own. Copied here, in the reactor's thread.  A dictionary that grows while another thread goes through it
+        # raises `RuntimeError` there, at a moment that no test finds.
         entries, folder = list(view.mirror.entries.values()), view.folder
 
         # One call and not four, so that the times are of one moment and the lease is held as shortly as possible.
