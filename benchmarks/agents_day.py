@@ -32,13 +32,16 @@ from tests.support.agent_day import Day, Row, Step
 from tests.support.agents import DIALECTS, TEMPLATE, Dialect
 
 KINDS = {"dense": tiny_model.TINY, "sliding": tiny_model.SLIDING, "hybrid": tiny_model.HYBRID}
-"""The kinds of models."""
+"""The kinds of models, by how much of what they hold they can go back to: any token, the window, or nothing."""
 
 LEARNED = re.compile(r"auto-[0-9a-f]{12}")
 """What ``X-Bioproxy-Prompt`` says where nobody configured the prompt."""
 
 AFTERNOON = 5
-"""Requests after llama-server was started again."""
+"""Requests after llama-server was started again.
+
+They are what is promised: whoever comes after a crash finds what there was before.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,11 @@ class Answered:
     """A request of the afternoon: what it cost, and what bioproxy's headers say of it."""
 
     row: Row
+    """What was asked, and what llama-server says that it computed and reused."""
     cache: str | None
+    """``hot``, ``restored`` or ``cold``; `None` without bioproxy."""
     prompt: str | None
+    """The id of the prompt that bioproxy has found, such as ``auto-0123456789ab``."""
 
 
 def post(port: int, path: str, body: Any) -> tuple[bytes, http.client.HTTPMessage]:
@@ -62,7 +68,10 @@ def post(port: int, path: str, body: Any) -> tuple[bytes, http.client.HTTPMessag
 
 
 def metric(port: int, name: str, prefix: str = "bioproxy", **labels: str) -> float:
-    """Return the sum of a metric's samples that have these labels; the name begins with that of a program."""
+    """Return the sum of a metric's samples that have these labels.
+
+    `port` is where the metrics are, and `prefix` the program's name, with which its metrics begin.  0 if there is none.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
@@ -76,6 +85,7 @@ class Llama:
     """A real llama.cpp that can be killed and started again: port, model and slot folder stay."""
 
     def __init__(self, children: Children, folder: Path, model: Path, *arguments: object) -> None:
+        """Start it with a model; `arguments` are further flags of llama-server."""
         self.slots = folder / "slots"
         (self.port,) = free_ports(1)
         self._children = children
@@ -92,12 +102,12 @@ class Llama:
         wait_for("llama.cpp", lambda: get(self.port, "/health") == {"status": "ok"})
 
     def kill(self) -> None:
-        """End it the hard way."""
+        """End it the hard way: it has no time to close a file that it writes."""
         self.child.process.kill()
         self.child.process.wait()
 
     def held(self) -> int:
-        """Return how many tokens its slot holds."""
+        """Return how many tokens its slot holds, by its own word."""
         return int(get(self.port, "/slots")[0].get("n_prompt_tokens") or 0)
 
     @property
@@ -107,7 +117,10 @@ class Llama:
 
 
 def send(steps: Iterable[Step], port: int) -> list[Answered]:
-    """Send requests one after the other."""
+    """Send requests one after the other; return what each has cost.
+
+    Each step adds to its session first, because a turn contains the answer before it.
+    """
     answered = []
     for step in steps:
         step.add()

@@ -4,17 +4,14 @@ A session is a chat of many turns on one template.  Like the clients of OpenAI's
 streams its answers, and repeats a turn that failed: after ``Retry-After`` where the error has one, at once where an
 answer broke off.  Each session runs in a thread of its own.
 
-A client must be able to tell a whole answer from one that broke off.  So each answer is judged twice: whether it
-*looks* whole, by HTTP's framing and the stream's last line, and whether it *is* whole, by what llama-server says of the
-work.
+Threads and blocking calls, and no Twisted: each client is a program of its own in real life, and what is tried out here
+is the fleet.  A thread waits most of its time, so a few hundred of them do not disturb what is measured.
 
 Does not know how a fleet is made (`benchmarks.fleet_parts`).
 """
 
 from __future__ import annotations
 
-import http.client
-import json
 import random
 import statistics
 import threading
@@ -22,52 +19,22 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
 
-from benchmarks.fleet_parts import KEY
+from benchmarks.fleet_asking import Attempt, ask
 from bioproxy.demo.tiny_model import COMMON_WORDS
 
 SLACK = 256
 """Tokens that a turn may compute beside what is new, if its conversation was found: pieces end at multiples of this."""
 
-TIMEOUT = 120.0
-"""Seconds of silence after which a request counts as hung.  None may."""
-
 AGAIN = 0.5
-"""Seconds that a client waits before it repeats a turn, at most: less than an error asks for, or runs take minutes."""
+"""Seconds that a client waits before it repeats a turn, at most: less than an error asks for, or runs take minutes.
+
+Halved, a fleet in trouble is asked more often than real clients would; doubled, tests of such moments take longer.
+"""
 
 TRIES = 20
-"""Attempts at one turn before a session gives up."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """How one request ended."""
-
-    status: int
-    """HTTP status; 0 where no answer began."""
-    pair: str | None = None
-    """The pair that answered, as HAProxy says."""
-    cache: str | None = None
-    """``hot``, ``restored`` or ``cold``, as bioproxy says."""
-    looks_whole: bool = False
-    is_whole: bool = False
-    hung: bool = False
-    retry_after: str | None = None
-    said: str = ""
-    """What an error says."""
-    text: str = ""
-    ttft: float = 0.0
-    """Seconds to the first piece of text."""
-    reused: int = 0
-    """Prompt tokens that the slot had."""
-    computed: int = 0
-    """Prompt tokens that llama-server computed."""
-
-    @property
-    def helpful(self) -> bool:
-        """Whether an error says what to do: a status and a text, and when to try again if that helps."""
-        return bool(self.said) and (self.status < 500 or self.retry_after is not None)
+"""Attempts at one turn before a session gives up: about ten seconds, longer than HAProxy needs to notice a lost
+pair."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +42,11 @@ class Turn:
     """A turn that was answered."""
 
     session: str
+    """The session's name."""
     number: int
     """0 for the first."""
     answer: Attempt
+    """The attempt that was answered; those that failed before are `Session.failures`."""
     new: int
     """Tokens of the prompt that no earlier answer of this session was computed with."""
     moved: bool
@@ -89,78 +58,34 @@ class Turn:
         return self.answer.cache in ("hot", "restored") and self.answer.computed <= self.new + SLACK
 
 
-def ask(port: int, body: Any, headers: dict[str, str], path: str = "/v1/chat/completions") -> Attempt:
-    """Send a request over a connection of its own, and read the answer to its end, whatever that is."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-    status, pair, cache, retry_after, text, said, ttft = 0, None, None, None, "", "", 0.0
-    done = finished = False
-    timings: dict[str, Any] = {}
-    began = time.monotonic()
-    try:
-        sent = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json", **headers}
-        connection.request("POST", path, json.dumps(body), sent)
-        response = connection.getresponse()
-        status, retry_after = response.status, response.getheader("Retry-After")
-        pair, cache = response.getheader("X-Fleet-Pair"), response.getheader("X-Bioproxy-Cache")
-        if status != HTTPStatus.OK:
-            said = str(json.loads(response.read())["error"]["message"])
-            return Attempt(status, pair, cache, retry_after=retry_after, said=said)
-        while line := response.readline():
-            if line.startswith(b"data: [DONE]"):
-                done = True
-            elif line.startswith(b"data: {"):
-                event = json.loads(line[6:])
-                if "error" in event:
-                    said = str(event["error"]["message"])
-                    continue
-                timings = event.get("timings", timings)
-                for choice in event["choices"]:
-                    if piece := choice["delta"].get("content"):
-                        ttft = ttft or time.monotonic() - began
-                        text += piece
-                    finished = finished or bool(choice["finish_reason"])
-        # The standard library takes a stream without its last chunk for ended: only the connection knows.
-        framed = response.isclosed()
-    except TimeoutError:
-        return Attempt(status, pair, cache, hung=True)
-    except (OSError, http.client.HTTPException) as error:
-        return Attempt(status, pair, cache, said=f"the connection broke: {error!r}"[:100])
-    finally:
-        connection.close()
-    return Attempt(
-        status,
-        pair,
-        cache,
-        looks_whole=framed and done and not said,
-        is_whole=finished and bool(timings),
-        said=said,
-        text=text,
-        ttft=ttft,
-        reused=int(timings.get("cache_n", 0)),
-        computed=int(timings.get("prompt_n", 0)),
-    )
-
-
 @dataclass
 class Session:
     """A chat on one template.  `turns` are those that were answered, `failures` what went wrong on the way."""
 
     name: str
+    """What it calls itself in ``X-Session-Id``, by which a balancer may hash it."""
     prefix: str
+    """The prefix of its template, with which its first question begins."""
     answer_tokens: int = 12
+    """Tokens of an answer at most: short, because it is the prompts that matter here."""
     question_words: int = 60
+    """Words of a question; most are one token."""
     turns: list[Turn] = field(default_factory=list)
     failures: list[Attempt] = field(default_factory=list)
+    # What was said in the present chat, and how many tokens of it some answer was computed with.
     _messages: list[dict[str, str]] = field(default_factory=list)
     _known: int = 0
 
     def turn(self, port: int) -> Turn:
         """Ask the next question, as often as it takes; return what came of it."""
+        # The words depend on the session and the turn, so that a run can be made again, and no two sessions share more
+        # than their template.
         number = len(self._messages) // 2
         words = random.Random(f"{self.name} {len(self.turns)}").choices(COMMON_WORDS, k=self.question_words)
         opening = f"{self.prefix} " if number == 0 else ""
         self._messages.append({"role": "user", "content": opening + " ".join(words)})
         body = {"messages": self._messages, "stream": True, "max_tokens": self.answer_tokens, "temperature": 0}
+        # The same body each time, as a client library does it: the pair that is asked next may have none of it.
         for _ in range(TRIES):
             answer = ask(port, body, {"X-Session-Id": self.name})
             if answer.status == HTTPStatus.OK and answer.looks_whole:
@@ -170,6 +95,7 @@ class Session:
         else:
             raise SystemExit(f"{self.name}: no answer in {TRIES} attempts, the last one was {self.failures[-1]}")
         self._messages.append({"role": "assistant", "content": answer.text})
+        # Everything before the answer.  What is more than last time is new: the last answer and this question.
         prompt = answer.reused + answer.computed
         moved = number > 0 and self.turns[-1].answer.pair != answer.pair
         self.turns.append(Turn(self.name, number, answer, prompt - self._known, moved))
@@ -186,6 +112,7 @@ class Crowd:
     """Sessions that run at the same time, each in a thread.  A problem of one of them is raised by `join`."""
 
     def __init__(self, sessions: Iterable[Session]) -> None:
+        """Gather sessions; nothing is asked before `start`."""
         self.sessions = [*sessions]
         self._problems: list[BaseException] = []
         self._threads: list[threading.Thread] = []
@@ -226,6 +153,8 @@ class Crowd:
         return [each for session in self.sessions for each in session.failures]
 
     def _run(self, session: Session, port: int, turns: int, pause: float, endless: bool) -> None:
+        """Have one session's chats.  Called in its own thread; `pause` is in seconds."""
+        # Of its own, so that the pauses of one session do not depend on what the others do.
         thinking = random.Random(session.name)
         try:
             while True:
@@ -238,6 +167,7 @@ class Crowd:
                     return
                 session.begin_again()
         except BaseException as problem:
+            # An exception in a thread would only be printed.  `SystemExit` too: it ends a thread without a word.
             self._problems.append(problem)
 
 
@@ -264,6 +194,7 @@ class Summary:
     @classmethod
     def of(cls, turns: Sequence[Turn]) -> Summary:
         """Return the summary of some turns."""
+        # First turns are left out of the shares: nobody can have had their conversation.
         later = [turn for turn in turns if turn.number]
         times = sorted(turn.answer.ttft for turn in turns)
         return cls(

@@ -26,58 +26,17 @@ from collections.abc import Sequence
 from random import Random
 
 from benchmarks.fleet_sim_load import Conversation
+from benchmarks.fleet_sim_loads import PLACES, Loads
 from benchmarks.fleet_sim_pairs import Pair
-
-PLACES = 2
-"""Requests for each pair beyond the line (``maxconn``): one is answered and one waits."""
 
 POINTS = 16
 """Points of each pair on HAProxy's ring, for a ``weight`` of 1 (`BE_WEIGHT_SCALE` in HAProxy's code)."""
 
 CANDIDATES = 3
-"""Pairs with little to do that the gateway compares, beside the one that has the conversation."""
+"""Pairs with little to do that the gateway compares, beside the one that has the conversation.
 
-
-class Loads:
-    """The pairs by how many requests they have: none, one, or more.
-
-    Invariant: each pair is in one of three lists, at a known place.  So a random one of the least loaded pairs is found
-    without looking at all, also among thousands.
-    """
-
-    def __init__(self, random: Random) -> None:
-        """Know no pair yet; `random` picks among equals."""
-        self._random = random
-        self._by_load: tuple[list[Pair], list[Pair], list[Pair]] = ([], [], [])
-        self._place: dict[Pair, tuple[int, int]] = {}
-
-    @property
-    def served(self) -> int:
-        """Requests at the pairs, but for those that wait in a queue before a pair."""
-        return len(self._by_load[1]) + PLACES * len(self._by_load[2])
-
-    def note(self, pair: Pair) -> None:
-        """Note how many requests a pair has now."""
-        load = min(pair.assigned, PLACES)
-        if pair in self._place:
-            if self._place[pair][0] == load:
-                return
-            self.forget(pair)
-        self._place[pair] = load, len(self._by_load[load])
-        self._by_load[load].append(pair)
-
-    def forget(self, pair: Pair) -> None:
-        """Forget a pair; the last one of its list takes its place."""
-        load, place = self._place.pop(pair)
-        last = self._by_load[load].pop()
-        if last is not pair:
-            self._by_load[load][place] = last
-            self._place[last] = load, place
-
-    def least(self) -> Pair:
-        """Return one of the pairs with the fewest requests."""
-        pairs = next(each for each in self._by_load if each)
-        return pairs[int(self._random.random() * len(pairs))]
+Of thousands with the same load, any three are as good as all of them.
+"""
 
 
 class Balancer:
@@ -137,6 +96,7 @@ class Hashed(Balancer):
 
     def pick(self, conversation: Conversation, now: float) -> Pair:
         """Return the pair of the next point on the ring."""
+        # The ring is closed: behind the last point comes the first one.
         place = bisect_left(self._ring, (conversation.key, -1)) % len(self._ring)
         return self.pairs[self._ring[place][1]]
 
@@ -163,6 +123,8 @@ class Bounded(Hashed):
         shares = ((self.loads.served + 1) * self.factor + 99) // 100
         each, rest = divmod(shares, self.points * count)
         each *= self.points
+        # From the conversation's own point on, so that it finds the same second and third pair whenever its own is
+        # full.
         start = bisect_left(ring, (conversation.key, -1))
         for step in range(len(ring)):
             place = ring[(start + step) % len(ring)][1]
@@ -227,6 +189,8 @@ class Gateway(Balancer):
 
     def pick(self, conversation: Conversation, now: float) -> Pair:
         """Return the best one of the conversation's last pair and a few with little to do."""
+        # The conversation's last pair may be cheap and busy; the others are dear and free.  Comparing seconds settles
+        # it.
         best, least = self.loads.least(), float("inf")
         candidates = [best, *(self.loads.least() for _ in range(CANDIDATES - 1))]
         candidates += [self.known[conversation.home]] if conversation.home in self.known else []
@@ -257,6 +221,8 @@ class Foreseeing(Balancer):
 
     def pick(self, conversation: Conversation, now: float) -> Pair:
         """Return the best one of the conversation's last pair and of pairs that are ready first."""
+        # The heap has each pair once, with the time that was right when it was put in.  Only the first one matters, so
+        # only that is corrected, until it is right.
         ready = self._ready
         while ready[0][0] != ready[0][2].ready:
             heapq.heapreplace(ready, (ready[0][2].ready, ready[0][1], ready[0][2]))

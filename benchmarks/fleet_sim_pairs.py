@@ -12,6 +12,10 @@ disk, a file on the shared shelf, or computing.  The rules are bioproxy's, as fa
 Simplified: files of a conversation have all of its tokens, every model can go back to any token (dense models), and
 warm-ups and head starts are left out.  Times are numbers here; nothing waits for anything.
 
+The numbers of a pair are those that matter for a fleet: what is in the slot, what is on the disk, until when it is
+busy.  There is no list of slot files and no record, because a simulated file is never damaged.  So a million requests
+take a minute, and a change of a rule shows its effect on a fleet of any size before it is built.
+
 Does not know which pair a request should go to.
 """
 
@@ -23,23 +27,34 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.fleet_sim_load import Conversation, Machine
-from benchmarks.scheduling import TO_THE_NEXT_BLOCK
+from benchmarks.scheduling_run import TO_THE_NEXT_BLOCK
 from bioproxy.warmup.idle_work import IDLE
 
 LOOK = 1.0
-"""Seconds until others see what was published, on average: each looks every two seconds."""
+"""Seconds until others see what was published, on average: each looks every two seconds.
+
+A request makes a look of its own; only the name of a file that is not there yet can be missed.
+"""
 
 SHELF_PAUSE = 5.0
-"""Seconds for which a pair leaves the shared shelf alone after a file has not come in time."""
+"""Seconds for which a pair leaves the shared shelf alone after a file has not come in time.
+
+As `SHORTEST_PAUSE` in `bioproxy.shared.disk`.  Without it, each request of a network that is overloaded would wait in
+vain, and overload it more.
+"""
 
 SLOT, LOCAL, SHARED, NOWHERE = "slot", "local", "shared", "nowhere"
 """Where the tokens come from that need not be computed."""
 
 
 class Plan(NamedTuple):
-    """How a request would be answered: where its tokens come from, and what that costs."""
+    """How a request would be answered: where its tokens come from, and what that costs.
+
+    A tuple and not a dataclass, because some balancers make several for each request.
+    """
 
     source: str
+    """`SLOT`, `LOCAL`, `SHARED` or `NOWHERE`."""
     reused: int
     """Tokens that need not be computed."""
     fetch: float
@@ -66,7 +81,9 @@ class SharedShelf:
     templates: dict[int, float] = field(default_factory=dict)
     """From when on others see the file of a template."""
     size: float = 0.0
+    """Bytes of conversations now."""
     peak: float = 0.0
+    """The most that it ever was."""
     copied: float = 0.0
     """Bytes of all copies, from it and to it."""
     ends: list[float] = field(default_factory=list)
@@ -74,6 +91,8 @@ class SharedShelf:
 
     def seconds(self, now: float, size: float) -> float:
         """Return how long a copy of `size` bytes takes that begins now, with a fair share of the bandwidth."""
+        # Copies that have ended by now do not count.  The share is that of the beginning: that others end earlier, or
+        # begin later, is left out, which makes a busy network look a little better or worse than it is.
         while self.ends and self.ends[0] <= now:
             heapq.heappop(self.ends)
         return size / min(self.link, self.bandwidth / (len(self.ends) + 1))
@@ -85,6 +104,7 @@ class SharedShelf:
 
     def put(self, number: int, tokens: int, size: float, bytes_per_token: int, seen: float) -> None:
         """Have a conversation on the shelf, seen by others from then on; others leave if there is no room."""
+        # A newer file of a conversation takes the place of the older one, as `Mirror.superseded` has it.
         before = self.files.pop(number, None)
         if before is not None:
             self.size -= before[0] * bytes_per_token
@@ -135,11 +155,18 @@ class Pair:
         """Bytes of all files on its own disk."""
         return float((self.local_tokens + len(self.templates) * self.prefix) * self.machine.bytes_per_token)
 
+    def warm_seconds(self, conversation: Conversation) -> float:
+        """Return for how many seconds a request keeps this pair busy if all that was said before is in its slot."""
+        new, answer, _ = conversation.steps[conversation.turn]
+        return (new / self.machine.prefill + answer / self.machine.generate) * self.slowness
+
     def plan(self, conversation: Conversation, now: float) -> Plan:
         """Return how a request would be answered, after all that this pair has accepted; nothing changes."""
         machine, number, template = self.machine, conversation.number, conversation.template
+        # What the slot will hold when this request's turn comes: the conversation of the last one that waits here.
         tail = self.tail if self.assigned else None
         slot, slot_template = (self.slot, self.slot_template) if tail is None else (tail.number, tail.template)
+        # First the template.  In the slot it costs nothing: what stands behind it is cut off.
         best = Plan(NOWHERE, 0, 0.0, 0.0)
         if slot_template == template:
             best = Plan(SLOT, self.prefix, 0.0, 0.0)
@@ -147,6 +174,7 @@ class Pair:
             best = Plan(LOCAL, self.prefix, 0.0, machine.restore_seconds(self.prefix))
         elif self._on_shelf(template, now):
             best = self._from_shelf(self.prefix, now)
+        # Then the conversation itself, from wherever most of it can be had; of equals the cheapest, which comes first.
         if conversation.tokens:
             if slot == number and self.slot_tokens > best.reused:
                 best = Plan(SLOT, self.slot_tokens, 0.0, 0.0)
@@ -167,6 +195,7 @@ class Pair:
         prompt = (conversation.tokens or self.prefix) + new
         machine, waited = self.machine, 0.0
         if plan.source == SHARED and self.shelf is not None:
+            # As long as computing it would take, as `bioproxy.shared.bringing` has it.
             patience = plan.reused / machine.prefill
             size = float(plan.reused * machine.bytes_per_token)
             if plan.fetch > patience:
@@ -179,6 +208,7 @@ class Pair:
                 if conversation.number in self.shelf.files:
                     self.shelf.files.move_to_end(conversation.number)
         self.assigned = assigned
+        # Whoever takes the slot pays for saving what was there.
         if self.slot != conversation.number:
             waited += self.leave(now)
             self.slot_kept = plan.reused
@@ -206,6 +236,7 @@ class Pair:
             seconds, saved = 0.0, self.slot_since + IDLE + seconds
         elif not self.machine.worth_saving(self.slot_tokens, grown, True):
             return 0.0
+        # On its own disk now, as the one that was used last; those that were not used for longest leave.
         self.slot_kept = self.slot_tokens
         self.local_tokens += self.slot_tokens - self.local.pop(self.slot, 0)
         self.local[self.slot] = self.slot_tokens
@@ -226,6 +257,8 @@ class Pair:
     def _publish(self, number: int, tokens: int, size: float, now: float) -> None:
         """Put a conversation on the shared shelf.  While another file is on its way there, this one is left out."""
         shelf = self.shelf
+        # Really it would wait, and be published later.  A conversation that goes on has a newer file by then, so what
+        # is left out here is mostly one that nobody would have fetched.
         if shelf is None or now < self.publishes_until:
             return
         seconds = shelf.seconds(now, size)

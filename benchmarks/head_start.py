@@ -40,14 +40,19 @@ from bioproxy.demo import tiny_model
 from tests.integration.test_real_head_start import DROPS_REASONING
 
 TURNS = 10
+"""Turns of the conversation; medians are over all but the first, which has nothing to be computed ahead."""
 
 READING = 2.0
-"""Seconds between an answer and the next turn, at least."""
+"""Seconds between an answer and the next turn, at least.
+
+Halved, head starts are interrupted more often; doubled, a run takes a minute longer and shows the same.
+"""
 
 NOTES = 300
-"""Words behind the first question."""
+"""Words behind the first question: enough for a beginning that is worth to be learned."""
 
 WAYS = {"with": (), "without": ("--no-head-start",)}
+"""The two that are compared, and bioproxy's options for each."""
 
 QUESTIONS = (
     "Tell me about the history of bread.",
@@ -80,10 +85,15 @@ class Part:
     """One part of the benchmark: a model, how llama.cpp is started with it, and what is asked."""
 
     title: str
+    """What stands above its table."""
     model: Path
+    """A GGUF file."""
     more: dict[str, Any]
+    """Further fields of each request."""
     params: dict[str, Any] = field(default_factory=dict)
+    """Parameters of llama.cpp that no flag sets."""
     arguments: tuple[object, ...] = ()
+    """Further flags of llama.cpp."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ class Way:
     """A bioproxy, with a llama.cpp of its own, and a conversation through both."""
 
     def __init__(self, children: Children, folder: Path, part: Part, name: str) -> None:
+        """Start both for this part; `name` is one of `WAYS`."""
         llama, self._port, self._admin = free_ports(3)
         slots = folder / f"slots-{name}"
         # One thread: with more, llama.cpp's threads wait for each other in busy loops, slow where others work too.
@@ -141,6 +152,7 @@ class Way:
 
     def read(self) -> None:
         """Let the user read the answer, and a head start end."""
+        # What a head start costs a user who does not wait for that is another question (`benchmarks.soak_preempt`).
         time.sleep(READING)
         wait_for("the gate to be free", lambda: get(self._admin, "/status")["gate"]["busy"] is None, 300)
 

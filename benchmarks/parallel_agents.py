@@ -7,6 +7,9 @@ two turns it works with the tool for a moment.  Each answer is a real tool call,
     python -m benchmarks.parallel_agents [dense sliding hybrid] [--cache-ram MIB] [--agents 5] [--turns 10]
                                          [--width 64] [--blocks 0] [--each]
 
+The simulation of the same question, over many more runs, is `benchmarks.scheduling`; this one shows that a real
+llama.cpp behaves as it is simulated.
+
 llama.cpp's own memory of prompts is off, unless ``--cache-ram`` says otherwise.  The default model computes thousands
 of tokens a second, so switching costs nothing in time; ``--width 384 --blocks 6`` is slow enough to feel it.  Printed
 are the prompt tokens that were computed, as a multiple of those that were new, and how long all of it took; with
@@ -32,12 +35,16 @@ from tests.support.agents import Session, prose
 from tests.support.tool_callers import TEMPLATE, calling_agent, calls_a_tool
 
 TOOL_SECONDS = 0.1
-"""How long an agent works between two turns."""
+"""Seconds that an agent works between two turns.
+
+Halved, the gate hardly lingers; with half a second and more it would linger in vain, which is another question.
+"""
 
 ORDERS = {
     "in order of arrival": ("--patience", "0", "--linger", "0", "--no-head-start"),
     "planned ahead": (),
 }
+"""What is compared, and bioproxy's options for it; the second one has the defaults."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,19 @@ class Answered:
 
     agent: int
     turn: int
+    """0 for the agent's first one."""
     ended: str
+    """Why the answer ended, as llama-server says."""
     cache: str | None
+    """``hot``, ``restored`` or ``cold``, as bioproxy says."""
     prompt: int
+    """Tokens of the prompt."""
     new: int
+    """Those that no earlier prompt of this agent had."""
     computed: int
+    """Those that llama-server computed."""
     seconds: float
+    """Until the whole answer was there, waiting included."""
 
 
 @dataclass
@@ -79,7 +93,7 @@ class Outcome:
 
 
 def converse(port: int, number: int, turns: int, outcome: Outcome) -> None:
-    """Be one agent, for so many turns."""
+    """Be one agent, for so many turns; note each answer in `outcome`.  Runs in a thread of its own."""
     session: Session = calling_agent(seed=f"agent {number}").session()
     session.ask(prose(60, f"{number} begins"))
     before = 0
@@ -97,7 +111,10 @@ def converse(port: int, number: int, turns: int, outcome: Outcome) -> None:
 
 
 def run(model: Path, folder: Path, agents: int, turns: int, cache_ram: int, *options: str) -> Outcome:
-    """Let the agents work; return what that has cost."""
+    """Let the agents work on a new llama.cpp and a new bioproxy in `folder`; return what that has cost.
+
+    `cache_ram` is in MiB; `options` are bioproxy's.
+    """
     with ExitStack() as stack:
         children = Children(stack, folder)
         llama = Llama(children, folder, model, "--cache-ram", cache_ram)
@@ -106,6 +123,7 @@ def run(model: Path, folder: Path, agents: int, turns: int, cache_ram: int, *opt
         children.bioproxy("agents", port, admin, url, "--slot-save-path", llama.slots, *options)
         wait_for("bioproxy to see llama.cpp", lambda: get(admin, "/status")["llama"]["up"])
         outcome = Outcome()
+        # All begin at the same moment, which is the worst for the order of arrival.
         threads = [threading.Thread(target=converse, args=(port, each, turns, outcome)) for each in range(agents)]
         began = time.monotonic()
         for thread in threads:

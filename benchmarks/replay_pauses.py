@@ -3,8 +3,9 @@
     python -m benchmarks.replay_pauses
 
 Nothing is measured here: time is simulated.  A warm-up is tried, comes to nothing after some seconds, and is tried
-again when `Backoff` allows that.  Counted are the tries in an hour, and the part of the hour that they take from
-llama-server.
+again when `Backoff` allows that.  The class and its constants are bioproxy's own, so a changed constant shows here what
+it does.  The clock is Twisted's `Clock`, which stands still until it is moved.  Counted are the tries in an hour, and
+the part of the hour that they take from llama-server.
 """
 
 from __future__ import annotations
@@ -23,9 +24,13 @@ class Trouble:
     """Warm-ups that come to nothing, each after `takes` seconds, and the pauses after them."""
 
     takes: float
+    """Seconds of llama-server's time."""
     shortest: float
+    """Seconds of the first pause."""
     free: int = 0
+    """Tries before pauses begin."""
     by_cost: bool = True
+    """Whether a dear try makes its pause longer."""
 
 
 TROUBLES = {
@@ -33,6 +38,7 @@ TROUBLES = {
     "fails after 30 s": Trouble(30.0, SHORTEST_PAUSE),
     "its text changes": Trouble(5.0, CHANGES_PAUSE, CHANGES, by_cost=False),
 }
+"""A llama-server that refuses, one that fails at the end of its work, and a template that changes before it is warm."""
 
 
 def tries(trouble: Trouble, shortest: float, longest: float, by_cost: bool) -> tuple[int, float]:

@@ -50,8 +50,11 @@ class Question:
     """A request: on the prompt, or, without a shape, on something else."""
 
     at: float
+    """When it comes, in seconds from the beginning."""
     shape: Shape | None
+    """What its client puts before the prompt; `None` for something else."""
     first: bool
+    """Whether it begins a conversation: only these teach anything."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,13 @@ class Outcome:
     """What came of one replay, or of several, added up."""
 
     started: int = 0
+    """Warm-ups."""
     useful: int = 0
+    """Warm-ups of which some first question had something."""
     warm: int = 0
+    """First questions that found their prompt warm."""
     asked: int = 0
+    """First questions."""
 
     def __add__(self, other: Outcome) -> Outcome:
         """Return the sum."""
@@ -88,6 +95,7 @@ def tools(names: Iterable[str]) -> Shape:
 
 
 A, B = told("A"), told("B")
+"""Two shapes, where it does not matter which."""
 
 
 def clock(seconds: float) -> Client:
@@ -105,6 +113,8 @@ def in_runs(length: int) -> Client:
     return lambda _, number, at: (A, B)[number // length % 2]
 
 
+# The kinds of clients that were seen or can be thought of, from the one that needs no rule at all to those that make
+# each rule necessary: a shape that changes each time, and one that comes back.
 CLIENTS: dict[str, Client] = {
     "one shape": lambda *_: A,
     "changes once": lambda _, number, at: A if number < QUESTIONS / 2 else B,
@@ -209,7 +219,11 @@ RULES: dict[str, tuple[Learn, bool]] = {
 
 
 def replay(asked: Iterable[Question], learn: Learn, later_turns: bool) -> Outcome:
-    """Replay one sequence of questions."""
+    """Replay one sequence of questions.
+
+    `learn` makes the next habit of a first question; with `later_turns`, other questions confirm the habit as well.
+    """
+    # What the slot and the file hold; from when on the slot is free; whether the last warm-up helped nobody yet.
     habit, outcome = Habit(), Outcome()
     slot: Shape | None = None
     file: Shape | None = None

@@ -10,6 +10,10 @@ There are two kinds of llama-server.  Where slot files are of use, a conversatio
 which takes `--switch` seconds (saving the other one, then restoring) and some tokens up to the next multiple of 64.
 Otherwise its whole prompt is *computed* again.
 
+A simulation and not a benchmark of the gate itself, because the question is about the policy: what does it cost to pass
+somebody over, and what does it gain?  On a real llama.cpp the answer would take an hour for each line of the table, and
+be blurred by everything else that a machine does.  The tokens and times of the defaults are measured ones.
+
 The oracle knows how long each answer will take and when the conversation's next request will come.  It waits for that
 request whenever this costs less time than losing the slot would.  It is printed twice: bound to the same patience, and
 without any.
@@ -18,164 +22,24 @@ without any.
 from __future__ import annotations
 
 import argparse
-import heapq
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from random import Random
 from statistics import mean
 
+from benchmarks.scheduling_run import Machine, Run, conversations
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.order import RECENT_TURNS, Enter, Linger, Policy, Waiting, decide, expected_s, worth_lingering
-
-TO_THE_NEXT_BLOCK = 32
-"""Tokens that are computed again after a restore, on average: files end at multiples of 64."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How fast llama-server is."""
-
-    prefill: float  # tokens of a prompt in a second
-    generate: float  # tokens of an answer in a second
-    switch: float  # seconds to save one conversation and restore another one
-    restores: bool
-
-
-@dataclass(frozen=True)
-class Step:
-    """One request: how many tokens are new, how many the answer has, and how long the tool takes afterwards."""
-
-    new: int
-    answer: int
-    pause: float
-
-
-@dataclass
-class Request:
-    """A request that waits."""
-
-    conversation: int
-    number: int
-    arrived: float
-    passed: float = 0.0
-
-
-@dataclass
-class Result:
-    """What one run has cost."""
-
-    computed: int = 0
-    new: int = 0
-    wall: float = 0.0
-    switches: int = 0
-    waits: list[float] = field(default_factory=list)
-    passed: list[float] = field(default_factory=list)
-
-
-def conversations(random: Random, count: int, turns: int, tokens: int) -> list[list[Step]]:
-    """Return conversations that begin with so many tokens.
-
-    A tool's result has 50 to 250 tokens, an answer 20 to 100.  Most tools take 0.05 to 0.4 s, one in ten 1 to 8 s.
-    """
-    return [
-        [
-            Step(
-                tokens if turn == 0 else random.randint(50, 250),
-                random.randint(20, 100),
-                random.uniform(1, 8) if random.random() < 0.1 else random.uniform(0.05, 0.4),
-            )
-            for turn in range(turns)
-        ]
-        for _ in range(count)
-    ]
-
-
-class Run:
-    """One run over the conversations."""
-
-    def __init__(self, plan: Sequence[Sequence[Step]], machine: Machine) -> None:
-        self.plan, self.machine = plan, machine
-        self.now = 0.0
-        self.queue: list[Request] = []
-        self.holds: int | None = None
-        self.linger_until = 0.0
-        # Whether the gate lingers only where a switch is dear.
-        self.judges = True
-        self.recent: deque[float] = deque(maxlen=RECENT_TURNS)
-        self.result = Result(new=sum(step.new for steps in plan for step in steps))
-        # All begin within the first second.
-        self.coming = [(index * 0.2, index, 0) for index in range(len(plan))]
-
-    def cost(self, conversation: int, number: int, holds: int | None) -> tuple[int, float]:
-        """Return how many tokens a request computes, and for how many seconds it is inside."""
-        step, machine = self.plan[conversation][number], self.machine
-        computed, switch = step.new, 0.0
-        if holds != conversation and number:
-            before = sum(each.new + each.answer for each in self.plan[conversation][:number])
-            computed += TO_THE_NEXT_BLOCK if machine.restores else before
-            switch = machine.switch if machine.restores else 0.0
-        return computed, switch + computed / machine.prefill + step.answer / machine.generate
-
-    def run(self, choose: Callable[[Run], Enter | Linger | None]) -> Result:
-        """Let `choose` decide until all is answered; return what it has cost."""
-        while self.coming or self.queue:
-            while self.coming and self.coming[0][0] <= self.now:
-                arrived, conversation, number = heapq.heappop(self.coming)
-                self.queue.append(Request(conversation, number, arrived))
-            decision = choose(self)
-            if decision is None:
-                self.now = self.coming[0][0]
-            elif isinstance(decision, Linger):
-                self.linger(decision.seconds)
-            else:
-                self.serve(decision.index)
-        self.result.wall = self.now
-        return self.result
-
-    def linger(self, seconds: float) -> None:
-        """Let nobody in until somebody comes, or for so long."""
-        end = self.now + seconds
-        if self.coming and self.coming[0][0] <= end:
-            end = self.coming[0][0]
-        else:
-            self.linger_until = 0.0
-        for each in self.queue:
-            each.passed += end - self.now
-        self.now = end
-
-    def serve(self, index: int) -> None:
-        """Let one in, until it is answered."""
-        request = self.queue.pop(index)
-        computed, seconds = self.cost(request.conversation, request.number, self.holds)
-        self.result.computed += computed
-        self.result.waits.append(self.now - request.arrived)
-        self.result.passed.append(request.passed)
-        goes_on = self.holds == request.conversation
-        self.result.switches += not goes_on and request.number > 0
-        for each in self.queue[:index]:
-            each.passed += seconds
-        self.recent.append(seconds if goes_on else 0.0)
-        self.holds = request.conversation
-        self.now += seconds
-        steps = self.plan[request.conversation]
-        self.linger_until = 0.0
-        if request.number + 1 < len(steps):
-            heapq.heappush(
-                self.coming, (self.now + steps[request.number].pause, request.conversation, request.number + 1)
-            )
-            before = sum(each.new + each.answer for each in steps[: request.number + 1])
-            machine = self.machine
-            switch = machine.switch if machine.restores else before / machine.prefill
-            self.linger_until = self.now + (
-                worth_lingering(Settings().linger, switch) if self.judges else Settings().linger
-            )
+from bioproxy.slot.order import Enter, Linger, Policy, Waiting, decide, expected_s
 
 
 def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[Run], Enter | Linger | None]:
-    """Return bioproxy's own decision."""
+    """Return bioproxy's own decision.
+
+    `patience` and `linger` are the settings of these names, in seconds.
+    """
 
     def choose(run: Run) -> Enter | Linger | None:
+        """Ask the function that the gate asks, in its own terms: a queue, and what is known of the past."""
+        # The estimate is made of the past, as the real gate makes it; it does not know what the oracle knows.
         queue = [Waiting(each.conversation == run.holds, each.passed) for each in run.queue]
         return decide(queue, Policy(patience, expected_s(run.recent), min(linger, run.linger_until - run.now)))
 
@@ -183,17 +47,22 @@ def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[R
 
 
 def by_oracle(patience: float) -> Callable[[Run], Enter | Linger | None]:
-    """Return the decision of one who knows the future."""
+    """Return the decision of one who knows the future, bound to this `patience` in seconds."""
 
     def choose(run: Run) -> Enter | Linger | None:
+        """Prefer the conversation that has the slot, if its next request is here or is worth waiting for."""
+        # Without anybody who waits there is nothing to weigh: the clock goes to the next arrival.
         if not run.queue:
             return None
+        # How long somebody before it in the queue has been passed over already, at most.
         most = 0.0
         for index, each in enumerate(run.queue):
             if each.conversation == run.holds:
                 seconds = run.cost(each.conversation, each.number, run.holds)[1]
                 return Enter(index if index == 0 or most + seconds <= patience else 0)
+            # Whoever stands before it would be passed over by so much more.
             most = max(most, each.passed)
+        # Its request is not here yet.  Waiting costs `gap`, and letting another one in costs what losing the slot does.
         for arrives, conversation, number in run.coming:
             if conversation == run.holds:
                 stays, goes = (run.cost(conversation, number, holds)[1] for holds in (run.holds, None))
@@ -206,8 +75,12 @@ def by_oracle(patience: float) -> Callable[[Run], Enter | Linger | None]:
 
 
 def table(machine: Machine, runs: int, count: int, turns: int, tokens: int) -> None:
-    """Print what each order costs, as a table in Markdown."""
+    """Print what each order costs, as a table in Markdown.
+
+    Each order has so many `runs`, with `count` conversations of `turns` requests that begin with `tokens` tokens.
+    """
     patience = Settings().patience
+    # Each order of the table, and how it decides.  The first one is what any queue does.
     orders = {
         "order of arrival": by_policy(0),
         f"bioproxy, `patience` {patience:g}": by_policy(patience),
@@ -221,7 +94,8 @@ def table(machine: Machine, runs: int, count: int, turns: int, tokens: int) -> N
     )
     print("|---|---|---|---|---|---|---|")
     for name, choose in orders.items():
-        # The same conversations for each order.
+        # The same conversations for each order.  Means over the runs, and the worst of all runs: a user who waits for a
+        # minute is no comfort to others who did not.
         done = [Run(conversations(Random(seed), count, turns, tokens), machine).run(choose) for seed in range(runs)]
         print(
             f"| {name} | {mean(each.computed / each.new for each in done):.2f} "
@@ -232,7 +106,7 @@ def table(machine: Machine, runs: int, count: int, turns: int, tokens: int) -> N
 
 
 def main() -> None:
-    """Run it."""
+    """Print a table for each kind of llama-server, as the command line says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=50, help="runs, with seeds from 0 on")
     parser.add_argument("--conversations", type=int, default=5, help="conversations at the same time")
@@ -242,6 +116,7 @@ def main() -> None:
     parser.add_argument("--generate", type=float, default=30.0, help="tokens of an answer in a second")
     parser.add_argument("--switch", type=float, default=0.15, help="seconds to save and to restore a conversation")
     given = parser.parse_args()
+    # The two kinds of llama-server, as said above: losing the slot is dear with one, and nearly free with the other.
     for restores in (False, True):
         print(f"\nA conversation that lost the slot is {'restored' if restores else 'computed again'}:\n")
         machine = Machine(given.prefill, given.generate, given.switch, restores)

@@ -42,10 +42,13 @@ class Child:
     """A process that listens on `port`."""
 
     process: subprocess.Popen[bytes]
+    """The process itself, to be killed by those who mean it."""
     port: int
+    """The port of this machine on which it is asked."""
 
     def memory(self) -> float:
         """Return the megabytes (10^6 bytes) of the process's resident set: ``VmRSS``.  Linux only."""
+        # What is in memory now; what was given back, or was never touched, does not count.
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", status)
         assert found is not None
@@ -53,6 +56,8 @@ class Child:
 
     def cpu(self) -> float:
         """Return the seconds of processor time that the process has used.  Linux only."""
+        # The name of the program comes first, in parentheses, and may have spaces in it: so what stands behind it is
+        # read.
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # in its own code, and in the kernel
 
@@ -67,9 +72,13 @@ class Child:
 
 
 class Children:
-    """Starts processes in a scratch folder; the stack given ends them all, whatever happens."""
+    """Starts processes in a scratch folder; the stack given ends them all, whatever happens.
+
+    Invariant: a process is on the stack before anything can fail that follows its start.
+    """
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
+        """Start processes whose logs and state are in `folder`; none is started here."""
         self._stack = stack
         self._folder = folder
         # Whatever the user has configured must not have a say here.
@@ -101,6 +110,7 @@ class Children:
                 cwd=ROOT,
                 env={**self._env, **env},
             )
+        # No program says in the same way that it is ready, so its port is tried until it listens.
         child = Child(process, port)
         self._stack.callback(child.end)
         deadline = time.monotonic() + patience
@@ -112,7 +122,11 @@ class Children:
         return child
 
     def bioproxy(self, name: str, port: int, admin_port: int, url: str, *options: object) -> Child:
-        """Start bioproxy as a user would, with no settings but these, and return it once it listens."""
+        """Start bioproxy as a user would, with no settings but these, and return it once it listens.
+
+        `url` is llama-server's.  The name is that of its log and of its `state_dir`, so a second start with the same
+        name finds what the first one has left.
+        """
         where = ("--port", port, "--admin-port", admin_port, "--llama-url", url)
         return self.start(name, [*TWISTD, "bioproxy", *where, "--state-dir", self._folder / name, *options], port)
 
@@ -128,6 +142,7 @@ def listens(port: int) -> bool:
 
 def free_ports(count: int) -> list[int]:
     """Return `count` different ports of this machine that no process listens on now."""
+    # All are held until the last one is found, or the system could give the same one twice.
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -150,7 +165,11 @@ def get(port: int, path: str) -> Any:
 
 
 def wait_for(what: str, ready: Callable[[], Any], patience: float = 30.0) -> None:
-    """Wait until `ready` returns something true.  Raises `SystemExit` after `patience` seconds."""
+    """Wait until `ready` returns something true.  Raises `SystemExit` after `patience` seconds.
+
+    `what` says in the error what was waited for.  A benchmark never sleeps for a time in place of this: on a slow
+    machine that would be too short, and on a fast one too long.
+    """
     deadline = time.monotonic() + patience
     while not ready():
         if time.monotonic() > deadline:

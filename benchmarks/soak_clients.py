@@ -1,6 +1,13 @@
 """The clients of `benchmarks.soak`: each asks one question, and judges what it gets.
 
-They read raw bytes, so that nothing is put right or overlooked on the way.
+They read raw bytes, so that nothing is put right or overlooked on the way: client libraries skip comments, accept a
+body that ends early, and hide what came after it.  What is expected is known to the byte, since `benchmarks.soak_llama`
+makes each answer of the request's name.
+
+On asyncio: each visitor is a coroutine, so a thousand of them need one thread.  Leaving is cancelling, and closing the
+connection without a word, as a client does that is killed.
+
+Does not know when visitors come and which of them leave (`benchmarks.soak`).
 """
 
 from __future__ import annotations
@@ -17,11 +24,16 @@ from pathlib import Path
 from benchmarks.soak_llama import events, plain
 
 PATIENCE = 90.0
-"""Seconds that anything may take."""
+"""Seconds that anything may take: the last of a crowd waits for about ten."""
 
 COMMENTS = re.compile(rb"(?:: [^\n]*\n\n)*")
+"""The comments with which a stream begins that has waited."""
+
 PLACE = re.compile(rb": waiting, (\d+)[a-z]+ of \d+[^\n]*\n")
+"""A comment that tells a place in the queue."""
+
 TROUBLE = re.compile(r"Traceback|Unhandled|#(?:error|critical)\]")
+"""What a log has where something was a fault of bioproxy's own."""
 
 
 @dataclass
@@ -32,11 +44,15 @@ class Visitor:
     """
 
     name: str
+    """Its own; the stand-in makes its answer of it."""
     stream: bool
+    """Whether it wants its answer piece by piece."""
     leaves: float | None = None
     hasty: bool = False
     hold: bool = False
+    """Whether the stand-in is to keep it inside until it is told otherwise."""
     received: bytes = b""
+    """All that has come so far, head included."""
 
     async def come(self, port: int) -> None:
         """Connect and ask."""
@@ -57,6 +73,7 @@ class Visitor:
             self._writer.transport.abort()
 
     async def _read(self) -> None:
+        """Read until the answer ends; one that is hasty ends in the middle of it."""
         with suppress(ConnectionError):  # then the answer is not whole
             while data := await self._reader.read(65536):
                 self.received += data
@@ -72,6 +89,7 @@ class Visitor:
             assert (status, whole, answer) == (200, True, expected), f"{self.name} got ...{self.received[-400:]!r}"
         else:
             assert expected.startswith(answer), f"{self.name}, who left, got ...{self.received[-400:]!r}"
+        # Nobody may be passed by those who came later: each comment has a smaller number, or the same.
         places = self.places()
         assert places == sorted(places, reverse=True) and 0 not in places, f"{self.name} was told {places}"
 
@@ -84,6 +102,7 @@ class Received:
     """Received bytes, in the shape in which Python's parser of answers wants them."""
 
     def __init__(self, data: bytes) -> None:
+        """Stand for a connection on which all of this has come."""
         self._data = data
 
     def makefile(self, _: str) -> io.BytesIO:
@@ -93,6 +112,7 @@ class Received:
 
 def parsed(data: bytes) -> tuple[int, bytes, bool]:
     """Return the status of an answer (0 where there is none yet), its body, and whether that is whole."""
+    # Python's own parser, since it knows what is whole: by `Content-Length`, or by the last chunk.
     response = http.client.HTTPResponse(Received(data))  # type: ignore[arg-type]
     try:
         response.begin()

@@ -2,6 +2,10 @@
 
 A coding agent (`tests.support.agents`) talks to a real llama.cpp through bioproxy, with room for few conversations.
 
+An agent that is asked something new each time fills any disk in a day, so the slot folder has limits.  In question are
+the moments around a removal: a limit that is exceeded for a moment, a prompt that goes although all agents need it, a
+record that still has what is gone.
+
 `one_shots` has thousands of conversations of one question each, most of which nobody goes on with.  Checked are the
 folder, all the time, by a thread that looks at it: never more than the limit and one file; the learned prompts, which
 must stay; llama-server, which must live; and bioproxy's memory, which must not grow.
@@ -13,116 +17,34 @@ learned prompt or a conversation is without a record.  And the answers at temper
 
 from __future__ import annotations
 
-import http.client
-import json
 import random
-import re
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.agents_day import Llama, all_warm, metric, post, shelf, write_model
-from benchmarks.servers import Child, Children, free_ports, get, wait_for
-from benchmarks.soak_clients import look_for_trouble
-from tests.support.agents import CHAT, DIALECTS, Client, Session, agent, prose, sub_agent
-
-CONVERSATIONS_LIMIT = 6 << 20
-"""Bytes: four or five conversations of these models, about 2,400 tokens of 512 bytes each."""
-
-WORDS = 300
-"""Of a question: enough that its conversation is worth a file."""
+from benchmarks.agents_day import Llama, metric, shelf
+from benchmarks.servers import get
+from benchmarks.soak_agents import CONVERSATIONS_LIMIT, Shelf, Traffic, answers, check_agreement
+from tests.support.agents import prose
 
 GROWTH = 4.0
-"""Megabytes that bioproxy may grow between the first quarter of the conversations and the end."""
+"""Megabytes that bioproxy may grow between the first quarter of the conversations and the end.
+
+It keeps the record of what is on the disk, which has a limit, and the last requests for `/status`; both are full after
+a quarter.
+"""
 
 LOOK = 0.005
-"""Seconds between two looks at the folder."""
-
-LEARNED_FILE = re.compile(r"auto-[0-9a-f]{12}(\.chat|\.part)?(\.new)?\.bin")
-"""The file names of learned prompts and conversations."""
-
-
-class Shelf:
-    """A llama.cpp, a bioproxy that may be killed, and an agent with its sub-agent, whose prompts were learned."""
-
-    def __init__(self, stack: ExitStack, folder: Path, kind: str = "dense", *more: object) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._more = more
-        self._children = Children(stack, folder)
-        self._folder = folder
-        self._starts = 0
-        self.llama = Llama(self._children, folder, write_model(folder, kind))
-        self.port, self.admin = free_ports(2)
-        self.start()
-        self.clients = [each for dialect in DIALECTS for each in (agent(dialect), sub_agent(agent(dialect)))]
-
-    def start(self) -> None:
-        """Start bioproxy; returns when it has found llama-server."""
-        self._starts += 1
-        limit = ("--conversations-limit", CONVERSATIONS_LIMIT, "--slot-save-path", self.llama.slots)
-        state = ("--state-dir", self._folder / "state")
-        url = f"http://127.0.0.1:{self.llama.port}"
-        self.name = f"bioproxy-{self._starts}"
-        self.proxy: Child = self._children.bioproxy(self.name, self.port, self.admin, url, *limit, *state, *self._more)
-        self.wait_up()
-
-    def wait_up(self) -> None:
-        """Wait until bioproxy has found llama-server."""
-        wait_for("bioproxy to see llama.cpp", lambda: get(self.admin, "/status")["llama"]["up"])
-
-    def kill(self) -> None:
-        """End bioproxy the hard way."""
-        self.proxy.process.kill()
-        self.proxy.process.wait()
-
-    def look_for_trouble(self) -> None:
-        """Fail if the log of the bioproxy that runs has an error."""
-        look_for_trouble(self._folder / f"{self.name}.log")
-
-    def learn(self) -> set[str]:
-        """Have the prompts of all clients learned; return their names."""
-        for client in self.clients:
-            for number in range(2):
-                self.ask(client, prose(20, f"first {number}"))
-        wait_for("the prompts to be learned", lambda: len(shelf(self.admin, "learned")) >= 2 and all_warm(self.admin))
-        return {each["name"] for each in shelf(self.admin, "learned")}
-
-    def ask(self, client: Client, question: str, stream: bool = False) -> Session:
-        """Ask the first question of a conversation, and hear the answer."""
-        session = client.session()
-        session.ask(question)
-        session.hear(post(self.port, session.path, session.body(stream))[0])
-        return session
-
-    def one_shot(self, number: int) -> None:
-        """Have a conversation of one question that nobody had before."""
-        client = self.clients[number % len(self.clients)]
-        self.ask(client, prose(WORDS, f"one shot {number}"), stream=number % 2 == 1)
-
-    def files(self) -> dict[str, int]:
-        """Return names and sizes of the files in the slot folder."""
-        found = {}
-        for path in self.llama.slots.iterdir():
-            with suppress(FileNotFoundError):
-                found[path.name] = path.stat().st_size
-        return found
-
-    def record(self) -> dict[str, int]:
-        """Return names and sizes of the files in bioproxy's record."""
-        found = {}
-        for path in (self._folder / "state" / "shelf").glob("*.*.json"):
-            with suppress(FileNotFoundError):
-                entry = json.loads(path.read_text())
-                found[str(entry["filename"])] = int(entry["size"])
-        return found
+"""Seconds between two looks at the folder: a save of these models takes longer, so none is missed."""
 
 
 class Watch(threading.Thread):
     """Looks at the slot folder all the time, and notes the most that conversations took there."""
 
     def __init__(self, files: Callable[[], dict[str, int]]) -> None:
+        """Look by calling `files`, which returns names and sizes."""
         super().__init__(daemon=True)
         self.most = self.largest = 0
         self._files = files
@@ -132,46 +54,29 @@ class Watch(threading.Thread):
         """Look until `end`.  Called by `start`, in its own thread."""
         while not self._over.wait(LOOK):
             sizes = [size for name, size in self._files().items() if ".chat." in name]
+            # Of conversations only, since prompts have a limit of their own.
             self.most = max(self.most, sum(sizes))
             self.largest = max(self.largest, *sizes, 0)
 
     def end(self) -> None:
-        """Stop looking."""
-        self._over.set()
-        self.join()
-
-
-class Traffic(threading.Thread):
-    """Has one conversation after the other until it is told to end.  Failures are expected: somebody gets killed."""
-
-    def __init__(self, here: Shelf, number: int) -> None:
-        super().__init__(daemon=True)
-        self._here = here
-        self._number = number
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        """Have conversations.  Called by `start`, in its own thread."""
-        while not self._over.is_set():
-            self._number += 1
-            # No connection, no answer, an error answer (`post` asserts that there is none), or half of one.
-            with suppress(OSError, http.client.HTTPException, AssertionError, ValueError, LookupError):
-                self._here.one_shot(self._number)
-
-    def end(self) -> None:
-        """End it, after the request in progress."""
+        """Stop looking, and wait until the last look is over."""
         self._over.set()
         self.join()
 
 
 def one_shots(folder: Path, count: int) -> None:
-    """Have so many conversations of one question each.  `AssertionError` says what is wrong."""
+    """Have so many conversations of one question each.  `AssertionError` says what is wrong.
+
+    `folder` gets the model, the slot files and the logs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         here = Shelf(stack, folder)
         learned = here.learn()
+        # From here on the folder is never out of sight.
         watch = Watch(here.files)
         watch.start()
+        # The first quarter fills caches and lists, so what grows is measured from there on.
         began, memory = time.monotonic(), 0.0
         for number in range(count):
             here.one_shot(number)
@@ -180,6 +85,7 @@ def one_shots(folder: Path, count: int) -> None:
         took = time.monotonic() - began
         grown = here.proxy.memory() - memory
         watch.end()
+        # What the limit has made go: much more must have been saved than is there.
         saved = metric(here.admin, "slot_bytes_total", direction="saved")
         kept = {each["name"] for each in shelf(here.admin, "learned")}
         still = here.files()
@@ -190,12 +96,15 @@ def one_shots(folder: Path, count: int) -> None:
             flush=True,
         )
         assert here.llama.alive, "llama-server died"
+        # The one file more is the newest one: older ones go only when it is complete (step 8 of a save).
         assert watch.most <= CONVERSATIONS_LIMIT + watch.largest, "more than the limit and one file"
         assert saved > 2 * CONVERSATIONS_LIMIT, "too little was saved for the limit to matter"
+        # Prompts have a limit of their own, so however many conversations come, they stay.
         assert learned <= kept, f"learned prompts were lost: {learned - kept}"
         assert all(any(file.startswith(f"{name}.") for file in still) for name in learned), "a learned file was lost"
         assert grown <= GROWTH, f"bioproxy grew by {grown:.1f} MB, at most {GROWTH} are all right"
-        # The prompts still help.
+        # The prompts still help: what was removed were conversations.
+        # A new session of a client computes its question and what a chat template puts around that.
         session = here.ask(here.clients[0], prose(20, "afterwards"))
         computed = session.whole - reused(here.admin)
         assert computed <= 20 + 120, f"{computed} tokens were computed for a new session"
@@ -203,29 +112,36 @@ def one_shots(folder: Path, count: int) -> None:
 
 
 def reused(admin: int) -> int:
-    """Return how many tokens of its prompt the latest request reused."""
+    """Return how many tokens of its prompt the latest request reused, by what bioproxy says of it."""
     return int(get(admin, "/status")["requests"][0]["cached_tokens"])
 
 
 def kills(folder: Path, count: int, seed: int) -> None:
-    """Kill llama-server or bioproxy so many times.  `AssertionError` says what is wrong."""
+    """Kill llama-server or bioproxy so many times.  `AssertionError` says what is wrong.
+
+    `seed` decides who dies, and when, so a run that has failed can be made again, as far as a machine repeats itself.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     moments = random.Random(seed)
     with ExitStack() as stack:
         here = Shelf(stack, folder)
         learned = here.learn()
         number = 0
+        # So full that saves remove something, which is what kills should meet.
         while sum(size for name, size in here.files().items() if ".chat." in name) < CONVERSATIONS_LIMIT / 2:
             here.one_shot(number)
             number += 1
             assert number < 200, "the shelf does not fill"
+        # What is compared after each kill; these answers are computed, or come from files that nobody has killed.
         before = answers(here)
         for turn in range(count):
+            # A death of llama-server leaves a file that was being written, one of bioproxy a record that was.
             victim: Llama | Shelf = moments.choice((here.llama, here))
             traffic = Traffic(here, number)
             traffic.start()
             number += 1000
             time.sleep(moments.uniform(0, 0.6))  # a random moment, not a condition
+            # Conversations go on while it is dead and while it starts, as clients do.
             victim.kill()
             victim.start()
             traffic.end()
@@ -235,29 +151,3 @@ def kills(folder: Path, count: int, seed: int) -> None:
             assert now == before, f"kill {turn + 1}: other answers: {now} instead of {before}"
         here.look_for_trouble()
         print(f"{count} kills (seed {seed}): record and folder agree, and the answers are those of before", flush=True)
-
-
-def answers(here: Shelf) -> list[str]:
-    """Return the answers to some first questions of the agent."""
-    texts: list[str] = []
-    for question in ("why?", "how?", prose(60, "a longer one")):
-        session = here.ask(agent(CHAT), question)
-        texts.append(session.said[-1].text)
-    return texts
-
-
-def check_agreement(here: Shelf, learned: Sequence[str] | set[str], when: str) -> None:
-    """Check that record and folder agree."""
-
-    def disagreements() -> list[str]:
-        recorded, found = here.record(), here.files()
-        wrong = [f"{name} of {size} is {found.get(name)}" for name, size in recorded.items() if found.get(name) != size]
-        stray = [name for name in found if LEARNED_FILE.fullmatch(name) and name not in recorded]
-        return [*wrong, *(f"{name} is not recorded" for name in stray)]
-
-    # A save may be in progress: what differs for good is wrong.
-    with suppress(SystemExit):
-        wait_for("agreement", lambda: not disagreements(), 10)
-    assert not (wrong := disagreements()), f"{when}: {wrong}"
-    lost = set(learned) - {name.partition(".")[0] for name in here.files()}
-    assert not lost, f"{when}: learned prompts were lost: {lost}"

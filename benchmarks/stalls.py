@@ -4,6 +4,10 @@ Each kind of body (`KINDS`) is sent in growing sizes, up to the default of `max_
 template. Meanwhile another client asks for `/healthz` again and again, which bioproxy answers by itself: the longest
 that it had to wait is the longest time for which bioproxy stood still.  Another one's chat is answered beside it, too.
 
+bioproxy has one thread, so whatever it computes for one client keeps all others waiting for just so long.  Python's
+JSON parser is the one thing that can take seconds, and it cannot be interrupted.  That is why large bodies are parsed
+by a second process, and why the searches in them must be linear.
+
 Time that grows in proportion to the size is linear: the last column tells microseconds for each kilobyte.
 """
 
@@ -31,15 +35,20 @@ TRIES = 3
 and what other programs do to the machine does not."""
 
 LONGEST = 0.05
-"""Seconds that nobody may keep everybody else waiting."""
+"""Seconds that nobody may keep everybody else waiting.
+
+A person does not notice twice as much; a stream of forty tokens a second would show gaps.
+"""
 
 PATH = "/v1/chat/completions"
+"""Where most bodies go."""
 
 
 def repeated(unit: str, before: str, behind: str, joint: str = ",") -> Callable[[int], bytes]:
-    """Return what makes a body of a size: a unit as often as there is room for it."""
+    """Return what makes a body of a size in bytes: a unit as often as there is room for it, between two texts."""
 
     def make(size: int) -> bytes:
+        """Return the body of about this size."""
         times = max(1, (size - len(before) - len(behind)) // (len(unit) + len(joint)))
         return (before + joint.join([unit] * times) + behind).encode()
 
@@ -47,6 +56,8 @@ def repeated(unit: str, before: str, behind: str, joint: str = ",") -> Callable[
 
 
 USER = '{"role":"user","content":"@s"}'
+"""A message that names the template."""
+
 KINDS: dict[str, tuple[str, Callable[[int], bytes]]] = {
     "messages that name a template": (PATH, repeated(USER, '{"messages":[', "]}")),
     "prompts that name a template": ("/completion", repeated('"@s"', '{"prompt":[', "]}")),
@@ -80,7 +91,8 @@ class Beside(threading.Thread):
         super().__init__(daemon=True)
 
     def run(self) -> None:
-        """Ask."""
+        """Ask until it is over.  Called by `start`, in its own thread."""
+        # One connection for all questions: opening them would be measured as well.
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         while not self.over.wait(0.002):
             began = time.monotonic()
@@ -147,7 +159,7 @@ def measure(port: int, admin: int, path: str, body: bytes, chat: bytes) -> tuple
 
 
 def main() -> None:
-    """Measure and print."""
+    """Send each kind of body in each size, and print what the others noticed."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         template = folder / "s.txt"

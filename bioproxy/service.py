@@ -47,7 +47,8 @@ from twisted.application.service import IService, MultiService
 from twisted.internet.interfaces import IAddress
 
 from bioproxy.assembly.assemble import assemble
-from bioproxy.assembly.parts import Outside, Parts
+from bioproxy.assembly.outside import Outside
+from bioproxy.assembly.parts import Parts
 from bioproxy.child.command_line import adapted, free_port, port_wanted
 from bioproxy.child.program import reader
 from bioproxy.child.supervisor import LlamaChild

@@ -126,3 +126,15 @@ class Documents(SynchronousTestCase):
         folders = {file.parent.name for file in CODE.glob("*/__init__.py")}
         self.assertEqual(folders, set(named))
         self.assertEqual(len(folders), len(named))
+
+    def test_order(self) -> None:
+        """The order in which to read the code has each folder of the package, and in each step files of its folders."""
+        order = (ROOT / "docs" / "reading-the-code.md").read_text(encoding="utf-8").split("## In which order")[1]
+        steps = [CODE_SPAN.findall(row) for row in order.splitlines() if re.match(r"\| \d+ ", row)]
+        named = [[each for each in step if each.endswith("/")] for step in steps]
+        folders = {f"{file.parent.name}/" for file in CODE.glob("*/__init__.py")}
+        self.assertEqual(folders, {folder for step in named for folder in step})
+        for step, mine in zip(steps, named, strict=True):
+            # `service.py` stands in no folder.
+            files = [each for each in step if each.endswith(".py") and "/" in each]
+            self.assertEqual(set(mine), {file[: file.index("/") + 1] for file in files})

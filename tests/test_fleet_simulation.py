@@ -9,10 +9,12 @@ from statistics import mean
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.fleet import LIKE_MAKE_FLEET, MACHINE_OF_MAKE_FLEET, row, size, templates_for
-from benchmarks.fleet_sim_balancers import BALANCERS, PLACES, Balancer, Bounded, Hashed, RoundRobin
+from benchmarks.fleet_sim_balancers import BALANCERS, Balancer, Bounded, Hashed, RoundRobin
 from benchmarks.fleet_sim_load import Conversation, Load, Machine, conversations
+from benchmarks.fleet_sim_loads import PLACES
 from benchmarks.fleet_sim_pairs import LOCAL, NOWHERE, SHARED, SLOT, Pair, SharedShelf
-from benchmarks.fleet_sim_run import Change, Result, Run, best
+from benchmarks.fleet_sim_result import Result
+from benchmarks.fleet_sim_run import Change, Run, best
 
 MACHINE = Machine()
 LOAD = Load(150, rate=0.15)

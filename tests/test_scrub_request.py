@@ -21,12 +21,12 @@ class Scrubbing(FolderTest):
     def setUp(self) -> None:
         """Make one."""
         super().setUp()
-        self.scrub = Scrub({"/home/ada/work": "/work/project", "/home/ada": "/home/user", "lovelace": "machine"})
+        self.scrub = Scrub({"/home/ada/work": "/home/user/project", "/home/ada": "/home/user", "lovelace": "machine"})
 
     def test_names(self) -> None:
         """Names are replaced everywhere, the longer one first, and addresses of mail too."""
         given = {"cwd": "/home/ada/work/x on lovelace", "by": ["/home/ada/y", "ada@example.org"]}
-        expected = {"cwd": "/work/project/x on machine", "by": ["/home/user/y", "user@example.com"]}
+        expected = {"cwd": "/home/user/project/x on machine", "by": ["/home/user/y", "user@example.com"]}
         self.assertEqual(expected, self.scrub.body(given))
 
     def test_ids(self) -> None:
@@ -66,7 +66,7 @@ class Scrubbing(FolderTest):
     def test_here(self) -> None:
         """A recording's folder and the home folder have names that are replaced."""
         names = here(self.folder)
-        self.assertEqual("/work/project", names[str(self.folder)])
+        self.assertEqual("/home/user/project", names[str(self.folder)])
         self.assertIn("/home/user", names.values())
 
 

@@ -84,7 +84,7 @@ def masked(text: str) -> str:
 
 def here(*folders: Path) -> dict[str, str]:
     """Return the names that this machine and these folders would give away, and what stands for each."""
-    names = {str(folder): "/work/project" for folder in folders}
+    names = {str(folder): "/home/user/project" for folder in folders}
     names[str(Path.home())] = "/home/user"
     # Names of three letters and less are left: they occur in too many words.
     words = {getpass.getuser(): "user", socket.gethostname(): "machine", platform.release(): "6.0.0"}

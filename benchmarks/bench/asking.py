@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 PATH = "/v1/chat/completions"
+"""Where questions go."""
+
 ANSWER_TOKENS = 4
 """Tokens of an answer: a few, because what is measured ends with the first."""
 
 PATIENCE = 600.0
-"""Seconds that an answer may take."""
+"""Seconds that an answer may take: 6,000 tokens on a slow processor take minutes."""
 
 Message = dict[str, str]
 

@@ -24,7 +24,8 @@ from benchmarks.bench.machine import program
 from benchmarks.servers import Child, Children, free_ports
 from bioproxy.settings.configuration import xdg_folder
 
-# Written for `str.format`: doubled braces are single ones in the file.
+# Written for `str.format`: doubled braces are single ones in the file.  Each has the settings that its users would have
+# to find out for llama-server: no buffering, long time limits, connections that are kept.
 NGINX = """daemon off; master_process off; pid nginx.pid; error_log stderr; worker_processes 1;
 events {{ worker_connections 4096; }}
 http {{
@@ -63,14 +64,14 @@ litellm_settings: {{telemetry: false, num_retries: 0}}
 """
 
 INSTALLING = 900
-"""Seconds that the installation of LiteLLM may take."""
+"""Seconds that the installation of LiteLLM may take: it has more than a hundred dependencies."""
 
 STARTING = 300.0
 """Seconds that LiteLLM may take until it listens; over a minute is usual on two processors."""
 
 
 KEY = "sk-bench"
-"""The key that clients show."""
+"""The key that clients show.  LiteLLM asks for one, and the others do not look at it."""
 
 
 class Missing(Exception):
@@ -82,7 +83,9 @@ class Contestant:
     """A proxy: `start` gets where processes are started, a scratch folder and the server's port."""
 
     name: str
+    """As it stands in tables and pictures."""
     start: Callable[[Children, Path, int], Child]
+    """Starts it, and returns it when it listens; raises `Missing` if it cannot be had."""
 
 
 def fifteen_lines(children: Children, folder: Path, server: int) -> Child:
@@ -103,7 +106,7 @@ def bioproxy(children: Children, folder: Path, server: int) -> Child:
 
 
 def nginx(children: Children, folder: Path, server: int) -> Child:
-    """Start nginx."""
+    """Start nginx, as one process without privileges, whose files are all in the scratch folder."""
     (port,) = free_ports(1)
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(port=port, server=server))
@@ -111,7 +114,7 @@ def nginx(children: Children, folder: Path, server: int) -> Child:
 
 
 def haproxy(children: Children, folder: Path, server: int) -> Child:
-    """Start HAProxy."""
+    """Start HAProxy, with one thread, as bioproxy has one."""
     (port,) = free_ports(1)
     config = folder / "haproxy.cfg"
     config.write_text(HAPROXY.format(port=port, server=server))
@@ -119,7 +122,7 @@ def haproxy(children: Children, folder: Path, server: int) -> Child:
 
 
 def installed(name: str) -> str:
-    """Return the path of a program of Debian's."""
+    """Return the path of a program of Debian's.  Raises `Missing` with the command that installs it."""
     path = program(name)
     if path is None:
         raise Missing(f"{name} is not installed: apt-get install {name}")
@@ -127,7 +130,11 @@ def installed(name: str) -> str:
 
 
 def litellm(children: Children, folder: Path, server: int) -> Child:
-    """Install LiteLLM's proxy if need be, and start it."""
+    """Install LiteLLM's proxy if need be, and start it.
+
+    It is the one that people put in front of several models, and does far more than passing on; its figures say what
+    that costs.
+    """
     (port,) = free_ports(1)
     command = environment("litellm", "litellm[proxy]", INSTALLING) / "litellm"
     config = folder / "litellm.yaml"
@@ -143,7 +150,12 @@ def litellm(children: Children, folder: Path, server: int) -> Child:
 
 
 def environment(name: str, requirement: str, seconds: float) -> Path:
-    """Return the folder of programs of a virtual environment that has a package of PyPI; make it if need be."""
+    """Return the folder of programs of a virtual environment that has a package of PyPI; make it if need be.
+
+    `requirement` is what pip installs, within so many `seconds`.  Raises `Missing`, in one line, if that fails.
+    """
+    # In the user's cache, so that the next run need not download it.  A file says that the installation came to its
+    # end: one that was interrupted is made again.
     folder = xdg_folder("XDG_CACHE_HOME", ".cache") / "bench" / name
     finished = folder / "finished"
     if not finished.exists():
@@ -164,4 +176,7 @@ PROXIES = (
     Contestant("15 lines", fifteen_lines),
     Contestant("bioproxy", bioproxy),
 )
-"""Those that start at once."""
+"""Those that start at once, from the barest one to bioproxy.
+
+The fifteen lines are the yardstick: what Twisted, treq and Klein cost with nothing of bioproxy's in between.
+"""

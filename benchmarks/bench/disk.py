@@ -30,20 +30,20 @@ from tests.support.agent_day import Step
 from tests.support.agents import DIALECTS, agent, sub_agent, title_writer
 
 TURNS = 12
-"""Requests of a session behind the first."""
+"""Requests of a session behind the first.  Real ones have dozens; more would be more of the same."""
 
 HELPER_TURNS = 4
-"""Requests of a sub-agent."""
+"""Requests of a sub-agent, which interrupts the session: that is what makes a slot change hands."""
 
 RESULT = 150
-"""Words of a tool's result."""
+"""Words of a tool's result, some hundred tokens: so much is new in each turn."""
 
 CHAT = DIALECTS[0]
 """The API that all contestants know: OpenAI's chat completions."""
 
 
 def day(requests: int) -> Iterator[Step]:
-    """Yield so many requests."""
+    """Yield so many requests, in sessions one after the other."""
     count = 0
     while True:
         for step in session(count):
@@ -73,15 +73,18 @@ class Files:
     """What was saved and restored, in files and in bytes; `again` is what was saved and restored afterwards."""
 
     saved: int
+    """Files."""
     saved_bytes: int
     restored: int
+    """Files; the same one may be restored several times."""
     restored_bytes: int
     again: int
+    """Saved files, each counted once."""
     again_bytes: int
 
 
 def counted(noted: Sequence[tuple[str, str, int]]) -> Files:
-    """Count what a recorder noted."""
+    """Count what a recorder noted: action, file name and bytes of each call, in their order."""
     latest: dict[str, int] = {}
     sizes: list[int] = []
     again: set[int] = set()
@@ -115,7 +118,10 @@ def run(amounts: Amounts, folder: Path) -> Found:
 
 
 def live(found: Found, stack: ExitStack, kind: str, amounts: Amounts, model: Path, folder: Path) -> None:
-    """Have each contestant live the day on one model."""
+    """Have each contestant live the day on one model, and add to `found` what that has cost.
+
+    `kind` is the model's, for the titles; `folder` is empty before.
+    """
     assert kind in KINDS
     sides: list[Side] = []
     for contestant in kinds(amounts.from_pypi):
@@ -126,6 +132,7 @@ def live(found: Found, stack: ExitStack, kind: str, amounts: Amounts, model: Pat
         except Missing as missing:
             found.remarks.append(str(missing))
     computed = dict.fromkeys((side.name for side in sides), 0)
+    # Request by request in turns, so that whatever else the machine does harms all alike.
     for number, steps in enumerate(zip(*(day(amounts.day) for _ in sides), strict=True)):
         for side, step in zip(sides, steps, strict=True):
             if number == amounts.day // 2:
@@ -134,6 +141,7 @@ def live(found: Found, stack: ExitStack, kind: str, amounts: Amounts, model: Pat
             computed[side.name] += answered.row.reply.computed
     rows: list[list[Cell]] = []
     for side in sides:
+        # What is still being written counts, too.
         side.settle()
         noted = get(urlsplit(side.llama_url).port or 0, "/recorded") if side.proxy is not None else []
         files = counted(noted)

@@ -27,7 +27,10 @@ SBIN = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbi
 
 
 def machine() -> dict[str, str]:
-    """Return what is known of this machine and of what is measured on it."""
+    """Return what is known of this machine and of what is measured on it, as texts by their names.
+
+    Called before each theme: the load at that moment tells whether something else was running.
+    """
     processor = first_match("/proc/cpuinfo", r"model name\s*: (.*)") or platform.machine()
     found = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
@@ -50,7 +53,7 @@ def machine() -> dict[str, str]:
 
 
 def memory() -> str:
-    """Return this machine's memory."""
+    """Return this machine's memory, in GiB."""
     kilobytes = first_match("/proc/meminfo", r"MemTotal:\s*(\d+)")
     return f"{int(kilobytes) / 2**20:.0f} GiB" if kilobytes else "unknown"
 
@@ -75,7 +78,7 @@ def commit() -> str:
 
 
 def program(name: str) -> str | None:
-    """Return the path of an installed program."""
+    """Return the path of an installed program, `None` if there is none."""
     return shutil.which(name, path=SBIN)
 
 
@@ -84,6 +87,7 @@ def program_version(name: str, option: str) -> str | None:
     path = program(name)
     if path is None:
         return None
+    # nginx prints its version as an error, HAProxy does not; so both outputs are read.
     printed = subprocess.run([path, option], capture_output=True, text=True, check=False)
     found = re.search(r"\d+\.\d+(?:\.\d+)?", printed.stdout + printed.stderr)
     return found[0] if found else None

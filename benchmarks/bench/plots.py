@@ -28,8 +28,10 @@ COLOURS = {
     "LiteLLM": "#D55E00",
 }
 
+"""The colour of each contestant, the same in all pictures."""
+
 WIDTH, HEIGHT = 8.0, 4.2
-"""Inches of a picture."""
+"""Inches of a picture: the width of a page on GitHub, with letters of the size of its text."""
 
 NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 """What would make two drawings differ, and what names other sites in the file."""
@@ -38,10 +40,14 @@ LIKED = ("first-token-smollm2-3000", "first-token-smollm2-1000")
 """The tables that are drawn where they were measured; else the first one."""
 
 Tables = Mapping[str, Mapping[str, Any]]
+"""The tables of all themes, by their names, as ``results.json`` has them."""
 
 
 def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Draw what there is in results; return the files, none without matplotlib."""
+    """Draw what there is in results; return the files, none without matplotlib.
+
+    A picture whose theme was never measured is left out.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -61,7 +67,8 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def subplots(columns: int = 1) -> Any:
-    """Return a figure and its axes, without lines where nothing is to be read."""
+    """Return a figure and its axes, side by side, without lines where nothing is to be read."""
+    # `Figure` itself and not `pyplot`, which keeps each figure until it is closed.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
@@ -79,6 +86,7 @@ def first_token(tables: Tables) -> Any:
     table = tables[next((name for name in LIKED if name in tables), names[0])]
     contestants = [column.removesuffix(", s") for column in table["columns"][1:] if column.endswith(", s")]
     figure, (axes,) = subplots()
+    # The first state stands at the top, so the rows go from the bottom up.
     states = list(reversed(table["rows"]))
     height = 0.8 / len(contestants)
     for index, contestant in enumerate(contestants):
@@ -129,7 +137,7 @@ def bars(axes: Any, values: Sequence[tuple[str, float]]) -> None:
 
 
 def scale(tables: Tables) -> Any:
-    """Draw what waiting streams cost."""
+    """Draw what waiting streams cost bioproxy: memory, and processor time while nothing happens."""
     if "waiting" not in tables:
         return None
     rows = tables["waiting"]["rows"]

@@ -31,6 +31,7 @@ class Recorder:
     app = Klein()
 
     def __init__(self, url: str) -> None:
+        """Pass requests on to this address."""
         self._url = url
         self._noted: list[tuple[str, str, int]] = []
 
@@ -47,6 +48,11 @@ class Recorder:
         return passing.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     async def _pass(self, request: Request) -> None:
+        """Pass a request on, and its answer back; note it if it saved or restored a file.
+
+        Fires when the answer is complete.  Cancelling closes the connection to llama-server.
+        """
+        # Those of the connection, which is another one there.
         headers = request.requestHeaders.copy()
         for name in ("host", "connection", "content-length"):
             headers.removeHeader(name)
@@ -58,6 +64,7 @@ class Recorder:
         request.setResponseCode(response.code)
         for key, values in response.headers.getAllRawHeaders():
             request.responseHeaders.setRawHeaders(key, values)
+        # A stream must go on piece by piece; the answer of a slot action is short, and is needed as a whole.
         has_file = b"/slots/" in request.uri and response.code == 200
         if not has_file:
             await treq.collect(response, request.write)

@@ -29,6 +29,7 @@ PACE = re.compile(rb"pace_us=(\d+)")
 """The pause between two events of a stream, in microseconds."""
 
 LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+"""How long a request's body is."""
 
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1760000000,"model":"stand-in","choices":[{"index":0,'
@@ -36,14 +37,19 @@ ANSWER = (
     b'"usage":{"prompt_tokens":10,"completion_tokens":1,"total_tokens":11},'
     b'"timings":{"cache_n":9,"prompt_n":1,"prompt_ms":4.2,"predicted_n":1,"predicted_ms":3.1}}'
 )
+"""A whole answer, as llama-server writes it, with the numbers that bioproxy looks for."""
+
 EVENT = (
     b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":" %d"}}],'
     b'"created":1760000000,"id":"chatcmpl-1","model":"stand-in","object":"chat.completion.chunk"}\n\n'
 )
+"""An event of a stream, whose one word is the time at which it was written."""
+
 LAST = (
     b'data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],"created":1760000000,"id":"chatcmpl-1",'
     b'"model":"stand-in","object":"chat.completion.chunk"}\n\ndata: [DONE]\n\n'
 )
+"""The end of a stream."""
 
 
 class StandIn(asyncio.Protocol):
@@ -79,6 +85,7 @@ class StandIn(asyncio.Protocol):
             self._plain()
 
     def _plain(self) -> None:
+        """Send the whole answer at once."""
         self._head(b"application/json; charset=utf-8", b"Content-Length: %d" % len(ANSWER), ANSWER)
 
     async def _later(self, body: bytes) -> None:
@@ -90,6 +97,7 @@ class StandIn(asyncio.Protocol):
         found = PACE.search(body)
         pace = int(found[1]) / 1e6 if found else 0.0
         self._head(b"text/event-stream", b"Transfer-Encoding: chunked")
+        # Each event has a time of its own at which it is due, so that a pause that took too long is caught up with.
         due = time.monotonic()
         for _ in range(CHUNKS):
             self._chunk(EVENT % time.monotonic_ns())
@@ -100,9 +108,12 @@ class StandIn(asyncio.Protocol):
         self._transport.write(b"0\r\n\r\n")
 
     def _chunk(self, data: bytes) -> None:
+        """Send one piece of a stream."""
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def _head(self, content_type: bytes, framing: bytes, rest: bytes = b"") -> None:
+        """Send the head of an answer, and with it `rest`; `framing` is the header that says where the body ends."""
+        # In one call of the system: head and body in two would be two packets, and a measurable difference.
         head = b"HTTP/1.1 200 OK\r\nServer: stand-in\r\nContent-Type: %b\r\n%b\r\n\r\n" % (content_type, framing)
         self._transport.write(head + rest)
 

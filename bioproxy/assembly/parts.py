@@ -1,12 +1,12 @@
-"""What one bioproxy consists of: the table of its parts, and what they need of the world outside.
+"""What one bioproxy consists of: the table of its parts.
 
 There is no registry of components and there are no globals.  A part is a plain object that gets the parts it needs in
 its constructor, and this table has all of them, so that `bioproxy.service` can start what has to be started, and a test
 can look at any of them.  `bioproxy.assembly` makes them.
 
-The table has two halves.  `SlotParts` is everything up to llama-server's one slot: who may use it, and what is in it.
-`Parts` adds what uses the slot: warm-ups, requests, and the operator's view.  Nothing in the first half knows anything
-in the second.
+The table has four groups, each made by a module of its own, from the bottom to the top.  `SlotParts` is everything up
+to llama-server's one slot: who may use it, and what is in it.  `WarmupParts` and `RequestParts` use the slot, and
+`OperatorParts` show and steer all of them.  No group knows anything in a group behind it.
 
 On Twisted: a *site* is what makes a protocol object for each new connection to a port.  It is not made with the parts,
 but when its port is, because it needs the reactor for its time-outs, and a test may use another one for that.
@@ -16,22 +16,16 @@ This module makes no part and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import deferToThreadPool
 
-from bioproxy.child.supervisor import LlamaChild
+from bioproxy.assembly.outside import Outside
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.http.site import CheckedSite
 from bioproxy.llama.api import LlamaApi
-from bioproxy.llama.connections import Agents
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.speed import Speed
@@ -45,24 +39,23 @@ from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.learned_prompts import LearnedPrompts
-from bioproxy.prompts.template_poller import InThread, TemplatePoller
+from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.admission import Admission
 from bioproxy.proxy.proxy import Proxy
 from bioproxy.proxy.request_log import RequestLog
-from bioproxy.proxy.request_reader import Elsewhere, RequestReader
+from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.proxy.shutdown import Shutdown
-from bioproxy.runtime.daemon_thread import in_daemon_thread
+from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.runtime.worker import Worker
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.folder import SlotFolder, free_bytes
+from bioproxy.slot.folder import SlotFolder
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.record import SnapshotRecord
 from bioproxy.slot.reuse_check import ReuseCheck
@@ -70,6 +63,7 @@ from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.prompt_learning import PromptLearning
+from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
@@ -87,48 +81,6 @@ LARGEST_ACTION = 64 * 1024
 
 No action there has a body that is read.  Halved or doubled, nothing changes but what a mistake may cost.
 """
-
-
-@dataclass(frozen=True)
-class Outside:
-    """What the parts need of the world outside.
-
-    Everything that leaves the process goes through here or through the reactor, so a test that replaces both runs all
-    of bioproxy in memory.
-    """
-
-    agents: Agents
-    """Send requests to llama-server."""
-
-    in_thread: InThread
-    """Runs a function that blocks, such as reading a file, in a thread; its Deferred fires in the reactor's thread."""
-
-    on_shared_disk: InThread
-    """The same for a disk that may hang: such a thread does not keep the process from ending."""
-
-    elsewhere: Elsewhere
-    """Runs a function of an open file's content in another process."""
-
-    free_space: Callable[[Path], int] = free_bytes
-    """Tells how many bytes are left on the disk of a folder."""
-
-    child: LlamaChild | None = None
-    """The llama.cpp that bioproxy starts itself, a service; `None` if an operator starts llama-server."""
-
-    worker: IService | None = None
-    """The service behind `elsewhere`, if it has one that must be started and stopped."""
-
-    @classmethod
-    def real(cls, reactor: Any, settings: Settings, child: LlamaChild | None = None) -> Outside:
-        """Return the network, the reactor's threads, and processes of our own.  Nothing of it is opened or started."""
-
-        # The pool belongs to the reactor that was handed in.  `deferToThread` would take the global one.
-        def in_thread(work: Callable[[], Any]) -> Deferred[Any]:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), work)
-
-        worker = Worker(reactor)
-        agents = Agents.over_network(reactor, settings.llama_url, settings.llama_ca_file)
-        return cls(agents, in_thread, partial(in_daemon_thread, reactor), worker.call, child=child, worker=worker)
 
 
 @dataclass(frozen=True)
@@ -184,10 +136,9 @@ class SlotParts:
 
 
 @dataclass(frozen=True)
-class Parts(SlotParts):
-    """All parts of one bioproxy."""
+class WarmupParts:
+    """Which prompts there are, and what is done about them while no user waits."""
 
-    # What is done while no user waits.
     poller: TemplatePoller
     """Reads the template files, and again when they change."""
     polling: Periodic
@@ -196,34 +147,46 @@ class Parts(SlotParts):
     """What clients put before a template: what has to be warmed up with it."""
     learned: LearnedPrompts
     """The prompts that were learned from requests, kept over restarts."""
-
     prompt_learning: PromptLearning
     """Decides what is learned, and tells with which learned prompt a request begins."""
-
     shared: SharedShelf
     """What other bioproxies have computed, and what they get from this one."""
     catalogue: Catalogue
     """The prompts that are to be warm."""
     schedule: Schedule
     """Which prompt is due next, and why."""
+    prompt_tokens: PromptTokens
+    """The tokens of prompts, remembered as long as they are needed."""
     warmup: Warmup
     """One warm-up at a time, and how far each has come."""
+    reader: RequestReader
+    """Finds templates in requests and fills them in.  It is among these because a head start reads with it, too."""
     warmer: Warmer
     """Has the warm-ups done that are due, while no user waits."""
     head_start: HeadStart
     """Has the conversation in the slot processed as its client will send it back."""
-    # The life of a request.
+
+
+@dataclass(frozen=True)
+class RequestParts:
+    """The life of a request."""
+
     request_log: RequestLog
     """The latest requests, for `/status` and the log."""
-    reader: RequestReader
-    """Finds templates in requests and fills them in."""
+    waits: Waits
+    """What clients are told while they wait."""
     proxy: Proxy
     """The clients' port: the order of the steps of a request."""
     limits: ConnectionLimits
     """Limits of the clients' port for connections, bodies and memory."""
     open_port_warning: OpenPortWarning
     """Warns if other machines can reach the clients' port and no key is asked for."""
-    # What an operator sees and does.
+
+
+@dataclass(frozen=True)
+class OperatorParts:
+    """What an operator sees and does."""
+
     history: History
     """Numbers of the last hour, for the curves of the live page."""
     first_steps: FirstSteps
@@ -238,6 +201,12 @@ class Parts(SlotParts):
     """Reads the configuration again and hands new values to the parts."""
     admin: Admin
     """The operator's port: its routes and actions."""
+
+
+@dataclass(frozen=True)
+class Parts(SlotParts, WarmupParts, RequestParts, OperatorParts):
+    """All parts of one bioproxy: the four groups in one table, so that a part has one name wherever it is used."""
+
     # What runs by itself, again and again.  Each is a service with one function of a part above, so that starting and
     # stopping need not be written in every part.
     watching: Periodic

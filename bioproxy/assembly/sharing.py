@@ -3,6 +3,10 @@
 Two arrows go against the layers, so they are functions that are assigned here: the slot asks for files before a
 request, and tells of each file that it has saved.  Neither knows where the files go to and come from.
 
+Everything that one process knows of the others is in that folder: who has computed what, and who is computing what.  So
+there is nothing to connect to, no order in which processes must start, and no port.  What has to be unique is the name
+under which this process holds leases.
+
 Making it touches nothing; the first look into the folder comes with the first round.
 """
 
@@ -13,7 +17,8 @@ import secrets
 import socket
 from typing import Any
 
-from bioproxy.assembly.parts import Outside, SlotParts
+from bioproxy.assembly.outside import Outside
+from bioproxy.assembly.parts import SlotParts
 from bioproxy.settings.configuration import Settings
 from bioproxy.shared.disk import Disk
 from bioproxy.shared.folder import SharedFolder
@@ -25,10 +30,13 @@ from bioproxy.shared.view import SharedView
 
 
 def assemble_sharing(settings: Settings, lower: SlotParts, reactor: Any, outside: Outside) -> SharedShelf:
-    """Return the shared shelf.  Without `shared_shelf` in the settings it is one that shares nothing."""
+    """Return the shared shelf.  Without `shared_shelf` in the settings it is one that shares nothing.
+
+    `lower` are the parts that know slot and files; `outside` has the threads in which the folder is called.
+    """
     # The parts are made from the bottom to the top, each from those that it needs.  This one knows the slot folder of
     # this process, and is of use with or without a shared folder.
-    local = LocalFiles(lower.snapshots, lower.folder, lower.shelf, lower.files.saver)
+    local = LocalFiles(lower.snapshots, lower.folder, lower.shelf)
     # The limits of the own files hold for the shared ones.  A reload hands in new ones (`bioproxy.assembly.takers`).
     limits = Limits(settings.prompts_limit, settings.conversations_limit)
     view = None

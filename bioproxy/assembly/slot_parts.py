@@ -17,7 +17,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from bioproxy.assembly.parts import Outside, SlotParts
+from bioproxy.assembly.outside import Outside
+from bioproxy.assembly.parts import SlotParts
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process_watch import Listeners, ProcessWatch

@@ -4,6 +4,13 @@ Each new value is a plain assignment or a call that cannot fail: the configurati
 before, so there is no reload that is done by half.  Twisted runs all of it in one thread, so no request can run between
 two of these calls either.
 
+A taker is a function with one argument, the new value.  Mostly it assigns an attribute that its part looks at whenever
+it needs it; so nothing has to be told to requests in progress, and what has begun goes on as it began.  Only a few
+settings are known to several parts or need something done at once, and have a function of their own below.
+
+Why not hand the new settings to all parts, and have each pick what is its own?  Then each part would know all settings,
+and nobody could say which of them a reload changes.  Here that is one table.
+
 A setting that is not here needs a restart, and the reload says so (`bioproxy.operator.reload`).  Does not know where
 the new values come from.
 """
@@ -19,56 +26,21 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from bioproxy.assembly.parts import SlotParts
+from bioproxy.assembly.parts import RequestParts, SlotParts, WarmupParts
 from bioproxy.assembly.slot_parts import learned_from
-from bioproxy.http.connection_limits import ConnectionLimits
-from bioproxy.http.ports import OpenPortWarning
 from bioproxy.operator.host_check import HostCheck
-from bioproxy.prompts.template_poller import TemplatePoller
-from bioproxy.proxy.proxy import Proxy
-from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.runtime.errors import ProxyError
-from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings, templates_of
 from bioproxy.shared.removal import Limits
-from bioproxy.shared.shelf import SharedShelf
-from bioproxy.warmup.head_start import HeadStart
-from bioproxy.warmup.prompt_learning import PromptLearning
-from bioproxy.warmup.prompt_tokens import PromptTokens
-from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.warmer import Warmer
-from bioproxy.warmup.warmup import Warmup
-
-
-def forget_when_removed(prompt_learning: PromptLearning, warmer: Warmer) -> Callable[[str], None]:
-    """Return what is to be called with the id of each learned prompt whose file was removed to make room."""
-
-    def forget(id: str) -> None:
-        # It would be warmed up again otherwise, and its new file would only remove the next one's.
-        if prompt_learning.forget(id):
-            warmer.forget(id)
-
-    return forget
 
 
 def takers_of(
     settings: Settings,
     reactor: Any,
     lower: SlotParts,
-    poller: TemplatePoller,
-    polling: Periodic,
-    warmer: Warmer,
-    schedule: Schedule,
-    warmup: Warmup,
-    prompt_learning: PromptLearning,
-    prompt_tokens: PromptTokens,
-    reader: RequestReader,
-    proxy: Proxy,
-    limits: ConnectionLimits,
-    open_port_warning: OpenPortWarning,
+    warmups: WarmupParts,
+    requests: RequestParts,
     host_check: HostCheck,
-    head_start: HeadStart,
-    shared: SharedShelf,
 ) -> dict[str, Callable[[Any], None]]:
     """Return, for each setting that can change, the function to call with its new value.
 
@@ -78,32 +50,35 @@ def takers_of(
     def use_templates(prefixes: Mapping[str, Path]) -> None:
         """Use these templates from now on.  Requests that have found theirs already keep them."""
         # A template that is gone, or has another file now, must not keep the troubles and the progress of the old one.
-        for name in poller.set_templates(templates_of(prefixes)):
-            warmer.forget(name)
+        for name in warmups.poller.set_templates(templates_of(prefixes)):
+            warmups.warmer.forget(name)
 
     def limit_bodies(size: int) -> None:
-        """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled."""
-        reader.max_body = limits.max_body = size
+        """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled in."""
+        # Two parts, because a body may be small when it comes and large when its templates are in it.
+        warmups.reader.max_body = requests.limits.max_body = size
 
+    # What several settings together mean is worked out from all of them, so the latest values are kept here.
     in_force = settings
 
     def use_learning(**changed: Any) -> None:
         """Apply new values of `learn` and `learn_minimum`, which several parts know as one number."""
         nonlocal in_force
         in_force = replace(in_force, **changed)
-        prompt_tokens.minimum = in_force.learn_minimum
-        prompt_learning.minimum = reader.learn_minimum = lower.saver.minimum = learned_from(in_force)
-        schedule.learns = prompt_learning.minimum is not None
+        warmups.prompt_tokens.minimum = in_force.learn_minimum
+        warmups.prompt_learning.minimum = warmups.reader.learn_minimum = lower.saver.minimum = learned_from(in_force)
+        # What was learned stays in its files; it is only not warmed up while learning is off.
+        warmups.schedule.learns = warmups.prompt_learning.minimum is not None
 
     def limit_shelf(name: str, size: int) -> None:
         """Apply a new limit, in bytes, to the files of learned prompts or of conversations."""
         setattr(lower.shelf, name, size)
         lower.shelf.within_limits()
         # The same limits hold for the shared shelf, from its next round of removal on.
-        shared.limits = Limits(lower.shelf.prompts_limit, lower.shelf.conversations_limit)
+        warmups.shared.limits = Limits(lower.shelf.prompts_limit, lower.shelf.conversations_limit)
         # What was too large before may not be now.
-        for id in prompt_learning.learned:
-            schedule.forget(id)
+        for id in warmups.prompt_learning.learned:
+            warmups.schedule.forget(id)
 
     def use_model(**changed: Any) -> None:
         """Apply new values of `model`, `llama_server` and `llama_args`, which the child knows together."""
@@ -117,6 +92,7 @@ def takers_of(
 
     async def restart_in_turn() -> None:
         """Restart llama-server as soon as the request in progress is answered.  A warm-up makes room."""
+        # As a user: a warm-up makes room, and requests that came before have their turns first.
         async with lower.gate.user():
             await lower.upstream.ready(lower.gate.timeout)
 
@@ -137,11 +113,11 @@ def takers_of(
         # The host at which the port listens is always a known name; only a restart changes that one.
         "admin_hosts": lambda hosts: host_check.know((settings.admin_host, *hosts)),
         # `keys` are read before all others, as they may be wrong; what is left is that a port may be open now.
-        "api_key_file": lambda _: open_port_warning.check(),
+        "api_key_file": lambda _: requests.open_port_warning.check(),
         # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
         "llama_api_key_file": lambda _: None,
         # What was begun already is finished.
-        "head_start": partial(setattr, head_start, "enabled"),
+        "head_start": partial(setattr, warmups.head_start, "enabled"),
         # What was learned stays, and is used as before when learning is switched on again.
         "learn": lambda on: use_learning(learn=on),
         "learn_minimum": lambda tokens: use_learning(learn_minimum=tokens),
@@ -151,9 +127,9 @@ def takers_of(
         # A body that is just arriving is judged by the new limit from its next piece on.
         "max_body": limit_bodies,
         # For requests that come from now on: each of them reads it once.
-        "ping_interval": partial(setattr, proxy, "ping_interval"),
+        "ping_interval": partial(setattr, requests.proxy, "ping_interval"),
         # The round that is due next still comes by the old interval.
-        "poll_interval": polling.every,
+        "poll_interval": warmups.polling.every,
         "prefixes": use_templates,
         # Requests that wait already stay, also if they are more than the new limit, and keep their time-out.
         "queue_limit": partial(setattr, lower.gate, "limit"),
@@ -166,8 +142,8 @@ def takers_of(
         # The watch looks every two seconds, and warm-ups are decided twice a second: these apply with the next look.
         "upstream_timeout": partial(setattr, lower.watch, "timeout"),
         # A warm-up that runs is finished in any case; the next piece has the new size.
-        "warmup": partial(setattr, schedule, "ahead"),
-        "warmup_chunk": partial(setattr, warmup, "longest_piece"),
+        "warmup": partial(setattr, warmups.schedule, "ahead"),
+        "warmup_chunk": partial(setattr, warmups.warmup, "longest_piece"),
         # A llama.cpp that bioproxy runs is restarted.
         **(of_the_child if lower.outside.child is not None else {}),
     }

@@ -8,7 +8,7 @@ Both are followed by a pause, which doubles while one follows the other (`biopro
 many gigabytes again and again would keep the machine busy for nothing.  A failure belongs to the settings with which
 llama.cpp was started; other settings begin without a past.
 
-No timer runs here, so nothing has to be cancelled; `bioproxy.child.supervisor` waits.
+No timer runs here, so nothing has to be cancelled; `bioproxy.child.life` waits.
 """
 
 from __future__ import annotations

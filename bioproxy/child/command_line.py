@@ -71,7 +71,11 @@ def command_line(program: str | None, flags: Sequence[str]) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return bioproxy's own environment, in which the child finds the same bioproxy, whatever folder it runs in."""
+    """Return bioproxy's own environment, in which the child finds the same bioproxy, whatever folder it runs in.
+
+    The rest of it goes along unchanged, because llama.cpp reads variables of its own there: which graphics card to use,
+    or where to keep downloads.
+    """
     # `sys.path` goes along, so that a checkout that is not installed works, too.
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -105,7 +109,8 @@ def adapted(settings: Settings, port: int) -> Settings:
 
     Raises `ConfigError` if `llama_args` ask for another port: at a reload, when all other parts know the old one.
     """
-    # The address stays for as long as bioproxy runs: connections, the watch and the log go by it.
+    # The address stays for as long as bioproxy runs: connections, the watch and the log go by it.  What depends on it
+    # would otherwise have to be replaced in the middle of requests.
     if port_wanted(settings) not in (None, port):
         raise ConfigError("llama_args: only a restart can change --port")
     # The folder is in `state_dir`, beside the records that tell what is in its files.
@@ -138,7 +143,8 @@ def free_port() -> int:
     Another program could take it before llama.cpp does.  That is told like any port that is taken, and the next start
     of bioproxy chooses another one.
     """
-    # Port 0 asks the operating system to choose one.  It is free again when the socket is closed.
+    # Port 0 asks the operating system to choose one.  It is free again when the socket is closed.  llama-server could
+    # do the same, but it would tell the number only in its log, which this package does not rely on.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -8,6 +8,10 @@ without such a line, only the exit code or the signal is left.
 The phrases were collected from real failures (build b11549 in the wheel; ``tests/child/test_failure_reasons.py`` has
 the lines), and llama-server prints the same ones, since both have them from the same code.
 
+Such a list is never complete, and the next version of llama.cpp may word its errors in another way.  That costs only
+the quality of one sentence: whether a start has failed, and when the next try comes, is decided by what the process
+does (`bioproxy.child.life`), and never by its words.
+
 Pure: a function of lines.  Does not know when or how the process was started.
 """
 
@@ -81,7 +85,8 @@ def failure_reason(lines: Sequence[str], code: int | None, killed_by: int | None
     for phrase, meaning in PHRASES:
         if found := re.search(phrase, text):
             return meaning.format(*found.groups())
-    # Nothing that is known.  The last error is the nearest to the end, but for those that follow each failure.
+    # Nothing that is known.  The last error is the nearest to the end, but for those that follow each failure.  It is
+    # in llama.cpp's own words, which are better than none.
     said = [found[1] for line in lines if (found := ERROR.match(line)) and not ENDING.search(line)]
     last = f": {said[-1]}" if said else ""
     if killed_by is not None:

@@ -8,6 +8,9 @@ Mistakes that can be seen without starting anything are found here: a model file
 that does not exist, a flag that the wheel does not know.  They end the start with one line, and a reload with such a
 mistake changes nothing.  What shows only later is told by `bioproxy.child.failure_reasons`.
 
+A check beforehand is a courtesy and no guarantee: a file may be gone a moment later.  So the start itself handles every
+failure as well, and nothing relies on a check that has passed.
+
 Plain functions that look at files for a moment, without Twisted.
 """
 
@@ -46,7 +49,8 @@ def find_program(settings: Settings) -> str | None:
     # Only looked for and not imported: that would load 100 MB of code into bioproxy's own process.
     if importlib.util.find_spec("xllamacpp") is not None:
         return None
-    # Better than an error: a llama-server on the path is what the user would name now.
+    # Better than an error: a llama-server on the path is what the user would name now.  It comes last, because the path
+    # often has a build that somebody tried once, and the wheel is of a version that bioproxy was tested with.
     found = shutil.which(USUAL_NAME)
     if found is None:
         raise ConfigError(
@@ -63,7 +67,8 @@ def check_child(settings: Settings) -> None:
     """
     if settings.model is None:
         return
-    # In the order in which a user meets these settings: the first mistake is the one that is told.
+    # In the order in which a user meets these settings: the first mistake is the one that is told.  Several at a time
+    # would need a list of errors through all callers, and one line is what a start ends with.
     check_model(settings.model)
     port_wanted(settings)
     if find_program(settings) is None:
@@ -82,6 +87,7 @@ def reader(read: Callable[[], Settings], port: int) -> Callable[[], Settings]:
     reload is all or nothing, so a model that cannot be run must be found before anything else is changed.
     """
 
+    # A function and not a subclass of what reads settings: whoever reloads calls one or the other, and knows no child.
     def again() -> Settings:
         """Read the settings, and look whether they can be run."""
         settings = read()
@@ -98,7 +104,8 @@ def check_model(model: Path) -> None:
     """Raise `ConfigError` unless this is a file that begins as model files do.
 
     The first bytes tell the usual mistakes: a page of an error that was downloaded in the place of the model, a model
-    in another format, or an archive.
+    in another format, or an archive.  A download that broke off is not among them, as its first bytes are right; that
+    only llama.cpp can tell.
     """
     try:
         # Asked before it is opened: a named pipe would block bioproxy until somebody writes into it.

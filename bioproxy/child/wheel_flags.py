@@ -8,6 +8,10 @@ The table has the flags of a server on one machine.  A flag that is missing is a
 at a reload: a flag that were ignored would surprise whoever set it.  The names, short and long ones, are those of
 ``llama-server --help``, and so are the defaults where nothing else is said.
 
+Each flag says how its text becomes a value, and which attribute gets it; `argparse` does the rest.  Nothing here checks
+whether a value makes sense to llama.cpp: it says so itself when it starts, for the program and the wheel alike
+(`bioproxy.child.failure_reasons`).
+
 Pure but for the number of CPUs, and without Twisted.  The wheel itself is not imported, so a command line can be
 checked in bioproxy's own process, where loading the extension would take memory for nothing.
 """
@@ -42,14 +46,18 @@ class Flag:
     """The attribute that it sets, with a dot for each structure inside another."""
 
     takes: Callable[[str], Any] | bool
-    """Turns the flag's text into the attribute's value; or the value itself, of a flag without a text."""
+    """Turns the flag's text into the attribute's value; or the value itself, of a flag without a text.
+
+    A function raises `ValueError` or `OSError` for a text that it cannot use.
+    """
 
 
 def text_of(file: str) -> str:
     """Return the content of a file, for a flag whose value may also be given in a file.
 
-    Raises `OSError`.  Called when the command line is parsed, in bioproxy's own process to check it, and again in the
-    process that runs llama.cpp.
+    A key in a file is in no list of processes, where everybody on the machine can read command lines.  Raises
+    `OSError`.  Called when the command line is parsed, in bioproxy's own process to check it, and again in the process
+    that runs llama.cpp.
     """
     return Path(file).read_text(encoding="utf-8")
 
@@ -113,7 +121,11 @@ FLAGS = (
     Flag("--chat-template", "chat_template", str),
     Flag("--chat-template-file", "chat_template", text_of),
 )
-"""All flags that are known here."""
+"""All flags that are known here.
+
+A flag that llama-server has and this table lacks is one line more.  Its attribute is found in llama.cpp's ``common.h``,
+where the structures have the same names.
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,6 +146,7 @@ def parsed(arguments: Sequence[str]) -> dict[str, Any]:
     Of a flag that occurs twice the last one counts, as in llama-server.  Raises `ValueError` with one sentence for an
     unknown flag or a bad value.
     """
+    # Made anew for each command line, which takes a millisecond; there is one at the start and one at each reload.
     # `SUPPRESS` leaves out of the result what was not given, so that llama.cpp's defaults stay.
     # No abbreviations: ``--cache`` would be ``--cache-ram`` here, and an error in llama-server.
     parser = _Parser(prog="llama-server", allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
@@ -159,8 +172,10 @@ def assign(params: Any, values: dict[str, Any]) -> None:
     # them is for answers, where a token is computed at a time, the other for prompts.
     cpus = usable_cpus()
     threads = values.get("cpuparams.n_threads", max(1, cpus // 2 if cpus > 4 else cpus - 1))
+    # The user's own values come last in this dictionary, so they win.
     for name, value in {"cpuparams.n_threads": threads, "cpuparams_batch.n_threads": threads, **values}.items():
-        # ``sampling.temp`` is the attribute `temp` of the structure in the attribute `sampling`.
+        # ``sampling.temp`` is the attribute `temp` of the structure in the attribute `sampling`.  Nothing is caught: an
+        # attribute that another version of the wheel lacks ends the start with Python's own error, which names it.
         *outer, last = name.split(".")
         structure = params
         for each in outer:

@@ -1,7 +1,16 @@
 """Takes, renews and gives up leases: the deeds to what `bioproxy.shared.leases` decides.
 
+A lease lives in two places.  `Leases` decides, in memory and in the reactor's thread, whether it is free and which file
+has to be created; a thread does that on the disk; and only when the disk has said yes, `Leases` is told.  In this order
+a process never believes that it has a lease which it has not.  The other way round there is a gap: a process that ends,
+or whose coroutine is cancelled, after the file was created and before that was noted leaves a lease without a holder.
+It has no beats, so twenty seconds later it counts for nothing.  That is why no step here has to be undone.
+
 A claim that cannot be made because the disk is in trouble is no obstacle: then each process computes for itself, as
 without a shared shelf.
+
+On Twisted: a thread cannot be cancelled, so "cancelling" means only that nobody waits for it any more
+(`bioproxy.shared.disk`).
 
 Does not know what a lease is for.
 """
@@ -12,7 +21,6 @@ from contextlib import suppress
 from functools import partial
 
 from bioproxy.shared.disk import Unusable
-from bioproxy.shared.folder import LEASES
 from bioproxy.shared.view import PATIENCE, SharedView
 
 
@@ -23,6 +31,7 @@ class Claims:
     """
 
     def __init__(self, view: SharedView) -> None:
+        """Keep the leases of the folder that `view` shows."""
         self._view = view
 
     async def take(self, key: str) -> bool:
@@ -30,7 +39,7 @@ class Claims:
 
         Fails with `Unusable`.  Cancelling stops waiting; a lease that is created all the same dies by itself.
         """
-        leases, folder = self._view.leases, self._view.folder
+        leases, files = self._view.leases, self._view.folder.leases
         # Taken before and not given up yet: a warm-up that was interrupted goes on.
         if key in leases.mine:
             return True
@@ -39,7 +48,7 @@ class Claims:
         if file is None:
             return False
         # Of several processes that create the same file one succeeds.
-        work = partial(folder.create, f"{LEASES}/{file}", leases.content(0))
+        work = partial(files.create, file, leases.content(0))
         if not await self._view.disk.call(work, PATIENCE):
             return False
         leases.got(key, file)
@@ -47,20 +56,21 @@ class Claims:
 
     async def renew(self) -> None:
         """Tell the others that this process is alive, where that is due.  Fails with `Unusable`."""
-        leases, folder = self._view.leases, self._view.folder
+        leases, files = self._view.leases, self._view.folder.leases
         for file, content in leases.to_renew():
             # Only if it is still this process's: another one may have taken over, and given up again.
             mine = leases.holder.encode() + b" "
-            if not await self._view.disk.call(partial(folder.renew_lease, file, content, mine), PATIENCE):
+            if not await self._view.disk.call(partial(files.renew, file, content, mine), PATIENCE):
                 leases.lost(file)
 
     async def give_up(self, key: str) -> None:
         """Give up a lease, if this process has it.  Fires and never fails."""
-        files, folder = self._view.leases.give_up(key), self._view.folder
-        if files:
-            # If that fails, the lease has no beats from now on, and the others find out.
+        names = self._view.leases.give_up(key)
+        if names:
+            # If that fails, the lease has no beats from now on, and the others find out.  `Leases` has forgotten it
+            # already, so nobody renews it by mistake.
             with suppress(Unusable):
-                await self._view.disk.call(partial(folder.remove_leases, files), PATIENCE)
+                await self._view.disk.call(partial(self._view.folder.leases.remove, names), PATIENCE)
 
     async def give_up_all(self) -> None:
         """Give up all leases, because this process stops.  Fires and never fails."""

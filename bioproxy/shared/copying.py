@@ -5,8 +5,12 @@ removed.  It also means that whoever writes into the file under one name changes
 happen here: bioproxy has llama-server write to new files only (`bioproxy.slot.saving`), and size and time of a file are
 compared before it is used.
 
+Slot files are large: tens of megabytes for a short conversation, gigabytes for a long one.  So the difference matters.
+With the shelf and the slot folders on one disk a link takes microseconds, publishing costs nothing, and a user does not
+wait for a fetch.  With a network disk a copy takes as long as the network does.
+
 A copy is made under another name, written to the disk, and renamed at the end.  So a process that dies meanwhile leaves
-a draft, which nobody takes for a slot file.
+a draft, which nobody takes for a slot file.  A link needs no draft: it is there or it is not.
 
 All of this blocks, and on a network disk that hangs for ever.  It is called in threads only, so it touches nothing that
 belongs to Twisted's thread, where a blocking call would stop all clients at once.
@@ -26,7 +30,11 @@ from bioproxy.slot.folder import RESERVE, free_bytes
 
 
 def is_as_recorded(file: Path, size: int, modified: int | None) -> bool:
-    """Tell whether a file has this size in bytes and this time in nanoseconds.  Raises `OSError`."""
+    """Tell whether a file has this size in bytes and this time in nanoseconds.  Raises `OSError`.
+
+    `modified` may be `None` for a file whose time was never seen.  The content is not read: that would take as long as
+    computing a small prompt, and llama-server, which writes these files, changes the time with each write.
+    """
     found = file.stat()
     return found.st_size == size and modified in (None, found.st_mtime_ns)
 
@@ -41,8 +49,11 @@ def link_or_copy(source: Path, target: Path) -> int:
     except (FileExistsError, FileNotFoundError):
         raise
     except OSError:
-        # Another file system, or one without hard links.
+        # Another file system, or one without hard links.  Which error that is depends on the file system, so any other
+        # one is taken for it; a disk that is really in trouble fails at the copy, too.
         draft = target.with_suffix(".new")
+        # Asked before, because a disk that becomes full in the middle takes space from everybody until the draft is
+        # gone.
         if free_bytes(target.parent) < source.stat().st_size + RESERVE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from None
         try:

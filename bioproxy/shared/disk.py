@@ -11,6 +11,10 @@ the next ones.  A disk that is full or read-only is no such trouble: what is the
 On Twisted: a thread cannot be cancelled.  `addTimeout` cancels the `Deferred`, which only means that nobody listens
 any more; the call itself goes on until the operating system lets it go.
 
+Nor can a thread be killed.  Python waits for the threads of a pool when it ends, so a pool would keep bioproxy from
+stopping for as long as the disk hangs.  Therefore each call has a *daemon thread* of its own, for which nobody waits
+(`bioproxy.runtime.daemon_thread`).
+
 Does not know what is called.
 """
 
@@ -49,11 +53,14 @@ DISK = "disk"
 
 
 class Unusable(Exception):
-    """The shared shelf cannot be used now.  The text says why, for operators."""
+    """The shared shelf cannot be used now.  The text says why, for operators.
+
+    It stands for every kind of trouble with the disk, since all callers do the same about it: go on without.
+    """
 
 
 class Disk:
-    """The way to the shared folder.
+    """The way to the shared folder, for all callers of one process.
 
     Invariant: `usable` is false from a failure on until a later call has succeeded.
     """
@@ -93,13 +100,16 @@ class Disk:
         Where it `copies` a file, being late is no sign of trouble, and being done no sign that trouble is over.
         Cancelling stops waiting; the function goes on.
         """
+        # Asked first of all, so that nobody waits for a disk that is known to be in trouble.
         # Pruned here and not by a thread: a call that has returned since it was abandoned does not count.
         self._abandoned &= self._running
         if not self.may_try or len(self._abandoned) >= HANGING:
             raise Unusable(self.trouble or "earlier calls have not returned")
+        # What the thread puts into one set and the reactor's thread into the other, as a name for this call.
         mark = object()
 
         def run() -> T:
+            """Do the work, and note when it begins and ends.  Called in the other thread."""
             self._running.add(mark)
             try:
                 return work()
@@ -109,26 +119,34 @@ class Disk:
         try:
             result: T = await self._in_thread(run).addTimeout(patience, self._clock)
         except TimeoutError:
+            # The thread goes on, and its result is dropped.
             self._abandoned.add(mark)
             text = f"no answer within {patience:.3g} s"
             if not copies:
                 self.failed(text)
             raise Unusable(text) from None
         except CancelledError:
+            # A client that hangs up says nothing about the disk, so this is no failure.
             self._abandoned.add(mark)
             raise
         except OSError as error:
+            # Without the path, which would make each file another reason, with another line in the log.
             text = error.strerror or str(error)
             if error.errno not in CANNOT_WRITE:
                 self.failed(text)
             raise Unusable(text) from None
+        # A short call has succeeded, so the disk answers again.  A copy proves less: it may have
+        # begun long before the trouble.
         if not copies and self.trouble is not None:
             self.log.info("the shared shelf can be used again")
             self._backoff.over(DISK)
         return result
 
     def failed(self, text: str) -> None:
-        """Note a failure: the folder is not used until a later call succeeds."""
-        # One line for each new reason, not one for each try.
+        """Note a failure: the folder is not used until a later call succeeds.
+
+        `text` is the reason, for operators.  The next call may come after a pause, which grows from failure to failure.
+        """
+        # One line for each new reason, not one for each try: a disk may be away for a night, with a try a minute.
         if self._backoff.failed(DISK, text=text):
             self.log.warn("the shared shelf cannot be used, going on without it: {reason}", reason=text)

@@ -87,10 +87,15 @@ def entry_from_json(stem: str, content: Any) -> SharedEntry:
 
 def stem_for(name: str, kind: str, model: Model) -> str:
     """Return a stem that no other entry has."""
-    # Ids have no dot, so the parts can be told apart.
+    # Ids have no dot, so the parts can be told apart.  Random and not counted: a counter would need an agreement
+    # between processes.
     return f"{name}.{kind}.{model_name(model)}.{secrets.token_hex(4)}"
 
 
 def model_name(model: Model) -> str:
-    """Return a short name for a model.  Different models may share it: what decides is `Model.matches`."""
+    """Return a short name for a model.  Different models may share it: what decides is `Model.matches`.
+
+    It is in file names for people who look into the folder, and in leases, where a name that two models share costs
+    some waiting.
+    """
     return digest(model.facts)[:12]

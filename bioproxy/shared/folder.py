@@ -5,11 +5,21 @@ says what it is (`bioproxy.slot.snapshot`).  A stem has a random part and is use
 after it was written.  That is what makes the folder safe without a lock server: a reader finds an entry whole or not at
 all, and two writers of the same prompt write two pairs, of which the older one is removed later.
 
-The file is written before its entry, and removed after it.  So whenever a process dies, the folder has at most a file
-without an entry, which nobody restores; it is removed after an hour (`bioproxy.shared.removal`).
+The file is written before its entry, and removed after it.  What a process leaves that dies in the middle:
+
+* publishing, while the file is copied: a draft, ``files/STEM.new``;
+* publishing, before the entry is written: a file without an entry, which nobody restores;
+* removing, after the entry is gone: the same;
+* at any moment else: complete pairs.
+
+All of these leftovers are removed after an hour, by whoever is alive (`bioproxy.shared.removal`).
+
+Where slot folder and shelf are on one file system, the file on the shelf is a *hard link* of the one in the slot
+folder: two names of one file, which takes no time and no space however large it is (`bioproxy.shared.copying`).  That
+is safe only because slot files are never changed either: llama-server writes to a new name each time.
 
 All of this blocks, for seconds with large files, for ever on a network disk that hangs.  So nothing here is called in
-Twisted's thread: `bioproxy.shared.shelf` calls these methods in threads and waits no longer than it can afford.  That
+Twisted's thread: `bioproxy.shared.disk` calls these methods in threads and waits no longer than it can afford.  That
 is also why no method touches anything that the reactor's thread uses.
 
 Does not know which files are worth sharing.
@@ -28,11 +38,10 @@ from pathlib import Path
 from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.shared.copying import is_as_recorded, link_or_copy
 from bioproxy.shared.entry import MALFORMED, SharedEntry, entry_from_json, stem_for
+from bioproxy.shared.layout import ENTRIES, FILES, LEASES, prepare
+from bioproxy.shared.lease_files import LeaseFiles
 from bioproxy.slot.folder import free_bytes
 from bioproxy.slot.snapshot import Snapshot, names_of
-
-ENTRIES, FILES, LEASES = "entries", "files", "leases"
-"""The folders in the shared folder: what there is, the slot files, and who is computing what."""
 
 
 class SharedFolder:
@@ -45,54 +54,34 @@ class SharedFolder:
     def __init__(self, path: Path) -> None:
         """Name the folder.  Nothing is touched before `check`."""
         self.path = path
+        self.leases = LeaseFiles(path)
+        """Who is computing what."""
         # Its way of writing small files whole and of removing them durably is just what is needed.  Its lock is not:
         # this folder is for many.
         self._json = StateFolder(path)
+        # Found by `check`, and compared by the next one: after trouble there may be another disk at the same place.
         # The file system on which the folders were made or found, as `os.stat` numbers it.
         self._device: int | None = None
 
     def check(self) -> None:
-        """Make the folders, and find out whether the file system does what is relied on.
+        """Make the folders, and find out whether the file system does what is relied on (`bioproxy.shared.layout`).
+
+        Called before the first look, and once more after each trouble.
 
         Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
         """
+        # The number is left out.  With its number a full disk would count as one that can be read all the same
+        # (`bioproxy.shared.disk`), but what was not checked must not be read.
         try:
-            self._check()
+            self._device = prepare(self.path, self._json, self._device)
         except OSError as error:
             raise OSError(error.strerror or str(error)) from None
 
-    def _check(self) -> None:
-        """Check the folder.  Raises `OSError`."""
-        # Made once, and without the folders above.  A disk that is not mounted must not be replaced by a folder on the
-        # disk below it, where this process would be alone and nobody would notice.
-        if self._device is None and not self.path.exists():
-            self.path.mkdir(exist_ok=True, mode=0o700)
-        device = self.path.stat().st_dev
-        if not (self.path / ENTRIES).is_dir() and self._device not in (None, device):
-            raise OSError("another disk than before, and an empty one: is it mounted?")
-        for name in (ENTRIES, FILES, LEASES):
-            (self.path / name).mkdir(exist_ok=True, mode=0o700)
-        # A name of its own: another process may be checking at the same moment.
-        probe = f"{LEASES}/probe-{secrets.token_hex(8)}"
-        try:
-            # Leases need that of two who create the same file only one succeeds.
-            if not self.create(probe, b"1") or self.create(probe, b"2"):
-                raise OSError("a file can be created twice")
-            # Entries need that a rename replaces a file as a whole, and that everybody sees the names at once.
-            self._json.write(f"{probe}.json", {"whole": True})
-            if f"{probe}.json" not in self._json.names(LEASES) or self._json.read_strictly(f"{probe}.json") != {
-                "whole": True
-            }:
-                raise OSError("a file that was written cannot be read back")
-            # The order of removal needs times that can be set to the file system's own clock.
-            os.utime(self.path / probe)
-        finally:
-            with suppress(OSError):
-                self._json.remove(probe, f"{probe}.json")
-        self._device = device
-
     def warnings(self) -> list[str]:
-        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing."""
+        """Return what is wrong or unwise about the folder, in sentences for operators.  Makes it if it is missing.
+
+        Called by ``--check``, before anything is shared.
+        """
         try:
             self.check()
         except OSError as error:
@@ -105,13 +94,19 @@ class SharedFolder:
     # What there is.
 
     def stems(self) -> set[str]:
-        """Return the stems of all entries."""
+        """Return the stems of all entries.
+
+        This is the call that a look makes every two seconds, so it reads no file.
+        """
         # Without `suppress`: a folder that has vanished is not an empty one.
         names = os.listdir(self.path / ENTRIES)
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
     def read_all(self, stems: Iterable[str]) -> list[SharedEntry]:
-        """Return these entries, without those that are gone, malformed, or of a newer bioproxy.  Never raises."""
+        """Return these entries, without those that are gone, malformed, or of a newer bioproxy.  Never raises.
+
+        One process that writes nonsense must not keep the others from what is good.
+        """
         found: list[SharedEntry] = []
         for stem in stems:
             # An entry that was removed a moment ago, or that somebody has damaged, says nothing about the others.
@@ -119,19 +114,15 @@ class SharedFolder:
                 found.append(entry_from_json(stem, self._json.read_strictly(f"{ENTRIES}/{stem}.json")))
         return found
 
-    def leases(self) -> dict[str, bytes]:
-        """Return the content of all leases, by the names of their files."""
-        found: dict[str, bytes] = {}
-        for name in os.listdir(self.path / LEASES):
-            # Its holder may give it up between the two calls.
-            with suppress(FileNotFoundError):
-                found[name] = (self.path / LEASES / name).read_bytes()
-        return found
-
     # Slot files.
 
     def publish(self, source: Path, name: str, kind: str, snapshot: Snapshot) -> SharedEntry | None:
-        """Put a slot file on the shelf; return its entry, or `None` if the file is not as `snapshot` says any more."""
+        """Put a slot file on the shelf; return its entry, or `None` if the file is not as `snapshot` says any more.
+
+        `source` is the file in the slot folder, and `name` and `kind` are the id under which others shall find it.  May
+        take minutes, where the file must be copied.
+        """
+        # A stem that nobody else has, so there is no agreement with other writers.
         stem = stem_for(name, kind, snapshot.model)
         target = self.path / FILES / f"{stem}.bin"
         # Compared before and after: the file may be replaced by a newer one while it is copied.
@@ -141,15 +132,20 @@ class SharedFolder:
             modified = link_or_copy(source, target)
             whole = is_as_recorded(source, snapshot.size, snapshot.written_at)
         except FileNotFoundError:
-            # Removed from the slot folder since, unless it is this folder that is gone.
+            # Removed from the slot folder since, unless it is this folder that is gone.  The one is everyday, the other
+            # must be told as trouble.
             if source.exists():
                 raise
             whole = False
+        # Nobody has seen it yet, so it can simply go.
         if not whole or target.stat().st_size != snapshot.size:
             target.unlink(missing_ok=True)
             return None
+        # For others: under the usual name, with no time, as that belongs to the file in the slot folder here, and not
+        # pinned, which is this operator's wish.
         usual = replace(snapshot, filename=names_of(name, kind)[0], written_at=None, pinned=False)
         entry = SharedEntry(stem, name, kind, usual, modified)
+        # From this moment on others see it.  Written to the disk for good, as the record of a local file is.
         try:
             self._json.write(f"{ENTRIES}/{stem}.json", entry.to_json(), indent=None)
         except OSError:
@@ -160,7 +156,11 @@ class SharedFolder:
         return entry
 
     def fetch(self, entry: SharedEntry, target: Path) -> bool:
-        """Have the slot file of an entry at `target` too; return whether it was there, and is whole."""
+        """Have the slot file of an entry at `target` too; return whether it was there, and is whole.
+
+        `target` must not exist.  Its content is not looked at: size and time tell whether it is the file that was
+        published.  May take minutes, where the file must be copied.
+        """
         source = self.path / FILES / f"{entry.stem}.bin"
         try:
             if not is_as_recorded(source, entry.snapshot.size, entry.modified):
@@ -171,18 +171,23 @@ class SharedFolder:
             if error.errno in (errno.ENOENT, errno.ESTALE):
                 return False
             raise
-        # Once more, for a file that was changed while it was copied.
+        # Once more, for a file that was changed while it was copied.  Nobody of us does that; a person, or a program
+        # that restores a backup, may.
         whole = is_as_recorded(source, entry.snapshot.size, entry.modified)
         if not whole or target.stat().st_size != entry.snapshot.size:
             target.unlink()
             return False
+        # A use, for the order of removal, which the next minute of upkeep would tell late.
         # A disk that is read-only cannot note this, and is good enough all the same.
         with suppress(OSError):
             self.touch(entry.stem)
         return True
 
     def touch(self, *stems: str) -> None:
-        """Note that entries were used, by the file system's own clock.  A missing entry is no error."""
+        """Note that entries were used, by the file system's own clock.  A missing entry is no error.
+
+        The time of use is the file's own time of change, so that noting it changes no content, which readers rely on.
+        """
         # `utime` without a time means "now" to the file system, so on a network disk it is the server's clock that
         # counts, and the clocks of the machines may differ.
         for stem in stems:
@@ -190,8 +195,11 @@ class SharedFolder:
                 os.utime(self.path / ENTRIES / f"{stem}.json")
 
     def remove(self, stems: Collection[str]) -> None:
-        """Remove slot files with their entries; missing ones are no error."""
-        # All entries first: from then on nobody begins to fetch one of these files.
+        """Remove slot files with their entries; missing ones are no error.
+
+        A reader that has just begun to copy one keeps its file open, or its link: it gets all of it.
+        """
+        # The entries of all files first, and durably: from then on nobody begins to fetch one of these files.
         self._json.remove(*(f"{ENTRIES}/{stem}.json" for stem in stems))
         for stem in stems:
             with suppress(FileNotFoundError):
@@ -201,6 +209,7 @@ class SharedFolder:
 
     def used_at(self) -> dict[str, float]:
         """Return when each entry was used last, in seconds since 1970 by the file system's clock, by stem."""
+        # `scandir` and not `listdir`, because it brings the times along on some file systems.
         with os.scandir(self.path / ENTRIES) as found:
             return {
                 each.name.removesuffix(".json"): each.stat().st_mtime for each in found if each.name.endswith(".json")
@@ -208,7 +217,8 @@ class SharedFolder:
 
     def now(self) -> float:
         """Return the time by the file system's clock, in seconds since 1970."""
-        # The clock of this machine may be another one.
+        # The clock of this machine may be another one.  There is no call that asks a file server for its time, but each
+        # file that is made there gets it.
         probe = self.path / LEASES / f"clock-{secrets.token_hex(8)}"
         probe.touch()
         try:
@@ -217,11 +227,13 @@ class SharedFolder:
             probe.unlink()
 
     def free(self) -> int:
-        """Return how many bytes can be written to the disk."""
+        """Return how many bytes can be written to the disk, by everybody and not by root alone."""
         return free_bytes(self.path)
 
     def remove_strays(self, older_than: float) -> int:
         """Remove what processes have left that died: files without an entry, drafts, leases; return how many.
+
+        Only one process at a time should do so, but nothing breaks if two do.
 
         `older_than` is a time by the file system's clock.  Younger ones may be of a process at work.
         """
@@ -233,48 +245,9 @@ class SharedFolder:
                 if folder == FILES:
                     stray = each.name.removesuffix(".bin") not in stems
                 with suppress(FileNotFoundError):
+                    # An hour by the file system's clock, compared with times of the same clock.
                     # The time of the last change of the name, not of the content: a hard link of an old file is new.
                     if stray and each.stat().st_ctime < older_than:
                         os.unlink(each.path)
                         removed += 1
         return removed
-
-    # Leases.
-
-    def create(self, file: str, content: bytes) -> bool:
-        """Create a file that must not be there yet; return whether this call has created it."""
-        # `O_EXCL` is the one operation on which all leases rest: the kernel, or the server of a network disk, lets
-        # exactly one of several callers succeed.
-        try:
-            descriptor = os.open(self.path / file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        except FileExistsError:
-            return False
-        try:
-            with os.fdopen(descriptor, "wb") as opened:
-                opened.write(content)
-        except OSError:
-            # On a full disk a file can be created and not written.
-            with suppress(OSError):
-                os.unlink(self.path / file)
-            raise
-        return True
-
-    def renew_lease(self, name: str, content: bytes, mine: bytes) -> bool:
-        """Replace a lease's content if it begins with `mine`; return whether it did."""
-        path = self.path / LEASES / name
-        try:
-            if not path.read_bytes().startswith(mine):
-                return False
-        except FileNotFoundError:
-            return False
-        # In place and not by a rename, which would create the file again if somebody has removed it meanwhile.
-        with open(path, "r+b") as opened:
-            opened.write(content)
-            opened.truncate()
-        return True
-
-    def remove_leases(self, names: Iterable[str]) -> None:
-        """Remove leases; missing ones are no error."""
-        for name in names:
-            with suppress(FileNotFoundError):
-                os.unlink(self.path / LEASES / name)

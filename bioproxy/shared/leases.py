@@ -5,8 +5,11 @@ seconds, its *beats*.  Somebody who wants a lease that is held watches the beats
 `DEAD_AFTER` seconds, the holder is dead or cut off, and the lease may be taken over: by creating the file of the next
 generation, which only one of several can do.
 
-No time of day is written or compared.  Each process measures by its own monotonic clock for how long *it* has seen the
-same beats, so clocks that differ by minutes do no harm.
+No time of day is written or compared.  The usual lease says "mine until 12:05", which holds only if all machines agree
+what time it is, and one whose clock is five minutes late takes each lease for valid that has expired.  A number that
+increases says one thing: its holder was alive when it was written.  Each process measures by its own monotonic clock
+for how long *it* has seen the same number.  So clocks that differ by minutes, or are set while bioproxy runs, do no
+harm; what counts is only that a second is a second everywhere.
 
 A holder that was stopped for a while and comes back finds the next generation, and knows that it has lost the lease.
 What it computes meanwhile is only computed twice: leases save work, and nothing relies on them to be correct.
@@ -44,7 +47,7 @@ class Seen:
     """What was seen of one lease's file."""
 
     content: bytes
-    """Holder and beats, as they were last time."""
+    """Holder and beats, as they were last time.  Compared as bytes: any change is a sign of life."""
     since: float
     """Since when they are the same, by this process's clock."""
 
@@ -77,7 +80,10 @@ class Leases:
         self._seen: dict[str, Seen] = {}
 
     def saw(self, files: Mapping[str, bytes], began: float = math.inf) -> None:
-        """Note the content of all leases, which somebody began to read at `began`, by this process's clock."""
+        """Note the content of all leases, which somebody began to read at `began`, by this process's clock.
+
+        A lease that is not among `files` was given up or removed.
+        """
         now = self._clock.seconds()
         before, self._seen = self._seen, {}
         for file, content in files.items():
@@ -109,17 +115,22 @@ class Leases:
         """Return the file whose creation gives this process the lease, `None` if somebody alive holds it."""
         if self.holder_of(key) is not None:
             return None
+        # The next number, also where the latest holder is dead.  To remove its file and create the same one again would
+        # be two steps: two processes could both remove, both create, and the second would remove what the first has
+        # created.  With numbers there is one step, and one winner.
         latest = self._latest(key)
         generation = 0 if latest is None else int(latest.rpartition(".")[2])
         return f"{key}.{generation + 1}"
 
     def got(self, key: str, file: str) -> None:
-        """Note that this process has created a lease's file."""
+        """Note that this process has created a lease's file.  Called only after the disk has said so."""
         self.mine[key] = Mine(file, 0, self._clock.seconds(), self._clock.seconds())
         self._seen[file] = Seen(self.content(0), self._clock.seconds())
 
     def to_renew(self) -> list[tuple[str, bytes]]:
         """Return the files of this process's leases whose next beat is due, with their new content."""
+        # Counted before it is written.  If the write fails, the others miss one beat of five, and the next one shows a
+        # number that they have not seen.
         due: list[tuple[str, bytes]] = []
         now = self._clock.seconds()
         for mine in self.mine.values():
@@ -133,7 +144,10 @@ class Leases:
         self.mine = {key: mine for key, mine in self.mine.items() if mine.file != file}
 
     def give_up(self, key: str) -> list[str]:
-        """Forget a lease that this process holds; return the files to remove: its own, and those of dead holders."""
+        """Forget a lease that this process holds; return the files to remove: its own, and those of dead holders.
+
+        Returns nothing for a lease that this process does not hold (any more): its file is another one's.
+        """
         if self.mine.pop(key, None) is None:
             return []
         files = [file for file in self._seen if file.rpartition(".")[0] == key]

@@ -3,6 +3,11 @@
 The folder is read by a thread every two seconds; what is new or gone is written down here.  Searching must not wait: it
 happens while a user is at the gate.
 
+Why is the folder copied into memory at all?  A look into it takes milliseconds on a network disk, and may hang.  With a
+thousand conversations on the shelf, each request would have to read a thousand small files to find out which one it
+goes on with.  As no entry ever changes, a copy cannot be wrong, only late: it may lack the newest entries, and have
+some that were just removed.  A fetch finds out the latter.
+
 Only entries of the model that runs now can be found.  An entry of another model is of no use here, and may be the very
 thing for another process, so it stays and is merely not indexed.  While it is not known which model runs, nothing is
 found.
@@ -33,6 +38,7 @@ class Mirror:
     """All entries that could be read, of whatever model, by stem."""
 
     def __init__(self) -> None:
+        """Begin with nothing, and for no model."""
         self.entries = {}
         # Stems of entries that are of no use: of a newer bioproxy, or damaged.  They are not tried again.
         self._unreadable: set[str] = set()
@@ -41,16 +47,24 @@ class Mirror:
         self._model: Model | None = None
 
     def news(self, stems: set[str]) -> set[str]:
-        """Forget entries that are not among `stems`; return those of `stems` that have to be read."""
+        """Forget entries that are not among `stems`; return those of `stems` that have to be read.
+
+        `stems` are all that a look has found.  Mostly there is nothing new, and nothing is read.
+        """
+        # What is gone from the folder is gone from here, whoever has removed it.
         # Listed first, because a dictionary must not shrink while it is gone through.
         for stem in [stem for stem in self.entries if stem not in stems]:
             self.drop(stem)
+        # Asked once: a damaged entry would otherwise be read with each look, for as long as it is there.
         # Names are used once, so a damaged entry that is gone never comes back, and need not be remembered.
         self._unreadable &= stems
         return {stem for stem in stems if stem not in self.entries and stem not in self._unreadable}
 
     def add(self, asked: Iterable[str], found: Iterable[SharedEntry]) -> None:
-        """Take over what was `found` of the stems that were `asked` for."""
+        """Take over what was `found` of the stems that were `asked` for.
+
+        What was asked for and not found could not be read, and is not asked for again.
+        """
         # Another look, or the publication of the very same file, may have added an entry before; then nothing changes.
         for entry in found:
             self.entries[entry.stem] = entry
@@ -65,23 +79,29 @@ class Mirror:
         if entry is None:
             return
         id = entry.name, entry.kind
-        # Another process may have published the same prompt since; that entry stays.
+        # Another process may have published the same prompt since; that entry stays, and is the one that is found.
         if self._stems.get(id) == stem:
             del self._stems[id]
             self._index.drop(id)
 
     def ignore(self, stem: str) -> None:
-        """Never use an entry again whose file is not as it says."""
+        """Never use an entry again whose file is not as it says.
+
+        It stays on the disk: that its file is bad was seen by one process only, and removing is for the upkeep.
+        """
         self.drop(stem)
         self._unreadable.add(stem)
 
     def has(self, name: str, kind: str, snapshot: Snapshot) -> bool:
-        """Tell whether there is a file with the same content."""
+        """Tell whether there is a file with the same content.
+
+        Asked before a file is published: it may be one that was fetched from here.
+        """
         stem = self._stems.get((name, kind))
         return stem is not None and same_content(self.entries[stem].snapshot, snapshot)
 
     def prompt(self, model: Model, name: str, key: Key) -> SharedEntry | None:
-        """Return the entry of a prompt with just this text and shape, of this model."""
+        """Return the entry of a prompt with just this text and shape, of this model; `None` if there is none."""
         self._use(model)
         # A look-up by name, and then the comparison that decides: the same name may stand for another text or shape at
         # another bioproxy, whose file would be of no use here.
@@ -90,7 +110,11 @@ class Mirror:
         return entry if entry is not None and entry.snapshot.key == key else None
 
     def conversation(self, model: Model, turns: ConversationChain) -> SharedEntry | None:
-        """Return the longest conversation of this model that `turns` goes on with."""
+        """Return the longest conversation of this model that `turns` goes on with; `None` if there is none.
+
+        `turns` has a digest for each beginning of the request's messages, so each is one look-up, however many
+        conversations there are.
+        """
         self._use(model)
         # The index yields the longest one first, and nothing shorter can be better.
         for name, _ in self._index.continued_conversations(turns):
@@ -98,7 +122,10 @@ class Mirror:
         return None
 
     def superseded(self, entry: SharedEntry) -> list[str]:
-        """Return the stems of other entries that nobody needs beside this one, which was just published."""
+        """Return the stems of other entries that nobody needs beside this one, which was just published.
+
+        Without this the shelf would have each turn of each conversation until the limits are reached.
+        """
         # The same prompt with another text, or published by two processes at the same time.  Only older files: of two
         # processes that see each other's just one removes, whatever their clocks are.
         same = [each for each in self.entries.values() if each.replaced_by(entry)]
@@ -115,7 +142,10 @@ class Mirror:
         return [*(each.stem for each in same), *(stem for _, stem in sorted(earlier)[:-1])]
 
     def totals(self) -> dict[str, tuple[int, int]]:
-        """Return number and bytes of the files of each class, of whatever model."""
+        """Return number and bytes of the files of each class, of whatever model.
+
+        Of all models, because they share the limits.
+        """
         totals: dict[str, tuple[int, int]] = {}
         for entry in self.entries.values():
             of_class = class_of(entry.name, entry.kind)
@@ -125,6 +155,7 @@ class Mirror:
 
     def _use(self, model: Model) -> None:
         """Index the entries of this model, if they are not indexed yet."""
+        # Called before each search, because nobody tells this object that llama-server is another one.
         # Once for each process of llama-server, mostly.  Compared as an object first, which costs nothing.
         if self._model is model or (self._model is not None and self._model.matches(model)):
             self._model = model

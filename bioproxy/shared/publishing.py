@@ -3,6 +3,10 @@
 A save is noted when it is recorded, and published soon after, outside the gate: copying a large file to a network disk
 takes seconds, and no user should wait for that.  Of several saves of the same prompt only the latest is published.
 
+What a crash leaves at each step: a draft, or a whole file without an entry, which nobody sees and the upkeep removes
+after an hour; with its entry, a file like any other.  What was saved and not published is not known to the next
+process: it is in the local record, and is published when it is saved again.
+
 What cannot be published stays on the list: while the folder is in trouble nothing is tried, and on a disk that is full
 or read-only only after a pause (`bioproxy.runtime.backoff`).  A file that the shelf has already is not put there again.
 
@@ -77,16 +81,18 @@ class Publishing:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be published although the folder can be used, in words for operators."""
+        """Why nothing can be published although the folder can be used, in words for operators; `None` if it can."""
         trouble = self._backoff.current(WRITING)
         return None if trouble is None else trouble.text
 
     def saved(self, name: str, kind: str, entry: Snapshot) -> None:
-        """Note that a file was saved, to be published soon."""
+        """Note that a file was saved, to be published soon, in the place of an older one with the same id."""
+        # Of three kinds two are published: prompts and conversations.
         # The beginning of a prompt is only of use to whoever goes on computing it, which is mostly the same process.
         if kind != PART:
             self.waiting[name, kind] = entry
-        # While the folder is gone nothing leaves the list.
+        # While the folder is gone nothing leaves the list.  A dictionary keeps the order in which its keys came, so the
+        # first one is the one that has waited longest.
         if len(self.waiting) > MOST_WAITING:
             del self.waiting[next(iter(self.waiting))]
 
@@ -95,30 +101,39 @@ class Publishing:
 
         Fires when all of it is there, or the folder takes nothing; never fails.  Cancelling leaves the rest for later.
         """
+        # Two at a time would not be wrong, but both would copy the same file.
         await self._lock.acquire()
         try:
             # A copy, because the list changes during each ``await``.  What was saved once more meanwhile is not as its
             # entry says any more, and its turn comes with the next call.
             for id, entry in [each for each in self.waiting.items() if each[0][1] == kind]:
+                # Asked for each file: the one before may have found out that the disk is full.
                 if self._view.usable and self._backoff.waiting(WRITING) is None:
                     await self._publish(id, entry)
         finally:
             self._lock.release()
 
     async def _publish(self, id: Id, entry: Snapshot) -> None:
-        """Publish a file and take it from the list; fires and never fails."""
+        """Publish a file and take it from the list; fires and never fails.
+
+        A file that could not be written because of the disk stays on the list.  One that is gone, or that the shelf has
+        already, does not.
+        """
         try:
             if await self._put(*id, entry):
                 self._backoff.over(WRITING)
                 self.lacking = 0
         except Unusable as error:
             self._metrics.shared_files.labels("published", "failed").inc()
+            # What is left is trouble with writing alone: no space, no quota, read-only.
             # Trouble with the folder as a whole has been logged, and ends when the folder can be used again.
             if self._view.usable:
                 self.lacking = entry.size
+                # One line for each new reason: a disk may be full for days.
                 if self._backoff.failed(WRITING, text=str(error)):
                     self.log.warn("files cannot be put on the shared shelf: {reason}", reason=str(error))
             return
+        # Published, or not as its entry says any more; either way it is done with.
         # Unless it was saved once more meanwhile.
         if self.waiting.get(id) is entry:
             del self.waiting[id]
@@ -128,6 +143,7 @@ class Publishing:
 
         Fails with `Unusable`.
         """
+        # `None` on a host that does not see its own slot folder: nothing can be shared from there.
         source, folder = self._local.path_of(entry), self._view.folder
         # The last conversation on a template is called after the template here.  Elsewhere it is one of many.
         if kind == CHAT and entry.conversation is not None:
@@ -138,12 +154,17 @@ class Publishing:
         work = partial(folder.publish, source, name, kind, entry)
         shared = await self._view.disk.call(work, COPY_SECONDS, copies=True)
         self._metrics.shared_files.labels("published", "ok" if shared is not None else "missing").inc()
-        # It was replaced by a newer one already, which is published next, or removed.
+        # It was replaced by a newer one already, which is published next, or removed.  Nothing is wrong with that: a
+        # conversation that goes on fast is saved more often than it can be copied.
         if shared is None:
             return False
+        # What was linked counts as well: it tells what the shelf gets, not what a network carries.
         self._metrics.shared_bytes.labels("published").inc(entry.size)
+        # At once, and not with the next look, or this process would publish it once more.
         self._view.mirror.add([shared.stem], [shared])
         old = self._view.mirror.superseded(shared)
+        # After the new one is there, so that there is no moment with neither.  If the process dies here, both stay
+        # until the limits are reached.
         if old:
             await self._view.disk.call(partial(folder.remove, old), PATIENCE)
             for stem in old:

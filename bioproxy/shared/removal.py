@@ -13,6 +13,9 @@ each, and what was not used for the longest time goes first.  Three things are d
 One process at a time removes, the one with the lease `REMOVAL`.  If two did, nothing would break: a missing file is no
 error.
 
+Nothing here asks a clock or a disk.  All times are given, by one clock, so that an age is a difference of two times of
+the same clock whatever machine this is.
+
 Pure: what is there goes in, what is to be removed comes out.
 """
 
@@ -70,6 +73,7 @@ def to_remove(
     `used_at` has the time of each entry's last use and `now` the present time, in seconds by the same clock.  An entry
     without a time is gone already.  `missing` is how many bytes should become free in any case.
     """
+    # Those that were not used for longest come first, and go first.
     by_use = sorted((each for each in entries if each.stem in used_at), key=lambda each: used_at[each.stem])
     newest: dict[Id, list[SharedEntry]] = {}
     for each in by_use:

@@ -51,6 +51,7 @@ class SharedView:
     log = Logger()
 
     def __init__(self, folder: SharedFolder, disk: Disk, leases: Leases, clock: IReactorTime) -> None:
+        """Look into `folder` by `disk`, and tell `leases` what was seen; `clock` tells how old a look is."""
         self.folder = folder
         """The folder, for those who change something.  All its methods block."""
         self.disk = disk
@@ -90,7 +91,7 @@ class SharedView:
         began, folder = self._clock.seconds(), self.folder
         # Leases first.  Whoever gives up a lease has published its file before: where the lease is gone, the file is
         # seen.  The other way round both could be missed.
-        leases, stems = await self.disk.call(lambda: (folder.leases(), folder.stems()), patience)
+        leases, stems = await self.disk.call(lambda: (folder.leases.read(), folder.stems()), patience)
         # A look that began later has come to its end first, and knows better.
         if began < self._newest:
             return

@@ -39,7 +39,7 @@ from bioproxy.slot.file_search import SavedConversation
 from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.record import CHAT
 from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.saving import SaveFailed
+from bioproxy.slot.save_failures import SaveFailed
 
 GROWN = 256
 """Tokens that a conversation must have grown by to be saved.

@@ -91,7 +91,7 @@ class SlotFiles:
         # What other objects do with the same record and the same folder, offered under the same names.  The classes say
         # what the methods do.  First how a file is made, in `FileSaver`.
         self.save = self.saver.save
-        self.end_pause = self.saver.end_pause
+        self.end_pause = self.saver.pause.end
         # Which file may be used for what, in `FileSearch`.
         search = FileSearch(identity, snapshots, folder)
         self.usable = search.usable
@@ -117,7 +117,7 @@ class SlotFiles:
         """Whether llama-server keeps slot files, they can be saved, and restoring them helps."""
         # All three can change at any time, by a restart with other flags, a full disk, or an answer
         # that reused nothing.  So it is asked each time it matters and never remembered.
-        return bool(self.enabled) and self._reuse_check.trouble is None and not self.saver.paused
+        return bool(self.enabled) and self._reuse_check.trouble is None and not self.saver.pause.in_force
 
     @property
     def model_known(self) -> bool:

@@ -27,14 +27,13 @@ ends right after each step:
 8. Remove older files, if there are more than the limits allow (`bioproxy.slot.shelf`).  State
    before that: the limits are exceeded, by this one file, until the next start or save.
 
-All of this happens inside the gate.  This module does not know when a save is worth its time, or
-how files are loaded.
+All of this happens inside the gate.  Steps 5 to 7 are in `bioproxy.slot.record_switch`, because a file from the shared
+shelf takes them, too.  This module does not know when a save is worth its time, or how files are loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime, timezone
 
 from twisted.internet.interfaces import IReactorTime
@@ -45,47 +44,14 @@ from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.backoff import Backoff
-from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.record import Snapshot, SnapshotRecord, names_of
+from bioproxy.slot.record import Snapshot, SnapshotRecord
+from bioproxy.slot.record_switch import switch_record
+from bioproxy.slot.save_failures import SaveFailed, SavePause, SlotChanged, TooLarge
 from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.snapshot import class_of
-
-
-class SaveFailed(Exception):
-    """The slot could not be saved.  The text says why, for operators.
-
-    It stands for every error in a save, because callers handle all of them in the same way.
-    """
-
-
-class SlotChanged(SaveFailed):
-    """Another request used the slot, or llama-server has changed, meanwhile; the next save may succeed.
-
-    This is a class of its own because it causes no pause: the disk is not at fault.
-    """
-
-
-class TooLarge(SaveFailed):
-    """The file would be larger than the limit of all files of its class; a smaller one may still be saved.
-
-    It causes no pause either.  Saving the same tokens again would be useless before the limit is changed.
-    """
-
-
-SHORTEST_PAUSE, LONGEST_PAUSE = 30.0, 600.0
-"""Seconds without saving after saves of two prompts have failed; doubled with each failure in a row.
-
-During a pause no prompt is warmed up only to save it.  Half the shortest: a full disk is tried
-twice as often, each time after a warm-up.  Twice the longest: after space was freed on the disk, it
-takes up to twenty minutes until saving is tried again.
-"""
-
-
-SAVES = "saves"
-"""The name under which the pause of all saves is kept."""
 
 
 class FileSaver:
@@ -120,26 +86,11 @@ class FileSaver:
         self._clock = clock
         self.saved: Callable[[str, str, Snapshot], None] = lambda name, kind, entry: None
         """Called with id, kind and entry of each file that was saved.  Assigned by assembly."""
-        # The prompts whose last save failed.
-        self._failed: set[str] = set()
-        # Not lengthened at random, as the pauses of warm-ups are: there is one pause for all files, so nothing that
-        # failed together would be tried again together.
-        self._backoff = Backoff(clock, SHORTEST_PAUSE, LONGEST_PAUSE, jitter=0)
-
-    @property
-    def paused(self) -> bool:
-        """Whether saving pauses because it has failed, and would probably fail again."""
-        # Checked before anything is computed or begun only to save it.  `save` itself does not check this: when it is
-        # called, the content is there already, so saving may as well be tried.
-        return self._backoff.waiting(SAVES) is not None
-
-    def end_pause(self) -> None:
-        """End a pause, because an operator expects saving to work now."""
-        # The operator's request counts like a success: if saving fails again, the next pause is the shortest again.
-        self._backoff.over(SAVES)
+        self.pause = SavePause(clock)
+        """Whether saving is worth a try.  `save` does not ask it."""
 
     # `save` does all steps, in the order of the list above: `_write` has the steps that can be
-    # cancelled, `record` the steps that cannot.
+    # cancelled, `switch_record` the steps that cannot.
 
     async def save(
         self,
@@ -169,7 +120,7 @@ class FileSaver:
             # By the wall clock, because it must mean something after a restart.
             now = datetime.fromtimestamp(self._snapshots.now(), timezone.utc).isoformat(timespec="seconds")
             entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation, None, pinned, earlier)
-            entry = self.record(name, kind, entry)
+            entry = switch_record(self._snapshots, self._folder, name, kind, entry)
         except (SaveFailed, LlamaCallFailed, OSError) as error:
             # `CancelledError` is not handled here, on purpose: llama-server is still writing then,
             # and would create the file again if it were removed now.  "refused" means that
@@ -182,34 +133,16 @@ class FileSaver:
             known = self._snapshots.get(name, kind)
             if known is None or known.filename != filename:
                 self._folder.remove(filename)
-            # If another request has used the slot, llama-server has failed, or this file alone is too large, this says
-            # nothing about the disk.
-            if not isinstance(error, SlotChanged | TooLarge | UpstreamError | UpstreamTimeout):
-                self._begin_pause(name)
+            self.pause.failed(name, error)
             kind_of_error = TooLarge if isinstance(error, TooLarge) else SaveFailed
             raise kind_of_error(f"saving {filename}: {error}") from None
-        # A successful save shows that the disk works: earlier failures had another cause, and the next pause is the
-        # shortest again.
-        self._backoff.over(SAVES)
-        self._failed.clear()
+        self.pause.succeeded()
         self._metrics.slot_saves.labels(metric_label(name), "ok").inc()
         self._metrics.slot_bytes.labels("saved").inc(entry.size)
         # Step 8, after all the others: an older file goes only for one that is complete and recorded.
         self._shelf.within_limits((name, kind))
         self.saved(name, kind, entry)
         return entry
-
-    def _begin_pause(self, name: str) -> None:
-        """Pause saving for a while if another prompt could not be saved either."""
-        # The pause is measured by the reactor's clock, which stands still while bioproxy cannot
-        # run.  A single prompt may be too large, or have an unsuitable name, and must not prevent
-        # the others from being saved.  When a second prompt fails, the cause is a full disk or a
-        # wrong folder: the next save would fail too, and computing its prompt, perhaps for
-        # minutes, would be useless.  `_failed` is a set, so that a prompt that fails repeatedly
-        # counts once.
-        self._failed.add(name)
-        if len(self._failed) > 1:
-            self._backoff.failed(SAVES)
 
     async def _write(self, name: str, kind: str, filename: str, tokens: int) -> tuple[int, Model]:
         """Have llama-server write the file; fire with its bytes and the model.  Fails as `save` or `LlamaApi`."""
@@ -268,33 +201,3 @@ class FileSaver:
         if not self._shelf.accepts(name, kind, size):
             limit = self._shelf.limit(class_of(name, kind)) or 0
             raise TooLarge(f"its {size >> 20} MiB are more than the limit of {limit >> 20} MiB leaves room for")
-
-    def record(self, name: str, kind: str, entry: Snapshot) -> Snapshot:
-        """Switch the record to a file that was just written, and give it its usual name; return the entry.
-
-        Raises `SaveFailed` if the file is not there as the entry says, and `OSError`.
-        """
-        # No ``await`` here: these steps cannot be cancelled, only the end of the process can
-        # interrupt them.  That is on purpose, and is why the small writes to the disk are not moved
-        # to a thread.  First the end of step 4.  llama-server has said how many bytes it wrote; if
-        # the folder can be seen, the disk must say the same.  A missing file is the most frequent
-        # mistake of operators, so the message names the two settings that must agree.
-        entry = replace(entry, written_at=self._folder.written_at(entry.filename))
-        if not self._folder.is_intact(entry):
-            raise SaveFailed(
-                f"there is no such file of {entry.size} bytes in {self._folder.path}:"
-                " is slot_save_path the folder that llama-server was given as --slot-save-path?"
-            )
-        # Step 5.  Before the rename, not after: the old file still has the usual name, and the
-        # record must not name it any more when it is replaced.
-        self._snapshots.put(name, kind, entry)
-        # From here on the save has succeeded, whatever happens.  Step 6 gives people who look into
-        # the folder the expected name, and limits the names of a kind to two.  If bioproxy cannot
-        # see the folder, the file keeps its second name, and the next save uses the first one.
-        usual = names_of(name, kind)[0]
-        if entry.filename != usual and self._folder.rename(entry.filename, usual):
-            # Step 7.  Until this is on the disk, the record names a file that no longer exists, and
-            # not the file that replaced the old one.
-            entry = replace(entry, filename=usual)
-            self._snapshots.put(name, kind, entry)
-        return entry

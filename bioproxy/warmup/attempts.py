@@ -31,7 +31,7 @@ from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.gate import Gate
-from bioproxy.slot.saving import SaveFailed, TooLarge
+from bioproxy.slot.save_failures import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.due import Due, Reason
 from bioproxy.warmup.idle_work import IdleWork

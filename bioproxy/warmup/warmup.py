@@ -36,7 +36,7 @@ from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.gate import Gate
 from bioproxy.slot.reuse_check import helped
-from bioproxy.slot.saving import SaveFailed
+from bioproxy.slot.save_failures import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
 from bioproxy.warmup.progress import LEAST, Progress, piece_end

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fleet_clients import SLACK, Attempt, Crowd, Session, Summary
+from benchmarks.fleet_asking import Attempt
+from benchmarks.fleet_clients import SLACK, Crowd, Session, Summary
 from benchmarks.fleet_parts import Balancer, Pair, find_haproxy, round_robin, write_templates
 from benchmarks.servers import Children, wait_for
 from bioproxy.demo import tiny_model

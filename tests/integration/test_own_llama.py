@@ -192,7 +192,7 @@ async def test_never_ready(proxy_of: ProxyOf, tiny: Path, tmp_path: Path) -> Non
     pid = await until(lambda: proxy.child.pid)
     assert is_running(pid)
     # The next process gets the short limit; the present one is killed for it.
-    proxy.child.start_limit = 0.3
+    proxy.child.life.start_limit = 0.3
     os.kill(pid, signal.SIGTERM)
     answer = await waiting
     assert answer.status == 503

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bioproxy.shared.folder import SharedFolder
 from bioproxy.shared.leases import Leases
 from bioproxy.shared.view import SharedView
 from bioproxy.slot.snapshot import CHAT, PREFIX, Snapshot, names_of
+from tests.support.folders import FolderTest
 
 MODEL = Model("facts", ((1, -0.5), (2, -1.5)))
 OTHER = Model("facts", ((1, -3.5), (3, -4.5)))
@@ -95,3 +97,37 @@ def no_space() -> OSError:
 def view_of(path: Path, clock: Clock, threads: Threads, holder: str = "me") -> SharedView:
     """Return one process's view of a folder."""
     return SharedView(SharedFolder(path), Disk(threads, clock), Leases(holder, clock), clock)
+
+
+class SharedFolderTest(FolderTest):
+    """A shared folder and a slot folder."""
+
+    def setUp(self) -> None:
+        """Make them."""
+        super().setUp()
+        self.path, self.slots = self.folder / "shelf", self.folder / "slots"
+        self.slots.mkdir()
+        self.shelf = SharedFolder(self.path)
+        self.shelf.check()
+
+    def slot_file(self, name: str = "code.bin", content: bytes = CONTENT) -> Path:
+        """Write a slot file."""
+        path = self.slots / name
+        path.write_bytes(content)
+        return path
+
+    def publish(self, **more: Any) -> Any:
+        """Publish a slot file."""
+        return self.shelf.publish(self.slot_file(), "code", PREFIX, snapshot(**more))
+
+    def files(self) -> list[str]:
+        """Return all files on the shelf."""
+        return sorted(each.name for each in self.path.rglob("*") if each.is_file())
+
+    def without_links(self) -> None:
+        """Stand for two disks."""
+
+        def link(source: Any, target: Any) -> None:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+        self.patch(os, "link", link)

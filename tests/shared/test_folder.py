@@ -5,103 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from bioproxy.shared.copying import link_or_copy
-from bioproxy.shared.folder import ENTRIES, FILES, LEASES, SharedFolder
+from bioproxy.shared.layout import ENTRIES, FILES, LEASES
 from bioproxy.slot.folder import RESERVE
 from bioproxy.slot.snapshot import PREFIX
-from tests.shared.support import CONTENT, entry, no_space, snapshot
-from tests.support.folders import FolderTest
-
-
-class SharedFolderTest(FolderTest):
-    """A shared folder and a slot folder."""
-
-    def setUp(self) -> None:
-        """Make them."""
-        super().setUp()
-        self.path, self.slots = self.folder / "shelf", self.folder / "slots"
-        self.slots.mkdir()
-        self.shelf = SharedFolder(self.path)
-        self.shelf.check()
-
-    def slot_file(self, name: str = "code.bin", content: bytes = CONTENT) -> Path:
-        """Write a slot file."""
-        path = self.slots / name
-        path.write_bytes(content)
-        return path
-
-    def publish(self, **more: Any) -> Any:
-        """Publish a slot file."""
-        return self.shelf.publish(self.slot_file(), "code", PREFIX, snapshot(**more))
-
-    def files(self) -> list[str]:
-        """Return all files on the shelf."""
-        return sorted(each.name for each in self.path.rglob("*") if each.is_file())
-
-    def without_links(self) -> None:
-        """Stand for two disks."""
-
-        def link(source: Any, target: Any) -> None:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-
-        self.patch(os, "link", link)
-
-
-class Checks(SharedFolderTest):
-    """Whether the folder is good enough."""
-
-    def test_good(self) -> None:
-        """A good folder is made, with nothing left in it; only its owner may look into it."""
-        self.assertEqual([], self.files())
-        self.assertEqual(0o700, self.path.stat().st_mode & 0o777)
-        self.assertEqual([], self.shelf.warnings())
-        self.path.chmod(0o755)
-        self.assertIn("others than its owner may look into it", self.shelf.warnings()[0])
-
-    def test_bad(self) -> None:
-        """A file in its place, or a missing folder above it, is said in one line."""
-        (self.folder / "file").write_text("")
-        for name, text in (("file", "Not a directory"), ("gone/shelf", "No such file or directory")):
-            [told] = SharedFolder(self.folder / name).warnings()
-            self.assertTrue(told.startswith(str(self.folder / name)) and text in told, told)
-        self.assertFalse((self.folder / "gone").exists())
-
-    def test_away(self) -> None:
-        """A folder that is renamed away is not made again; cleared, it is."""
-        self.path.rename(self.folder / "away")
-        self.assertRaises(OSError, self.shelf.check)
-        self.assertFalse(self.path.exists())
-        (self.folder / "away").rename(self.path)
-        self.shelf.check()
-        for name in (ENTRIES, FILES, LEASES):
-            (self.path / name).rmdir()
-        self.shelf.check()
-        self.assertEqual(set(), self.shelf.stems())
-
-    def test_not_mounted(self) -> None:
-        """An empty folder on another disk than before is what a disk leaves that is not mounted."""
-        self.shelf._device = 0
-        self.shelf.check()
-        self.shelf._device = 0
-        (self.path / ENTRIES).rmdir()
-        self.assertIn("is it mounted?", str(self.assertRaises(OSError, self.shelf.check)))
-
-    def test_file_systems(self) -> None:
-        """What is missing of the promises of a file system is noticed."""
-
-        class Twice(SharedFolder):
-            def create(self, file: str, content: bytes) -> bool:
-                (self.path / file).write_bytes(content)
-                return True
-
-        self.assertIn("created twice", Twice(self.path).warnings()[0])
-        listdir = os.listdir
-        self.patch(os, "listdir", lambda path: [] if str(path).endswith(LEASES) else listdir(path))
-        self.assertIn("cannot be read back", self.shelf.warnings()[0])
+from tests.shared.support import CONTENT, SharedFolderTest, entry, no_space, snapshot
 
 
 class Publishing(SharedFolderTest):
@@ -165,7 +76,7 @@ class Publishing(SharedFolderTest):
         self.path.rename(self.folder / "away")
         self.assertRaises(FileNotFoundError, self.shelf.publish, source, "code", PREFIX, snapshot())
         self.assertRaises(FileNotFoundError, self.shelf.stems)
-        self.assertRaises(FileNotFoundError, self.shelf.leases)
+        self.assertRaises(FileNotFoundError, self.shelf.leases.read)
 
     def test_no_entry(self) -> None:
         """If the entry cannot be written, the file goes as well."""
@@ -248,45 +159,3 @@ class Upkeep(SharedFolderTest):
         self.assertEqual(0, self.shelf.remove_strays(self.shelf.now() - 3600))
         self.assertEqual(5, self.shelf.remove_strays(self.shelf.now() + 3600))
         self.assertEqual([f"{found.stem}.bin", f"{found.stem}.json"], self.files())
-
-
-class LeaseFiles(SharedFolderTest):
-    """The files of leases."""
-
-    def test_life(self) -> None:
-        """Only one creates a file; only who has written it writes it again; removing twice is no error."""
-        self.assertTrue(self.shelf.create(f"{LEASES}/key.1", b"me 0 and more"))
-        self.assertFalse(self.shelf.create(f"{LEASES}/key.1", b"you 0"))
-        self.assertFalse(self.shelf.renew_lease("key.1", b"you 1", b"you "))
-        self.assertTrue(self.shelf.renew_lease("key.1", b"me 1", b"me "))
-        self.assertEqual({"key.1": b"me 1"}, self.shelf.leases())
-        self.shelf.remove_leases(["key.1", "key.1"])
-        self.assertFalse(self.shelf.renew_lease("key.1", b"me 2", b"me "))
-        self.assertEqual({}, self.shelf.leases())
-
-    def test_given_up_meanwhile(self) -> None:
-        """A lease that goes between listing and reading is none."""
-        listdir = os.listdir
-        self.patch(os, "listdir", lambda path: [*listdir(path), "gone.1"])
-        self.assertEqual({}, self.shelf.leases())
-
-    def test_full(self) -> None:
-        """On a full disk no empty lease is left."""
-
-        class Full:
-            def __enter__(self) -> Full:
-                return self
-
-            def __exit__(self, *args: object) -> None:
-                raise no_space()
-
-            def write(self, content: bytes) -> None:
-                pass
-
-        def fdopen(descriptor: int, mode: str) -> Full:
-            os.close(descriptor)
-            return Full()
-
-        self.patch(os, "fdopen", fdopen)
-        self.assertRaises(OSError, self.shelf.create, f"{LEASES}/key.1", b"me 0")
-        self.assertEqual([], self.files())

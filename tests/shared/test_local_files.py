@@ -13,7 +13,7 @@ from tests.support.folders import FolderTest
 
 
 class Record:
-    """Stands for the record, and for the saver, which writes it and then fails."""
+    """Stands for the record, which fails after it was changed, and for the shelf."""
 
     def __init__(self) -> None:
         self.known: Snapshot | None = None
@@ -33,8 +33,8 @@ class Record:
         """Say no."""
         return False
 
-    def record(self, name: str, kind: str, entry: Snapshot) -> None:
-        """Record it and fail, as if the second of two writes had failed."""
+    def put(self, name: str, kind: str, entry: Snapshot) -> None:
+        """Record it and fail, as if what follows the change had failed."""
         self.known = entry
         raise OSError("broken")
 
@@ -45,7 +45,7 @@ class TakingOver(FolderTest):
     def test_recorded_already(self) -> None:
         """If only the last step has failed, the record names the file: then it is good, and stays."""
         record: Any = Record()
-        local = LocalFiles(record, SlotFolder(self.folder), record, record)
+        local = LocalFiles(record, SlotFolder(self.folder), record)
         fetched: Path = self.folder / "code.00000000.fetched.bin"
         fetched.write_bytes(CONTENT)
         self.assertRaises(OSError, local.take_over, "code", PREFIX, snapshot(), fetched)

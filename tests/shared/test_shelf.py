@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,81 +13,12 @@ from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
 from bioproxy.shared.disk import SHORTEST_PAUSE
-from bioproxy.shared.leases import DEAD_AFTER
 from bioproxy.shared.publishing import MOST_WAITING
 from bioproxy.shared.publishing import SHORTEST_PAUSE as WRITING_PAUSE
-from bioproxy.shared.removal import INTERVAL, PROTECTED, REMOVAL
 from bioproxy.slot.snapshot import CHAT, PART, PREFIX
-from tests.shared.support import Threads, no_space, snapshot
-from tests.support.world import CODE, KEY, World, WorldTest, logged
-
-LONG = "@code " + "why? " * 100
-"""A question that makes a conversation worth keeping."""
-
-
-class SharingTest(WorldTest):
-    """Two worlds, and one folder."""
-
-    def setUp(self) -> None:
-        """Make them."""
-        super().setUp()
-        self.path = self.folder / "shelf"
-        self.worlds: list[World] = []
-        self.threads: list[Threads] = []
-        self.a, self.b = self.one("a"), self.one("b", 60)
-
-    def one(self, name: str, offset: float = 0.0, **settings: Any) -> World:
-        """Make a bioproxy that has found its llama-server and its templates."""
-        slots = self.folder / name / "slots"
-        slots.mkdir(parents=True, mode=0o700)
-        template = self.template("code", CODE)
-        more = {"state_dir": self.folder / name / "state", "slot_save_path": slots, "shared_shelf": self.path}
-        world = World(self.folder, prefixes={"@code": template}, **{**more, **settings})
-        self.addCleanup(world.close)
-        world.clock.advance(offset)
-        threads = Threads()
-        world.on_shared_disk = threads
-        self.threads.append(threads)
-        self.worlds.append(world)
-        self.do(world, world.watch.look)
-        self.do(world, world.poller.poll)
-        return world
-
-    def do(self, world: World, work: Any) -> Any:
-        """Do something in a world."""
-        return self.successResultOf(world.start(work))
-
-    def round(self, world: World, publish: bool = True) -> None:
-        """Let a world look at the folder, and publish."""
-        self.do(world, world.parts.shared.round)
-        if publish:
-            self.do(world, world.parts.shared.publish)
-
-    def warm(self, world: World) -> None:
-        """Let a world look, warm up what is due, and publish."""
-        self.round(world)
-        self.do(world, world.warmer.round)
-        self.round(world)
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass for all."""
-        for world in self.worlds:
-            world.clock.advance(seconds)
-
-    def told(self, world: World) -> Any:
-        """Return what `/status` says."""
-        return world.parts.shared.tell()
-
-    def computed(self, world: World) -> int:
-        """Return how many pieces a llama-server has computed for warm-ups, fingerprints left out."""
-        asked = world.llama_server.requests
-        return len([1 for path, body in asked if path == "/completion" and not body["n_predict"]])
-
-    def age(self, seconds: float) -> None:
-        """Have all entries used so many seconds ago."""
-        for each in (self.path / "entries").iterdir():
-            found = each.stat().st_mtime - seconds
-            os.utime(each, (found, found))
+from tests.shared.sharing import LONG, SharingTest
+from tests.shared.support import no_space, snapshot
+from tests.support.world import KEY, World, WorldTest, logged
 
 
 class Sharing(SharingTest):
@@ -228,103 +158,6 @@ class Sharing(SharingTest):
         self.a.snapshots.put("code", PART, replace(known, filename="code.part.bin"))
         self.a.chat("@code why?")
         self.assertEqual(["code"], [name for name, _, _ in self.a.parts.shared._local.prompt_uses()])
-
-
-class Leases(SharingTest):
-    """One computes at a time."""
-
-    def test_elsewhere(self) -> None:
-        """While one computes, the other one waits, and says so; then it fetches."""
-        self.round(self.a)
-        self.round(self.b)
-        self.do(self.a, self.a.warmer.round)
-        self.assertEqual(["code"], self.told(self.a)["computing"])
-        self.round(self.b)
-        self.do(self.b, self.b.identity.find_out)
-        self.do(self.b, self.b.warmer.round)
-        self.assertEqual(0, self.computed(self.b))
-        self.assertFalse(self.do(self.b, lambda: self.b.parts.shared.claim("code", KEY)))
-        template = self.b.status.now()["templates"][0]
-        self.assertEqual("another bioproxy warms it up, and shares the file", template["warmup"]["reason"])
-        self.round(self.a)
-        self.assertEqual([], self.told(self.a)["computing"])
-        self.warm(self.b)
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
-        self.assertEqual(0, self.computed(self.b))
-
-    def test_dead(self) -> None:
-        """One that died while it computed blocks the other one for less than a minute."""
-        self.round(self.a)
-        self.do(self.a, self.a.warmer.round)
-        for _ in range(int(DEAD_AFTER / 2) + 2):
-            self.advance(2)
-            self.round(self.b)
-        self.warm(self.b)
-        self.assertGreater(self.computed(self.b), 0)
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
-
-    def test_claimed_again(self) -> None:
-        """A claim that is needed again before it was given up is kept."""
-        shared = self.a.parts.shared
-        self.round(self.a)
-        self.do(self.a, self.a.identity.find_out)
-        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
-        shared.release("code")
-        self.threads[0].hangs = True
-        publishing = self.a.start(shared.publish)
-        self.threads[0].go_on()
-        self.successResultOf(publishing)
-        self.assertEqual([], self.told(self.a)["computing"])
-        shared.release("code")
-        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
-        shared.release("code")
-        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
-        self.do(self.a, shared.publish)
-        self.assertEqual(["code"], self.told(self.a)["computing"])
-        self.do(self.a, shared.finish)
-        self.assertEqual([], os.listdir(self.path / "leases"))
-
-    def test_claimed_while_published(self) -> None:
-        """A claim that is needed again while the file of the last one is copied is kept."""
-        shared = self.a.parts.shared
-        self.round(self.a)
-        self.do(self.a, self.a.warmer.round)
-        self.threads[0].hangs = True
-        publishing = self.a.start(shared.publish)
-        claim = self.a.start(lambda: shared.claim("code", KEY))
-        self.threads[0].go_on()
-        self.successResultOf(publishing)
-        self.assertTrue(self.successResultOf(claim))
-        self.assertEqual(["code"], self.told(self.a)["computing"])
-
-    def test_published_meanwhile(self) -> None:
-        """What was published between the look and the claim is fetched after all."""
-        self.warm(self.a)
-        shared = self.b.parts.shared
-        self.do(self.b, self.b.identity.find_out)
-        away = self.folder / "away"
-        (self.path / "entries").rename(away)
-        (self.path / "entries").mkdir()
-        self.threads[1].hangs = True
-        claim = self.b.start(lambda: shared.claim("code", KEY))
-        for _ in range(2):  # the check, and the look that finds nothing
-            work, result = self.threads[1].held.pop(0)
-            result.callback(work())
-        shutil.rmtree(self.path / "entries")
-        away.rename(self.path / "entries")
-        self.threads[1].go_on()
-        self.b.settle()
-        self.assertFalse(self.successResultOf(claim))
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
-
-    def test_unknown_model(self) -> None:
-        """While it is not certain which model runs, nothing is claimed or fetched."""
-        self.round(self.a)
-        shared = self.a.parts.shared
-        self.assertTrue(self.do(self.a, lambda: shared.claim("code", KEY)))
-        self.assertFalse(shared.is_computed_elsewhere("code"))
-        self.assertEqual(0, shared.prompt_tokens("code", KEY))
-        self.assertEqual([], os.listdir(self.path / "leases"))
 
 
 class Trouble(SharingTest):
@@ -523,69 +356,6 @@ class Trouble(SharingTest):
         self.assertEqual([], self.local_files("b"))
 
 
-class Upkeep(SharingTest):
-    """Once a minute."""
-
-    def test_removal(self) -> None:
-        """Too much is removed by one of them, and leftovers with it; what is used stays."""
-        self.warm(self.a)
-        self.a.chat(LONG)
-        self.do(self.a, self.a.saver.save_if_due)
-        self.round(self.a)
-        self.warm(self.b)
-        self.age(PROTECTED + 1)
-        self.b.parts.shared.limits = type(self.b.parts.shared.limits)(0, 0)
-        self.advance(INTERVAL)
-        self.round(self.b)
-        self.assertEqual({"template"}, set(self.told(self.b)["files"]))
-        self.assertEqual(1, self.b.sample("shared_files_total", action="removed", result="ok"))
-        self.assertEqual([], os.listdir(self.path / "leases"))
-
-    def test_by_one(self) -> None:
-        """While another process removes, this one does not."""
-        self.warm(self.a)
-        self.round(self.b)
-        (self.path / "leases" / f"{REMOVAL}.1").write_bytes(b"somebody 0\n")
-        self.advance(INTERVAL)
-        self.round(self.a)
-        self.assertEqual([f"{REMOVAL}.1"], os.listdir(self.path / "leases"))
-
-    def test_uses(self) -> None:
-        """A prompt that is used here is not removed elsewhere: the time of its entry is that of its last use."""
-        self.warm(self.a)
-        self.a.chat("@code why?")
-        self.advance(INTERVAL)
-        self.round(self.a)
-        self.age(1000)
-        [entry] = (self.path / "entries").iterdir()
-        before = entry.stat().st_mtime
-        self.advance(INTERVAL)
-        self.round(self.a)
-        self.assertEqual(before, entry.stat().st_mtime)
-        self.use_later()
-        self.advance(INTERVAL)
-        self.round(self.a)
-        self.assertGreater(entry.stat().st_mtime, before + 900)
-
-    def use_later(self) -> None:
-        """Use the prompt once more, at another time."""
-        self.a.files.used("code", PREFIX, self.a.files.now() + 5)
-
-    def test_full_disk(self) -> None:
-        """On a full disk no lease can be written, and room is made all the same; other trouble ends it."""
-        self.warm(self.a)
-        create = self.a.parts.shared._view.folder  # type: ignore[union-attr]
-        self.patch(create, "create", lambda *args: (_ for _ in ()).throw(no_space()))
-        self.age(40 * 86400)
-        self.advance(INTERVAL)
-        self.round(self.a)
-        self.assertEqual({}, self.told(self.a)["files"])
-        self.patch(create, "create", lambda *args: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
-        self.advance(INTERVAL)
-        self.round(self.a)
-        self.assertFalse(self.told(self.a)["usable"])
-
-
 class Alone(WorldTest):
     """Without a shared shelf."""
 
@@ -597,6 +367,8 @@ class Alone(WorldTest):
             self.successResultOf(world.start(work))
         self.assertIsNone(shared.tell())
         self.assertFalse(shared.usable)
+        wanted: Any = None  # not looked at
+        self.successResultOf(Deferred.fromCoroutine(shared.bring(wanted, wanted)))
         shared.release("code")
         shared.saved("code", PREFIX, snapshot())
         self.assertTrue(self.successResultOf(Deferred.fromCoroutine(shared.claim("code", KEY))))

@@ -13,8 +13,7 @@ from bioproxy.shared.claims import Claims
 from bioproxy.shared.disk import SHORTEST_PAUSE, Unusable
 from bioproxy.shared.leases import BEAT, DEAD_AFTER
 from bioproxy.shared.view import FRESH, PATIENCE, USERS_PATIENCE, SharedView
-from tests.shared.support import Threads, no_space, view_of
-from tests.shared.test_folder import SharedFolderTest
+from tests.shared.support import SharedFolderTest, Threads, no_space, view_of
 from tests.support.world import logged
 
 
@@ -125,7 +124,7 @@ class OnDisk(ViewTest):
         self.do(self.others.look())
         self.assertTrue(self.do(self.others_claims.take("key")))
         self.do(self.others_claims.give_up_all())
-        self.assertEqual({}, self.shelf.leases())
+        self.assertEqual({}, self.shelf.leases.read())
 
     def test_beats(self) -> None:
         """A holder that beats keeps it; one that does not loses it, and finds that out when it wants to beat."""
@@ -147,7 +146,7 @@ class OnDisk(ViewTest):
         self.threads.error = no_space()
         self.assertEqual("No space left on device", self.fail_with(self.claims.take("other")))
         self.do(self.claims.give_up_all())
-        self.assertEqual({"key.1"}, set(self.shelf.leases()))
+        self.assertEqual({"key.1"}, set(self.shelf.leases.read()))
         self.do(self.others.look())
         self.advance(DEAD_AFTER)
         self.assertTrue(self.do(self.others_claims.take("key")))

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.slot.folder import RESERVE
 from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot
-from bioproxy.slot.saving import SHORTEST_PAUSE
+from bioproxy.slot.save_failures import SHORTEST_PAUSE
 from tests.support.fakes import Refusal
 from tests.support.record_files import block, unblock
 from tests.support.slot_files import SlotFilesTest

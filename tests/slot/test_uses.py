@@ -12,7 +12,7 @@ from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.slot.content import IDLE_POLL, ProbableContent
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.record import CHAT, PART
-from bioproxy.slot.saving import SaveFailed
+from bioproxy.slot.save_failures import SaveFailed
 from bioproxy.slot.turn import Turn
 from tests.support.world import KEY, PREFIX, SlotTest
 

@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
-from bioproxy.slot.saving import SaveFailed
+from bioproxy.slot.save_failures import SaveFailed
 from tests.support.world import KEY, SlotTest
 from tests.support.world import PREFIX as TOKENS
 

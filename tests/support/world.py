@@ -24,7 +24,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from bioproxy.assembly.assemble import assemble
-from bioproxy.assembly.parts import Outside
+from bioproxy.assembly.outside import Outside
 from bioproxy.llama.connections import Agents
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
