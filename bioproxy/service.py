@@ -54,7 +54,7 @@ from bioproxy.child.program import reader
 from bioproxy.child.supervisor import LlamaChild
 from bioproxy.http.connection_limits import allowed_connections
 from bioproxy.http.ports import OpenPortWarning, port_service, tcp_endpoint
-from bioproxy.llama.connections import check_ca_file
+from bioproxy.llama.connections import IdleConnections, check_ca_file
 from bioproxy.operator.hangup import Hangup
 from bioproxy.operator.options import Options
 from bioproxy.runtime.clock import Heartbeat, install
@@ -198,6 +198,8 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
     # still starting would change settings that they are just reading.
     return [
         state,
+        # Stopped after all that ask llama-server.
+        IdleConnections(parts.outside.agents),
         # After the folders are locked: a second bioproxy must not load a second model before it fails.
         *([parts.outside.child] if parts.outside.child is not None else []),
         parts.watching,

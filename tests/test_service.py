@@ -37,6 +37,7 @@ from tests.support.world import CODE, KEY, WorldTest
 
 PARTS = [
     "state",
+    "connections",
     "watch",
     "poller",
     "warmer",
@@ -118,7 +119,9 @@ class Wiring(ServiceTest):
 
     def test_demo_tree(self) -> None:
         """With `--demo` what makes the model comes first, and llama.cpp is started when the folders are locked."""
-        self.assertEqual(["demo", "state", "llama.cpp", *PARTS[1:]], [service.name for service in self.make("--demo")])
+        self.assertEqual(
+            ["demo", "state", "connections", "llama.cpp", *PARTS[2:]], [service.name for service in self.make("--demo")]
+        )
 
     def test_time(self) -> None:
         """The reactor that it takes by itself goes by usable time from then on; one that is handed in is left alone."""

@@ -35,8 +35,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from twisted.application.service import Service
 from twisted.internet._sslverify import IOpenSSLTrustRoot
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import platformTrust
@@ -98,6 +100,15 @@ class Agents:
     They use the same pool as relayed requests, but never the same connection: the pool keeps each kind under another
     key.
     """
+    pools: tuple[HTTPConnectionPool, ...] = ()
+    """Where connections are kept for another request."""
+
+    def close(self) -> Deferred[Any]:
+        """Close the connections that no request uses.  Fires when all are closed.
+
+        Left alone, each would end by itself after `IDLE` seconds.
+        """
+        return gatherResults([pool.closeCachedConnections() for pool in self.pools])
 
     @classmethod
     def over_network(cls, reactor: Any, url: str, ca_file: Path | None = None) -> Agents:
@@ -138,7 +149,24 @@ class Agents:
             ProxyAgent(endpoint, reactor, shared),
             Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), fresh),
             Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), shared),
+            (once, shared),
         )
+
+
+class IdleConnections(Service):
+    """Closes the connections that wait for another request, when bioproxy stops.
+
+    A *service* is what Twisted starts and stops with the process.  This one has nothing to start.
+    """
+
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
+        self.setName("connections")
+
+    def stopService(self) -> Deferred[Any]:
+        """Close them.  Called by Twisted at the stop; fires when they are closed."""
+        super().stopService()
+        return self._agents.close()
 
 
 @implementer(IOpenSSLTrustRoot)

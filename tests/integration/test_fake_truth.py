@@ -57,6 +57,12 @@ ServerOf = Callable[..., Awaitable[Server]]
 async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of: ModelOf) -> AsyncIterator[ServerOf]:
     """Return a function that starts the server that the test is run for."""
     ports: list[Any] = []
+    all_agents: list[Agents] = []
+
+    def api(url: str) -> LlamaApi:
+        """Return bioproxy's way to a server."""
+        all_agents.append(Agents.over_network(reactor, url))
+        return LlamaApi(Upstream(url, all_agents[-1], reactor, ApiKeys(None, None)))
 
     async def start(
         files: bool = True,
@@ -79,7 +85,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
                 kind, size = "sliding", tiny_model.SLIDING
             real = llama_of(*options, "--ctx-checkpoints", "0", model=model_of(kind, size), slots=files)
             await real.start()
-            return Server(real.url, LlamaApi(upstream(real.url)), real.restart)
+            return Server(real.url, api(real.url), real.restart)
         fake = FakeLlama()
         fake.files = {} if files else None
         fake.slots_shown = slots_shown
@@ -94,16 +100,13 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
         async def restart() -> None:
             fake.restart()
 
-        return Server(url, LlamaApi(upstream(url)), restart)
+        return Server(url, api(url), restart)
 
     yield start
+    for agents in all_agents:
+        await agents.close()
     for port in ports:
         await port.stopListening()
-
-
-def upstream(url: str) -> Upstream:
-    """Return bioproxy's way to a server."""
-    return Upstream(url, Agents.over_network(reactor, url), reactor, ApiKeys(None, None))
 
 
 def bare(message: str) -> dict[str, Any]:

@@ -274,6 +274,9 @@ def test_drained_by_hand(edge: Edge) -> None:
     assert len(first.seen) == count
     first.let_go.set()
     assert running.getresponse().status == 200
+    # HAProxy counts that request for a moment longer, and a pair that is busy gives its sessions to others.
+    name = "server_current_sessions"
+    wait_for("its end", lambda: edge.balancer.metric(name, proxy="pairs", server=first.name) == 0)
     assert edge.balancer.command(f"set server pairs/{first.name} state ready") == ""
     assert [name for name in names if edge.place({}, X_Session_Id=name) == first.name] == at_first
 

@@ -28,10 +28,12 @@ async def answered(upstream: Upstream, stream: bool) -> None:
 @async_test
 async def test_none_is_lost(llama: LlamaServer) -> None:
     """However whole and streamed answers alternate, also beyond llama-server's limit, each request is answered."""
-    upstream = Upstream(llama.url, Agents.over_network(reactor, llama.url), reactor, ApiKeys(None, None))
+    agents = Agents.over_network(reactor, llama.url)
+    upstream = Upstream(llama.url, agents, reactor, ApiKeys(None, None))
     for _ in range(2 * KEPT + 10):
         await answered(upstream, stream=False)
     # The next request is sent in the same turn of the reactor in which the last answer ended, and llama-server closes
     # the connection behind a stream at that moment.
     for number in range(60):
         await answered(upstream, stream=number % 3 != 2)
+    await agents.close()

@@ -7,8 +7,10 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from bioproxy.llama.connections import IDLE
+from bioproxy.llama.connections import IDLE, IdleConnections
+from bioproxy.llama.upstream import Upstream
 from bioproxy.runtime.errors import UpstreamError
+from bioproxy.settings.api_keys import ApiKeys
 from tests.llama.test_upstream import WireTest
 from tests.support.network import Line
 
@@ -109,6 +111,25 @@ class Followed(ConnectionTest):
             self.assertTrue(line.transport.disconnected or line.closed, sent)
             line.lose()
         self.answered(self.chat)
+
+
+class Closed(ConnectionTest):
+    """The end of bioproxy."""
+
+    def test_stop(self) -> None:
+        """At the stop all connections that wait for another request are closed, and no timer stays for them."""
+        agents = self.wire.agents()
+        self.upstream = Upstream("http://llama", agents, self.wire.reactor, ApiKeys(None, None))
+        lines = [self.answered(self.chat), self.answered(lambda: self.ask())]
+        service = IdleConnections(agents)
+        service.startService()
+        stopped = service.stopService()
+        self.assertNoResult(stopped)
+        for line in lines:
+            self.assertTrue(line.closed)
+            line.lose()
+        self.successResultOf(stopped)
+        self.assertEqual([], self.wire.reactor.getDelayedCalls())
 
 
 class Once(ConnectionTest):
