@@ -8,6 +8,7 @@ above it in this tree::
     bioproxy
     |- demo       makes a model and templates to try, with --demo only
     |- state      reads keys and bioproxy's own records, locks its folders
+    |- connections  closes idle connections to llama-server, at the stop
     |- llama.cpp  starts llama.cpp, with the setting `model` only
     |- watch      looks at llama-server every 2 s
     |- poller     looks at the template files every `poll_interval`
@@ -198,7 +199,7 @@ def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:
     # still starting would change settings that they are just reading.
     return [
         state,
-        # Stopped after all that ask llama-server.
+        # Begins to stop after all that ask llama-server.
         IdleConnections(parts.outside.agents),
         # After the folders are locked: a second bioproxy must not load a second model before it fails.
         *([parts.outside.child] if parts.outside.child is not None else []),

@@ -42,7 +42,7 @@ class Assembly(FolderTest):
         settings = Settings(**paths, prefixes={"@code": missing / "x.txt"})
         agent: Any = Untouchable()
         clock = Clock()
-        outside = Outside(Agents(*[agent] * 4), refuse, refuse, refuse, free_space=refuse)  # type: ignore[arg-type]
+        outside = Outside(Agents(agent, agent, agent, agent, agent), refuse, refuse, refuse, free_space=refuse)  # type: ignore[arg-type]
         return assemble(settings, clock, outside), clock
 
     def test_touches_nothing(self) -> None:

@@ -2,9 +2,8 @@
 
 Twisted's HTTP client is called an `Agent`.  For a request it gets a connection from a *pool*, which either has one that
 was kept open or opens a new one through an *endpoint*, the object that knows an address and how to connect to it.
-There are four Agents here: two for relayed requests, two for the proxy's own calls; of each, one for what may be
-repeated and one for what may not.  All of them have the same endpoint, so whatever a request says, it goes to
-llama-server.
+There are five Agents here, for relayed requests and for the proxy's own calls, for what may be repeated and for what
+may not.  All of them have the same endpoint, so whatever a request says, it goes to llama-server.
 
 Why relayed requests have another class of Agent: `Agent` reads a request's URL and sends what it understood of it.
 `ProxyAgent`, made for talking to a proxy, sends the target exactly as it got it, double slashes and all.
@@ -16,6 +15,11 @@ out.  (Measured: of 300 streamed requests one after another, 150 failed over kep
 have a length, none.)  So nothing follows a streamed answer on its connection (`bioproxy.llama.http_client` sees to
 that), and nothing follows any answer after `IDLE` seconds.  A new connection for each request would be simpler, but a
 fifth of what the proxy adds to a small request is connecting and closing.
+
+Only a body that llama-server has surely read may be followed.  What it answers without reading the body, such as an
+OPTIONS, it would find behind the answer, and take it for the next request: one that came past the gate, or whose answer
+another client gets.  So only POSTs follow each other, and only after a success.  Every other method with a body, and
+DELETE, has a connection of its own, and says ``Connection: close`` on it.
 
 When a request is repeated: Twisted repeats one whose connection was lost before anything of the answer came, once, if
 its method is idempotent and it has no body.  For harmless GETs that is welcome.  What may change something, above all
@@ -38,7 +42,6 @@ from urllib.parse import urlsplit
 from twisted.application.service import Service
 from twisted.internet._sslverify import IOpenSSLTrustRoot
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import platformTrust
@@ -81,13 +84,15 @@ class _SameEndpoint:
 class Agents:
     """What sends requests to llama-server.
 
-    Invariant: nothing that is sent through `relay_once` or `own_fresh` is ever repeated.
+    Invariant: nothing that is sent through `relay_once` or one of the fresh ones is ever repeated.
     """
 
     relay_once: IAgent
-    """For clients' requests that change something, above all those that use the slot."""
+    """For clients' POSTs, above all those that use the slot."""
+    relay_fresh: IAgent
+    """For clients' other requests that change something, or that have a body."""
     relay_shared: IAgent
-    """For clients' requests that change nothing."""
+    """For clients' requests that change nothing and have no body."""
     own_fresh: IAgent
     """For the proxy's own calls that must not be carried out twice, or that take long.
 
@@ -103,12 +108,14 @@ class Agents:
     pools: tuple[HTTPConnectionPool, ...] = ()
     """Where connections are kept for another request."""
 
-    def close(self) -> Deferred[Any]:
-        """Close the connections that no request uses.  Fires when all are closed.
+    def close(self) -> None:
+        """Close the connections that no request uses.
 
         Left alone, each would end by itself after `IDLE` seconds.
         """
-        return gatherResults([pool.closeCachedConnections() for pool in self.pools])
+        # Their end is not waited for: over TLS, llama-server would have to agree to it.
+        for pool in self.pools:
+            pool.closeCachedConnections()
 
     @classmethod
     def over_network(cls, reactor: Any, url: str, ca_file: Path | None = None) -> Agents:
@@ -146,6 +153,7 @@ class Agents:
             endpoint = wrapClientTLS(trust.creatorForNetloc(parts.hostname.encode(), port), endpoint)
         return cls(
             ProxyAgent(endpoint, reactor, once),
+            ProxyAgent(endpoint, reactor, fresh),
             ProxyAgent(endpoint, reactor, shared),
             Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), fresh),
             Agent.usingEndpointFactory(reactor, _SameEndpoint(endpoint), shared),
@@ -163,10 +171,10 @@ class IdleConnections(Service):
         self._agents = agents
         self.setName("connections")
 
-    def stopService(self) -> Deferred[Any]:
-        """Close them.  Called by Twisted at the stop; fires when they are closed."""
+    def stopService(self) -> None:
+        """Close them.  Called by Twisted at the stop."""
         super().stopService()
-        return self._agents.close()
+        self._agents.close()
 
 
 @implementer(IOpenSSLTrustRoot)

@@ -10,8 +10,9 @@ either, so these are subclasses of Twisted's own, and the private names they use
 * A server may name headers in `Connection` that are meant for the next hop only (RFC 9110, section 7.6.1).  Twisted
   keeps that header to itself, so whoever gets the answer could not remove them.
 * "304 Not Modified" may tell the length of the body that it leaves out.  Twisted keeps that to itself, too.
-* A connection is used again only after an answer with a length.  llama-server closes it right after a streamed one,
-  although the answer's head does not say so, and the next request would be lost.
+* A connection is used again only after an answer with a length, and after a success if the request had a body.
+  llama-server closes it right after a streamed one, although the answer's head does not say so, and the next request
+  would be lost.  A body that it has not read, because it refused the request, it would take for the next request.
 * What one read from the network has brought is handed on as one piece of the body, however many chunks that are.
 
 This module knows HTTP, and nothing about llama-server: a broken or malicious program at its address is expected here.
@@ -26,7 +27,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.web._newclient import HEADER, STATUS, HTTP11ClientProtocol, Request
 from twisted.web.client import _HTTP11ClientFactory
-from twisted.web.http import NOT_MODIFIED, _ChunkedTransferDecoder
+from twisted.web.http import BAD_REQUEST, NOT_MODIFIED, _ChunkedTransferDecoder
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from bioproxy.http.headers import connection_options
@@ -88,8 +89,9 @@ class Client(HTTP11ClientProtocol):
     this connection only.  One request is in progress at a time; the pool sees to that.
     """
 
-    # Bytes of the present answer's head that have come so far.
+    # Bytes of the present answer's head that have come so far, and whether its request had a body.
     _head = 0
+    _has_body = False
 
     def __init__(self, keep: Callable[[Client], None]) -> None:
         """Call `keep` after each answer that another request may follow; it gets this protocol."""
@@ -103,7 +105,7 @@ class Client(HTTP11ClientProtocol):
         (`bioproxy.llama.failures`), and with `UpstreamError` for an impossible status.  Cancelling closes the
         connection.
         """
-        self._head = 0
+        self._head, self._has_body = 0, request.bodyProducer is not None
         answer: Deferred[IResponse] = super().request(request)
         # The head is written by now, and a small body as well: nothing follows before the answer.
         send_now(self.transport)
@@ -137,7 +139,8 @@ class Client(HTTP11ClientProtocol):
         parser = self._parser
         assert parser is not None
         response, options = parser.response, connection_options(parser.connHeaders.getRawHeaders(b"connection", []))
-        if response.length is UNKNOWN_LENGTH or response.version < HTTP_1_1 or b"close" in options:
+        closes = response.length is UNKNOWN_LENGTH or response.version < HTTP_1_1 or b"close" in options
+        if closes or (self._has_body and response.code >= BAD_REQUEST):
             transport: Any = self.transport
             transport.loseConnection()
         else:

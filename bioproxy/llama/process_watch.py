@@ -154,8 +154,9 @@ class ProcessWatch:
         # begun meanwhile.
         # A llama-server that is being started by bioproxy is silent for good reason.
         quiet = not_running is not None
-        if trouble is not None and not quiet and self._clock.seconds() - self._upstream.last_heard >= self.timeout:
-            self._upstream.give_up()
+        pending = self._upstream.pending
+        if trouble is not None and not quiet and self._clock.seconds() - pending.last_heard >= self.timeout:
+            pending.give_up()
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
         # the result of the look before this one.
         # What a llama-server of bioproxy's own does is logged by who starts it.

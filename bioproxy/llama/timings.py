@@ -80,6 +80,14 @@ class Timings:
         """What was found, under llama.cpp's names (`cache_n`, `prompt_n`, `prompt_ms`); empty if nothing was."""
         return self._found
 
+    @property
+    def prompt_tokens(self) -> int | None:
+        """How many tokens the prompt has, reused and computed ones; `None` if the answer does not say."""
+        values = self._found
+        if "cache_n" not in values or "prompt_n" not in values:
+            return None
+        return int(values["cache_n"]) + int(values["prompt_n"])
+
 
 def timings(found: bytes) -> dict[str, float]:
     """Return the numbers in llama.cpp's own `timings`, and nothing where that is not a JSON object."""

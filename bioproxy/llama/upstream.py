@@ -16,22 +16,18 @@ connection, and fail with `CancelledError`.  A coroutine passes `cancel` on to t
 when a client hangs up, its coroutine is cancelled, the connection to llama-server closes, and llama-server, which
 watches its connections, stops computing.
 
-`CancelledError` does not say *why*.  This class cancels calls itself too, when llama-server is unresponsive, and then
-the caller must see a time-out instead.  `Upstream.waited_for` tells these two apart.
-
-This module does not know what the calls mean (`bioproxy.llama.api` does), nor when to give up
-(`bioproxy.llama.process_watch` does).
+How a call is waited for, and how all of them are ended at once, is in `bioproxy.llama.pending_calls`.  This module does
+not know what the calls mean; `bioproxy.llama.api` does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, cast
+from collections.abc import Iterable
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
@@ -42,8 +38,8 @@ from bioproxy.http.request_body import BytesProducer, RequestBody
 from bioproxy.http.response_body import collect
 from bioproxy.http.targets import has_dot_segments
 from bioproxy.llama.connections import Agents
-from bioproxy.llama.failures import translated
-from bioproxy.runtime.errors import BadTarget, LlamaError, LlamaNotRunning, ProxyError, UpstreamError, UpstreamTimeout
+from bioproxy.llama.pending_calls import PendingCalls
+from bioproxy.runtime.errors import BadTarget, LlamaError, LlamaNotRunning, UpstreamError, UpstreamTimeout
 from bioproxy.runtime.expect import decoded, shown
 from bioproxy.settings.api_keys import ApiKeys
 
@@ -70,31 +66,18 @@ middle occupies the gate for twice as long; doubled, a slow network between both
 """
 
 
-class Waiting(Protocol):
-    """A pending call to llama-server, of which this module needs nothing but a way to end it."""
-
-    def cancel(self) -> None:
-        """End the call; its `Deferred` then fails with `CancelledError`, or an error that wraps one."""
-
-
 class Upstream:
     """One llama-server, as something that answers HTTP requests.
 
-    Invariant: `_waiting` has each call that some coroutine awaits, and nothing else, so `end_all` reaches all of them.
-
-    No call has a time limit of its own while it waits for the head of an answer, because nobody knows how long a prompt
-    takes: a good answer may come after ten minutes.  Instead there is one judgement for llama-server as a whole.  Every
-    answer is a sign of life (`heard`).  If there was none for long enough, although `/health` was asked every two
-    seconds, the watch calls `give_up`: all that wait fail together, and from then on `check` fails, so that those who
-    still stand in the queue fail fast, too.  The next sign of life ends that state by itself.
+    Invariant: whatever is awaited of llama-server is awaited through `pending`, so that one call there ends all of it.
     """
 
     def __init__(self, url: str, agents: Agents, clock: IReactorTime, keys: ApiKeys) -> None:
         """Prepare calls to the llama-server at `url`, through `agents`, with the api key of `keys`, if there is one."""
         self.url = url
         """`llama_url`, as configured."""
-        self.last_heard = clock.seconds()
-        """When llama-server last answered anything: seconds, on the given clock."""
+        self.pending = PendingCalls(clock)
+        """The calls that somebody waits for, and whether llama-server is regarded as unresponsive."""
         self.child: LlamaChild | None = None
         """The llama-server that bioproxy starts itself; `None` if an operator does.  Assigned once, by the wiring."""
         self._agents = agents
@@ -108,11 +91,6 @@ class Upstream:
         self._host = parts.netloc.encode()
         # llama-server may run below a path (``--api-prefix``, or behind another proxy); it precedes each target.
         self._path = parts.path.encode()
-        # Whether llama-server is regarded as unresponsive, until it answers something again.
-        self._given_up = False
-        self._waiting: set[Waiting] = set()
-        # The calls that were ended by `end_all`, each with the error that its caller is to see.
-        self._ended: dict[Waiting, ProxyError] = {}
 
     async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: RequestBody) -> IResponse:
         """Send a client's request to llama-server.
@@ -129,7 +107,9 @@ class Upstream:
         # Only what changes nothing and has no body may be repeated, which is Twisted's doing.  What uses the slot is a
         # POST.
         repeatable = method in SAFE and not body.size
-        agent = self._agents.relay_shared if repeatable else self._agents.relay_once
+        agent = self._agents.relay_once if method == b"POST" else self._agents.relay_fresh
+        if repeatable:
+            agent = self._agents.relay_shared
         # Raw headers keep values as bytes, and those of repeated headers apart: nothing is decoded or joined.
         sent = Headers()
         for name, value in headers:
@@ -149,7 +129,7 @@ class Upstream:
             raise BadTarget(f"this request cannot be relayed: {error}") from None
         # This fires when the head is here.  Twisted then stops reading from the connection until somebody takes the
         # body (`IResponse.deliverBody`), so nothing piles up in memory while the client's side is being prepared.
-        return cast(IResponse, await self.waited_for(answer))
+        return cast(IResponse, await self.pending.waited_for(answer))
 
     async def ask(
         self, method: str, path: str, question: Any = None, *, fresh: bool = False, growth: int = 0
@@ -177,7 +157,7 @@ class Upstream:
         # `unbuffered`: treq would keep the whole body a second time, for callers that read it twice.  No redirects:
         # llama-server sends none, so whatever does is not llama-server, and its 302 is an error like any other status.
         call = client.request(method, url, headers=headers, data=body, allow_redirects=False, unbuffered=True)
-        response = await self.waited_for(call)
+        response = await self.pending.waited_for(call)
         content = await self.content(response, f"{method} {path}", SMALL + growth * len(body or b""))
         # An error status decides, whatever the body says: a proxy in between may explain its 502 in HTML.  With 200 a
         # body that is not JSON means that something else listens there.
@@ -213,88 +193,18 @@ class Upstream:
 
         body = collect(response, what, longest)
         body.addTimeout(max(longest, SMALL) / SLOWEST, self._clock, late)
-        return cast(bytearray, await self.waited_for(body))
-
-    async def waited_for(self, deferred: Deferred[Any]) -> Any:
-        """Wait for a call's `Deferred` so that `end_all` can end the wait, and translate its failures.
-
-        Used for heads and bodies of answers alike, also by `bioproxy.proxy.relay` for the body of a relayed answer.
-        Fires with the result, and notes a sign of life.  Fails with `CancelledError` if the *caller* is cancelled, with
-        the error that `end_all` was given if that ended the call, and else as `bioproxy.llama.failures.translated`
-        says.
-        """
-        # The `try` covers the `await` only, and `finally` runs in each of its outcomes: result, failure, cancellation.
-        self._waiting.add(deferred)
-        try:
-            with translated():
-                result = await deferred
-        except CancelledError:
-            # Two may have cancelled: the caller, or `end_all`, which left a note.  Without one the caller did.
-            if deferred in self._ended:
-                raise self._ended[deferred] from None
-            raise
-        finally:
-            self._waiting.discard(deferred)
-            self._ended.pop(deferred, None)
-        # Only after a success.  A refused or broken connection shows that llama-server is gone, not that it lives; for
-        # an error *status* this place is reached, because to Twisted that is an answer like any other.
-        self.heard()
-        return result
-
-    def heard(self) -> None:
-        """Note a sign of life: an answer to any call, whatever its status, or a piece of a relayed body.
-
-        A connection that is accepted is none: the operating system accepts for a process that hangs.
-        """
-        self.last_heard = self._clock.seconds()
-        self._given_up = False
+        return cast(bytearray, await self.pending.waited_for(body))
 
     async def ready(self, seconds: float) -> None:
         """Wait, for so many seconds at most, until a llama-server of bioproxy's own has started; called at the gate.
 
-        Fails with `LlamaNotRunning` if it does not start, and as `check`.  Cancelling ends the waiting.
+        Fails with `LlamaNotRunning` if it does not start, and as `PendingCalls.check`.  Cancelling ends the waiting.
         """
         if self.child is not None:
             await self.child.ready(seconds)
-        self.check()
+        self.pending.check()
 
     def refuse_while_starting(self) -> None:
         """Raise `LlamaNotRunning` while that llama-server does not run: for requests that need not wait."""
         if self.child is not None and (reason := self.child.not_running()) is not None:
             raise LlamaNotRunning(reason)
-
-    def check(self) -> None:
-        """Raise `UpstreamTimeout` while llama-server is unresponsive.
-
-        Lets a request that comes out of the queue fail fast, instead of waiting for the whole time-out once more.
-        """
-        if self._given_up:
-            raise self._timeout()
-
-    def _timeout(self) -> UpstreamTimeout:
-        """Return the error for an unresponsive llama-server, which says for how long it has been silent."""
-        # Measured when the error is made, not when llama-server was given up: the number is true for whoever reads it.
-        silence = self._clock.seconds() - self.last_heard
-        return UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s")
-
-    def give_up(self) -> None:
-        """Fail all pending calls with `UpstreamTimeout`: llama-server has been unresponsive for too long.
-
-        Closes their connections.  Later calls are sent all the same: one of them will find out that it answers again.
-        """
-        self._given_up = True
-        self.end_all(self._timeout)
-
-    # Also called by `bioproxy.proxy.shutdown` when the time for open answers is over, with another error.
-    def end_all(self, error: Callable[[], ProxyError]) -> None:
-        """Fail all pending calls with an error; `error` makes a new one for each.
-
-        A new one, because each is raised in another coroutine, and an exception object collects the traceback of the
-        place where it is raised.
-        """
-        # A copy, and all notes first: `cancel` resumes the waiting coroutine at once, before it returns.  That
-        # coroutine removes itself from `_waiting`, and may make other calls, which are not to be ended.
-        waiting = list(self._waiting)
-        self._ended.update((each, error()) for each in waiting)
-        for each in waiting:
-            each.cancel()

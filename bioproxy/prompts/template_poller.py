@@ -98,8 +98,8 @@ class TemplatePoller:
     async def read_current(self, template: Template) -> TemplateText:
         """Return the template's text as it is on disk now.
 
-        Both `poll` and requests read in this way, so a request never gets a text that is older than the files.  Usually
-        this costs one visit to the thread pool and a few calls of `stat`.
+        For a request, which so never gets a text that is older than the files.  Usually this costs one visit to the
+        thread pool and a few calls of `stat`.
 
         Fires with the text, fails with `TemplateError`.  Cancelling it ends the waiting; the thread finishes its
         reading, unused.

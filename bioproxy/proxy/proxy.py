@@ -288,5 +288,5 @@ class Proxy:
                 #    is also noted.  What the slot holds is asked on leaving, by the gate: no hang-up interrupts it.
                 if asked is not None and use is not None and asked.reusable and record.status == 200:
                     turn.lingers = exchange.tool_calls.found
-                    use.answered(self._slot_access.learn(exchange, asked))
+                    use.answered(self._slot_access.learn(exchange, asked), exchange.timings.prompt_tokens)
             self._waits.served(exchange)  # not reached after an error or a hang-up, which would teach nothing

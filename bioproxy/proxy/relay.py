@@ -110,7 +110,7 @@ async def send_body(response: IResponse, output: ClientOutput, upstream: Upstrea
     def deliver(data: bytes) -> None:
         """Pass on one piece.  Called by Twisted's client, in the middle of reading from llama-server's connection."""
         # Each piece is a sign of life: a long answer must not look like an unresponsive llama-server.
-        upstream.heard()
+        upstream.pending.heard()
         on_data(data)
         output.write(data)
 
@@ -121,6 +121,6 @@ async def send_body(response: IResponse, output: ClientOutput, upstream: Upstrea
     # If the whole body was there with the head, it has been delivered by now, and there is nothing to pause.
     if body.done is not None:
         output.connect(cast(IPushProducer, body.transport))
-    await upstream.waited_for(done)
+    await upstream.pending.waited_for(done)
     # Not reached after an error: an answer that was broken off must not get the proper end that makes it look complete.
     output.end()

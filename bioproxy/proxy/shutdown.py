@@ -130,7 +130,7 @@ class Shutdown:
             # Every call to llama-server ends with this error; a client sees it as the last event of its stream, or as a
             # connection that is reset.  Nothing is saved: what a broken answer leaves in the slot is not known.
             self.log.warn("stopping before an answer was finished: it took over {seconds:g} s", seconds=ANSWERING)
-            self._upstream.end_all(lambda: ShuttingDown("bioproxy is shutting down"))
+            self._upstream.pending.end_all(lambda: ShuttingDown("bioproxy is shutting down"))
         # The answer may be over while the gate is still closed, because what the slot holds is being noted.  A save
         # before that would not know what it saves.  The gate lets nobody else in any more, so once it is free, it stays
         # free.

@@ -146,6 +146,10 @@ class SlotContent:
         self.forget()
         self.probable, self.left_by_user = probable, False
 
+    def taken_by_file(self) -> None:
+        """Note that what the slot holds is in a file, or of no use to anybody, whoever left it."""
+        self.left_by_user = False
+
     def llama_restarted(self) -> None:
         """Note that another process of llama-server runs, whose slot is empty."""
         self.forget()

@@ -55,9 +55,14 @@ does unless half of the content is reused.
 
 @dataclass(frozen=True)
 class Displaced:
-    """What a restore is about to overwrite, and what is worth parking.  `known` is `None` where nobody can name it."""
+    """What a restore is about to overwrite, and what is worth parking.
+
+    `known` is `None` where nobody can name it.  `prompt` is how many tokens the prompt has of the request that left it,
+    without the answer; 0 where nobody has said.
+    """
 
     known: KnownContent | None
+    prompt: int = 0
 
 
 class Parking:
@@ -81,7 +86,13 @@ class Parking:
         self._of_use = True
         self._strikes = 0
         # The latest only.  It is enough to find out whether llama-server keeps anything.
-        self._parked: KnownContent | None = None
+        self._parked: Displaced | None = None
+        # Tokens of the latest prompt that was answered.
+        self._prompt = 0
+
+    def answered(self, prompt: int | None) -> None:
+        """Note how many tokens the prompt of an answered request has, `None` if the answer does not say."""
+        self._prompt = prompt or 0
 
     async def look(self) -> Displaced | None:
         """Fire with the slot's content if it should be parked before a restore, else with `None`.
@@ -97,7 +108,8 @@ class Parking:
         if (known := content.known) is not None:
             # `saved` counts the prompt's file and the conversation's.  Neither is there for a prompt that is not
             # learned, nor for a first question on one that will be.
-            return Displaced(known) if known.saved == 0 and known.witness.tokens >= LEAST else None
+            worth = known.saved == 0 and known.witness.tokens >= LEAST
+            return Displaced(known, self._prompt) if worth else None
         # An answer was broken off, or the request was none that bioproxy reads.  In the first case the prompt's name
         # may be known, and a file may have most of it.
         probable = content.probable
@@ -126,7 +138,7 @@ class Parking:
             if not isinstance(error, LlamaError):
                 raise
         else:
-            self._parked = displaced.known
+            self._parked = displaced
             self._count("parked")
 
     def judge(self, key: Key, turns: ConversationChain, reused: int) -> None:
@@ -134,18 +146,20 @@ class Parking:
 
         `key` and `turns` are those of the request, and llama-server has `reused` so many tokens for it.
         """
-        parked = self._parked
+        parked = self._parked.known if self._parked is not None else None
         # Another prompt than the parked one says nothing.  Nor does a chat that bioproxy does not read: it is parked,
         # but has no key, and nobody could tell what goes on with it.
-        if parked is None or parked.key != key:
+        if self._parked is None or parked is None or parked.key != key:
             return
         if reused >= LEAST:
             self._parked, self._strikes = None, 0
             self._count("reused")
         # Another conversation with the same system message may have too little of it.  But one that goes on with what
-        # was parked has all of it.
+        # was parked has all of its prompt.  Of its answer perhaps not: chat templates drop what a model has thought.
         elif parked.conversation is not None and turns.continues(parked.conversation):
-            self._parked = None
+            is_lost, self._parked = self._parked.prompt >= LEAST, None
+            if not is_lost:
+                return
             self._strikes += 1
             self._count("lost")
             # It stays so until another process runs, as the flag does not change before.

@@ -196,6 +196,9 @@ class SlotPreparer:
         displaced = await self._parking.look()
         # From the next line on the slot changes.  Whoever is cancelled below must leave it unknown.
         self._content.forget()
+        # A warm-up looks once more, before it restores a file, and could no longer tell.
+        if displaced is None:
+            self._content.taken_by_file()
         return await self._replace(wanted, displaced)
 
     async def _cut_back(self, key: Key) -> bool:
@@ -250,6 +253,8 @@ class SlotPreparer:
             for_user = bool(wanted.turns.message_digests)
             if await self._files.load(decision.name, decision.kind, entry, for_user):
                 took = (self._clock.seconds() - began) * 1000
+                # Until the request itself is sent, and also if its client hangs up before.
+                self._content.taken_by_file()
                 # The slot is known again from here on.  A client that hangs up during this question
                 # leaves it unknown, although it is restored: the safe side, at the price of a
                 # restore.

@@ -2,11 +2,12 @@
 
 `bioproxy.slot.order` decides who goes next; it is pure and gets values.  This module makes these values: it has the
 list of waiting turns, measures by how many seconds each was passed over, and keeps the timer of a lingering gate.
-`bioproxy.slot.gate` has the token that guards the slot.  It asks here for the next turn whenever the token is free.
+`bioproxy.slot.token` has the token that guards the slot, a `DeferredSemaphore`.  The gate asks here for the next turn
+whenever the token is free.
 
 Each waiting turn has a `Deferred` of its own, which its coroutine awaits and which the gate fires.  Twisted's
 `DeferredSemaphore` has such a list, too, but gives its token always to the first in it.  So the turns wait here, and
-the semaphore is asked for its token only when it is known for whom.
+the token is asked for only when it is known for whom.
 
 A Deferred may have a *canceller*: a function that Twisted calls when the Deferred is cancelled.  Here it takes the turn
 out of the queue.  A client that hangs up and a time-out both cancel the Deferred, so both leave the queue by the same

@@ -48,8 +48,8 @@ class QueueStats:
         self, clock: IReactorTime, metrics: Metrics, waiting: Callable[[], int], busy: Callable[[], str | None]
     ) -> None:
         """Count at a gate; `waiting` and `busy` tell how it is there at the moment of the call."""
-        # They are functions and no numbers because they change without anybody telling: a Deferred that is cancelled
-        # takes itself out of the semaphore's list.
+        # They are functions and no numbers because they change without anybody telling: a turn whose Deferred is
+        # cancelled leaves the queue by itself.
         self.turns = []
         self._clock = clock
         self._metrics = metrics

@@ -57,14 +57,15 @@ class PromptUse:
         self.prepared = prepared
         self.is_answered = False
         self.reused: int | None = None
+        self.prompt: int | None = None
 
-    def answered(self, reused: int | None) -> None:
+    def answered(self, reused: int | None, prompt: int | None = None) -> None:
         """Have the slot's content recorded on leaving, because llama-server answered the request to its end.
 
-        `reused` is the number of tokens that llama-server reports as reused, `None` if it reports
-        no number.
+        `reused` is the number of tokens that llama-server reports as reused, and `prompt` that of the
+        whole prompt, `None` if it reports no number.
         """
-        self.is_answered, self.reused = True, reused
+        self.is_answered, self.reused, self.prompt = True, reused, prompt
 
 
 class SlotUses:
@@ -223,6 +224,7 @@ class SlotUses:
             # a request which reuses nothing says nothing.
             if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
                 self._parking.judge(key, turns, use.reused)
+        self._parking.answered(use.prompt)
         await self._preparer.remember(name, key, turns, before)
 
     async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:

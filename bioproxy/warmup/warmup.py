@@ -17,7 +17,7 @@ that it may stop.  The user's own prompt takes the slot then.  So that not every
 beginning is saved from time to time (`NAME.part.bin`), and the next try goes on from there.
 
 Runs inside the gate, so nothing else uses the slot meanwhile; at most one warm-up is there at a time.  Does not know
-which prompt is due or why, nor what comes of a failure: that is up to `bioproxy.warmup.warmer`.
+which prompt is due or why, nor what comes of a failure: that is up to `bioproxy.warmup.attempts`.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ async def server_of(request: pytest.FixtureRequest, llama_of: LlamaOf, model_of:
 
     yield start
     for agents in all_agents:
-        await agents.close()
+        agents.close()
     for port in ports:
         await port.stopListening()
 

@@ -36,4 +36,4 @@ async def test_none_is_lost(llama: LlamaServer) -> None:
     # the connection behind a stream at that moment.
     for number in range(60):
         await answered(upstream, stream=number % 3 != 2)
-    await agents.close()
+    agents.close()

@@ -276,7 +276,7 @@ class Unresponsive(WorldTest):
         for _ in range(4):
             self.looks(2)
             self.assertFalse(call.whole)
-            self.assertFalse(self.built.upstream.last_heard + 12 <= self.built.clock.seconds())
+            self.assertFalse(self.built.upstream.pending.last_heard + 12 <= self.built.clock.seconds())
             self.server.go_on()
             self.built.settle()
         self.assertTrue(call.whole)
@@ -287,5 +287,5 @@ class Unresponsive(WorldTest):
         world = self.world({}, Wire().agents(), state_dir=self.folder / "another")
         asking = world.start(lambda: world.upstream.ask("GET", "/x"))
         world.clock.advance(31)
-        world.upstream.give_up()
+        world.upstream.pending.give_up()
         self.assertIn("31 s", str(self.failureResultOf(asking, UpstreamTimeout).value))

@@ -216,7 +216,7 @@ class Failures(WireTest):
         self.wire.accept()
         line = self.wire.accept()
         self.wire.reactor.advance(4)
-        self.upstream.give_up()
+        self.upstream.pending.give_up()
         for each in asked:
             self.assertIn("for 4 s", str(self.failureResultOf(each, UpstreamTimeout).value))
         self.assertTrue(line.closed)
@@ -237,7 +237,7 @@ class Failures(WireTest):
             result = self.ask()
             self.wire.reactor.advance(1)
             happens()
-            self.assertEqual(heard, self.upstream.last_heard)
+            self.assertEqual(heard, self.upstream.pending.last_heard)
             result.addErrback(lambda _: None)
 
 
@@ -357,14 +357,17 @@ class Addresses(WireTest):
                 used.append(self.name)
                 return fail(ConnectionRefusedError())
 
-        agents = Agents(Named("relay once"), Named("relay shared"), Named("own fresh"), Named("own shared"))
+        agents = Agents(
+            Named("relay once"), Named("relay fresh"), Named("relay shared"), Named("own fresh"), Named("own shared")
+        )
         self.upstream = Upstream("http://llama", agents, self.wire.reactor, ApiKeys(None, None))
         for call, expected in (
             (lambda: self.ask(), "own shared"),
             (lambda: self.ask("POST", {}, fresh=True), "own fresh"),
             *((lambda m=m: self.relay(m), "relay shared") for m in (b"GET", b"HEAD", b"OPTIONS")),
-            *((lambda m=m: self.relay(m), "relay once") for m in (b"POST", b"PUT", b"DELETE", b"BREW")),
-            (lambda: self.relay(b"GET", body=b"{}"), "relay once"),
+            (lambda: self.relay(b"POST"), "relay once"),
+            *((lambda m=m: self.relay(m), "relay fresh") for m in (b"PUT", b"DELETE", b"BREW")),
+            *((lambda m=m: self.relay(m, body=b"{}"), "relay fresh") for m in (b"GET", b"HEAD", b"OPTIONS")),
         ):
             self.failureResultOf(call(), UpstreamError)
             self.assertEqual(expected, used.pop())

@@ -226,7 +226,7 @@ class Backpressure(WorldTest):
         """So too when it is the proxy that gave up."""
         world, call, line = self.begin()
         before = call.received
-        world.upstream.give_up()
+        world.upstream.pending.give_up()
         self.assertTrue(line.closed)
         line.send(b"defghi")
         line.lose()

@@ -111,6 +111,36 @@ class Deciding(ParkingTest):
         before = len(self.server.requests)
         self.assertEqual(("restored", 0), (self.ask("@story a chair"), self.parked(before)))
 
+    def test_edited(self) -> None:
+        """A warm-up that begins with a file does not park what the slot holds, if a file has that."""
+        self.built.close()
+        self.use({"code": f"{'abc ' * 200}<{{message}}>", "story": f"{'tell ' * 30}<{{message}}>"})
+        self.ask("@story a chair")
+        self.template("code", f"{'abc ' * 199}{'d' * 300}<{{message}}>")
+        self.successResultOf(self.built.start(self.built.poller.poll))
+        before = len(self.server.requests)
+        self.successResultOf(self.built.start(self.built.warmer.round))
+        self.assertIn(RESTORE, self.server.paths()[before:])
+        self.assertEqual(0, self.parked(before))
+
+    def test_restored_for_nobody(self) -> None:
+        """What was restored for a client that hung up before its request was sent is not parked."""
+        self.built.close()
+        self.use({"code": f"{'abc ' * 30}<{{message}}>", "story": "Tell. <{message}>"})
+        self.session("one")
+        self.server.pause_at = {RESTORE}
+        call = self.built.chat("@code why?")
+        self.assertEqual(1, self.server.paused)
+        self.server.pause_at = {"/slots"}
+        self.server.go_on()
+        self.built.settle()
+        self.assertEqual(1, self.server.paused)
+        call.hang_up()
+        self.built.settle()
+        self.server.pause_at = set()
+        before = len(self.server.requests)
+        self.assertEqual(("restored", 0), (self.ask("@story a table"), self.parked(before)))
+
     def evaluate_code(self) -> None:
         """Have a piece of the template evaluated, as a warm-up does that is broken off then."""
         piece = [1, *map(ord, f"<user>{'abc ' * 25}")]
@@ -167,6 +197,19 @@ class Failing(ParkingTest):
             self.session(f"another {number}")
         self.assertEqual((6, 0), (self.parked(), self.count("lost")))
 
+    def test_thoughts(self) -> None:
+        """That a long answer to a short prompt is not reused says nothing: chat templates drop a model's thoughts."""
+        # The fields that are no tokens make the body long enough to be read.
+        fields = {"user": "x" * 500}
+        for number in range(3):
+            self.server.says = "hmm " * 40
+            self.assertEqual(200, self.built.chat(f"hi {number}", **fields).status)
+            self.server.says = "fine"
+            self.ask()
+            call = self.built.chat(f"hi {number}", "well", "more", **fields)
+            self.assertLess(call.json()["timings"]["cache_n"], LEAST)
+        self.assertEqual((3, 0), (self.count("parked"), self.count("lost")))
+
     def test_refused(self) -> None:
         """A refusal does not keep the file from being restored, and parking is not tried again."""
         self.session("one")
@@ -190,7 +233,7 @@ class Failing(ParkingTest):
         self.server.pause_at = {"/completion"}
         call = self.built.chat("@code why?")
         self.assertEqual(1, self.server.paused)
-        self.built.upstream.give_up()
+        self.built.upstream.pending.give_up()
         self.built.settle()
         self.assertEqual((200, "cold"), (call.status, call.headers["x-bioproxy-cache"]))
         self.assertEqual(1, self.count("failed"))

@@ -90,7 +90,7 @@ class World:
         self.free = 1 << 50
         self.new_settings = self.settings
         outside = Outside(
-            agents=agents or Agents(self.agent, self.agent, self.agent, self.agent),
+            agents=agents or Agents(self.agent, self.agent, self.agent, self.agent, self.agent),
             in_thread=lambda work: self.in_thread(work),
             on_shared_disk=lambda work: self.on_shared_disk(work),
             elsewhere=read_here,
