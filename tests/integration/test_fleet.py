@@ -28,8 +28,12 @@ THINKING = 3.0
 QUESTION = 300
 """Words of a question: so many that a turn which does not find its conversation computes more than is allowed."""
 
-WARM = 0.95
-"""Share of second and later turns that must find their conversation."""
+FEWER = 2
+"""Divisor: at most this part of the turns that round robin leaves cold may be cold with affinity.
+
+How many are, also depends on the machine: the slower it answers, the more requests there are at the same time, and the
+more of them go to the next pair.  Beside round robin in the same run that hardly matters.
+"""
 
 STEADY = tiny_model.Size(blocks=4, width=128, heads=4, feed_forward=384)
 """A model for which a file of a thousand tokens is worth fetching, also on a busy machine: computing takes longer."""
@@ -98,7 +102,7 @@ def test_affinity(stack: ExitStack, tmp_path: Path, pair_of: PairOf, capsys: pyt
             assert {turn.answer.pair for turn in crowd.turns} == {pair.name for pair in pairs}
     affinity, other = results["affinity"], results["round robin"]
     assert affinity.turns == other.turns == SESSIONS * TURNS
-    assert affinity.warm >= WARM
+    assert 1 - affinity.warm <= (1 - other.warm) / FEWER
     assert affinity.computed < other.computed
     # Nobody computed a template again.
     assert total(pairs, "warmups_total", result="done") == TEMPLATES
