@@ -73,7 +73,7 @@ QUICK = Amounts(
     from_pypi=("hearth-llm",),
     prompts={"dense": (1200,)},
     repeats=5,
-    restarts=4,
+    restarts=3,
     waiting=(1, 100),
     template_tokens=(25_000, 100_000),
     templates=(1, 300),
@@ -95,8 +95,8 @@ FULL = Amounts(
         "sliding": (1000, 3000, 7000),
         "hybrid": (1000, 3000, 7000),
     },
-    repeats=7,
-    restarts=4,
+    repeats=5,
+    restarts=3,
     waiting=(1, 10, 100, 1000),
     template_tokens=(25_000, 50_000, 100_000),
     templates=(1, 30, 300),
@@ -106,7 +106,7 @@ FULL = Amounts(
     kinds=("dense", "sliding", "hybrid"),
     threads=2,
 )
-"""About thirty minutes."""
+"""About forty minutes on two processors: half of it is what llama.cpp alone and hearth-llm compute again."""
 
 TINY = Amounts(
     posts=5,
