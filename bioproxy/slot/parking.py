@@ -1,4 +1,4 @@
-"""Has llama-server keep in its memory what a slot file is about to overwrite, where no file has it.
+"""Has llama-server keep in its memory what a slot file is about to overwrite, where no file has its prompt.
 
 llama-server keeps finished prompts in memory (``--cache-ram``, 8 GiB by default): when a *request* takes the slot from
 another prompt, a copy of that prompt is made first, and a later request that begins with it gets it back.  A restore
@@ -68,8 +68,8 @@ class Displaced:
 class Parking:
     """Parks the slot's content before a file is restored over it.
 
-    Invariant: what some file has is not parked on purpose.  A file would be restored for it the next time, and hide
-    the copy in memory.
+    Invariant: a prompt that has a file is not parked.  The file would be restored for it the next time, and hide the
+    copy in memory.
     """
 
     log = Logger()
@@ -106,14 +106,14 @@ class Parking:
         if not self._of_use or not content.left_by_user:
             return None
         if (known := content.known) is not None:
-            # `saved` counts the prompt's file and the conversation's.  Neither is there for a prompt that is not
-            # learned, nor for a first question on one that will be.
-            worth = known.saved == 0 and known.witness.tokens >= LEAST
+            # A file of the conversation is not enough.  It helps the client that goes on with this conversation, and
+            # nobody who begins another one with the same prompt.
+            worth = known.witness.tokens >= LEAST and not self._has_file(known.name, known.key)
             return Displaced(known, self._prompt) if worth else None
         # An answer was broken off, or the request was none that bioproxy reads.  In the first case the prompt's name
         # may be known, and a file may have most of it.
         probable = content.probable
-        if probable is not None and probable.name and self._files.usable(probable.name, PREFIX) is not None:
+        if probable is not None and self._has_file(probable.name, probable.key):
             return None
         witness = await self._llama.witness()
         return Displaced(None) if witness is not None and witness.tokens >= LEAST else None
@@ -166,6 +166,11 @@ class Parking:
             if self._strikes >= STRIKES:
                 self._of_use = False
                 self.log.info("llama-server does not keep prompts in memory (--cache-ram): no more are parked")
+
+    def _has_file(self, name: str, key: Key) -> bool:
+        """Tell whether a prompt has a file; one that is not known has no name, and none."""
+        entry = self._files.usable(name, PREFIX) if name else None
+        return entry is not None and entry.key == key
 
     def _count(self, result: str) -> None:
         """Count one event."""

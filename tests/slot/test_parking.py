@@ -81,6 +81,14 @@ class Deciding(ParkingTest):
         before = len(self.server.requests)
         self.assertEqual(("restored", 0), (self.ask("@story why?"), self.parked(before)))
 
+    def test_conversation_has_a_file(self) -> None:
+        """A conversation that was saved is parked all the same: another one with its system message has no file."""
+        self.session("one " * 20, "fine", "two " * 20)
+        before = len(self.server.requests)
+        self.assertEqual(("restored", 1), (self.ask(), self.parked(before)))
+        self.assertIn("/slots/0?action=save", self.server.paths()[before:])
+        self.assertLess(self.session("another?"), 30)
+
     def test_unread(self) -> None:
         """What a request left that bioproxy does not read is parked, too."""
         prompt = "b" * 100
