@@ -245,7 +245,7 @@ def tell(found: Found, model: str, tokens: int, course: Course) -> None:
     names = [side.name for side in course.sides]
     seconds = {key: median([each.seconds for each in asked]) for key, asked in course.asked.items()}
     rows: list[list[Cell]] = []
-    for state in STATES:
+    for state in (each for each in STATES if any((each, name) in course.asked for name in names)):
         computed: list[Cell] = []
         for name in names:
             asked = course.asked.get((state, name))
