@@ -17,7 +17,7 @@ from bioproxy.llama.api import Witness
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import NO_CONVERSATION, KnownContent, ProbableContent
+from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent, ProbableContent
 from bioproxy.slot.plan import (
     CUT_BACK,
     CheckProbable,
