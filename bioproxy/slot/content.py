@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from bioproxy.llama.api import Evaluated, LlamaApi
+from bioproxy.llama.answers import Evaluated
+from bioproxy.llama.api import LlamaApi
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed

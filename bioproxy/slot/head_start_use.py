@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from bioproxy.gate.gate import Gate
-from bioproxy.llama.api import Evaluated
+from bioproxy.llama.answers import Evaluated
 from bioproxy.llama.prefix_tokens import cut_after
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.slot.content import SlotContent

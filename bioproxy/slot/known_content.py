@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bioproxy.llama.api import Witness
+from bioproxy.llama.answers import Witness
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 

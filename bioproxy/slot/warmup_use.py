@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bioproxy.llama.api import Evaluated
+from bioproxy.llama.answers import Evaluated
 from bioproxy.llama.prefix_tokens import cut_after
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.prompt_shape import Key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bioproxy.llama.api import FIXED_MARKER
+from bioproxy.llama.answers import FIXED_MARKER
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY

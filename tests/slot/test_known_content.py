@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.llama.api import Witness
+from bioproxy.llama.answers import Witness
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent, ProbableContent
 from tests.support.world import KEY

@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.llama.api import Witness
+from bioproxy.llama.answers import Witness
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key

@@ -7,7 +7,7 @@ from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from bioproxy.llama.api import FIXED_MARKER
+from bioproxy.llama.answers import FIXED_MARKER
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
