@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from bioproxy.gate.gate import Gate
-from bioproxy.http.client_output import SLOT_BUFFER_BYTES, BufferBudget
+from bioproxy.http.buffer_budget import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
