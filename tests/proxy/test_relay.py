@@ -65,9 +65,9 @@ class Backpressure(WorldTest):
 
         self.patch(call.transport, "write", write_and_fill)
         line.send(b"abc")
-        self.assertEqual((b"abc", 1), (call.body, len(world.proxy._running)))
+        self.assertEqual((b"abc", 1), (call.body, len(world.proxy.running.exchanges)))
         producer.resumeProducing()
-        self.assertEqual((b"abc", 0), (call.body, len(world.proxy._running)))
+        self.assertEqual((b"abc", 0), (call.body, len(world.proxy.running.exchanges)))
 
     def test_full_again_at_once(self) -> None:
         """A client with room for one piece gets one piece; llama-server goes on waiting while too much is held."""
