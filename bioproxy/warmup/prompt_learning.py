@@ -31,7 +31,7 @@ from bioproxy.prompts.learned_prompts import LearnedPrompt, LearnedPrompts
 from bioproxy.prompts.prompt_shape import Key, Shape
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.warmup.beginnings import Beginning, Beginnings
-from bioproxy.warmup.learning_rules import longest_part, to_learn
+from bioproxy.warmup.learning_rules import longest_part, may_have, to_learn
 
 PROOF_SECONDS = 3600.0
 """Seconds after which a prompt that was learned at first sight does not count as waiting for its second use any more.
@@ -261,25 +261,3 @@ class PromptLearning:
         # Only where requests differ behind the part: then a change of the client would make more of them reusable.
         told = self._differences.get(id)
         return None if told is None else f"requests share only this part: {told}"
-
-    def why_not(self, chat: ChatRequest) -> str:
-        """Say why the beginning of a request is not learned."""
-        # Lasting reasons first: the client has to change before anything can be learned.
-        shape = chat.beginning
-        if shape.is_too_large:
-            return "what stands before the first message is too long to be learned"
-        if not shape.may_be_kept:
-            return "what stands before the first message has more in it than instructions and tools"
-        differs = self.difference(shape)
-        # What has tools or a mark does not wait for a second conversation: this answer is enough.
-        if chat.has_tools or chat.marked:
-            told = "not seen like this before"
-            return f"{told}, and learned now" if differs is None else f"{told}: {differs}"
-        # The difference is told in any case: a second conversation never comes where a clock is in it.
-        told = "learned when a second conversation begins with it"
-        return told if differs is None else f"{told}; the most similar one so far: {differs}"
-
-
-def may_have(shape: Shape, tokens: int) -> bool:
-    """Tell whether a beginning may have so many tokens: each has at least one character."""
-    return len(shape.source) >= tokens
