@@ -26,6 +26,8 @@ from bioproxy.gate.gate import Gate
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.http.site import CheckedSite
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process_watch import ProcessWatch
@@ -62,10 +64,8 @@ from bioproxy.slot_files.record import SnapshotRecord
 from bioproxy.slot_files.reuse_check import ReuseCheck
 from bioproxy.slot_files.shelf import Shelf
 from bioproxy.warmup.last_talk import LastTalk
-from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
 

@@ -22,6 +22,8 @@ from bioproxy.assembly.outside import Outside
 from bioproxy.assembly.parts import SlotParts, WarmupParts
 from bioproxy.assembly.sharing import assemble_sharing
 from bioproxy.assembly.slot_parts import learned_from
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.prefix_tokens import Prefixes
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.learned_prompts import LearnedPrompts
@@ -33,10 +35,8 @@ from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.last_talk import LastTalk
-from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
 

@@ -15,12 +15,12 @@ the same moment, although each looks at the warm-ups anew.  Does not know HTTP, 
 
 from __future__ import annotations
 
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.prompt_rules import why_not
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.proxy.asked import Asked
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.learning_rules import why_not
-from bioproxy.warmup.prompt_learning import PromptLearning
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
 

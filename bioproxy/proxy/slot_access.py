@@ -21,6 +21,8 @@ from contextlib import AbstractAsyncContextManager
 
 from bioproxy.gate.turn import Turn
 from bioproxy.http.targets import SLOT_ACTIONS
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.proxy.asked import Asked
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
@@ -30,8 +32,6 @@ from bioproxy.slot.uses import PromptUse
 from bioproxy.slot_files.client_calls import saved_to
 from bioproxy.warmup.client_kinds import kind_of
 from bioproxy.warmup.last_talk import LastTalk
-from bioproxy.warmup.prompt_learning import PromptLearning
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.talks import Talk
 
 

@@ -6,7 +6,7 @@ prompt it begins with.  `answered` is called when it was answered: only then it 
 
 Nothing is decided at that moment.  `study` decides later, in a round of the warmer: turning a beginning into tokens
 takes some requests to llama-server, and no user should wait for them.  The rules are pure and stand in
-`bioproxy.warmup.learning_rules`; what was seen so far is in `bioproxy.warmup.beginnings`; here are the requests to
+`bioproxy.learning.prompt_rules`; what was seen so far is in `bioproxy.learning.beginnings`; here are the requests to
 llama-server and what comes of them.
 
 On Twisted: `look` and `study` may both be waiting for llama-server's tokens of the same beginning, for two clients that
@@ -23,6 +23,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.learning.beginnings import Beginning, Beginnings
+from bioproxy.learning.prompt_rules import longest_part, may_have, to_learn
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.prefix_tokens import STAND_INS, prefix_tokens
 from bioproxy.llama.process_watch import ProcessWatch
@@ -30,8 +32,6 @@ from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.learned_prompts import LearnedPrompt, LearnedPrompts
 from bioproxy.prompts.prompt_shape import Key, Shape
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.warmup.beginnings import Beginning, Beginnings
-from bioproxy.warmup.learning_rules import longest_part, may_have, to_learn
 
 PROOF_SECONDS = 3600.0
 """Seconds after which a prompt that was learned at first sight does not count as waiting for its second use any more.

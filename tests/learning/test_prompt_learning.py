@@ -7,12 +7,12 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 
+from bioproxy.learning.prompt_learning import PROOF_SECONDS
+from bioproxy.learning.prompt_rules import UNPROVEN, why_not
 from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.learned_prompts import MOST, LearnedPrompt
 from bioproxy.prompts.prompt_shape import LARGEST_SHAPE
 from bioproxy.prompts.request_search import read_request
-from bioproxy.warmup.learning_rules import UNPROVEN, why_not
-from bioproxy.warmup.prompt_learning import PROOF_SECONDS
 from tests.support.world import WarmTest
 
 LONG = "All that a careful assistant has to know. " * 40
