@@ -22,6 +22,7 @@ from typing import Any
 from twisted.application.service import IService
 
 from bioproxy.assembly.outside import Outside
+from bioproxy.gate.gate import Gate
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.http.site import CheckedSite
@@ -54,13 +55,12 @@ from bioproxy.settings.configuration import Settings
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.record import SnapshotRecord
+from bioproxy.slot_files.reuse_check import ReuseCheck
+from bioproxy.slot_files.shelf import Shelf
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens

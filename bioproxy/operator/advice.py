@@ -4,7 +4,7 @@
 on what is known.  llama-server reports some of its setup over HTTP (`/props`).  The rest is known only where its
 command line can be read (`bioproxy.operator.llama_flags`); where it cannot, there is no advice on it.  What cannot be
 known beforehand, for example whether restored files are of any use with a model, is found out while requests run
-(`bioproxy.slot.reuse_check`).
+(`bioproxy.slot_files.reuse_check`).
 
 Each advice has two parts, what was found and what to do, because a finding alone does not help an operator who does not
 know llama-server's flags.

@@ -28,7 +28,7 @@ from bioproxy.settings import configuration as config
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
 from bioproxy.shared.folder import SharedFolder
-from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot_files.folder import SlotFolder
 
 COLOURS = {"ok": 32, "note": 36, "warning": 33}
 """The colours of the words, as numbers of terminals' escape sequences (ECMA-48): green, cyan, yellow."""

@@ -29,7 +29,7 @@ from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
-from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot_files.folder import SlotFolder
 
 FIRST = 5.0
 """Seconds that llama-server may take to answer `/health`.

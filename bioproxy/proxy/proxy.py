@@ -25,6 +25,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
+from bioproxy.gate.gate import Gate
 from bioproxy.http.client_output import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
@@ -39,7 +40,6 @@ from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.proxy.turns import turn_for
 from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.errors import ProxyError
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule

@@ -31,11 +31,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.upstream import Upstream
 from bioproxy.proxy.proxy import Proxy
 from bioproxy.runtime.errors import ShuttingDown
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.gate import Gate
 
 ANSWERING = 10.0
 """Seconds that a running answer may take to its end.

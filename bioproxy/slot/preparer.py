@@ -36,11 +36,11 @@ from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import NO_CONVERSATION, KnownContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.facts import PromptFacts
-from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.parking import Displaced, Parking
 from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Use, Wanted, plan, plan_replacement
-from bioproxy.slot.record import CHAT, PREFIX, Snapshot
-from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT, PREFIX, Snapshot
+from bioproxy.slot_files.reuse_check import ReuseCheck
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,20 @@ from contextlib import asynccontextmanager, contextmanager
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import KnownContent, ProbableContent, SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.preparer import Prepared, SlotPreparer
-from bioproxy.slot.record import CHAT, PREFIX
-from bioproxy.slot.reuse_check import ReuseCheck, helped
-from bioproxy.slot.turn import Turn
 from bioproxy.slot.warmup_use import WarmupUse
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT, PREFIX
+from bioproxy.slot_files.reuse_check import ReuseCheck, helped
 
 REUSES_NOTHING = Prepared("cold", "ineffective")
 """How the slot is prepared for a request that must not reuse anything, whatever the slot holds."""
@@ -144,7 +144,7 @@ class SlotUses:
         """Use the slot for a user's request whose prompt is not looked at.
 
         `may_write` is the file that llama-server may write for this call of a client; empty for no
-        file, `None` if it may be any file (`bioproxy.slot.client_calls.saved_to`).  `turn` and
+        file, `None` if it may be any file (`bioproxy.slot_files.client_calls.saved_to`).  `turn` and
         `llama_continues` are as in `use_for_prompt`.
         """
         await self._saver.save_if_due(displaced=True)  # the request overwrites what the slot holds

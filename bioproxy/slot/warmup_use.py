@@ -19,10 +19,10 @@ from bioproxy.llama.api import Evaluated
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.content import NO_CONVERSATION, SlotContent, cut_after
-from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.preparer import Prepared
-from bioproxy.slot.record import CHAT, PART, PREFIX
-from bioproxy.slot.reuse_check import ReuseCheck, helped
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT, PART, PREFIX
+from bioproxy.slot_files.reuse_check import ReuseCheck, helped
 
 
 class WarmupUse:

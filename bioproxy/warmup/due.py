@@ -20,7 +20,7 @@ from typing import Any
 
 from bioproxy.prompts.catalogue import Prompt, Source
 from bioproxy.runtime.backoff import Trouble
-from bioproxy.slot.record import Snapshot
+from bioproxy.slot_files.record import Snapshot
 
 
 class Reason(Enum):

@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bioproxy.llama.api import LlamaApi
-from bioproxy.slot.record import Snapshot
-from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.slot import Slot
+from bioproxy.slot_files.record import Snapshot
+from bioproxy.slot_files.reuse_check import helped
 from bioproxy.warmup.progress import LEAST as LEAST_BATCH
 
 LEAST = 512

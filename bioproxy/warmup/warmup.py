@@ -28,17 +28,17 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.reuse_check import helped
-from bioproxy.slot.save_failures import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
+from bioproxy.slot_files.reuse_check import helped
+from bioproxy.slot_files.save_failures import SaveFailed
 from bioproxy.warmup.progress import LEAST, Progress, piece_end
 from bioproxy.warmup.resume import Resume
 

@@ -11,8 +11,8 @@ from typing import Any
 from bioproxy.operator.prompts_status import CONVERSATIONS
 from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
-from bioproxy.slot.folder import MAGIC
-from bioproxy.slot.record import CHAT, PART, Snapshot
+from bioproxy.slot_files.folder import MAGIC
+from bioproxy.slot_files.record import CHAT, PART, Snapshot
 from tests.support.record_files import block, unblock
 from tests.support.world import PREFIX as CODE_TOKENS
 from tests.support.world import World, WorldTest

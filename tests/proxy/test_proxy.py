@@ -9,8 +9,8 @@ from twisted.internet.defer import fail
 from twisted.logger import capturedLogs
 
 from bioproxy.http.targets import GATED
-from bioproxy.slot.record import CHAT as CHAT_FILE
-from tests.slot.test_client_calls import CAREFUL, NO_WRITE, WRITE
+from bioproxy.slot_files.record import CHAT as CHAT_FILE
+from tests.slot_files.test_client_calls import CAREFUL, NO_WRITE, WRITE
 from tests.support.network import Call, Wire
 from tests.support.world import CODE, KEY, PREFIX, World, WorldTest, logged
 

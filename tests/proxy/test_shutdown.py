@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 
 from bioproxy.proxy.shutdown import ANSWERING, FLUSHING, SAVING, Shutdown
-from bioproxy.slot.record import CHAT as CHAT_FILE
+from bioproxy.slot_files.record import CHAT as CHAT_FILE
 from tests.support.network import Call
 from tests.support.world import CODE, World, WorldTest, logged
 

@@ -30,7 +30,7 @@ class Lines(SynchronousTestCase):
 
     def test_event(self) -> None:
         """An event is one line: time, level, a short name, and the sentence with its values put in."""
-        self.logger("bioproxy.slot.gate.Gate").info("{what} is open", what="it")
+        self.logger("bioproxy.gate.gate.Gate").info("{what} is open", what="it")
         self.assertRegex(self.output.getvalue(), rf"^{TIME} info  gate: it is open\n$")
 
     def test_levels(self) -> None:

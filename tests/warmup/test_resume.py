@@ -5,7 +5,7 @@ from __future__ import annotations
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import digest, prefix_digests
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
-from bioproxy.slot.record import PART, PREFIX
+from bioproxy.slot_files.record import PART, PREFIX
 from bioproxy.warmup.progress import LEAST as LEAST_BATCH
 from bioproxy.warmup.resume import LEAST, TRIAL, Resume
 from tests.support.world import KEY, SlotTest
