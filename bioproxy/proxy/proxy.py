@@ -218,8 +218,10 @@ class Proxy:
         #    Of a chat that names none, the beginning is looked at: it may be one that was learned.
         found = await self._reader.find(record.path, exchange.body)
         if isinstance(found, NamedTemplates):
+            # Noted before it is tried: an operator looks for the name if the file cannot be read.
             record.template = found.templates[0].name
             exchange.tell("X-Bioproxy-Template", record.template)
+            await self._reader.try_to_fill(found)
         elif found is not None:
             await self._prompt_learning.look(found)
         asked: Asked | None = None

@@ -226,7 +226,9 @@ class SlotUses:
             if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
                 self._parking.judge(key, turns, use.reused)
         self._parking.answered(use.prompt)
-        await self._preparer.remember(name, key, turns, before)
+        # A file that is restored counts as used at that moment, even if its client hangs up before the answer.
+        is_counted = use.prepared.cache == "restored" and use.prepared.source == PREFIX
+        await self._preparer.remember(name, key, turns, before, is_counted=is_counted)
 
     async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:
         """Tell whether a request that reused too little has used another slot than the one that was prepared for it.

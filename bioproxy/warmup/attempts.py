@@ -48,8 +48,7 @@ class Attempts:
     is still due.
     """
 
-    # Operators find these lines under "warmer", the part that they know.
-    log = Logger("bioproxy.warmup.warmer.Warmer")
+    log = Logger()
 
     def __init__(
         self,
