@@ -130,7 +130,7 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         reactor.callWhenRunning(gc.freeze)
     # What to try is announced when the templates are warm.
     if demo is not None:
-        demo.announce(lambda: all(parts.warmer.state(name)[0] == "warm" for name in parts.poller.templates))
+        demo.announce(lambda: all(parts.readiness.state(name)[0] == "warm" for name in parts.poller.templates))
     return root
 
 

@@ -53,7 +53,7 @@ def assemble_operator(
 
         Hangup, Admin --> Reload ----> the parts with settings
         Admin ----------> Status ----> most parts, to show what they believe
-             |----------> PromptActions --> TemplatePoller, Warmer, Shelf
+             |----------> PromptActions --> TemplatePoller, Schedule, Forgetting, Shelf
              `----------> LiveEvents --> Status, History
     """
     # What an operator sees: the numbers of the last hour, the state at this moment, and both as events for open pages.
@@ -62,7 +62,7 @@ def assemble_operator(
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
     # The part of it about prompts and conversations is made apart, since there may be ten thousand of them.
     prompts_status = PromptsStatus(
-        warmups.warmer, lower.slot, lower.files, lower.snapshots, requests.request_log, lower.speed
+        warmups.readiness, lower.slot, lower.files, lower.snapshots, requests.request_log, lower.speed
     )
     # What a new user wants to know: which file was read, and the address for clients, which is known when the port is
     # open.
@@ -73,7 +73,7 @@ def assemble_operator(
         warmups.poller,
         lower.gate,
         lower.slot,
-        warmups.warmer,
+        warmups.readiness,
         lower.watch,
         lower.upstream,
         requests.request_log,
@@ -101,11 +101,11 @@ def assemble_operator(
         events,
         Page(),
         warmups.poller,
-        warmups.warmer,
+        warmups.schedule,
         lower.watch,
         reload,
         # What may be done with one prompt: warm it up, forget it, pin its files.
-        PromptActions(warmups.poller, warmups.warmer, lower.shelf),
+        PromptActions(warmups.poller, warmups.catalogue, warmups.schedule, warmups.forgetting, lower.shelf),
         lower.metrics,
         lower.gate,
     )

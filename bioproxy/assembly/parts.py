@@ -63,8 +63,10 @@ from bioproxy.slot_files.folder import SlotFolder
 from bioproxy.slot_files.record import SnapshotRecord
 from bioproxy.slot_files.reuse_check import ReuseCheck
 from bioproxy.slot_files.shelf import Shelf
+from bioproxy.warmup.forgetting import Forgetting
 from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.prompt_tokens import PromptTokens
+from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
@@ -163,6 +165,10 @@ class WarmupParts:
     """Finds templates in requests and fills them in.  It is among these because a head start reads with it, too."""
     warmer: Warmer
     """Has the warm-ups done that are due, while no user waits."""
+    readiness: Readiness
+    """How warm each prompt is, for operators and for the explanation of cold answers."""
+    forgetting: Forgetting
+    """Has all parts forget a prompt."""
     last_talk: LastTalk
     """The last conversation, and what is expected of its next request: what head starts are made of."""
 

@@ -51,7 +51,7 @@ def takers_of(
         """Use these templates from now on.  Requests that have found theirs already keep them."""
         # A template that is gone, or has another file now, must not keep the troubles and the progress of the old one.
         for name in warmups.poller.set_templates(templates_of(prefixes)):
-            warmups.warmer.forget(name)
+            warmups.forgetting.forget(name)
 
     def limit_bodies(size: int) -> None:
         """Apply a new `max_body`, in bytes, to bodies as they arrive and as they are filled in."""

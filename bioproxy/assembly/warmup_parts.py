@@ -15,7 +15,6 @@ reader, which a head start needs as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from bioproxy.assembly.outside import Outside
@@ -31,11 +30,14 @@ from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.request_reader import RequestReader
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings
+from bioproxy.warmup.attempts import Attempts
+from bioproxy.warmup.forgetting import Forgetting
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.prompt_tokens import PromptTokens
+from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
@@ -50,9 +52,11 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     An arrow means "knows and calls"::
 
         Warmer ---> Schedule ----> Catalogue --> TemplatePoller, LearnedPrompts
+             |----> Attempts ----> Warmup --> Gate, Slot, LlamaApi
+             |----> HeadStart ---> LastTalk, HeadStartEvaluation --> Warmup
              |----> IdleWork                     what else an idle slot is good for
-             |----> Warmup ------> Gate, Slot, LlamaApi
-             `----> HeadStart ---> LastTalk, HeadStartEvaluation --> Warmup
+             |----> Readiness                    how warm each prompt is
+             `----> Forgetting                   all parts that know something of a prompt
     """
     # Short names for what is used more than once below.
     metrics, speed, llama = lower.metrics, lower.speed, lower.llama
@@ -107,28 +111,35 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     evaluation = HeadStartEvaluation(gate, slot, llama, watch, warmup, speed)
     last_talk = LastTalk(metrics, settings.head_start)
     head_start = HeadStart(last_talk, gate, slot, llama, watch, evaluation, reactor, reader.read)
-    # Twice a second it asks the others, in this order: is there something to be learned, is a head start possible, is a
-    # prompt due, is there anything else that an idle slot is good for?  Computing happens inside the gate, where a
-    # user's arrival cancels it.
-    warmer = Warmer(
+    # What is told of prompts, and what is to be done when one of them goes.
+    counts = prompt_tokens.counts
+    readiness = Readiness(catalogue, schedule, slot, warmup, shape_learning, prompt_learning, metrics, counts)
+    forgetting = Forgetting(prompt_learning, schedule, warmup, slot, counts)
+    # Saves what would be lost, and puts back what was in the slot, when nothing is due.
+    idle_work = IdleWork(catalogue, schedule, prompt_tokens, gate, slot, watch, lower.snapshots.flush_uses)
+    # One try of one prompt, and what comes of it.
+    attempts = Attempts(
         schedule,
         catalogue,
         shape_learning,
-        prompt_learning,
         prompt_tokens,
         warmup,
-        # Saves what would be lost, and puts back what was in the slot, when nothing is due.
-        IdleWork(catalogue, schedule, prompt_tokens, gate, slot, watch, lower.snapshots.flush_uses),
-        head_start,
+        idle_work,
         shared,
         gate,
         slot,
         watch,
         metrics,
         reactor,
+        readiness,
+        forgetting,
     )
+    # Twice a second the warmer asks the others, in this order: is there something to be learned, is a head start
+    # possible, is a prompt due, is there anything else that an idle slot is good for?  Computing happens inside the
+    # gate, where a user's arrival cancels it.
+    warmer = Warmer(schedule, prompt_learning, attempts, head_start, idle_work, readiness, forgetting, gate, watch)
     # The slot's shelf removes files, and does not know who would make them again.
-    lower.shelf.removed = forget_when_removed(prompt_learning, warmer)
+    lower.shelf.removed = forgetting.file_removed
     # By name, since the order of so many could be mistaken.  The parts that are only used by these, such as `Prefixes`
     # and the evaluation of head starts, are in no table.
     return WarmupParts(
@@ -145,16 +156,6 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
         reader=reader,
         last_talk=last_talk,
         warmer=warmer,
+        readiness=readiness,
+        forgetting=forgetting,
     )
-
-
-def forget_when_removed(prompt_learning: PromptLearning, warmer: Warmer) -> Callable[[str], None]:
-    """Return what is to be called with the id of each learned prompt whose file was removed to make room."""
-
-    def forget(id: str) -> None:
-        # It would be warmed up again otherwise, and its new file would only remove the next one's.  A template is not
-        # forgotten: the operator has configured it, and its files are never removed for their number.
-        if prompt_learning.forget(id):
-            warmer.forget(id)
-
-    return forget

@@ -37,7 +37,7 @@ from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.runtime.errors import ConfigError, TemplateError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.schedule import Schedule
 
 
 class Admin:
@@ -52,7 +52,7 @@ class Admin:
         events: LiveEvents,
         page: Page,
         poller: TemplatePoller,
-        warmer: Warmer,
+        schedule: Schedule,
         watch: ProcessWatch,
         reload: Reload,
         prompt_actions: PromptActions,
@@ -64,7 +64,7 @@ class Admin:
         self._events = events
         self._page = page
         self._poller = poller
-        self._warmer = warmer
+        self._schedule = schedule
         self._watch = watch
         self._reload = reload
         self._prompt_actions = prompt_actions
@@ -191,7 +191,7 @@ class Admin:
         if name not in self._poller.templates:
             return unknown(request, name)
         # Only noted here.  The warmer looks twice a second for what there is to do.
-        self._warmer.schedule.want(name)
+        self._schedule.want(name)
         request.setResponseCode(202)
         return plain(request, f"template {name} is warmed up next\n")
 

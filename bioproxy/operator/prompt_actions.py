@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from twisted.logger import Logger
 
+from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.slot_files.shelf import Shelf
-from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.forgetting import Forgetting
+from bioproxy.warmup.schedule import Schedule
 
 Result = tuple[int, str]
 """A status of HTTP, and a sentence for the operator."""
@@ -32,13 +34,17 @@ class PromptActions:
 
     log = Logger()
 
-    def __init__(self, poller: TemplatePoller, warmer: Warmer, shelf: Shelf) -> None:
-        """Act on `warmer`, which knows what was learned, and on the files of `shelf`.
+    def __init__(
+        self, poller: TemplatePoller, catalogue: Catalogue, schedule: Schedule, forgetting: Forgetting, shelf: Shelf
+    ) -> None:
+        """Act on the `schedule` of warm-ups, on the files of `shelf`, and by `forgetting`.
 
-        `poller` knows which names are templates.
+        `poller` knows which names are templates, and `catalogue` which are prompts.
         """
         self._poller = poller
-        self._warmer = warmer
+        self._catalogue = catalogue
+        self._schedule = schedule
+        self._forgetting = forgetting
         self._shelf = shelf
 
     def forget(self, id: str) -> Result:
@@ -55,7 +61,7 @@ class PromptActions:
         # Also the files of a template that is not configured any more: its id is unknown to the catalogue, not to the
         # record.  An id of the path is only compared with known ones, so it cannot lead to any other file.
         try:
-            found = self._warmer.forget_learned(id)
+            found = self._forgetting.forget_learned(id)
         except OSError as error:
             return self._failed(error)
         if not found:
@@ -83,8 +89,8 @@ class PromptActions:
         409 for a conversation, which only its client can go on with; 404 for an unknown id.
         """
         # Only noted here.  The warmer looks twice a second for what there is to do.
-        if id in self._warmer.catalogue:
-            self._warmer.schedule.want(id)
+        if id in self._catalogue:
+            self._schedule.want(id)
             return 202, f"{id} is warmed up next"
         # Learned prompts and conversations have names of the same form, so an operator may well mistake one for the
         # other.

@@ -29,7 +29,7 @@ from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
 from bioproxy.slot_files.snapshot import CONVERSATION
-from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.readiness import Readiness
 
 CONVERSATIONS = 50
 """Conversations that are listed; the number of all of them is in `shelf`.
@@ -45,12 +45,12 @@ KINDS = {Source.TEMPLATE: "template", Source.LEARNED: "learned"}
 class PromptsStatus:
     """Reads what is kept when it is asked.
 
-    Keeps no copy of anything, so it is never older than the record of slot files and the warmer.
+    Keeps no copy of anything, so it is never older than the record of slot files and what the warmer has done.
     """
 
     def __init__(
         self,
-        warmer: Warmer,
+        readiness: Readiness,
         slot: Slot,
         files: SlotFiles,
         snapshots: SnapshotRecord,
@@ -59,12 +59,12 @@ class PromptsStatus:
     ) -> None:
         """Read from these parts, and change none of them.
 
-        `warmer` knows the prompts and how warm each is.  `slot` and `files` tell which conversations could be restored,
-        `snapshots` in which order they were used.  `request_log` knows when a template was asked for that has no file
-        yet, and `speed` what computing a token takes.
+        `readiness` knows the prompts and how warm each is.  `slot` and `files` tell which conversations could be
+        restored, `snapshots` in which order they were used.  `request_log` knows when a template was asked for that has
+        no file yet, and `speed` what computing a token takes.
         """
         # Nothing is asked of them here: the record is read later, when the services start.
-        self._warmer = warmer
+        self._readiness = readiness
         self._slot = slot
         self._files = files
         self._snapshots = snapshots
@@ -74,7 +74,7 @@ class PromptsStatus:
     def now(self) -> dict[str, Any]:
         """Return both keys of `/status`: `prompts`, the list, and `shelf`, what all files of a class amount to."""
         # At most 64 learned prompts and some templates.  Each costs a look at its file on the disk, some microseconds.
-        prompts = [self._prompt(id) for id in self._warmer.catalogue]
+        prompts = [self._prompt(id) for id in self._readiness.catalogue]
         # `islice` stops reading after so many.  A list of all, sorted by time, would be made once a second for each.
         latest = islice(self._snapshots.most_recently_used(CONVERSATION), CONVERSATIONS)
         conversations = [self._conversation(name, entry) for (name, _), entry in latest]
@@ -86,23 +86,23 @@ class PromptsStatus:
         `state`, `progress`, `warmup`, `error` and `note` are as in `templates`.  `part` tells that it is only what
         several beginnings share.  `bytes` are those of its whole file and of an interrupted warm-up's together.
         """
-        prompt = self._warmer.catalogue.get(id)
+        prompt = self._readiness.catalogue.get(id)
         # Asked from the catalogue each time: a prompt may have been forgotten a moment ago.
         # A template whose file cannot be read has an id and no prompt, and learned prompts always have both.
         learned = None if prompt is None else prompt.learned
-        state, error = self._warmer.state(id)
+        state, error = self._readiness.state(id)
         # Both may be there: a whole file of an older text, and the beginning of the present one.  For an operator they
         # are one thing, because they are pinned and forgotten together.
         whole, part = self._snapshots.get(id, PREFIX), self._snapshots.get(id, PART)
         files = [each for each in (whole, part) if each is not None]
         # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
-        tokens = self._warmer.tokens.get(id) if whole is None else whole.tokens
+        tokens = self._readiness.tokens.get(id) if whole is None else whole.tokens
         return {
             "name": id,
             "kind": KINDS[Source.TEMPLATE if prompt is None else prompt.source],
             "state": state,
             # Rounded to what a progress bar can show, so that it is not news for every page with each token.
-            "progress": round(self._warmer.progress(id), 3),
+            "progress": round(self._readiness.progress(id), 3),
             # For the warmer 0 means "too many to count", which an operator would misread.
             "tokens": tokens or None,
             "bytes": sum(each.size for each in files),
@@ -111,9 +111,9 @@ class PromptsStatus:
             "pinned": any(each.pinned for each in files),
             "part": learned is not None and learned.cut is not None,
             # The very decision that warm-ups follow, so what is shown cannot differ from what is done.
-            "warmup": self._warmer.schedule.look(id).told(),
+            "warmup": self._readiness.schedule.look(id).told(),
             "error": error,
-            "note": self._warmer.note(id),
+            "note": self._readiness.note(id),
         }
 
     def _conversation(self, id: str, entry: Snapshot) -> dict[str, Any]:

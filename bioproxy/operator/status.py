@@ -35,7 +35,7 @@ from bioproxy.proxy.waits import Waits
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.client_kinds import ClientKinds
-from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.readiness import Readiness
 
 QUEUE = 20
 """Waiting requests that are listed one by one; the number of all of them is always there.
@@ -59,7 +59,7 @@ class Status:
         poller: TemplatePoller,
         gate: Gate,
         slot: Slot,
-        warmer: Warmer,
+        readiness: Readiness,
         watch: ProcessWatch,
         upstream: Upstream,
         request_log: RequestLog,
@@ -76,7 +76,7 @@ class Status:
         self._poller = poller
         self._gate = gate
         self._slot = slot
-        self._warmer = warmer
+        self._readiness = readiness
         self._watch = watch
         self._upstream = upstream
         self._prompts = prompts
@@ -178,7 +178,7 @@ class Status:
             progress = self._waits.progress_of(turn.who) if is_reading else None
             inside = {**who(turn.who), "since": since, "progress": progress}
         elif since is not None:
-            current = self._warmer.current
+            current = self._readiness.current
             inside = {**who(None), "template": current, "prompt": current, "since": since, "progress": None}
         # In the order in which they will be served, if nobody passes.
         queue = [
@@ -206,13 +206,13 @@ class Status:
         # No reading yet right after the start, and no text in it if the file could not be read.
         reading = self._poller.readings.get(name)
         includes = reading.text.includes if reading is not None and reading.text is not None else ()
-        state, error = self._warmer.state(name)
+        state, error = self._readiness.state(name)
         # The prompt's key stands for the present text and shape: an older file of this template has another key, and is
         # not taken for it.
-        prompt = self._warmer.catalogue.get(name)
+        prompt = self._readiness.catalogue.get(name)
         snapshot = None if prompt is None else self._slot.saved(name, prompt.key)
         # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
-        tokens = snapshot.tokens if snapshot else self._warmer.tokens.get(name)
+        tokens = snapshot.tokens if snapshot else self._readiness.tokens.get(name)
         hot = prompt is not None and self._slot.holds(prompt.key)
         return {
             # What headers, metrics and slot files call the template, and what a message has to begin with.
@@ -223,9 +223,9 @@ class Status:
             "includes": [str(include) for include in includes],
             "state": state,
             # Whether a warm-up is due, and why it is or is not.
-            "warmup": self._warmer.schedule.look(name).told(),
+            "warmup": self._readiness.schedule.look(name).told(),
             # Rounded to what a progress bar can show, so that it is not news for every page with each token.
-            "progress": round(self._warmer.progress(name), 3),
+            "progress": round(self._readiness.progress(name), 3),
             "tokens": tokens,
             # What being warm is worth: `cold_s` and `now_s`, in seconds.
             **self._prompts.worth(tokens, state == "warm", hot),
@@ -234,10 +234,10 @@ class Status:
             # When the request arrived that was the last one to arrive on this template.
             "last_used": self.request_log.last_used.get(name),
             # Set by a POST to ``/templates/NAME/warm``.
-            "wanted": name in self._warmer.schedule.wanted,
+            "wanted": name in self._readiness.schedule.wanted,
             # An error needs the operator; a note only tells why something is slower than it could be.
             "error": error,
-            "note": self._warmer.note(name),
+            "note": self._readiness.note(name),
         }
 
 

@@ -21,7 +21,7 @@ from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.proxy.asked import Asked
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.warmer import Warmer
+from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.warmup import Warmup
 
 MEANINGS = {
@@ -61,19 +61,19 @@ class MissReasons:
         self,
         shape_learning: ShapeLearning,
         prompt_learning: PromptLearning,
-        warmer: Warmer,
+        readiness: Readiness,
         warmup: Warmup,
         slot: Slot,
     ) -> None:
         """Ask these parts for each explanation.
 
         `shape_learning` knows the shapes of earlier questions on templates, and `prompt_learning` the beginnings of
-        earlier chats.  `warmer` knows what is wrong with a prompt, `warmup` how far an unfinished warm-up has come, and
-        `slot` which files there are and whether restoring helps.
+        earlier chats.  `readiness` knows what is wrong with a prompt, `warmup` how far an unfinished warm-up has come,
+        and `slot` which files there are and whether restoring helps.
         """
         self._shape_learning = shape_learning
         self._prompt_learning = prompt_learning
-        self._warmer = warmer
+        self._readiness = readiness
         self._warmup = warmup
         self._slot = slot
 
@@ -90,7 +90,7 @@ class MissReasons:
             return miss
         # A failure leaves its progress behind as well.  But then the failure is the reason, and waiting does not help:
         # warm-ups of this prompt pause.
-        return miss if self._warmer.state(asked.prompt)[0] == "error" else "warming"
+        return miss if self._readiness.state(asked.prompt)[0] == "error" else "warming"
 
     def detail(self, asked: Asked, miss: str | None) -> str | None:
         """Return what there is to say about a request before it is sent; `None` for nothing.
@@ -118,7 +118,7 @@ class MissReasons:
         if miss == "warming":
             return f"its warm-up is at {self._warmup.unfinished(name, asked.key) or 0:.0%}"
         # For all other words: what is wrong with the prompt, if anything is.  It may well be why there is no file.
-        return self._warmer.state(name)[1]
+        return self._readiness.state(name)[1]
 
     def _difference(self, name: str, shape: Shape) -> str:
         """Say how a shape differs from the one that is warm, and from that of the question before."""
@@ -141,7 +141,7 @@ class MissReasons:
         # From the file if there is one, because it has the number of just this text; otherwise from the last warm-up.
         # If nobody ever counted them, the number is 0, and any answer is enough.
         saved = self._slot.saved(asked.prompt, asked.key)
-        tokens = saved.tokens if saved is not None else self._warmer.tokens.get(asked.prompt, 0)
+        tokens = saved.tokens if saved is not None else self._readiness.tokens.get(asked.prompt, 0)
         if reused >= tokens * NEARLY_ALL:
             return None
         return f"{reused} of its {tokens} tokens were reused"

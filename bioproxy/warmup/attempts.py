@@ -17,8 +17,6 @@ Does not know why a prompt is due, what is done when none is, or what a piece of
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -35,8 +33,10 @@ from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.save_failures import SaveFailed, TooLarge
 from bioproxy.warmup.due_reasons import Due, Reason
+from bioproxy.warmup.forgetting import Forgetting
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
+from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.warmup import Warmup
 
@@ -64,8 +64,8 @@ class Attempts:
         watch: ProcessWatch,
         metrics: Metrics,
         clock: IReactorTime,
-        show: Callable[[], None],
-        forget_learned: Callable[[str], object],
+        readiness: Readiness,
+        forgetting: Forgetting,
     ) -> None:
         """Store the parts; nothing is asked before the first try.
 
@@ -76,8 +76,7 @@ class Attempts:
         runs.  `metrics` counts the outcomes; `clock` measures how long a failing try took, by which the pause after it
         is sized.
 
-        `show` is called when a try has ended, so that the gauges tell what is warm.  `forget_learned` forgets a learned
-        prompt by its id, with its files.
+        `readiness` has the gauges that tell what is warm, and `forgetting` has a learned prompt forgotten.
         """
         self._schedule = schedule
         self._catalogue = catalogue
@@ -91,8 +90,8 @@ class Attempts:
         self._watch = watch
         self._metrics = metrics
         self._clock = clock
-        self._show = show
-        self._forget_learned = forget_learned
+        self._readiness = readiness
+        self._forgetting = forgetting
 
     async def try_once(self, due: Due) -> None:
         """Warm one prompt up, unless a user comes.
@@ -147,12 +146,12 @@ class Attempts:
                 # An operator may have had a learned prompt forgotten while its file was being saved.  Then the file has
                 # been recorded after all others were removed, and nobody would ever ask for it.
                 if prompt.learned is not None and self._catalogue.get(name) is None:
-                    self._forget_learned(name)
+                    self._forgetting.forget_learned(name)
                 elif done:
                     self._schedule.changed(name)
         except TooShort:
             # Its tokens were only estimated when it was learned.
-            self._forget_learned(name)
+            self._forgetting.forget_learned(name)
         except (DoesNotFit, Unusable, TooLarge) as error:
             # A later try would not help.  Another text, another model or a larger context would, and the schedule
             # notices each of these, because a failure is recorded together with them (`Schedule.about`).  So would a
@@ -166,7 +165,7 @@ class Attempts:
             # Also after an interruption: another bioproxy may have more time for it, and the warm-up may have displaced
             # another prompt that was warm in the slot only.
             self._shared.release(name)
-            self._show()
+            self._readiness.show()
 
     async def _claim(self, prompt: Prompt) -> bool:
         """Fire with whether this bioproxy is to compute a prompt.  Fails as `LlamaApi`'s calls do."""

@@ -13,6 +13,8 @@ Changes nothing but the gauges, and does not know what is done about a prompt th
 
 from __future__ import annotations
 
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.runtime.metrics import Metrics
@@ -27,6 +29,12 @@ class Readiness:
     Invariant: apart from the number of tokens, nothing is remembered; two calls without an ``await`` in between agree.
     """
 
+    catalogue: Catalogue
+    """Which prompts there are."""
+
+    schedule: Schedule
+    """Which of them is due, and what operators and users asked for."""
+
     tokens: dict[str, int]
     """The number of tokens of each prompt, by id, where they were counted; 0 if there are too many to count."""
 
@@ -36,16 +44,17 @@ class Readiness:
         schedule: Schedule,
         slot: Slot,
         warmup: Warmup,
+        shape_learning: ShapeLearning,
+        prompt_learning: PromptLearning,
         metrics: Metrics,
         tokens: dict[str, int],
     ) -> None:
-        """Ask `catalogue`, `schedule`, `slot` and `warmup` for each answer, and set the gauges of `metrics`.
-
-        `tokens` is the first value of the attribute.
-        """
+        """Ask these parts for each answer, and set the gauges of `metrics`; three are attributes of this object."""
+        self.catalogue = catalogue
+        self.schedule = schedule
         self.tokens = tokens
-        self._catalogue = catalogue
-        self._schedule = schedule
+        self._shape_learning = shape_learning
+        self._prompt_learning = prompt_learning
         self._slot = slot
         self._warmup = warmup
         self._metrics = metrics
@@ -56,16 +65,16 @@ class Readiness:
         The state is ``cold``, ``warming`` (its warm-up is inside the gate), ``warm``, or ``error`` (its last warm-up
         failed, or its file cannot be read).
         """
-        prompt = self._catalogue.get(id)
-        trouble = None if prompt is None else self._schedule.trouble(prompt)
-        problems = [*self._catalogue.problems(id), *([] if trouble is None else [trouble])]
+        prompt = self.catalogue.get(id)
+        trouble = None if prompt is None else self.schedule.trouble(prompt)
+        problems = [*self.catalogue.problems(id), *([] if trouble is None else [trouble])]
         error = "; ".join(problems) or None
         # Without a problem and without a text: the file was not read yet, just after the start.  That is no error.
         if prompt is None:
             return ("error" if error else "cold"), error
         # Before the question whether it is warm: a warm-up that an operator asked for shows as one, also of a prompt
         # that the slot or an older file has.
-        if self._warmup.current == id:
+        if self.current == id:
             return "warming", error
         # A prompt can be warm although something is wrong: an include that cannot be read leaves a text with a remark
         # in its place, and that text can be warmed up.  And a prompt whose last warm-up failed can be warm in the slot,
@@ -76,11 +85,24 @@ class Readiness:
 
     def progress(self, id: str) -> float:
         """Return how far a prompt is: from 0, nothing is processed or there is no text, to 1, warm."""
-        prompt = self._catalogue.get(id)
+        prompt = self.catalogue.get(id)
         if prompt is None or self.state(id)[0] == "warm":
             return float(prompt is not None)
         # An interrupted warm-up goes on where it was, so what it reached still counts; not for another text, though.
         return self._warmup.unfinished(id, prompt.key) or 0.0
+
+    @property
+    def current(self) -> str | None:
+        """The id of the prompt that is inside the gate for a warm-up, if any."""
+        return self._warmup.current
+
+    def note(self, id: str) -> str | None:
+        """Return a warning about how clients use a prompt, if there is one.
+
+        For operators.  For example, a client whose system message contains the time makes every warm-up useless, and
+        only a change of the client can help.
+        """
+        return self._shape_learning.note(id) or self._prompt_learning.note(id)
 
     def show(self) -> None:
         """Bring the gauges up to date.
@@ -89,7 +111,7 @@ class Readiness:
         all others.  A gauge that looked for itself would look at files for each scrape, and outlive its prompt.
         """
         # Learned prompts have no gauge of their own: each would be a time series, and they come and go.
-        for id in self._catalogue:
+        for id in self.catalogue:
             if is_learned(id):
                 continue
             self._metrics.template_warm.labels(id).set(self.state(id)[0] == "warm")

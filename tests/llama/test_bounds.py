@@ -349,11 +349,11 @@ class WholeProxy(BoundsTest):
         else:
             self.assertEqual((200, True, None), (ready.status, llama["up"], llama["trouble"]), case)
         if path in WARMING:
-            self.assertIn(words, self.built.warmer.state(WARMING[path])[1] or "", case)
+            self.assertIn(words, self.built.readiness.state(WARMING[path])[1] or "", case)
         self.behave()
         self.built.advance(60)
         self.ask_around()
-        self.assertEqual((True, "warm"), (self.told()["up"], self.built.warmer.state("code")[0]), case)
+        self.assertEqual((True, "warm"), (self.told()["up"], self.built.readiness.state("code")[0]), case)
         self.assertEqual([], self.flushLoggedErrors(), case)
 
     def test_misbehaving(self) -> None:

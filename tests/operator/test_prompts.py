@@ -295,7 +295,7 @@ class Acting(LearningTest):
         world.llama_server.pause_at = {path}
         world.clock.advance(5)
         world.start(world.warmer.round)
-        self.assertEqual(learned, world.warmer.current)
+        self.assertEqual(learned, world.readiness.current)
         self.assertEqual(200, self.post(world, learned, "forget")[0])
         world.llama_server.pause_at = set()
         world.llama_server.go_on()

@@ -117,8 +117,8 @@ class ReloadTest(ServiceTest):
         gone = world.poller.set_templates([story])
         self.assertEqual({"code"}, gone)
         for name in gone:
-            world.warmer.forget(name)
-        self.assertEqual((set(), {"story"}), (world.schedule.wanted, set(world.warmer.tokens)))
+            world.parts.forgetting.forget(name)
+        self.assertEqual((set(), {"story"}), (world.schedule.wanted, set(world.readiness.tokens)))
         self.assertEqual(set(), world.poller.set_templates([story, code]))
         self.assertEqual({"code"}, world.poller.set_templates([story, Template(code.name, code.prefix, story.path)]))
 

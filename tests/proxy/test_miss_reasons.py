@@ -87,7 +87,7 @@ class Told(WorldTest):
         world = self.ready_world({"code": f"{'x' * 20000}<{{message}}>"})
         self.successResultOf(world.start(world.warmer.round))
         call = world.chat("@code why?")
-        self.assertEqual(world.warmer.state("code")[1], call.headers["x-bioproxy-miss-detail"])
+        self.assertEqual(world.readiness.state("code")[1], call.headers["x-bioproxy-miss-detail"])
         self.assertIn("tokens", call.headers["x-bioproxy-miss-detail"])
 
     def test_shape(self) -> None:
@@ -235,6 +235,6 @@ class Afterwards(SlotTest):
         self.server.goes_back = False
         self.built.chat("@code why not?")
         record = self.built.request_log.latest()[0]
-        tokens = self.built.warmer.tokens["code"]
+        tokens = self.built.readiness.tokens["code"]
         self.assertEqual(("hot", "ineffective"), (record["cache"], record["miss"]))
         self.assertEqual(f"0 of its {tokens} tokens were reused", record["miss_detail"])

@@ -29,7 +29,7 @@ class Leases(SharingTest):
         self.round(self.a)
         self.assertEqual([], self.told(self.a)["computing"])
         self.warm(self.b)
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual("warm", self.b.readiness.state("code")[0])
         self.assertEqual(0, self.computed(self.b))
 
     def test_dead(self) -> None:
@@ -41,7 +41,7 @@ class Leases(SharingTest):
             self.round(self.b)
         self.warm(self.b)
         self.assertGreater(self.computed(self.b), 0)
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual("warm", self.b.readiness.state("code")[0])
 
     def test_claimed_again(self) -> None:
         """A claim that is needed again before it was given up is kept."""
@@ -95,7 +95,7 @@ class Leases(SharingTest):
         self.threads[1].go_on()
         self.b.settle()
         self.assertFalse(self.successResultOf(claim))
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual("warm", self.b.readiness.state("code")[0])
 
     def test_unknown_model(self) -> None:
         """While it is not certain which model runs, nothing is claimed or fetched."""

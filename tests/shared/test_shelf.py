@@ -35,7 +35,7 @@ class Sharing(SharingTest):
         self.assertFalse([line for line in logged(events) if "its warm-up starts" in line])
         self.assertEqual(1, self.b.sample("shared_warmups_saved_total"))
         self.assertEqual(1, self.b.sample("shared_shelf_up"))
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual("warm", self.b.readiness.state("code")[0])
         self.assertEqual("restored", self.b.chat("@code why?").headers["x-bioproxy-cache"])
         told = self.told(self.b)
         files = {"template": {"files": 1, "bytes": ANY}}
@@ -114,7 +114,7 @@ class Sharing(SharingTest):
         self.b.llama_server.chat_template = "Today. "
         self.warm(self.b)
         self.assertGreater(self.computed(self.b), 0)
-        self.assertEqual("warm", self.b.warmer.state("code")[0])
+        self.assertEqual("warm", self.b.readiness.state("code")[0])
         self.assertEqual(1, self.b.sample("shared_files_total", action="published", result="ok"))
 
     def test_operators_wish(self) -> None:

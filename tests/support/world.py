@@ -112,7 +112,7 @@ class World:
         self.snapshots, self.slot_folder, self.saver = parts.snapshots, parts.folder, parts.saver
         self.reuse_check, self.watch, self.poller = parts.reuse_check, parts.watch, parts.poller
         self.shape_learning, self.catalogue, self.schedule = parts.shape_learning, parts.catalogue, parts.schedule
-        self.warmup, self.warmer = parts.warmup, parts.warmer
+        self.warmup, self.warmer, self.readiness = parts.warmup, parts.warmer, parts.readiness
         self.request_log, self.proxy, self.limits = parts.request_log, parts.proxy, parts.limits
         self.history, self.status, self.events = parts.history, parts.status, parts.events
         self.reload, self.admin = parts.reload, parts.admin
@@ -276,11 +276,11 @@ class WarmTest(WorldTest):
 
     def state(self, name: str = "code") -> str:
         """Return a template's state."""
-        return self.built.warmer.state(name)[0]
+        return self.built.readiness.state(name)[0]
 
     def error(self, name: str = "code") -> str:
         """Return what is wrong with a template."""
-        return self.built.warmer.state(name)[1] or ""
+        return self.built.readiness.state(name)[1] or ""
 
     def ended(self, result: str) -> float:
         """Return how many warm-ups of ``@code`` ended so."""

@@ -98,7 +98,7 @@ class LearningOffTest(KeptOutTest):
         self.built.clock.advance(2)
         self.server.pause_at.add("/completion")
         self.begin()
-        self.assertEqual((1, True), (self.server.paused, self.built.warmer.current is not None))
+        self.assertEqual((1, True), (self.server.paused, self.built.readiness.current is not None))
         self.reload(learn=False)
         self.server.pause_at.clear()
         self.go_on()

@@ -145,13 +145,13 @@ class Ahead(WarmTest):
         """State, progress and gauges tell how far a warm-up is."""
         self.use(warmup_chunk=10)
         self.rounds(0)
-        warmer = self.built.warmer
+        readiness = self.built.readiness
         self.successResultOf(self.built.start(self.built.identity.find_out))
         self.server.pause_at = {"/completion"}
         warming = self.begin()
         seen = []
         for _ in range(3):
-            seen.append((self.state(), round(warmer.progress("code") * len(PREFIX)), self.built.gate.busy))
+            seen.append((self.state(), round(readiness.progress("code") * len(PREFIX)), self.built.gate.busy))
             self.assertEqual(0, self.built.sample("template_warm", template="code"))
             self.server.go_on()
             self.built.settle()
@@ -491,7 +491,7 @@ class Shapes(WarmTest):
         notes = []
         for minute in range(9):
             self.built.chat("@code why?", system=f"It is {minute} past.")
-            notes.append(self.built.warmer.note("code"))
+            notes.append(self.built.readiness.note("code"))
             self.rounds()
         self.assertEqual(2, self.ended("done"))
         self.assertEqual([True, True, *[False] * 7], [note is None for note in notes])

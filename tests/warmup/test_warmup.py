@@ -94,13 +94,13 @@ class Pieces(WarmTest):
         warming = self.begin()
         seen = []
         for _ in range(3):
-            seen.append((self.built.warmup.current, round(self.built.warmer.progress("code") * len(PREFIX))))
+            seen.append((self.built.warmup.current, round(self.built.readiness.progress("code") * len(PREFIX))))
             self.go_on()
         self.assertEqual([("code", 0), ("code", 10), ("code", 20)], seen)
         self.successResultOf(warming)
-        self.assertEqual((None, 1.0), (self.built.warmup.current, self.built.warmer.progress("code")))
+        self.assertEqual((None, 1.0), (self.built.warmup.current, self.built.readiness.progress("code")))
         self.edit("x <{message}>")
-        self.assertEqual(0.0, self.built.warmer.progress("code"))
+        self.assertEqual(0.0, self.built.readiness.progress("code"))
 
     def test_same_tokens(self) -> None:
         """Where another shape makes the same tokens, nothing is evaluated or saved again, and the file serves it."""
@@ -185,7 +185,7 @@ class Parts(LongTest):
         for _ in range(7):
             self.interrupt_after(1)
             saved.append(len(self.built.saved(kind=PART) or ()))
-            progress.append(round(self.built.warmer.progress("code") * LENGTH))
+            progress.append(round(self.built.readiness.progress("code") * LENGTH))
         self.assertEqual([0, 0, 512, 512, 1024, 1024, 1536], saved)
         self.assertEqual([128, 512, 512, 1024, 1024, 1536, 1536], progress)
         self.warm()
@@ -196,7 +196,7 @@ class Parts(LongTest):
         progress = []
         for pieces in (4, 0):
             self.interrupt_after(pieces)
-            progress.append(round(self.built.warmer.progress("code") * LENGTH))
+            progress.append(round(self.built.readiness.progress("code") * LENGTH))
         self.assertEqual([1536, 1024], progress)
 
     def test_too_early(self) -> None:
@@ -258,7 +258,7 @@ class Parts(LongTest):
             self.interrupt_after(3)
             self.assertIsNotNone(self.built.saved(kind=PART))
             self.edit(f"{text}<{{message}}>")
-            self.assertEqual(0.0, self.built.warmer.progress("code"))
+            self.assertEqual(0.0, self.built.readiness.progress("code"))
             length = len(warmed(text))
             expected = [*first, *range(first[-1] + 512, length, 512), *([length] if length > first[-1] else [])]
             self.assertEqual((["code.part.bin"] * restores, expected), self.warm())
