@@ -27,9 +27,9 @@ from dataclasses import replace
 
 from benchmarks.fleet_sim_balancers import BALANCERS
 from benchmarks.fleet_sim_load import DEMO_BYTES_PER_TOKEN, Load, Machine
-from benchmarks.fleet_sim_pairs import SharedShelf
 from benchmarks.fleet_sim_result import Result
 from benchmarks.fleet_sim_run import Change, Run, best
+from benchmarks.fleet_sim_shelf import SharedShelf
 
 WINDOW = 300.0
 """Seconds after a change whose requests are counted.

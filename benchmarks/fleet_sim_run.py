@@ -23,8 +23,9 @@ from random import Random
 from benchmarks.fleet_sim_balancers import Balancer
 from benchmarks.fleet_sim_load import Conversation, Load, Machine, conversations
 from benchmarks.fleet_sim_loads import PLACES
-from benchmarks.fleet_sim_pairs import Pair, SharedShelf
+from benchmarks.fleet_sim_pairs import Pair
 from benchmarks.fleet_sim_result import Result
+from benchmarks.fleet_sim_shelf import SharedShelf
 
 REPEAT = 1.0
 """Seconds until a client sends a request again whose pair was lost.

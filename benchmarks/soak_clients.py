@@ -7,7 +7,7 @@ makes each answer of the request's name.
 On asyncio: each visitor is a coroutine, so a thousand of them need one thread.  Leaving is cancelling, and closing the
 connection without a word, as a client does that is killed.
 
-Does not know when visitors come and which of them leave (`benchmarks.soak`).
+Does not know when visitors come and which of them leave (`benchmarks.soak_crowds`).
 """
 
 from __future__ import annotations

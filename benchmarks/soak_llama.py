@@ -1,4 +1,4 @@
-"""The stand-in for llama-server behind `benchmarks.soak`: it computes nothing, and takes notes.
+"""The stand-in for llama-server behind `benchmarks.soak_crowds`: it computes nothing, and takes notes.
 
 With a real llama.cpp a thousand answers would take an hour, and nobody could tell afterwards whose answer a text is.
 

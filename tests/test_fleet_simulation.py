@@ -12,9 +12,10 @@ from benchmarks.fleet import LIKE_MAKE_FLEET, MACHINE_OF_MAKE_FLEET, row, size, 
 from benchmarks.fleet_sim_balancers import BALANCERS, Balancer, Bounded, Hashed, RoundRobin
 from benchmarks.fleet_sim_load import Conversation, Load, Machine, conversations
 from benchmarks.fleet_sim_loads import PLACES
-from benchmarks.fleet_sim_pairs import LOCAL, NOWHERE, SHARED, SLOT, Pair, SharedShelf
+from benchmarks.fleet_sim_pairs import LOCAL, NOWHERE, SHARED, SLOT, Pair
 from benchmarks.fleet_sim_result import Result
 from benchmarks.fleet_sim_run import Change, Run, best
+from benchmarks.fleet_sim_shelf import SharedShelf
 
 MACHINE = Machine()
 LOAD = Load(150, rate=0.15)

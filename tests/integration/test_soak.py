@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import soak, soak_preempt, soak_shared, soak_shelf
+from benchmarks import soak_crowds, soak_preempt, soak_shared, soak_shelf
 from benchmarks.servers import Children, free_ports, get, wait_for
 
 
 def test_crowds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of crowds that wait, everyone who stays gets the right answer in turn, and nothing is kept of those who left."""
-    soak.crowds(tmp_path, seconds=0, size=150, seed=1)
+    soak_crowds.crowds(tmp_path, seconds=0, size=150, seed=1)
     assert "crowd 4 of 150" in capsys.readouterr().out
 
 
