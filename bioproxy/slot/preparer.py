@@ -36,11 +36,11 @@ from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.facts import PromptFacts
-from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent
+from bioproxy.slot.known_content import NO_CONVERSATION
 from bioproxy.slot.parking import Displaced, Parking
 from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Use, Wanted, plan, plan_replacement
 from bioproxy.slot_files.files import SlotFiles
-from bioproxy.slot_files.record import CHAT, PREFIX, Snapshot
+from bioproxy.slot_files.record import CHAT, Snapshot
 from bioproxy.slot_files.reuse_check import ReuseCheck
 
 
@@ -62,7 +62,7 @@ class Prepared:
 
 
 class SlotPreparer:
-    """Prepares slot 0, and writes down afterwards what it was left with.
+    """Prepares slot 0 for the next request.
 
     Invariant: outside of its calls, `content` never claims something that the slot does not hold.
     """
@@ -92,8 +92,6 @@ class SlotPreparer:
         # What each prompt was last prepared for.  In memory only, and one key for each prompt:
         # nothing here grows with the number of requests.
         self._last_keys: dict[str, Key] = {}
-        # The prompts that users have asked for, and that have no file yet.
-        self._asked: dict[str, float] = {}
         self.bring: Callable[[Wanted, Files], Awaitable[None]] = nothing_to_bring
         """Fetches files for a request from elsewhere, given what there is here.  Never fails.  Assigned by assembly."""
 
@@ -129,47 +127,9 @@ class SlotPreparer:
             self.log.debug("{file} cannot be brought back: {error}", file=entry.filename, error=error)
             self._content.forget()
 
-    async def remember(
-        self,
-        name: str,
-        key: Key,
-        turns: ConversationChain = NO_CONVERSATION,
-        before: KnownContent | None = None,
-        *,
-        is_counted: bool = False,
-    ) -> None:
-        """Write down that the slot was left holding a prompt, with a conversation on it.
-
-        `before` is as in `SlotContent.remember`.  `is_counted` tells that this request was counted as a
-        use of the prompt's file when that was restored.  Fires when llama-server has told the witness,
-        or cannot; then the slot is unknown.  Cancelling leaves it unknown too.
-        """
-        # How much of it a file has already, from whichever file has more: only what has grown since
-        # is worth a save.
-        prefix, chat = self._facts.file_for(name, key), self._saver.saved_beginning(turns)
-        whole = chat.entry if chat is not None and chat.shared is None else None
-        saved = max((entry.tokens for entry in (prefix, whole) if entry is not None), default=0)
-        conversation = turns.all_messages if turns.message_digests else None
-        await self._content.remember(name, key, conversation, saved, turns, before)
-        # A prompt that is hot is used as much as one that is restored.  If it has no file yet, that
-        # is noted until it has.
-        if conversation is not None and prefix is not None:
-            if not is_counted:
-                self._files.used(name, PREFIX)
-        elif conversation is not None and name:
-            self._asked[name] = self._files.now()
-
     def forget(self, name: str) -> None:
         """Forget a prompt that is gone, so that nothing grows with the prompts that there ever were."""
         self._last_keys.pop(name, None)
-        self._asked.pop(name, None)
-
-    def warmed_up(self, name: str) -> None:
-        """Note that a prompt has a file now."""
-        # Used when it was asked for, not now.  Otherwise the prompt would look later than the conversation on it, and
-        # the slot would get the prompt alone where the conversation is what goes on.
-        if (asked_at := self._asked.pop(name, None)) is not None:
-            self._files.used(name, PREFIX, asked_at)
 
     async def _prepare(self, wanted: Wanted) -> Prepared:
         """Collect the facts and carry the plan out.  Fails as `LlamaApi`'s calls do, and with `OSError`."""

@@ -12,6 +12,7 @@ own module:
 * `bioproxy.slot_files.reuse_check`: whether restoring and reuse work with the present model;
 * `bioproxy.slot.facts`, `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what is known of a prompt,
   what must be done before a request, and the code that does it;
+* `bioproxy.slot.recorder`: what it was left with is written down;
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
 Code in other folders does not use these parts directly.  To change the slot, it uses one of the
@@ -39,6 +40,7 @@ from bioproxy.slot.head_start_use import HeadStartUses
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
+from bioproxy.slot.recorder import SlotRecorder
 from bioproxy.slot.uses import SlotUses
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import PREFIX, Snapshot
@@ -71,10 +73,11 @@ class Slot:
         self._saver = saver
         self._reuse_check = reuse_check
         self._parking = parking
-        # These three parts are used only through `Slot`, so they are made here.
+        # These parts are used only through `Slot`, so they are made here.
         self._facts = PromptFacts(files, saver, reuse_check)
         self._preparer = SlotPreparer(self._facts, identity, content, files, saver, reuse_check, parking, clock)
-        uses = SlotUses(self._preparer, content, files, saver, reuse_check, parking, metrics, clock)
+        self._recorder = SlotRecorder(self._facts, content, files, saver)
+        uses = SlotUses(self._preparer, self._recorder, content, files, saver, reuse_check, parking, metrics, clock)
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
         # three.
@@ -87,7 +90,7 @@ class Slot:
         # warmer, to restore a prompt that other warm-ups have displaced.  It changes the slot but
         # computes nothing, so no step has to follow.
         self.prepare = self._preparer.prepare
-        self.remember = self._preparer.remember
+        self.remember = self._recorder.remember
         self.bring_back = self._preparer.bring_back
         # Called when no user is active, and at shutdown.  A save changes nothing in the slot.
         self.save_conversation = saver.save_if_due
@@ -272,6 +275,7 @@ class Slot:
         """Remove all files of a learned prompt or a conversation; return whether there were any."""
         # If the slot holds it, that stays: it harms nobody, and is gone with the next request.
         self._preparer.forget(id)
+        self._recorder.forget(id)
         return self._files.forget_and_remove(id)
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:

@@ -38,6 +38,7 @@ from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.known_content import KnownContent, ProbableContent
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.preparer import Prepared, SlotPreparer
+from bioproxy.slot.recorder import SlotRecorder
 from bioproxy.slot.warmup_use import WarmupUse
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT, PREFIX
@@ -78,6 +79,7 @@ class SlotUses:
     def __init__(
         self,
         preparer: SlotPreparer,
+        recorder: SlotRecorder,
         content: SlotContent,
         files: SlotFiles,
         saver: ConversationSaver,
@@ -87,6 +89,7 @@ class SlotUses:
         clock: IReactorTime,
     ) -> None:
         self._preparer = preparer
+        self._recorder = recorder
         self._content = content
         self._files = files
         self._saver = saver
@@ -185,11 +188,11 @@ class SlotUses:
         # does not run.  Recording comes before saving: a user who comes during the save enters
         # right after it, and then no work may be left.
         if use.is_complete:
-            await self._preparer.remember(name, key)
+            await self._recorder.remember(name, key)
             if self._files.of_use:
                 with gate.without_preemption(last=True):
                     await use.save(PREFIX, tokens)
-                self._preparer.warmed_up(name)
+                self._recorder.warmed_up(name)
 
     @contextmanager
     def _user_changes_slot(self, turn: Turn, probable: ProbableContent | None, llama_continues: bool) -> Iterator[None]:
@@ -228,7 +231,7 @@ class SlotUses:
         self._parking.answered(use.prompt)
         # A file that is restored counts as used at that moment, even if its client hangs up before the answer.
         is_counted = use.prepared.cache == "restored" and use.prepared.source == PREFIX
-        await self._preparer.remember(name, key, turns, before, is_counted=is_counted)
+        await self._recorder.remember(name, key, turns, before, is_counted=is_counted)
 
     async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:
         """Tell whether a request that reused too little has used another slot than the one that was prepared for it.
