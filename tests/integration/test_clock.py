@@ -93,7 +93,7 @@ async def twistd_of(tmp_path: Path, reactor_name: str) -> AsyncIterator[ProxyOf]
 async def hears(call: Call, what: bytes, times: int = 3) -> None:
     """Wait until a client got something a few times more."""
     before = call.received.count(what)
-    await until(lambda: call.over.called or call.received.count(what) >= before + times, 15)
+    await until(lambda: call.over.called or call.received.count(what) >= before + times)
     assert not call.over.called, call.answer
 
 
@@ -121,7 +121,8 @@ async def test_clients_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: Prox
         assert (call.status, call.whole) == (200, True)
         assert call.answer.timings["predicted_n"] == 8
     newest = (await proxy.status())["requests"]
-    assert all(0 <= each["queue_ms"] <= each["total_ms"] < 60_000 for each in newest)
+    # Far less than what the clock was set by, and far more than anything here takes.
+    assert all(0 <= each["queue_ms"] <= each["total_ms"] < DAY * 1000 / 24 for each in newest)
 
 
 @async_test
@@ -136,13 +137,13 @@ async def test_warm_ups_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: Pro
         return bool(0 < (await proxy.template("code"))["progress"] < 1)
 
     for number, ahead in enumerate((DAY, -DAY, 0.0)):
-        await eventually(under_way, 20)
+        await eventually(under_way)
         proxy.set_clock(ahead)
         before = await proxy.warm("code")
         assert llama.alive
         # Something longer each time, so that its tokens tell that it is this text.
         proxy.path("code").write_text(f"Edition {number}. " * (number + 1) + f"{text}<{{message}}>")
-        await eventually(under_way, 20)
+        await eventually(under_way)
         assert await proxy.warm("code") > before
         proxy.path("code").write_text(f"Now {text}<{{message}}>" + " " * number)
     assert await proxy.sample("warmups_total", result="failed") == 0
@@ -162,14 +163,12 @@ async def test_bioproxy_stands_still(llama_of: LlamaOf, twistd_of: ProxyOf, slow
     await eventually(lambda: proxy.gate("user", 1))
     # llama.cpp first: bioproxy is to be caught in the middle of a look at it.
     llama.signal(signal.SIGSTOP)
-    await until(lambda: llama.unread, 5)
+    await until(lambda: llama.unread)
     proxy.signal(signal.SIGSTOP)
     # Nothing to wait for but time: more than a look, llama-server's silence and the queue may take.
     await pause(8)
     proxy.signal(signal.SIGCONT)
-    await until(
-        lambda: "was stopped or busy for" in proxy.process.output or streaming.over.called or plain.over.called, 15
-    )
+    await until(lambda: "was stopped or busy for" in proxy.process.output or streaming.over.called or plain.over.called)
     llama.signal(signal.SIGCONT)
     for call, tokens in ((streaming, 400), (plain, 8)):
         await call.over
