@@ -294,6 +294,11 @@ class LlamaServer:
         assert self.alive, "llama.cpp ended at once"
 
     @property
+    def log(self) -> str:
+        """What it has logged since its start."""
+        return self._output.read_text(errors="replace")
+
+    @property
     def alive(self) -> bool:
         """Tell whether the process runs."""
         return self._process is not None and self._process.poll() is None
