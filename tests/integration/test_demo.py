@@ -95,7 +95,9 @@ async def until_shown(process: Twistd) -> None:
     """Wait until the demonstration has shown everything."""
     await until(lambda: "Ctrl-C" in process.output or process.process.poll() is not None, seconds=240)
     assert process.process.poll() is None, process.output
-    assert not re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE), "all is well"
+    warnings = re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE)
+    # That the machine lets bioproxy wait for a second is no fault of the demonstration's.
+    assert not [line for line in warnings if "was stopped or busy for" not in line], "all is well"
 
 
 def compared(output: str) -> tuple[float, float]:
