@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, TimeoutError
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ConnectionLost, ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport, IUNIXTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
@@ -38,11 +39,19 @@ from twisted.python.failure import Failure
 from bioproxy.runtime.errors import TooComplex, Unavailable
 
 SECONDS = 10.0
-"""Seconds that reading one request may take.
+"""Seconds of a processor that reading one request may take.
 
 On an ordinary machine the slowest JSON of 64 MiB, the default of `max_body`, takes three to four seconds.  Half of the
-limit could refuse such a body on a slow or busy machine; with twice as much, one hostile request keeps all other large
-ones waiting for so long.
+limit could refuse such a body on a slow machine; with twice as much, one hostile request keeps all other large ones
+waiting for so long.
+"""
+
+HANGING = 60.0
+"""Seconds after which the child is given up although it has not used its `SECONDS`: the disk hangs, or no processor is
+free for it.
+
+Half of it refuses large requests on a machine that is overloaded; with twice as much, the others wait longer for a disk
+that does not answer.
 """
 
 MEMORY = 1 << 30
@@ -102,14 +111,20 @@ class Worker(Service):
             # A child that has just been started need not be waited for: the question waits in the socket.
             done = False
             try:
-                # `addTimeout` cancels the Deferred after `SECONDS` and turns the cancellation into a `TimeoutError`.
+                # `addTimeout` cancels the Deferred after `HANGING` and turns the cancellation into a `TimeoutError`.
                 # The reactor's clock stands still while bioproxy is stopped, but the child could run then, too: so
                 # the limit is never reached only because bioproxy itself was slow.
-                succeeded, result = await child.ask(function, descriptor, args).addTimeout(SECONDS, self._reactor)
+                succeeded, result = await child.ask(function, descriptor, args).addTimeout(HANGING, self._reactor)
                 done = True
             except TimeoutError:
-                self.log.warn("a request was refused: reading it took more than {seconds} s", seconds=SECONDS)
-                raise TooComplex(f"reading the request took more than {SECONDS:g} s") from None
+                raise self._too_long(HANGING) from None
+            except ConnectionLost:
+                # The connection may be gone some moments before it is known how the process has ended.  Should it still
+                # run, it is of no use; if not, this changes nothing about its end.
+                child.end()
+                if await child.how_it_ended() == signal.SIGPROF:
+                    raise self._too_long(SECONDS) from None
+                raise TooComplex("reading the request took more memory than is allowed") from None
             finally:
                 # Reached by a time-out, a lost connection, and a cancellation alike.  A child that still works would
                 # send its answer later, and the next call would take it for its own.
@@ -120,6 +135,11 @@ class Worker(Service):
             if succeeded:
                 return result
             raise result
+
+    def _too_long(self, seconds: float) -> TooComplex:
+        """Log that reading a request took longer than so many seconds, and return the error for its client."""
+        self.log.warn("a request was refused: reading it took more than {seconds} s", seconds=seconds)
+        return TooComplex(f"reading the request took more than {seconds:g} s")
 
     def _start(self) -> Child:
         """Start a child.  Raises `Unavailable`."""
@@ -156,6 +176,7 @@ class Child(ProcessProtocol):
         """Start the process.  Raises `OSError` where the operating system refuses a socket or a process."""
         self.ended = False
         self.gone: Deferred[None] = Deferred()
+        self._signal: int | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         # Both ends are duplicated, by Twisted and for the child, so our own copies are closed at the end of the block.
         # A copy of the child's end that stayed open here would hide the child's death: our end would never see EOF.
@@ -183,7 +204,19 @@ class Child(ProcessProtocol):
     def ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Deferred[tuple[bool, Any]]:
         """Have the child run a function; see `Line.ask`."""
         # `pickle` stores a function as the names of its module and of itself, so the child imports the same one.
-        return self._line.ask(descriptor, pickle.dumps((function, args)))
+        return self._line.ask(descriptor, pickle.dumps((function, args, SECONDS)))
+
+    async def how_it_ended(self) -> int | None:
+        """Wait until the process is gone; fires with the signal that ended it, if one did.
+
+        Cancelling only ends this waiting.
+        """
+        # A Deferred of its own: awaiting `gone` directly would leave nothing for others that wait, and cancelling would
+        # cancel it for all of them.
+        own: Deferred[None] = Deferred()
+        self.gone.addCallback(lambda _: own.callback(None) if not own.called else None)
+        await own
+        return self._signal
 
     def end(self) -> None:
         """Kill the child.  It has nothing to lose or to save, so it is not asked to end by itself.
@@ -213,6 +246,7 @@ class Child(ProcessProtocol):
         Called by Twisted once, after it has collected the process, so that no zombie is left.
         """
         self.ended = True
+        self._signal = getattr(reason.value, "signal", None)
         # Normally the connection is lost anyway; this makes sure that a question in it fails.
         self._line.close()
         self.gone.callback(None)
@@ -240,8 +274,8 @@ class Line(Int32StringReceiver):
     def ask(self, descriptor: int, question: bytes) -> Deferred[tuple[bool, Any]]:
         """Send a question and a file descriptor.
 
-        Fires with whether the function succeeded, and its result or its exception.  Fails with `TooComplex` when the
-        connection is lost, because the child dies of its limit of memory.  Cancelling only forgets the question.
+        Fires with whether the function succeeded, and its result or its exception.  Fails with `ConnectionLost`
+        when the connection is lost, because the child dies of a limit.  Cancelling only forgets the question.
         """
         # A Deferred without a canceller: if it is cancelled, it fires with `CancelledError`, and a value that arrives
         # after that is dropped once.
@@ -271,7 +305,7 @@ class Line(Int32StringReceiver):
         # A Deferred that was cancelled, by the time-out or by a client that hung up, has fired already, and Twisted
         # allows each Deferred to fire only once.
         if answer is not None and not answer.called:
-            answer.errback(TooComplex("reading the request took more memory than is allowed"))
+            answer.errback(ConnectionLost())
 
     def close(self) -> None:
         """Close the connection without sending what is still buffered.
