@@ -30,13 +30,13 @@ from typing import Any
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, TimeoutError
 from twisted.internet.error import ConnectionLost, ProcessExitedAlready
-from twisted.internet.interfaces import IProcessTransport, IUNIXTransport
+from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
-from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from bioproxy.runtime.errors import TooComplex, Unavailable
+from bioproxy.runtime.worker_line import Line
 
 SECONDS = 10.0
 """Seconds of a processor that reading one request may take.
@@ -61,17 +61,10 @@ JSON with nothing but tiny values needs 25 times its size, so such a body of 40 
 20 MiB would be; with twice as much, a small machine may run out of the memory that llama-server needs.
 """
 
-LARGEST_RESULT = 16 << 20
-"""Bytes of a result at most.
 
-A result has positions and fingerprints, and one text of limited size.  Half of it is still enough for usual requests;
-twice as much only takes more memory in the process that must not grow.
-"""
-
-
-# Three objects for one child: `Worker` is what the rest of bioproxy calls, `Child` is the process, and `Line` the
-# connection to it.  Twisted reports separately on the two latter, since a process may die while its connection still
-# has data in it, and a connection may be lost while the process still runs.
+# Three objects for one child: `Worker` is what the rest of bioproxy calls, `Child` is the process, and `Line`, in
+# `bioproxy.runtime.worker_line`, the connection to it.  Twisted reports separately on the two latter, since a process
+# may die while its connection still has data in it, and a connection may be lost while the process still runs.
 
 
 class Worker(Service):
@@ -250,68 +243,3 @@ class Child(ProcessProtocol):
         # Normally the connection is lost anyway; this makes sure that a question in it fails.
         self._line.close()
         self.gone.callback(None)
-
-
-class Line(Int32StringReceiver):
-    """The connection to the child.
-
-    A stream of bytes has no messages in it, so each message has its length in front, in 32 bits; `Int32StringReceiver`
-    collects the bytes until a message is whole.  A file descriptor goes with each question.  There is at most one
-    question without an answer.
-    """
-
-    MAX_LENGTH = LARGEST_RESULT
-    """Bytes of a message at most.  Twisted closes the connection when a longer one is announced."""
-
-    transport: Any
-    """The socket, set by Twisted."""
-
-    lost = False
-    """Whether the connection was lost.  Once it was, it stays so."""
-
-    _answer: Deferred[tuple[bool, Any]] | None = None
-
-    def ask(self, descriptor: int, question: bytes) -> Deferred[tuple[bool, Any]]:
-        """Send a question and a file descriptor.
-
-        Fires with whether the function succeeded, and its result or its exception.  Fails with `ConnectionLost`
-        when the connection is lost, because the child dies of a limit.  Cancelling only forgets the question.
-        """
-        # A Deferred without a canceller: if it is cancelled, it fires with `CancelledError`, and a value that arrives
-        # after that is dropped once.
-        answer: Deferred[tuple[bool, Any]] = Deferred()
-        self._answer = answer
-        # In this order: Twisted sends the descriptor together with the next bytes that it writes, so it is there when
-        # the child has the question.
-        IUNIXTransport(self.transport).sendFileDescriptor(descriptor)
-        self.sendString(question)
-        return answer
-
-    def stringReceived(self, string: bytes) -> None:
-        """Hand on the answer.  Called by Twisted when all of it is here.
-
-        `pickle.loads` would run any code that a hostile sender wants; here the sender is bioproxy's own child.
-        """
-        # The attribute is cleared before the Deferred fires: firing runs the coroutine that waits, right here, and that
-        # may ask the next question before `callback` returns.
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer.callback(pickle.loads(string))
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        """Report that no answer will come.  Called by Twisted, also when the child is gone."""
-        self.lost = True
-        answer, self._answer = self._answer, None
-        # A Deferred that was cancelled, by the time-out or by a client that hung up, has fired already, and Twisted
-        # allows each Deferred to fire only once.
-        if answer is not None and not answer.called:
-            answer.errback(ConnectionLost())
-
-    def close(self) -> None:
-        """Close the connection without sending what is still buffered.
-
-        `transport` is `None` if the connection never came to be.  `connectionLost` is called in any case, a moment
-        later, and reports to the coroutine that waits.
-        """
-        if self.transport is not None:
-            self.transport.abortConnection()
