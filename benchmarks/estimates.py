@@ -10,7 +10,7 @@ What is compared is what bioproxy noted when a request arrived (`estimate_ms`) w
 (`queue_ms`).  The error is the difference as a part of the real time.  The first requests have no estimate or a poor
 one, since nothing is learned yet; they count.
 
-The replay takes a recorded run and feeds it to `bioproxy.slot.estimate` again, with other ways to make one number of
+The replay takes a recorded run and feeds it to `bioproxy.gate.estimate` again, with other ways to make one number of
 the latest ones.  Nothing is measured there: `benchmarks/estimates.json` is such a record, and the tests replay it.
 """
 
@@ -33,9 +33,10 @@ from typing import Any
 
 from benchmarks.servers import Children, free_ports, get
 from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
+from bioproxy.gate.estimate import Average, Experience, Served
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.timings import Timings
-from bioproxy.slot.estimate import Average, Experience, Served
 
 RECORD = Path(__file__).with_suffix(".json")
 """A recorded run."""
@@ -72,7 +73,7 @@ class Visit:
 
 def text(dice: random.Random, words: int) -> str:
     """Return a text of so many words."""
-    return " ".join(dice.choices(tiny_model.COMMON_WORDS, k=words))
+    return " ".join(dice.choices(COMMON_WORDS, k=words))
 
 
 def asker(dice: random.Random) -> Iterator[tuple[str, dict[str, Any]]]:

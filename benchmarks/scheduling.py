@@ -3,7 +3,7 @@
     python -m benchmarks.scheduling [--runs 50] [--prefill 670] [--generate 30] [--switch 0.15]
 
 Several conversations of agents run at the same time: each answer ends with tool calls, the tool takes a moment, and
-then the next request comes.  The policy is the pure function that the gate uses (`bioproxy.slot.order.decide`), with
+then the next request comes.  The policy is the pure function that the gate uses (`bioproxy.gate.order.decide`), with
 the same estimate.  Nothing else of bioproxy runs, and the clock is a number: a run takes some milliseconds.
 
 There are two kinds of llama-server.  Where slot files are of use, a conversation that has lost the slot is *restored*,
@@ -27,8 +27,8 @@ from random import Random
 from statistics import mean
 
 from benchmarks.scheduling_run import Machine, Run, conversations
+from bioproxy.gate.order import Enter, Linger, Policy, Waiting, decide, expected_s
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.order import Enter, Linger, Policy, Waiting, decide, expected_s
 
 
 def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[Run], Enter | Linger | None]:

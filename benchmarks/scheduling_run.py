@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from bioproxy.gate.order import RECENT_TURNS, Enter, Linger, worth_lingering
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.order import RECENT_TURNS, Enter, Linger, worth_lingering
 
 TO_THE_NEXT_BLOCK = 32
 """Tokens that are computed again after a restore, on average: files end at multiples of 64.

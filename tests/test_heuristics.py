@@ -37,7 +37,7 @@ NO_HEURISTICS: dict[tuple[str, ...], str] = {
     ("runtime", "RATIOS"): "the edges of a histogram, on which dashboards rely",
     ("runtime", "WIDTH"): "the width of a column of the text log",
     ("shared", "FORMAT"): "the version of the entries' format",
-    ("slot", "FORMAT"): "the version of the record's format",
+    ("slot_files", "FORMAT"): "the version of the record's format",
     ("slot", "STRANGER"): "the number of a token, which each vocabulary has",
 }
 """Numbers that are facts: folder and name (and the module, where another one has the name, too), and why."""

@@ -30,7 +30,7 @@ from bioproxy.runtime.errors import ConfigError
 from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.service import makeService
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot_files.record import PREFIX, Snapshot, SnapshotRecord
 from tests.support.fakes import MAGIC
 from tests.support.network import Call, Reactor
 from tests.support.world import CODE, KEY, WorldTest

@@ -27,10 +27,10 @@ from bioproxy.prompts.prompt_ids import learned_id
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.slot.folder import MAGIC, SlotFolder
-from bioproxy.slot.record import CHAT, PREFIX, Snapshot, SnapshotRecord
-from bioproxy.slot.shelf import Shelf
-from bioproxy.slot.snapshot import CONVERSATION, iso, names_of
+from bioproxy.slot_files.folder import MAGIC, SlotFolder
+from bioproxy.slot_files.record import CHAT, PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot_files.shelf import Shelf
+from bioproxy.slot_files.snapshot import CONVERSATION, iso, names_of
 
 MESSAGES, TOKENS = 60, 20_000
 """Messages of the longest conversation, and tokens of a prompt, as coding agents have them."""

@@ -35,7 +35,7 @@ from bioproxy.operator.history import INTERVAL as HISTORY_INTERVAL
 from bioproxy.runtime.periodic import Periodic
 from bioproxy.settings.configuration import Settings
 from bioproxy.shared.shelf import INTERVAL as SHARING_INTERVAL
-from bioproxy.slot.record_uses import INTERVAL as USES_INTERVAL
+from bioproxy.slot_files.record_uses import INTERVAL as USES_INTERVAL
 from bioproxy.warmup.warmer import INTERVAL as WARMUP_INTERVAL
 
 

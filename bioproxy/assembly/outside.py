@@ -31,7 +31,7 @@ from bioproxy.proxy.request_reader import Elsewhere
 from bioproxy.runtime.daemon_thread import in_daemon_thread
 from bioproxy.runtime.worker import Worker
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.folder import free_bytes
+from bioproxy.slot_files.folder import free_bytes
 
 
 @dataclass(frozen=True)

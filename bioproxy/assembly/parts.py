@@ -22,6 +22,7 @@ from typing import Any
 from twisted.application.service import IService
 
 from bioproxy.assembly.outside import Outside
+from bioproxy.gate.gate import Gate
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.http.site import CheckedSite
@@ -54,13 +55,12 @@ from bioproxy.settings.configuration import Settings
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.record import SnapshotRecord
+from bioproxy.slot_files.reuse_check import ReuseCheck
+from bioproxy.slot_files.shelf import Shelf
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens
@@ -235,4 +235,6 @@ class Parts(SlotParts, WarmupParts, RequestParts, OperatorParts):
 
     def shutdown(self, clients_port: IService, reactor: Any) -> Shutdown:
         """Return how requests end when bioproxy stops; `clients_port` is the service that it closes first."""
-        return Shutdown(clients_port, self.gate, self.proxy, self.upstream, self.saver, self.shared.finish, reactor)
+        return Shutdown(
+            clients_port, self.gate, self.proxy.running, self.upstream, self.saver, self.shared.finish, reactor
+        )

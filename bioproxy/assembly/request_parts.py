@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from bioproxy.assembly.parts import RequestParts, SlotParts, WarmupParts
+from bioproxy.gate.estimate import Experience
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.proxy.miss_reasons import MissReasons
@@ -24,7 +25,6 @@ from bioproxy.proxy.request_log import RequestLog
 from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.proxy.waits import Waits
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.estimate import Experience
 
 
 def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmups: WarmupParts) -> RequestParts:

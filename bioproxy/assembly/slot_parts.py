@@ -19,6 +19,7 @@ from typing import Any
 
 from bioproxy.assembly.outside import Outside
 from bioproxy.assembly.parts import SlotParts
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process_watch import Listeners, ProcessWatch
@@ -31,14 +32,13 @@ from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.parking import Parking
-from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.shelf import Shelf
 from bioproxy.slot.slot import Slot
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.record import SnapshotRecord
+from bioproxy.slot_files.reuse_check import ReuseCheck
+from bioproxy.slot_files.shelf import Shelf
 
 
 def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotParts:

@@ -1,7 +1,7 @@
 """Finds out from an answer that passes by whether it ended with tool calls.
 
 An agent that gets such an answer runs the tools and goes on with the same conversation, mostly within a second.  The
-gate waits for that request for a moment (`bioproxy.slot.order`), so it has to know how the answer has ended.  Each API
+gate waits for that request for a moment (`bioproxy.gate.order`), so it has to know how the answer has ended.  Each API
 says it in its own words (llama.cpp b11549, tools/server/server-task.cpp):
 
 * OpenAI's chat completions have a `finish_reason`, also in the last chunk of a stream;

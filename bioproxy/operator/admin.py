@@ -26,6 +26,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
+from bioproxy.gate.gate import Gate
 from bioproxy.http.resources import RoutedResource
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.operator.live_events import LiveEvents
@@ -36,7 +37,6 @@ from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.runtime.errors import ConfigError, TemplateError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate
 from bioproxy.warmup.warmer import Warmer
 
 

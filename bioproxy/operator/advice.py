@@ -4,7 +4,7 @@
 on what is known.  llama-server reports some of its setup over HTTP (`/props`).  The rest is known only where its
 command line can be read (`bioproxy.operator.llama_flags`); where it cannot, there is no advice on it.  What cannot be
 known beforehand, for example whether restored files are of any use with a model, is found out while requests run
-(`bioproxy.slot.reuse_check`).
+(`bioproxy.slot_files.reuse_check`).
 
 Each advice has two parts, what was found and what to do, because a finding alone does not help an operator who does not
 know llama-server's flags.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bioproxy.llama.api import FIXED_MARKER, Props
+from bioproxy.llama.answers import FIXED_MARKER, Props
 from bioproxy.operator.llama_flags import value
 from bioproxy.runtime.errors import LlamaError
 

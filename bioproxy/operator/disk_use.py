@@ -5,7 +5,7 @@ goes by names and by what `stat` says.  It opens no file and changes nothing, an
 not counted.
 
 A name tells the kind of a file: it begins with the id of a prompt or a conversation, which has no dot, and what follows
-says which of its files it is (`bioproxy.slot.record.NAMES`)::
+says which of its files it is (`bioproxy.slot_files.record.NAMES`)::
 
     code.bin                        a template        its prefix
     code.part.bin                   a template        a warm-up that was interrupted
@@ -31,7 +31,7 @@ from pathlib import Path
 from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.runtime.sizes import shown_size
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.record import CHAT, NAMES
+from bioproxy.slot_files.record import CHAT, NAMES
 
 ENDINGS = {name.removeprefix("{}"): kind for kind, names in NAMES.items() for name in names}
 """The kind of a slot file by what follows the id in its name, such as ``.chat.bin``.

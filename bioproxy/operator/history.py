@@ -19,8 +19,8 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.gate.gate import Gate
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate
 
 INTERVAL = 5.0
 """Seconds between points.

@@ -23,13 +23,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bioproxy.llama.api import LlamaApi, Props
+from bioproxy.llama.answers import Props
+from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
-from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot_files.folder import SlotFolder
 
 FIRST = 5.0
 """Seconds that llama-server may take to answer `/health`.

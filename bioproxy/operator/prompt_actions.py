@@ -17,7 +17,7 @@ from __future__ import annotations
 from twisted.logger import Logger
 
 from bioproxy.prompts.template_poller import TemplatePoller
-from bioproxy.slot.shelf import Shelf
+from bioproxy.slot_files.shelf import Shelf
 from bioproxy.warmup.warmer import Warmer
 
 Result = tuple[int, str]

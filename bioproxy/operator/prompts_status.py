@@ -25,10 +25,10 @@ from typing import Any
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.catalogue import Source
 from bioproxy.proxy.request_log import RequestLog
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
 from bioproxy.slot.slot import Slot
-from bioproxy.slot.snapshot import CONVERSATION
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot_files.snapshot import CONVERSATION
 from bioproxy.warmup.warmer import Warmer
 
 CONVERSATIONS = 50

@@ -24,6 +24,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy import __version__
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.upstream import Upstream
 from bioproxy.operator.first_steps import FirstSteps
@@ -32,7 +33,6 @@ from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.proxy.request_log import Record, RequestLog
 from bioproxy.proxy.waits import Waits
 from bioproxy.shared.shelf import SharedShelf
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.warmer import Warmer

@@ -30,7 +30,7 @@ from bioproxy.runtime.clock import install
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
-from bioproxy.slot.folder import SlotFolder
+from bioproxy.slot_files.folder import SlotFolder
 
 PATIENCE = 60.0
 """Seconds that a whole survey may take.

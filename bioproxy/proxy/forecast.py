@@ -21,8 +21,8 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.turn import Turn
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 
 SHARED = 0.5
 """Seconds for which a pass over the queue serves all who ask.

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
 
+from bioproxy.gate.turn import Turn
 from bioproxy.http.targets import SLOT_ACTIONS
 from bioproxy.proxy.asked import Asked
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
-from bioproxy.slot.client_calls import saved_to
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.slot import Slot
-from bioproxy.slot.turn import Turn
 from bioproxy.slot.uses import PromptUse
+from bioproxy.slot_files.client_calls import saved_to
 from bioproxy.warmup.client_kinds import kind_of
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.prompt_learning import PromptLearning

@@ -15,7 +15,7 @@ them while its user moves around, with all the text that the next completions ma
 (ggml-org/llama.vim, autoload/llama.vim: "no callbacks because we don't need to process the response"), and starts a new
 curl process for each.  So a newer one makes an older one superfluous, and connections cannot tell whose it is.
 
-This module awaits nothing, and does not know in which order turns come in (`bioproxy.slot.order`).
+This module awaits nothing, and does not know in which order turns come in (`bioproxy.gate.order`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.runtime.spool import SMALL
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
-from bioproxy.slot.turn import Turn
 
 INFILL = "/infill"
 """The path of completions in the middle of a text."""

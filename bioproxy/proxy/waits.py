@@ -24,6 +24,9 @@ from dataclasses import dataclass
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.gate.estimate import Expected, Experience, Kind, Served
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 from bioproxy.http.targets import SLOT_ACTIONS
 from bioproxy.http.waiting_words import reading, waiting
 from bioproxy.llama.prompt_progress import PromptProgress, prompt_progress
@@ -35,9 +38,6 @@ from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.forecast import SHARED, Forecast
 from bioproxy.proxy.request_log import Record
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.estimate import Expected, Experience, Kind, Served
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.turn import Turn
 from bioproxy.warmup.prompt_learning import PromptLearning
 
 LOOK_SECONDS = 1.0

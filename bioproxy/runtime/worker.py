@@ -6,37 +6,29 @@ text may take 25 times the text's size (``[[],[],...]``).  So requests of more t
 process: one at a time, with a limit of memory and of time.  A request that exceeds a limit is refused, and the child is
 killed.
 
-Twisted starts processes with `spawnProcess` and reports to a `ProcessProtocol`, whose methods the reactor calls.  The
-messages go over a pair of Unix sockets instead of pipes, because a *file descriptor* can be passed over such a socket:
-the child reads the request's body from the very file that bioproxy keeps it in, and no byte of it is copied.
+The process itself and the connection to it are in `bioproxy.runtime.worker_child`, and what runs in it in
+`bioproxy.runtime.worker_main`.  A function that is to run there is a plain function of bytes.  Functions and results
+are trusted, as both sides are bioproxy.
 
-`bioproxy.runtime.worker_main` is the child's program.  What it runs is a plain function of bytes, which `pickle` sends
-by the name of its module and its own name.  Functions and results are trusted, as both sides are bioproxy.
+In Twisted the caller awaits the answer, and everything else goes on meanwhile.  A caller that is cancelled, because its
+client has hung up, ends the child: nothing else could stop a parser that is at work.
 
 Does not know what is read or why.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
 import signal
-import socket
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, TimeoutError
-from twisted.internet.error import ConnectionLost, ProcessExitedAlready
-from twisted.internet.interfaces import IProcessTransport
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from bioproxy.runtime.errors import TooComplex, Unavailable
-from bioproxy.runtime.worker_line import Line
+from bioproxy.runtime.worker_child import Child
 
 SECONDS = 10.0
 """Seconds of a processor that reading one request may take.
@@ -53,18 +45,6 @@ free for it.
 Half of it refuses large requests on a machine that is overloaded; with twice as much, the others wait longer for a disk
 that does not answer.
 """
-
-MEMORY = 1 << 30
-"""Bytes of memory that the child may use (where the operating system can limit that).
-
-JSON with nothing but tiny values needs 25 times its size, so such a body of 40 MiB is refused.  With half of it, one of
-20 MiB would be; with twice as much, a small machine may run out of the memory that llama-server needs.
-"""
-
-
-# Three objects for one child: `Worker` is what the rest of bioproxy calls, `Child` is the process, and `Line`, in
-# `bioproxy.runtime.worker_line`, the connection to it.  Twisted reports separately on the two latter, since a process
-# may die while its connection still has data in it, and a connection may be lost while the process still runs.
 
 
 class Worker(Service):
@@ -107,7 +87,8 @@ class Worker(Service):
                 # `addTimeout` cancels the Deferred after `HANGING` and turns the cancellation into a `TimeoutError`.
                 # The reactor's clock stands still while bioproxy is stopped, but the child could run then, too: so
                 # the limit is never reached only because bioproxy itself was slow.
-                succeeded, result = await child.ask(function, descriptor, args).addTimeout(HANGING, self._reactor)
+                answer = child.ask(function, descriptor, args, SECONDS)
+                succeeded, result = await answer.addTimeout(HANGING, self._reactor)
                 done = True
             except TimeoutError:
                 raise self._too_long(HANGING) from None
@@ -154,92 +135,3 @@ class Worker(Service):
             child.end()
         self._child = None
         return DeferredList([child.gone for child in children])
-
-
-class Child(ProcessProtocol):
-    """The child process, and the connection to it.
-
-    `ended` is set once and for all, by `end` or when the process is gone; the child is of no use from then on.  `gone`
-    fires when the process has been collected and its pipes are closed.
-    """
-
-    log = Logger()
-
-    def __init__(self, reactor: Any) -> None:
-        """Start the process.  Raises `OSError` where the operating system refuses a socket or a process."""
-        self.ended = False
-        self.gone: Deferred[None] = Deferred()
-        self._signal: int | None = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Both ends are duplicated, by Twisted and for the child, so our own copies are closed at the end of the block.
-        # A copy of the child's end that stayed open here would hide the child's death: our end would never see EOF.
-        with ours, theirs:
-            self._line = Line()
-            # Has the reactor serve a socket that exists already.  A factory is what Twisted asks for the protocol of a
-            # new connection; here there is one connection, and its protocol exists already, too.
-            reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: self._line))
-            command = [sys.executable, "-m", "bioproxy.runtime.worker_main", str(MEMORY)]
-            # Whatever folder this process runs in, the child finds the same bioproxy.
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            # The child's standard input is its end of the socket; Twisted reads what it prints ("r").
-            descriptors = {0: theirs.fileno(), 1: "r", 2: "r"}
-            self._process: IProcessTransport = reactor.spawnProcess(
-                self, command[0], command, env=environment, childFDs=descriptors
-            )
-
-    @property
-    def usable(self) -> bool:
-        """Whether the child can be asked: it runs, as far as is known, and its connection is open."""
-        # When a process dies, Twisted may report the end of its connection some moments before that of the process.  A
-        # question in between would never be sent, and nothing would tell that no answer comes.
-        return not self.ended and not self._line.lost
-
-    def ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Deferred[tuple[bool, Any]]:
-        """Have the child run a function; see `Line.ask`."""
-        # `pickle` stores a function as the names of its module and of itself, so the child imports the same one.
-        return self._line.ask(descriptor, pickle.dumps((function, args, SECONDS)))
-
-    async def how_it_ended(self) -> int | None:
-        """Wait until the process is gone; fires with the signal that ended it, if one did.
-
-        Cancelling only ends this waiting.
-        """
-        # A Deferred of its own: awaiting `gone` directly would leave nothing for others that wait, and cancelling would
-        # cancel it for all of them.
-        own: Deferred[None] = Deferred()
-        self.gone.addCallback(lambda _: own.callback(None) if not own.called else None)
-        await own
-        return self._signal
-
-    def end(self) -> None:
-        """Kill the child.  It has nothing to lose or to save, so it is not asked to end by itself.
-
-        A second call does nothing.  A question that has no answer yet fails.
-        """
-        if not self.ended:
-            self.ended = True
-            self._line.close()
-            # The process may be gone without Twisted having reported it yet.
-            with suppress(ProcessExitedAlready):
-                self._process.signalProcess("KILL")
-
-    def errReceived(self, data: bytes) -> None:
-        """Log what the child writes to its standard error, for example a traceback.
-
-        Called by Twisted with each piece.  A child that had bioproxy's own standard error would write between the lines
-        of the log, and nobody would see in them where they come from.
-        """
-        self.log.warn(
-            "the process that reads large requests wrote: {text}", text=data.decode("utf-8", "replace").strip()
-        )
-
-    def processEnded(self, reason: Failure) -> None:
-        """Note that the process is gone, for whatever reason.
-
-        Called by Twisted once, after it has collected the process, so that no zombie is left.
-        """
-        self.ended = True
-        self._signal = getattr(reason.value, "signal", None)
-        # Normally the connection is lost anyway; this makes sure that a question in it fails.
-        self._line.close()
-        self.gone.callback(None)

@@ -2,8 +2,8 @@
 
 A hard link is a second name of the same file.  It costs no time and no space, and the file stays until both names are
 removed.  It also means that whoever writes into the file under one name changes it under the other.  That does not
-happen here: bioproxy has llama-server write to new files only (`bioproxy.slot.saving`), and size and time of a file are
-compared before it is used.
+happen here: bioproxy has llama-server write to new files only (`bioproxy.slot_files.saving`), and size and time of a
+file are compared before it is used.
 
 Slot files are large: tens of megabytes for a short conversation, gigabytes for a long one.  So the difference matters.
 With the shelf and the slot folders on one disk a link takes microseconds, publishing costs nothing, and a user does not
@@ -26,7 +26,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from bioproxy.slot.folder import RESERVE, free_bytes
+from bioproxy.slot_files.folder import RESERVE, free_bytes
 
 
 def is_as_recorded(file: Path, size: int, modified: int | None) -> bool:

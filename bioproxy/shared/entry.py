@@ -1,8 +1,8 @@
 """An entry of the shared shelf: what one slot file there is, as a value and as JSON.
 
-The JSON is that of the local record (`bioproxy.slot.snapshot`), with a format number of its own and the file's time by
-the clock of the shared file system.  The folder is written by other processes, perhaps of other versions, so nothing of
-it is believed unchecked: above all no name, because names become paths.
+The JSON is that of the local record (`bioproxy.slot_files.snapshot`), with a format number of its own and the file's
+time by the clock of the shared file system.  The folder is written by other processes, perhaps of other versions, so
+nothing of it is believed unchecked: above all no name, because names become paths.
 
 Values only; `bioproxy.shared.folder` reads and writes them.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_ids import LEARNED
-from bioproxy.slot.snapshot import CHAT, PREFIX, Snapshot
+from bioproxy.slot_files.snapshot import CHAT, PREFIX, Snapshot
 
 FORMAT = 1
 """The form of an entry.  To be raised when older versions would misread it; they leave such entries alone."""

@@ -1,9 +1,9 @@
 """The folder that several bioproxies share, as calls of the operating system.
 
 Each slot file on the shared shelf is a pair: ``files/STEM.bin``, the slot file itself, and ``entries/STEM.json``, which
-says what it is (`bioproxy.slot.snapshot`).  A stem has a random part and is used once, so neither file is ever changed
-after it was written.  That is what makes the folder safe without a lock server: a reader finds an entry whole or not at
-all, and two writers of the same prompt write two pairs, of which the older one is removed later.
+says what it is (`bioproxy.slot_files.snapshot`).  A stem has a random part and is used once, so neither file is ever
+changed after it was written.  That is what makes the folder safe without a lock server: a reader finds an entry whole
+or not at all, and two writers of the same prompt write two pairs, of which the older one is removed later.
 
 The file is written before its entry, and removed after it.  What a process leaves that dies in the middle:
 
@@ -40,8 +40,8 @@ from bioproxy.shared.copying import is_as_recorded, link_or_copy
 from bioproxy.shared.entry import MALFORMED, SharedEntry, entry_from_json, stem_for
 from bioproxy.shared.layout import ENTRIES, FILES, LEASES, prepare
 from bioproxy.shared.lease_files import LeaseFiles
-from bioproxy.slot.folder import free_bytes
-from bioproxy.slot.snapshot import Snapshot, names_of
+from bioproxy.slot_files.folder import free_bytes
+from bioproxy.slot_files.snapshot import Snapshot, names_of
 
 
 class SharedFolder:

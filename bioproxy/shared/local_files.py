@@ -23,12 +23,12 @@ from pathlib import Path
 
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.shared.entry import same_content
-from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.record import SnapshotRecord
-from bioproxy.slot.record_switch import switch_record
-from bioproxy.slot.save_failures import SaveFailed
-from bioproxy.slot.shelf import Shelf
-from bioproxy.slot.snapshot import PREFIX, Snapshot
+from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.record import SnapshotRecord
+from bioproxy.slot_files.record_switch import switch_record
+from bioproxy.slot_files.save_failures import SaveFailed
+from bioproxy.slot_files.shelf import Shelf
+from bioproxy.slot_files.snapshot import PREFIX, Snapshot
 
 
 class LocalFiles:

@@ -12,8 +12,8 @@ Only entries of the model that runs now can be found.  An entry of another model
 thing for another process, so it stays and is merely not indexed.  While it is not known which model runs, nothing is
 found.
 
-The index is the one of the local record (`bioproxy.slot.record_index`): the same questions, asked of another set of
-files.  Does not know the folder, nor what is in the slot.
+The index is the one of the local record (`bioproxy.slot_files.record_index`): the same questions, asked of another set
+of files.  Does not know the folder, nor what is in the slot.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.shared.entry import SharedEntry, same_content
-from bioproxy.slot.record_index import RecordIndex
-from bioproxy.slot.snapshot import CHAT, PREFIX, Id, Snapshot, class_of
+from bioproxy.slot_files.record_index import RecordIndex
+from bioproxy.slot_files.snapshot import CHAT, PREFIX, Id, Snapshot, class_of
 
 
 class Mirror:

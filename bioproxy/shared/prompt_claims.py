@@ -39,7 +39,7 @@ from bioproxy.shared.finding import Finding
 from bioproxy.shared.local_files import LocalFiles
 from bioproxy.shared.publishing import COPY_SECONDS
 from bioproxy.shared.view import SharedView
-from bioproxy.slot.snapshot import PREFIX
+from bioproxy.slot_files.snapshot import PREFIX
 
 
 class PromptClaims:

@@ -30,7 +30,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.disk import Unusable
 from bioproxy.shared.local_files import LocalFiles
 from bioproxy.shared.view import PATIENCE, SharedView
-from bioproxy.slot.snapshot import CHAT, PART, Id, Snapshot
+from bioproxy.slot_files.snapshot import CHAT, PART, Id, Snapshot
 
 COPY_SECONDS = 300.0
 """Seconds that copying a file may take when nobody waits for it.

@@ -47,7 +47,7 @@ from bioproxy.shared.removal import REMOVAL, Limits
 from bioproxy.shared.upkeep import Upkeep
 from bioproxy.shared.view import SharedView
 from bioproxy.slot.plan import Files, Wanted
-from bioproxy.slot.snapshot import CHAT, PREFIX, Snapshot
+from bioproxy.slot_files.snapshot import CHAT, PREFIX, Snapshot
 
 INTERVAL = 2.0
 """Seconds between two looks at the shared folder.

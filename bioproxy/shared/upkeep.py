@@ -33,7 +33,7 @@ from bioproxy.shared.local_files import LocalFiles
 from bioproxy.shared.publishing import COPY_SECONDS
 from bioproxy.shared.removal import INTERVAL, REMOVAL, STRAY, Limits, to_remove
 from bioproxy.shared.view import PATIENCE, SharedView
-from bioproxy.slot.folder import RESERVE
+from bioproxy.slot_files.folder import RESERVE
 
 
 class Upkeep:

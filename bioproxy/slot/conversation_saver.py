@@ -2,7 +2,7 @@
 
 After an answer the slot holds the whole conversation, and the next question on it has to be
 computed only from there on.  If somebody else asks in between, that is lost, unless it was saved.
-Any number of conversations can be saved, and the shelf (`bioproxy.slot.shelf`) removes those that
+Any number of conversations can be saved, and the shelf (`bioproxy.slot_files.shelf`) removes those that
 were not used for the longest time.
 
 A file is called after the digest of its conversation, so a conversation that goes on gets another
@@ -21,7 +21,7 @@ the slot, and at the end of the process.
 Everything here happens inside the gate.  A save that fails is no error for those who call: they
 have a request to serve, and the conversation is merely computed again some day.
 
-Not known here: how a save is made safe (`bioproxy.slot.saving`), and who asks next.
+Not known here: how a save is made safe (`bioproxy.slot_files.saving`), and who asks next.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.content import KnownContent, SlotContent
-from bioproxy.slot.file_search import SavedConversation
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.record import CHAT
-from bioproxy.slot.reuse_check import ReuseCheck
-from bioproxy.slot.save_failures import SaveFailed
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.known_content import KnownContent
+from bioproxy.slot_files.file_search import SavedConversation
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT
+from bioproxy.slot_files.reuse_check import ReuseCheck
+from bioproxy.slot_files.save_failures import SaveFailed
 
 GROWN = 256
 """Tokens that a conversation must have grown by to be saved.

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.plan import Files, Reuse, Wanted
-from bioproxy.slot.record import PREFIX, Snapshot
-from bioproxy.slot.reuse_check import ReuseCheck
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import PREFIX, Snapshot
+from bioproxy.slot_files.reuse_check import ReuseCheck
 
 
 class PromptFacts:

@@ -17,15 +17,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from bioproxy.llama.api import Evaluated
+from bioproxy.gate.gate import Gate
+from bioproxy.llama.answers import Evaluated
+from bioproxy.llama.prefix_tokens import cut_after
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.slot.content import ProbableContent, SlotContent, cut_after
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.file_search import SavedConversation
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.record import CHAT
-from bioproxy.slot.reuse_check import ReuseCheck, helped
+from bioproxy.slot.known_content import ProbableContent
+from bioproxy.slot_files.file_search import SavedConversation
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT
+from bioproxy.slot_files.reuse_check import ReuseCheck, helped
 
 TRIAL = 128
 """Tokens with which it is tried out whether the model can go back.

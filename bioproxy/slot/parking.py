@@ -27,9 +27,10 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import KnownContent, SlotContent
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.record import PREFIX
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.known_content import KnownContent
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import PREFIX
 
 LEAST = 64
 """Tokens that the slot must hold for parking, and that must be reused later for parking to have been of use.

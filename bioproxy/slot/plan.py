@@ -39,9 +39,9 @@ from dataclasses import dataclass
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import KnownContent, ProbableContent
-from bioproxy.slot.file_search import SavedConversation
-from bioproxy.slot.record import CHAT, PREFIX, Snapshot
+from bioproxy.slot.known_content import KnownContent, ProbableContent
+from bioproxy.slot_files.file_search import SavedConversation
+from bioproxy.slot_files.record import CHAT, PREFIX, Snapshot
 
 CUT_BACK = 512
 """Tokens behind a prompt that are given up for an answer that is bit for bit a cold run's.
@@ -108,7 +108,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Reuse:
-    """What earlier answers have shown about reusing tokens (`bioproxy.slot.reuse_check`).
+    """What earlier answers have shown about reusing tokens (`bioproxy.slot_files.reuse_check`).
 
     `goes_back`: the model can drop the end of what the slot holds and go on from inside.  Recurrent
     models and sliding windows cannot in some builds; they go on only from the very end.

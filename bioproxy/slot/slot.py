@@ -6,10 +6,10 @@ task is to have the right tokens in the slot in time.  `Slot` combines several p
 own module:
 
 * `bioproxy.slot.content`: what the slot holds, and whether that is still true;
-* `bioproxy.slot.files`, `bioproxy.slot.saving`: the files that it was saved to;
+* `bioproxy.slot_files.files`, `bioproxy.slot_files.saving`: the files that it was saved to;
 * `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
 * `bioproxy.slot.parking`: what llama-server keeps in memory because no file has it;
-* `bioproxy.slot.reuse_check`: whether restoring and reuse work with the present model;
+* `bioproxy.slot_files.reuse_check`: whether restoring and reuse work with the present model;
 * `bioproxy.slot.facts`, `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what is known of a prompt,
   what must be done before a request, and the code that does it;
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
@@ -35,14 +35,14 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.facts import PromptFacts
-from bioproxy.slot.files import SlotFiles
 from bioproxy.slot.head_start_use import HeadStartUses
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
-from bioproxy.slot.record import PREFIX, Snapshot
-from bioproxy.slot.reuse_check import ReuseCheck
 from bioproxy.slot.uses import SlotUses
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import PREFIX, Snapshot
+from bioproxy.slot_files.reuse_check import ReuseCheck
 
 
 class Slot:
@@ -263,6 +263,10 @@ class Slot:
         As name, kind, entry, and how many tokens are certainly the same.
         """
         return self._files.sharing(tokens)
+
+    def conversation_on(self, key: Key) -> tuple[str, Snapshot] | None:
+        """Return the file of a conversation that begins with this key's prompt, as name and entry; `None` without."""
+        return self._files.shortest_conversation_on(key)
 
     def remove_files(self, id: str) -> bool:
         """Remove all files of a learned prompt or a conversation; return whether there were any."""

@@ -27,20 +27,21 @@ from contextlib import asynccontextmanager, contextmanager
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import KnownContent, ProbableContent, SlotContent
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.files import SlotFiles
-from bioproxy.slot.gate import Gate
+from bioproxy.slot.known_content import KnownContent, ProbableContent
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.preparer import Prepared, SlotPreparer
-from bioproxy.slot.record import CHAT, PREFIX
-from bioproxy.slot.reuse_check import ReuseCheck, helped
-from bioproxy.slot.turn import Turn
 from bioproxy.slot.warmup_use import WarmupUse
+from bioproxy.slot_files.files import SlotFiles
+from bioproxy.slot_files.record import CHAT, PREFIX
+from bioproxy.slot_files.reuse_check import ReuseCheck, helped
 
 REUSES_NOTHING = Prepared("cold", "ineffective")
 """How the slot is prepared for a request that must not reuse anything, whatever the slot holds."""
@@ -144,7 +145,7 @@ class SlotUses:
         """Use the slot for a user's request whose prompt is not looked at.
 
         `may_write` is the file that llama-server may write for this call of a client; empty for no
-        file, `None` if it may be any file (`bioproxy.slot.client_calls.saved_to`).  `turn` and
+        file, `None` if it may be any file (`bioproxy.slot_files.client_calls.saved_to`).  `turn` and
         `llama_continues` are as in `use_for_prompt`.
         """
         await self._saver.save_if_due(displaced=True)  # the request overwrites what the slot holds
@@ -225,7 +226,9 @@ class SlotUses:
             if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
                 self._parking.judge(key, turns, use.reused)
         self._parking.answered(use.prompt)
-        await self._preparer.remember(name, key, turns, before)
+        # A file that is restored counts as used at that moment, even if its client hangs up before the answer.
+        is_counted = use.prepared.cache == "restored" and use.prepared.source == PREFIX
+        await self._preparer.remember(name, key, turns, before, is_counted=is_counted)
 
     async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:
         """Tell whether a request that reused too little has used another slot than the one that was prepared for it.

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.prefix_tokens import DoesNotFit
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt
@@ -30,10 +31,9 @@ from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.shelf import SharedShelf
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.save_failures import SaveFailed, TooLarge
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.due import Due, Reason
+from bioproxy.slot_files.save_failures import SaveFailed, TooLarge
+from bioproxy.warmup.due_reasons import Due, Reason
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
 from bioproxy.warmup.schedule import Schedule
@@ -48,8 +48,7 @@ class Attempts:
     is still due.
     """
 
-    # Operators find these lines under "warmer", the part that they know.
-    log = Logger("bioproxy.warmup.warmer.Warmer")
+    log = Logger()
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.gate.gate import Gate
 from bioproxy.http.request_body import RequestBody
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.process_watch import ProcessWatch
@@ -37,7 +38,6 @@ from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.runtime.errors import LlamaCallFailed, ProxyError
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.spool import Spool
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.client_kinds import ClientKinds
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation

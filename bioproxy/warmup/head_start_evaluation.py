@@ -16,15 +16,15 @@ Does not know how the prompt was found, nor whether its client will really send 
 
 from __future__ import annotations
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.head_start_use import TRIAL
-from bioproxy.slot.reuse_check import helped
 from bioproxy.slot.slot import Slot
+from bioproxy.slot_files.reuse_check import helped
 from bioproxy.warmup.next_prompt import NextPrompt
 from bioproxy.warmup.progress import Progress, piece_end
 from bioproxy.warmup.resume import Resume

@@ -21,13 +21,13 @@ from collections.abc import Callable
 
 from twisted.logger import Logger
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.prefix_tokens import DoesNotFit
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
-from bioproxy.slot.snapshot import CHAT, Snapshot
+from bioproxy.slot_files.snapshot import CHAT, Snapshot
 from bioproxy.warmup.prompt_tokens import PromptTokens, Unusable
 from bioproxy.warmup.schedule import Schedule
 

@@ -6,7 +6,7 @@ When nothing is due, the round saves a conversation that a user left in the slot
 probably be asked for next.
 
 The idea of Twisted in this module is cancellation.  A round is a coroutine that awaits Deferreds.  When a user arrives,
-`bioproxy.slot.gate` cancels the Deferred of the warm-up inside the gate.  The innermost ``await`` (usually for an
+`bioproxy.gate.gate` cancels the Deferred of the warm-up inside the gate.  The innermost ``await`` (usually for an
 answer of llama-server) then raises `CancelledError`, the ``finally`` and ``with`` blocks around it clean up, and the
 connection to llama-server is closed, which tells llama-server to stop.  The gate catches the error and returns
 ``False``, so the round continues, finds the gate in use, and ends.  A later round tries again.
@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.shelf import SharedShelf
-from bioproxy.slot.gate import Gate
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.attempts import Attempts
 from bioproxy.warmup.head_start import HeadStart

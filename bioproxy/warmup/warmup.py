@@ -28,17 +28,17 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.gate.gate import Gate
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.reuse_check import helped
-from bioproxy.slot.save_failures import SaveFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.warmup_use import WarmupUse
+from bioproxy.slot_files.reuse_check import helped
+from bioproxy.slot_files.save_failures import SaveFailed
 from bioproxy.warmup.progress import LEAST, Progress, piece_end
 from bioproxy.warmup.resume import Resume
 
@@ -162,9 +162,9 @@ class Warmup:
         Fires when all are evaluated, or `wanted` has returned false; fails as `LlamaApi`'s calls do.  Cancelling closes
         the connection of the piece in progress; what `progress` says then is still right.
         """
-        # What a file has already: the beginning of an interrupted warm-up, or an older text that begins in the same
-        # way.
-        start = done = await self._resume.restore(tokens)
+        # What a file has already: the beginning of an interrupted warm-up, an older text that begins in the same way,
+        # or a conversation on the prompt.
+        start = done = await self._resume.restore(tokens, key)
         progress.reached(key, done / len(tokens))
         piece = progress.piece(self._speed, self.longest_piece)
         while done < len(tokens) and wanted():

@@ -10,7 +10,7 @@ from tests.integration.support import ODDS, LlamaServer, agree, async_test
 from tests.integration.test_http import Raw, send
 from tests.integration.test_real_cache import nonsense
 from tests.integration.test_real_files import templates, truth
-from tests.slot.test_client_calls import CAREFUL, NO_WRITE, WRITE, Ask
+from tests.slot_files.test_client_calls import CAREFUL, NO_WRITE, WRITE, Ask
 
 
 def raw(ask: Ask) -> Raw:

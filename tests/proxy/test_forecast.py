@@ -9,13 +9,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy.gate.estimate import Experience, Served
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 from bioproxy.proxy.forecast import SHARED, Forecast
 from bioproxy.proxy.request_log import Record
 from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.estimate import Experience, Served
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.turn import Turn
 from tests.support.world import World, WorldTest
 
 CLIENTS = 300

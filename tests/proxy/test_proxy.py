@@ -9,8 +9,8 @@ from twisted.internet.defer import fail
 from twisted.logger import capturedLogs
 
 from bioproxy.http.targets import GATED
-from bioproxy.slot.record import CHAT as CHAT_FILE
-from tests.slot.test_client_calls import CAREFUL, NO_WRITE, WRITE
+from bioproxy.slot_files.record import CHAT as CHAT_FILE
+from tests.slot_files.test_client_calls import CAREFUL, NO_WRITE, WRITE
 from tests.support.network import Call, Wire
 from tests.support.world import CODE, KEY, PREFIX, World, WorldTest, logged
 
@@ -370,12 +370,13 @@ class Errors(WorldTest):
         return world.send("POST", target, body, Origin="http://page")
 
     def test_template(self) -> None:
-        """A template that cannot be read is an error, and its request does not go out."""
+        """A template that cannot be read is an error, its request does not go out, and is listed under its name."""
         world = self.warm_world()
         before = len(world.llama_server.requests)
         for spoil in (lambda: self.template("code", "no place"), (self.folder / "code.txt").unlink):
             spoil()
             self.check(self.ask(world, "@code why?"), 500, "template_error", "code.txt")
+            self.assertEqual("code", world.operate("GET", "/status").json()["requests"][0]["template"])
         self.assertEqual(before, len(world.llama_server.requests))
         self.assertEqual(200, self.ask(world, "@codex why?").status)
 

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import capturedLogs
 
 from bioproxy.proxy.shutdown import ANSWERING, FLUSHING, SAVING, Shutdown
-from bioproxy.slot.record import CHAT as CHAT_FILE
+from bioproxy.slot_files.record import CHAT as CHAT_FILE
 from tests.support.network import Call
 from tests.support.world import CODE, World, WorldTest, logged
 
@@ -37,7 +37,13 @@ class FarewellTest(WorldTest):
         world = self.built
         return world.start(
             Shutdown(
-                self.port, world.gate, world.proxy, world.upstream, world.saver, world.parts.shared.finish, world.clock
+                self.port,
+                world.gate,
+                world.proxy.running,
+                world.upstream,
+                world.saver,
+                world.parts.shared.finish,
+                world.clock,
             ).say
         )
 

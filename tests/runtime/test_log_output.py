@@ -88,7 +88,7 @@ class Choosing(FolderTest):
         self.patch(sys, "stdout", output)
         observer = self.component(*arguments, nodaemon=True)
         self.assertIsInstance(observer, FileLogObserver)
-        Logger("bioproxy.slot.gate.Gate", observer=observer).warn("so it is")
+        Logger("bioproxy.gate.gate.Gate", observer=observer).warn("so it is")
         return output.getvalue()
 
     def test_format(self) -> None:

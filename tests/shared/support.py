@@ -21,7 +21,7 @@ from bioproxy.shared.entry import SharedEntry, stem_for
 from bioproxy.shared.folder import SharedFolder
 from bioproxy.shared.leases import Leases
 from bioproxy.shared.view import SharedView
-from bioproxy.slot.snapshot import CHAT, PREFIX, Snapshot, names_of
+from bioproxy.slot_files.snapshot import CHAT, PREFIX, Snapshot, names_of
 from tests.support.folders import FolderTest
 
 MODEL = Model("facts", ((1, -0.5), (2, -1.5)))

@@ -10,8 +10,8 @@ from typing import Any
 
 from bioproxy.shared.copying import link_or_copy
 from bioproxy.shared.layout import ENTRIES, FILES, LEASES
-from bioproxy.slot.folder import RESERVE
-from bioproxy.slot.snapshot import PREFIX
+from bioproxy.slot_files.folder import RESERVE
+from bioproxy.slot_files.snapshot import PREFIX
 from tests.shared.support import CONTENT, SharedFolderTest, entry, no_space, snapshot
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bioproxy.shared.local_files import LocalFiles
-from bioproxy.slot.folder import SlotFolder
-from bioproxy.slot.snapshot import PREFIX, Snapshot
+from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.snapshot import PREFIX, Snapshot
 from tests.shared.support import CONTENT, snapshot
 from tests.support.folders import FolderTest
 

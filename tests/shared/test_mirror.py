@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.shared.entry import SharedEntry
 from bioproxy.shared.mirror import Mirror
-from bioproxy.slot.snapshot import PREFIX
+from bioproxy.slot_files.snapshot import PREFIX
 from tests.shared.support import MODEL, OTHER, chat, entry, snapshot
 
 

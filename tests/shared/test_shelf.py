@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs
 from bioproxy.shared.disk import SHORTEST_PAUSE
 from bioproxy.shared.publishing import MOST_WAITING
 from bioproxy.shared.publishing import SHORTEST_PAUSE as WRITING_PAUSE
-from bioproxy.slot.snapshot import CHAT, PART, PREFIX
+from bioproxy.slot_files.snapshot import CHAT, PART, PREFIX
 from tests.shared.sharing import LONG, SharingTest
 from tests.shared.support import no_space, snapshot
 from tests.support.world import KEY, World, WorldTest, logged

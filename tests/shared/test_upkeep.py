@@ -6,7 +6,7 @@ import errno
 import os
 
 from bioproxy.shared.removal import INTERVAL, PROTECTED, REMOVAL
-from bioproxy.slot.snapshot import PREFIX
+from bioproxy.slot_files.snapshot import PREFIX
 from tests.shared.sharing import LONG, SharingTest
 from tests.shared.support import no_space
 

@@ -11,7 +11,7 @@ from twisted.logger import capturedLogs
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import learned_id
 from bioproxy.slot.conversation_saver import GROWN, GROWN_IF_DISPLACED, LONGEST_SAVE, WORTH
-from bioproxy.slot.record import CHAT, Snapshot
+from bioproxy.slot_files.record import CHAT, Snapshot
 from tests.support.world import KEY, PREFIX, SlotTest, logged
 
 SAVE = "/slots/0?action=save"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.slot.record_files import FOLDER
+from bioproxy.slot_files.record_files import FOLDER
 
 
 def block(state_dir: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from bioproxy.prompts.digests import prefix_digests
-from bioproxy.slot.record import PREFIX, Snapshot, SnapshotRecord
-from bioproxy.slot.save_failures import SaveFailed
+from bioproxy.slot_files.record import PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot_files.save_failures import SaveFailed
 from tests.support.world import KEY, SlotTest
 from tests.support.world import PREFIX as TOKENS
 

@@ -6,10 +6,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy.gate.gate import Gate
+from bioproxy.gate.turn import Turn
 from bioproxy.runtime.errors import Unavailable
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.gate import Gate
-from bioproxy.slot.turn import Turn
 
 
 class Visitors:

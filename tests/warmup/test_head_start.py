@@ -12,7 +12,7 @@ from twisted.logger import ILogObserver, globalLogPublisher
 from bioproxy.prompts.request_search import read_request
 from bioproxy.proxy.turns import goes_on_with
 from bioproxy.slot.head_start_use import TRIAL
-from bioproxy.slot.record import CHAT
+from bioproxy.slot_files.record import CHAT
 from bioproxy.warmup import head_start
 from bioproxy.warmup.head_start import WORTH
 from tests.support.network import Call

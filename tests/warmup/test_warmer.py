@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import capturedLogs
 
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
-from bioproxy.slot.record import CHAT
+from bioproxy.slot_files.record import CHAT
 from tests.support.fakes import Refusal, tokens
 from tests.support.world import CODE, PREFIX, WarmTest, logged
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bioproxy.slot.record import CHAT, PART
+from bioproxy.slot_files.record import CHAT, PART
 from bioproxy.warmup.progress import LEAST, exact_end
 from tests.support.fakes import tokens
 from tests.support.world import CODE, PREFIX, WarmTest
