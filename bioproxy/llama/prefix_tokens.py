@@ -35,7 +35,7 @@ BYTES_PER_TOKEN = 16
 """Texts with more bytes than this times the context hardly fit, and are counted before they are tokenized.
 
 English text has about 4 bytes a token, source code with long runs of white space more.  Halved, some texts that fit are
-counted in vain; doubled, longer lists of tokens are transferred for texts that do not fit.
+counted for nothing; doubled, longer lists of tokens are transferred for texts that do not fit.
 """
 
 

@@ -7,8 +7,8 @@ are equal, nobody used the slot in between and the process was not restarted.
 
 The witness does not see everything: a restore leaves the task's number alone, for example.  So it
 is only the second line of defence.  The first is an order of steps: what is known is forgotten
-*before* anything changes the slot, and written down again only when all went well.  In Twisted this
-order is all there is to cancellation.  A coroutine can be ended at each of its ``await``s, by a
+*before* anything changes the slot, and written down again only when all went well.  This
+order also makes cancelling harmless.  A coroutine can be ended at each of its ``await``s, by a
 client that hangs up or a service that stops, and nothing behind that ``await`` runs.  Broken off in
 the middle, the slot is "unknown", never "known" and wrong.
 
@@ -89,8 +89,8 @@ def cut_after(tokens: Sequence[int], end: int) -> list[int]:
     """Return the first `end` tokens and one that does not belong behind them.
 
     Evaluated, they cut the slot back to exactly the first ones.  llama-server always computes at least one token:
-    without the strange one, it would compute the last token of the prompt anew, in a batch of its own, and with other
-    numbers.  The next request drops the strange one.
+    without the extra one, it would compute the last token of the prompt anew, in a batch of its own, and with other
+    numbers.  The next request drops the extra one.
     """
     # Where nothing of the prompt follows, a question does, which hardly begins with the prompt's own first token.
     return [*tokens[:end], next((each for each in tokens if end == len(tokens) or each != tokens[end]), 0)]
@@ -147,7 +147,7 @@ class SlotContent:
         self.probable, self.left_by_user = probable, False
 
     def taken_by_file(self) -> None:
-        """Note that what the slot holds is in a file, or of no use to anybody, whoever left it."""
+        """Note that what the slot holds is in a file, or of no use to anybody, whatever request left it."""
         self.left_by_user = False
 
     def llama_restarted(self) -> None:

@@ -164,7 +164,7 @@ class SnapshotRecord:
     def drop(self, name: str, kind: str = PREFIX) -> None:
         """Forget a file, because it is gone, useless, or about to be written.
 
-        Raises `OSError` if the disk cannot be written.  The file is forgotten all the same, for as long as the process
+        Raises `OSError` if the disk cannot be written.  The file is forgotten anyway, for as long as the process
         runs, and nothing is recorded any more before the disk has forgotten it, too.
         """
         self.drop_all([(name, kind)])

@@ -51,7 +51,7 @@ class Schedule:
     """Whether prompts are warmed up before any user has asked for them.  Changes when the configuration is reloaded."""
 
     learns: bool
-    """Whether learned prompts are warmed up at all.  Changes likewise."""
+    """Whether learned prompts are warmed up at all.  May be changed at any time."""
 
     wanted: set[str]
     """The ids of the prompts that an operator wants to be warmed up now.
@@ -244,7 +244,7 @@ class Schedule:
             slot_seen=slot.tells_content,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.
             favourite=not usable and prompt == self.favourite(),
-            # By name, not by key: a conversation in another shape is the user's all the same.
+            # By name, not by key: a conversation in another shape is the user's, too.
             users=slot.is_used_by_user(name),
             learns=self.learns,
             elsewhere=self._is_computed_elsewhere(name),
