@@ -215,7 +215,8 @@ def print_next(settings: Settings, file: Path, named: bool) -> None:
     # A list of words first, because each of them is quoted by itself.
     start = shlex.join([*program, "run", *(["--config", str(file)] if named else [])])
     # The same request as any client would send.  ``curl`` is there on most systems, and shows the answer as it is.
-    question = {"messages": [{"role": "user", "content": f"{template.prefix} What is this about?"}]}
+    # Its length is limited: a small model may not find an end, and ``curl`` shows nothing before that.
+    question = {"messages": [{"role": "user", "content": f"{template.prefix} What is this about?"}], "max_tokens": 200}
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
     # The question is quoted for the shell: a prefix may have a quotation mark in it.
     print(f"wrote {file} and {template.path}; next, in two terminals:\n")

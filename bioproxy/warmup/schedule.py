@@ -245,7 +245,7 @@ class Schedule:
             # To find the favourite all prompts are compared, so it is only done where the answer matters.
             favourite=not usable and prompt == self.favourite(),
             # By name, not by key: a conversation in another shape is the user's, too.
-            users=slot.is_used_by_user(name),
+            left_by_user=slot.is_used_by_user(name),
             learns=self.learns,
             elsewhere=self._is_computed_elsewhere(name),
             quiet=self._idle_seconds() >= QUIET,
