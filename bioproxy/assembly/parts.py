@@ -234,7 +234,7 @@ class Parts(SlotParts, WarmupParts, RequestParts, OperatorParts):
         return CheckedSite("clients' port", self.proxy.resource(), reactor, judge, self.limits)
 
     def operators_site(self, reactor: Any) -> CheckedSite:
-        """Return what serves connections to the operator's port, likewise."""
+        """Return what serves connections to the operator's port, with the reactor for their time-outs."""
         # Limits of its own: however many clients there are, an operator can still look what is going on.
         limits = ConnectionLimits(LARGEST_ACTION, OPERATORS)
         return CheckedSite("operator's port", self.admin.resource(), reactor, self.host_check.judge, limits)

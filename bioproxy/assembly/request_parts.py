@@ -39,7 +39,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
             |----> Waits                              what a waiting client is told
             |----> SlotAccess -----> Slot, MissReasons
             |----> Upstream                           send the request
-            `----> RequestLog                         what became of it
+            `----> RequestLog                         note how it ended
     """
     # Short names for what is used more than once below.
     slot, prompt_learning = lower.slot, warmups.prompt_learning

@@ -86,8 +86,8 @@ def takers_of(
         in_force = replace(in_force, **changed)
         assert lower.outside.child is not None
         lower.outside.child.use(in_force)
-        # Later, when all three are known.  Whoever has the gate next restarts it, and this turn makes sure that there
-        # is somebody.
+        # Later, when all three are known.  The next turn at the gate restarts it, and this one makes sure that there
+        # is a next turn.
         reactor.callLater(0, lambda: Deferred.fromCoroutine(restart_in_turn()).addErrback(no_turn))
 
     async def restart_in_turn() -> None:

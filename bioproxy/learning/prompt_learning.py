@@ -115,7 +115,7 @@ class PromptLearning:
             # One stand-in is enough here: some tokens too many at the end match no learned part.
             tokens = await self._llama.tokenize(await self._llama.apply_template(shape.request(STAND_INS[0])))
         except LlamaCallFailed:
-            # The request is sent all the same.  Its own answer says what is wrong.
+            # The request is sent anyway.  Its own answer says what is wrong.
             return
         # `process` is the one that was asked.  If another one runs by now, `prompt_for` does not use these tokens.
         beginning.know_tokens(tokens, process, exact=False)
@@ -133,7 +133,7 @@ class PromptLearning:
         if whole is not None:
             return whole
         # `look` has stored the tokens, unless llama-server could not be asked or was restarted since.  Then no part is
-        # found, and the request is merely computed from its first token.
+        # found, and the request is only computed from its first token.
         beginning = self._beginnings.get(chat.beginning)
         tokens = None if beginning is None else beginning.tokens_in(self._watch.process)
         return None if tokens is None else longest_part(tokens, self.learned.cuts())

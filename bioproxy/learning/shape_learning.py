@@ -128,7 +128,7 @@ class ShapeLearning:
         return self._known.get(id) or Habit()
 
     def _save(self) -> None:
-        """Write the file.  What cannot be written is known all the same, for as long as the process runs."""
+        """Write the file.  What cannot be written is still known, for as long as the process runs."""
         content = {id: stored(each) for id, each in self._known.items()}
         try:
             self._state.write(FILE, content, durable=False)

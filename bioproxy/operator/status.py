@@ -244,7 +244,7 @@ class Status:
 def who(record: Record | None) -> dict[str, Any]:
     """Return the fields that identify a request at the gate.
 
-    `record` is `None` for a turn that belongs to no request; the fields are there all the same, so that a reader need
+    `record` is `None` for a turn that belongs to no request; the fields are there anyway, so that a reader need
     not check.
     """
     if record is None:

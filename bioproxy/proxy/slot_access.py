@@ -140,7 +140,7 @@ class SlotAccess:
             self._prompt_learning.answered(asked.chat)
         else:
             # Only the first question of a conversation says in which shape the next one will come.  A later one is told
-            # without its shape, and counts merely as a use of the template.
+            # without its shape, and counts only as a use of the template.
             self._shape_learning.asked(asked.prompt, asked.shape if asked.first_question else None)
         self._last_talk.answered(exchange.answer, None if reused is None else int(reused), record.cache == "hot")
         return None if reused is None else int(reused)

@@ -143,8 +143,8 @@ class HeadStart:
             turn = await self._read(next_turn, RequestBody(file), candidate.talk.path, candidate.answer)
         if turn is None:
             return None
-        # The last argument is asked between two calls: whoever comes meanwhile has made the guess useless.  Cancelling
-        # the call would spare nothing: these are quick, and do not use the slot.
+        # The last argument is asked between two calls: a user who came meanwhile has made the guess useless.
+        # Cancelling the call would spare nothing: these are quick, and do not use the slot.
         context = self._watch.process.props.context
         return await find_next_prompt(
             self._llama, turn, candidate.answer, context, lambda: candidate is self._last_talk.candidate

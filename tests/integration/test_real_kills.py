@@ -17,6 +17,7 @@ from tests.integration.conftest import LlamaOf
 from tests.integration.support import (
     FOREGROUND,
     ODDS,
+    PATIENCE,
     Answer,
     LlamaServer,
     Twistd,
@@ -118,7 +119,7 @@ def kill_during_save(kill: Callable[[], None], folder: Path, after: float) -> bo
                 found.add((entry.name, entry.inode(), entry.stat().st_mtime_ns))
         return found
 
-    before, deadline = files(), time.monotonic() + 10
+    before, deadline = files(), time.monotonic() + PATIENCE
     while files() <= before:
         if time.monotonic() > deadline:
             return False
