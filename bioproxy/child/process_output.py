@@ -6,7 +6,7 @@ Twisted separates a process from what is done with its output.  `reactor.spawnPr
 waits for it.
 
 Pieces are not lines: a pipe carries bytes, and the reactor hands on what happens to be there.  Both outputs of the
-process are one pipe (each of the two programs below sees to that), because lines from two pipes would arrive in another
+process are one pipe (each of the two programs below ensures that), because lines from two pipes would arrive in another
 order than they were written in.
 
 The other side is `bioproxy.child.wheel_server` or `bioproxy.child.lifeline`.  Both agree with this module on two

@@ -1,8 +1,8 @@
 """Reads large requests in a child process, so that all other requests go on meanwhile.
 
 Twisted serves all connections in one thread, so a computation of a second stops all of them for a second.  Threads do
-not help with JSON: Python's parser holds the interpreter's lock until it is through, and the objects that it makes of a
-text may take 25 times the text's size (``[[],[],...]``).  So requests of more than some kilobytes are read by a child
+not help with JSON: Python's parser holds the interpreter's lock until it has finished, and the objects that it makes of
+a text may take 25 times the text's size (``[[],[],...]``).  So requests of more than some kilobytes are read by a child
 process: one at a time, with a limit of memory and of time.  A request that exceeds a limit is refused, and the child is
 killed.
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from bioproxy.demo import service
 from bioproxy.demo.demo_model import PACKAGE, installed_model
 from bioproxy.settings.configuration import Settings
 from tests.integration.support import (
+    FOREGROUND,
     PATIENCE,
     ROOT,
     Twistd,
@@ -34,8 +34,6 @@ from tests.integration.support import (
     prose,
     until,
 )
-
-TWISTD = str(Path(sys.executable).with_name("twistd"))
 
 Demo = Callable[..., Twistd]
 
@@ -61,9 +59,8 @@ async def demo(home: Path, no_model: str) -> AsyncIterator[Demo]:
     started: list[Twistd] = []
 
     def start(*options: str, real: bool = False) -> Twistd:
-        command = [TWISTD, "--pidfile=", "-n", "bioproxy", "--demo", *options]
         paths = {} if real else {"PYTHONPATH": no_model}
-        started.append(Twistd(home, command, environment(home, **paths)))
+        started.append(Twistd(home, [*FOREGROUND, "--demo", *options], environment(home, **paths)))
         return started[-1]
 
     yield start
