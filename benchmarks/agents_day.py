@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import Child, Children, free_ports, get, wait_for
+from benchmarks.servers import PATIENCE, Child, Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 from tests.support.agent_day import Day, Row, Step
@@ -72,7 +72,7 @@ def metric(port: int, name: str, prefix: str = "bioproxy", **labels: str) -> flo
 
     `port` is where the metrics are, and `prefix` the program's name, with which its metrics begin.  0 if there is none.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Protocol
 
 from benchmarks.agents_day import Llama, metric
-from benchmarks.servers import ROOT, Child, Children, free_ports, get, listens, wait_for
+from benchmarks.servers import PATIENCE, ROOT, Child, Children, free_ports, get, listens, wait_for
 from bioproxy.demo.vocabulary import COMMON_WORDS
 
 CONFIGURATION = ROOT / "examples/haproxy/haproxy.cfg"
@@ -39,12 +39,6 @@ CONFIGURATION = ROOT / "examples/haproxy/haproxy.cfg"
 
 KEY = "key-of-the-fleet"
 """The one key that HAProxy accepts."""
-
-PATIENCE = 30.0
-"""Seconds that HAProxy may take to start or to reload.
-
-It needs less than one; on a machine that is overloaded, some.
-"""
 
 
 def find_haproxy() -> str | None:

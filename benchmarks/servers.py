@@ -195,7 +195,7 @@ _PORTS = _ports()
 
 def get(port: int, path: str) -> Any:
     """Return the JSON answer of a GET request, `None` unless its status is 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -154,7 +154,7 @@ class Soak:
         assert served == stayed, f"not served in the order of arrival: {first_difference(stayed, served)}"
         # Nothing may be left: nobody in the queue, and no connection that its client has closed.
         wait_for("the gate to be empty", lambda: self._gate() == (None, 0))
-        wait_for(f"bioproxy to have {self._files} open files again", lambda: open_files(self.proxy) == self._files, 10)
+        wait_for(f"bioproxy to have {self._files} open files again", lambda: open_files(self.proxy) == self._files)
         look_for_trouble(self._log)
 
     def _gate(self) -> tuple[str | None, int]:

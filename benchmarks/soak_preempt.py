@@ -8,7 +8,8 @@ Its model is made on the spot: small enough for a warm-up to take about a second
 template is warmed up in pieces of `PIECE` tokens, and gets another text whenever it is warm.  Users with a short
 question come at random moments meanwhile.  Two times are looked at:
 
-* *gate*: from the user's arrival to the gate being free, as bioproxy tells it (``X-Bioproxy-Queue-Ms``);
+* *gate*: from the user's arrival to the gate being free, as bioproxy tells it (``X-Bioproxy-Queue-Ms``), without the
+  time for which the machine did not let bioproxy run;
 * *answer*: how much longer the answer takes than just after a warm-up, when nobody is in the way.  llama-server stops
   between pieces only, so the rest of one is in it.
 
@@ -49,6 +50,9 @@ WORDS = 640
 
 SLACK = 0.050
 """Seconds that something may take beyond a piece: HTTP, the event loop, and a machine that has other work."""
+
+STALLS = "bioproxy_reactor_stall_seconds_sum"
+"""The metric of the seconds for which bioproxy could not run, where that were more than 0.05 s at a time."""
 
 ENOUGH = 100
 """So many users must have come before the time to their answers is judged: one may be unlucky.
@@ -131,8 +135,11 @@ class Users:
         wait_for("a warm-up", self._warms_up)
         met = self._met()
         time.sleep(self._random.uniform(0, self._warmup_seconds * (1 - self._now()["progress"])))
-        times = self.ask()
-        return times if self._met() > met else None
+        stalls = self._metric(STALLS)
+        waited, took = self.ask()
+        # While the machine does not let bioproxy run, nobody waits for a warm-up; all others wait as well then.
+        waited -= self._metric(STALLS) - stalls
+        return (waited, took) if self._met() > met else None
 
     def _warms_up(self) -> bool:
         """Tell whether a warm-up runs; if the template is warm, see to it that one will."""
@@ -147,12 +154,16 @@ class Users:
 
     def _met(self) -> float:
         """Return how many users have met a warm-up, by bioproxy's own count of preemptions."""
-        # From the metrics, where it is the count of a histogram; `/status` does not have it.
+        # The count of a histogram.
+        return self._metric("bioproxy_preempt_seconds_count")
+
+    def _metric(self, name: str) -> float:
+        """Return the value of a metric without labels; `/status` does not have these."""
         connection = http.client.HTTPConnection("127.0.0.1", self._admin, timeout=10)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        found = re.search(r"^bioproxy_preempt_seconds_count (\S+)$", text, re.MULTILINE)
+        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
         assert found is not None
         return float(found[1])
 

@@ -144,7 +144,7 @@ def check_shelf(shelf: Path, when: str) -> None:
 
     # A removal may be in progress: what differs for good is wrong.
     with suppress(SystemExit):
-        wait_for("the shelf to agree", agrees, 10)
+        wait_for("the shelf to agree", agrees)
     assert not wrong, f"{when}: {wrong}"
 
 

@@ -17,13 +17,14 @@ Does not know what is measured.
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.bench.asking import Message
 from benchmarks.bench.contestants import environment
-from benchmarks.servers import Child, Children, free_ports, get, wait_for
+from benchmarks.servers import PATIENCE, Child, Children, free_ports, get, wait_for
 
 CACHE_RAM = 8192
 """MiB of llama.cpp's memory of prompts: its own default."""
@@ -172,7 +173,11 @@ class Bioproxy(Side):
 
     def settle(self) -> None:
         """Wait until all that bioproxy knows is warm, and nothing goes on any more."""
-        # An edit must have been noticed first, and what follows an answer must have begun.
+        # An edit must have been noticed first: whoever asks for a template's text has its files looked at.
+        for name in self._names:
+            address = f"http://127.0.0.1:{self._admin}/templates/{name}/render"
+            urllib.request.urlopen(address, timeout=PATIENCE).close()
+        # And what follows an answer must have begun.
         time.sleep(READING)
         wait_for("all warm-ups", self._is_quiet, WARMING)
 

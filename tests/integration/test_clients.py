@@ -16,7 +16,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThread
 
 from tests.integration.conftest import LlamaOf, ProxyOf
-from tests.integration.support import REST, Call, LlamaServer, RunningProxy, async_test, eventually, prose, until
+from tests.integration.support import (
+    PATIENCE,
+    REST,
+    Call,
+    LlamaServer,
+    RunningProxy,
+    async_test,
+    eventually,
+    prose,
+    until,
+)
 
 T = TypeVar("T")
 
@@ -40,7 +50,7 @@ def clients() -> Iterator[Clients]:
     def make(
         proxy: RunningProxy, key: str = KEY, retries: int = 0, **more: Any
     ) -> tuple[openai.OpenAI, anthropic.Anthropic]:
-        settings: Any = {"api_key": key, "timeout": 30, "max_retries": retries, **more}
+        settings: Any = {"api_key": key, "timeout": PATIENCE, "max_retries": retries, **more}
         both = (
             openai.OpenAI(base_url=f"{proxy.url}/v1", **settings),
             anthropic.Anthropic(base_url=proxy.url, **settings),
@@ -364,7 +374,7 @@ async def test_keys(llama_of: LlamaOf, proxy_of: ProxyOf, tiny: Path, clients: C
     for each in clients(proxy, "key-of-llama"):
         error = await raised(lambda each=each: each.models.list())  # type: ignore[misc]
         assert type(error).__name__ == "AuthenticationError"
-    bearer = anthropic.Anthropic(base_url=proxy.url, auth_token=KEY, timeout=30, max_retries=0)
+    bearer = anthropic.Anthropic(base_url=proxy.url, auth_token=KEY, timeout=PATIENCE, max_retries=0)
     try:
         assert (await in_thread(lambda: message(bearer, "why?"))).usage.output_tokens == 8
     finally:

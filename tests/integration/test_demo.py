@@ -19,6 +19,7 @@ from bioproxy.demo.demo_model import PACKAGE, installed_model
 from bioproxy.settings.configuration import Settings
 from tests.integration.support import (
     FOREGROUND,
+    PATIENCE,
     ROOT,
     Twistd,
     answers,
@@ -75,7 +76,7 @@ async def llama_of(process: Twistd) -> int:
 def run_line(line: str) -> str:
     """Do what a printed line says, and return what it shows.  Blocking: for a thread."""
     assert shutil.which("curl"), "the demonstration's lines need curl"
-    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=PATIENCE, check=True).stdout
 
 
 def documents(folder: Path, words: int) -> list[str]:
@@ -90,7 +91,7 @@ def documents(folder: Path, words: int) -> list[str]:
 
 async def until_shown(process: Twistd) -> None:
     """Wait until the demonstration has shown everything."""
-    await until(lambda: "Ctrl-C" in process.output or process.process.poll() is not None, seconds=240)
+    await until(lambda: "Ctrl-C" in process.output or process.process.poll() is not None, seconds=3 * PATIENCE)
     assert process.process.poll() is None, process.output
     warnings = re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE)
     # That the machine lets bioproxy wait for a second is no fault of the demonstration's.
@@ -175,7 +176,7 @@ async def test_ctrl_c_during_the_question(demo: Demo, home: Path) -> None:
     """Ctrl-C while its own question is being answered ends all of it, without a word more."""
     process = demo("--port", str(free_port()), "--admin-port", str(free_port()), *documents(home, 1500))
     llama = await llama_of(process)
-    await until(lambda: "please wait" in process.output, seconds=240)
+    await until(lambda: "please wait" in process.output, seconds=3 * PATIENCE)
     process.process.send_signal(signal.SIGINT)
     await process.ended()
     assert not process.waited_in_vain, "it does not wait for the answer"

@@ -27,6 +27,7 @@ from tests.integration.support import (
     eventually,
     pause,
     reactor,
+    until,
 )
 
 ProxyOf = Callable[..., RunningProxy]
@@ -75,7 +76,8 @@ class Storm:
         kills = 0
         while kills < KILLS or (kills < 3 * KILLS and not self._saw_everything()):
             kills += 1
-            await pause(chance.uniform(0.05, 1.2))
+            await self._whole_answers(chance.randint(0, 3))
+            await pause(chance.uniform(0.05, 0.6))
             self._llama.kill()
             await pause(chance.uniform(0, 0.3))
             await self._llama.start()
@@ -87,7 +89,16 @@ class Storm:
             sentences = [SENTENCE] * 60
             sentences.insert(chance.randrange(60), f"This is edition {edition}. ")
             notes(self._folder, chance.choice(list(TEMPLATES))).write_text("".join(sentences))
-            await pause(chance.uniform(0.1, 1.5))
+            await self._whole_answers(chance.randint(2, 12))
+
+    async def _whole_answers(self, count: int) -> None:
+        """Wait until there were so many more whole answers, or all is over.
+
+        By work done and not by time alone: on a busy machine, nothing would come far enough to be saved and restored
+        before the next edit or kill.
+        """
+        wanted = self.ended["whole"] + count
+        await until(lambda: self._over or self.ended["whole"] >= wanted, 10 * PATIENCE)
 
     async def _client(self, chance: Random) -> None:
         messages = [""]

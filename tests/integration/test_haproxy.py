@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.fleet_parts import KEY, Balancer, find_haproxy
-from benchmarks.servers import ROOT, wait_for
+from benchmarks.servers import PATIENCE, ROOT, wait_for
 
 CHAT = "/v1/chat/completions"
 
@@ -95,7 +95,7 @@ class Edge:
 
     def begin(self, body: Any, path: str = CHAT, key: str = KEY, **headers: str) -> http.client.HTTPConnection:
         """Send a request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.balancer.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.balancer.port, timeout=PATIENCE)
         sent = {"Authorization": f"Bearer {key}"} if key else {}
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request("POST", path, json.dumps(body), {**sent, **more})
@@ -300,7 +300,7 @@ def test_numbers(edge: Edge) -> None:
         text = (ROOT / "examples" / file).read_text().replace("\\", "")
         asked |= set(re.findall(r"(haproxy_\w+)\{([^}]*)\}", text))
     assert len(asked) >= 3
-    connection = http.client.HTTPConnection("127.0.0.1", edge.balancer.operators, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", edge.balancer.operators, timeout=PATIENCE)
     connection.request("GET", "/metrics")
     lines = connection.getresponse().read().decode().splitlines()
     for name, labels in asked:

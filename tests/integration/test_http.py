@@ -20,6 +20,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from tests.integration.support import (
+    PATIENCE,
     LlamaServer,
     RunningProxy,
     async_fixture,
@@ -57,7 +58,7 @@ class Raw:
 def send(url: str, raw: Raw) -> tuple[int, str, list[tuple[str, str]], bytes]:
     """Send a request just as it is; return status, reason, headers and body.  Blocking: for a thread."""
     host, port = url.removeprefix("http://").split(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=20)
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
     try:
         connection.putrequest(raw.method, raw.target, skip_host=True, skip_accept_encoding=True)
         for name, value in {"Host": "llama.example", **raw.headers}.items():

@@ -42,8 +42,9 @@ KILLS = 3
 """Times that llama.cpp is killed; `make soak` has a longer form."""
 
 FAKE = """#!{python}
-import json, sys, time
-json.dump(sys.argv[1:], open({file!r}, "w"))
+import json, os, sys, time
+json.dump(sys.argv[1:], open({file!r} + ".new", "w"))
+os.replace({file!r} + ".new", {file!r})
 print("fake llama-server runs", flush=True)
 time.sleep(600)
 """

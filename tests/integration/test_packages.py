@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bioproxy import __version__
-from tests.integration.support import ROOT
+from tests.integration.support import PATIENCE, ROOT
 
 NOT_COPIED = shutil.ignore_patterns(
     *(".git", ".venv", ".*_cache", ".nox", ".hypothesis", ".coverage*", "__pycache__", "*.egg-info"),
@@ -41,7 +41,9 @@ def build(folder: Path, umask: int, **variables: str) -> dict[str, bytes]:
     """Build the packages there; return their bytes by their names."""
     tool = [sys.executable, str(folder / "tools" / "packages.py")]
     env = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"} | variables
-    done = subprocess.run(tool, umask=umask, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    done = subprocess.run(
+        tool, umask=umask, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE
+    )
     assert done.returncode == 0, done.stdout.decode()
     return {path.name: path.read_bytes() for path in (folder / "dist").iterdir()}
 

@@ -15,6 +15,7 @@ from bioproxy.demo import tiny_model
 from tests.integration.conftest import TOOLS_TEMPLATE, LlamaOf, ModelOf, Run
 from tests.integration.support import (
     FOREGROUND,
+    PATIENCE,
     Call,
     LlamaServer,
     Twistd,
@@ -114,7 +115,7 @@ class Page:
     def type(self, line: str) -> str:
         """Type a line at a shell of a user whose home is the test's folder; return what it prints."""
         found = subprocess.run(
-            ["sh", "-ec", line], cwd="/", env=environment(self.folder), capture_output=True, text=True, timeout=60
+            ["sh", "-ec", line], cwd="/", env=environment(self.folder), capture_output=True, text=True, timeout=PATIENCE
         )
         assert found.returncode == 0, (line, found.stdout, found.stderr)
         return found.stdout
@@ -180,8 +181,7 @@ async def test_at_work(page: Page) -> None:
     assert "Warm-up of code" in page.text("#inside")
     await page.says("[data-key=mail]", "warm", "signature.txt: No such file or directory")
     await page.says("[data-key=code]", "warm", "tokens", "saved")
-    assert "2 of 2 warm" in page.text("#tile-warm")
-    assert "1 with an error" in page.text("#tile-warm")
+    await page.says("#tile-warm", "2 of 2 warm", "1 with an error")
 
     # Requests: the slot holds code, so that is hot; mail comes from its file; an edited one is cold.
     await page.ask("@code why?")

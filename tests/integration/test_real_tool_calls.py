@@ -11,13 +11,16 @@ from tests.support.agents import prose
 from tests.support.tool_callers import TEMPLATE, calling_agent, calls_a_tool
 
 SLOW = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768)
-"""A model that needs more than a second for `WORDS`, so that a switch is worth avoiding."""
+"""A model that needs several seconds for `WORDS`, so that a switch is worth avoiding."""
 
 WORDS = 4000
 """Of a system message; each is a token."""
 
-LINGER = 1.5
-"""Seconds to linger: much longer than the agent here needs for its next request."""
+LINGER = 3.0
+"""Seconds to linger: much longer than the agent here needs for its next request, also on a busy machine.
+
+With twice as much, a switch would count as cheap beside it on a fast machine.
+"""
 
 
 @async_test

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.support import ROOT
+from tests.integration.support import PATIENCE, ROOT
 from tests.support.browser import Browser
 from tools import self_contained
 
@@ -26,14 +26,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # With `--quiet` mkdocs would not count the warnings that `--strict` forbids.
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     return folder
 
 
 def until_true(browser: Browser, script: str) -> Any:
     """Return what a script in the page returns, as soon as that is true."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not (value := browser.run(script)):
         assert time.monotonic() < deadline, script
     return value

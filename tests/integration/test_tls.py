@@ -28,6 +28,7 @@ from bioproxy.runtime.errors import CannotStart
 from tests.integration.conftest import LlamaOf, ProxyOf, Run
 from tests.integration.support import (
     FOREGROUND,
+    PATIENCE,
     REST,
     TWISTD,
     LlamaServer,
@@ -190,7 +191,7 @@ def https(port: int, ca_file: Path) -> tuple[int, str, dict[str, Any]]:
     """Ask a chat over https; return status, TLS's protocol and the answer.  Blocking: for a thread."""
     context = ssl.create_default_context(cafile=str(ca_file))
     context.set_alpn_protocols(["h2", "http/1.1"])
-    connection = http.client.HTTPSConnection("localhost", port, timeout=20, context=context)
+    connection = http.client.HTTPSConnection("localhost", port, timeout=PATIENCE, context=context)
     try:
         connection.request("POST", "/v1/chat/completions", json.dumps(conversation("@code why?")))
         chosen = connection.sock.selected_alpn_protocol()
@@ -219,13 +220,13 @@ class UnixConnection(http.client.HTTPConnection):
     """A connection to a Unix socket."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=20)
+        super().__init__("localhost", timeout=PATIENCE)
         self._path = path
 
     def connect(self) -> None:
         """Open it."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(str(self._path))
 
 
@@ -317,7 +318,7 @@ class ActivatedTwistd:
         """End it the hard way, if it still runs."""
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(timeout=10)
+            self.process.wait(timeout=PATIENCE)
 
 
 @async_test

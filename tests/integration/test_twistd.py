@@ -18,6 +18,7 @@ import pytest
 from bioproxy import __version__
 from tests.integration.support import (
     FOREGROUND,
+    PATIENCE,
     ROOT,
     TWISTD,
     Twistd,
@@ -315,7 +316,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(request: pytest.FixtureRequest, tmp_path: Path, checkout: Path) -> Iterator[tuple[Path, Path]]:
     """Return the Python of an environment in which bioproxy was installed, and the folder that it should come from."""
     home = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(home)], check=True, timeout=PATIENCE)
     python = home / "bin" / "python"
     # Twisted and the rest come from here; only folders with a `site` of their own run a .pth file, so a bioproxy that
     # is installed here as editable is not seen there.
@@ -326,7 +327,7 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path, checkout: Path) ->
     subprocess.run(
         [*install, "--disable-pip-version-check", "--no-build-isolation", *editable, str(checkout)],
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     yield python, checkout if editable else packages
 

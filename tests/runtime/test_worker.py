@@ -146,7 +146,6 @@ class Working(TestCase):
         assert old is not None
         reported: list[Failure] = []
         report, old.processEnded = old.processEnded, reported.append  # type: ignore[method-assign, assignment]
-        self.patch(worker, "HANGING", 5)
         os.kill(first, signal.SIGKILL)
         while old._line.transport.connected:
             await deferLater(reactor, 0.01)
