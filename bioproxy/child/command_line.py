@@ -39,6 +39,13 @@ With the first ones, a setting and a flag would say two things about one matter;
 where nobody answers, and wait until the start counts as failed.
 """
 
+QUIET = ("--verbosity", "2")
+"""Flags for the wheel's server, before all others: only warnings and errors in its log.
+
+By default llama.cpp writes six lines for each request and each piece of a warm-up, and bioproxy's own lines would be
+lost among them.  A program that the user has named keeps its default: in older builds the same number means more lines.
+"""
+
 
 def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
     """Return the flags for the settings' model, on `port` of this machine.
@@ -66,7 +73,7 @@ def command_line(program: str | None, flags: Sequence[str]) -> list[str]:
     so nothing in a path has to be quoted.
     """
     # The same Python that runs bioproxy, with the packages that are installed there.
-    module = ["bioproxy.child.wheel_server"] if program is None else ["bioproxy.child.lifeline", program]
+    module = ["bioproxy.child.wheel_server", *QUIET] if program is None else ["bioproxy.child.lifeline", program]
     return [sys.executable, "-m", *module, *flags]
 
 

@@ -45,11 +45,11 @@ Halved, longer documents that a visitor tries do not fit, above all with the ran
 for a text; doubled, the small model takes 190 MB more memory for a context that it does not understand.
 """
 
-ARGUMENTS = ("--ctx-size", str(CONTEXT), "--predict", str(ANSWER_TOKENS), "--cache-ram", "256", "--verbosity", "2")
+ARGUMENTS = ("--ctx-size", str(CONTEXT), "--predict", str(ANSWER_TOKENS), "--cache-ram", "256")
 """Flags for llama.cpp.
 
 256 MiB of memory for prompts that are finished is enough here; llama.cpp's default of 8 GiB is more than a visitor
-expects.  The verbosity leaves warnings and errors in the log: what is to be seen here is what bioproxy does.
+expects.
 """
 
 LOOK = 0.2

@@ -13,6 +13,7 @@ llama-server is passed in (`bioproxy.operator.survey_run.now`).
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -56,7 +57,9 @@ class Report(NamedTuple):
 def report(settings: Settings) -> Report:
     """Check the files that the settings name, and read every template.  Never fails for reasons of the settings."""
     # All settings, also those with their defaults: a user sees at once whether the file that was read is the right one.
-    lines = [f"{key} = {getattr(settings, key)}" for key in config.FIELDS if key != "prefixes"]
+    # With a model, `llama_url` is not a setting: bioproxy chooses the address when it starts llama.cpp.
+    left_out = ("prefixes",) if settings.model is None else ("prefixes", "llama_url")
+    lines = [f"{key} = {shown(getattr(settings, key))}" for key in config.FIELDS if key not in left_out]
     # Key files and the CA file: the settings' own checks only see paths, because a file may be made after them.
     problems, texts = [], []
     keys = ApiKeys(settings.api_key_file, settings.llama_api_key_file)
@@ -95,7 +98,7 @@ def report(settings: Settings) -> Report:
             # There is nothing more to say about a template without a text.
             problems.append(str(error))
             continue
-        lines.append(f"    {len(text.prefix)} characters before the message, {len(text.includes)} files included")
+        lines.append(f"    {len(text.prefix):,} characters before the message")
         # The paths as they were resolved: a relative one that leads elsewhere than meant is seen here.
         lines.extend(f"    includes {include}" for include in text.includes)
         # An include that cannot be read is an error in the text for users, but a mistake that the operator can correct.
@@ -133,13 +136,23 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
     # What concerns bioproxy alone is printed by now, so a llama-server that hangs delays only what is said about it.
     # llama-server is asked even if there are problems here: the user gets all findings at once.
     # One that bioproxy starts itself does not run yet.
-    if survey is not None and settings.model is None:
+    if settings.model is not None:
+        say("llama.cpp is started by bioproxy, and was not asked: the log has the advice on it after the start")
+    elif survey is not None:
         # All findings about it are indented below its address.
         say(f"llama-server at {settings.llama_url}")
         survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))
     # Python prints the text that `SystemExit` is raised with, and nothing for 0.
     # Last, so that problems are at the end of a long output, where a user looks first.
     return "\n".join(f"bioproxy: {problem}" for problem in found.problems) or 0
+
+
+def shown(value: Any) -> str:
+    """Return a setting's value as the table of settings has it: ``none``, ``true``, ``[]``, numbers and texts."""
+    if value is None:
+        return "none"
+    # As in the configuration file, where tuples are lists; a text stands there without its quotation marks.
+    return json.dumps(value) if isinstance(value, (bool, int, float, tuple)) else str(value)
 
 
 def in_words(advice: Advice) -> str:

@@ -104,7 +104,7 @@ class MissReasons:
             return None if told is None else f"only what it shares with earlier requests: {told}"
         # The client's own wish goes first: whatever else is true, it is why nothing was reused.
         if not asked.reusable:
-            return "the request reuses nothing: cache_prompt is off, or it has adapters, other prompts or another slot"
+            return "the request allows no reuse: cache_prompt is off, or it has adapters, other prompts or another slot"
         if asked.chat is not None and learned is None:
             return self._prompt_learning.why_not(asked.chat)
         name = asked.prompt

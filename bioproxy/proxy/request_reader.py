@@ -79,8 +79,8 @@ class RequestReader:
         """Find the templates that a request names, or tell which chat it is.
 
         Fires with the templates; with a `ChatRequest` for a chat that names none, if `learn_minimum` is set; or else
-        with `None`.  Fails with `ProxyError` if the body may name a template and cannot be parsed, or a template cannot
-        be filled in.  Cancelling gives up the worker or the thread; what that finds is dropped.
+        with `None`.  Fails with `ProxyError` if the body may name a template and cannot be parsed.  Cancelling gives up
+        the worker; what that finds is dropped.
         """
         # As they are now: a reload may change them during the first `await` below, and one request must not see two
         # sets of templates.
@@ -96,16 +96,20 @@ class RequestReader:
             if await self._may_name_template(body, templates):
                 raise
             return None
-        if isinstance(found, NamedTemplates):
-            # Filled once on trial, and the result is dropped, so that a request that cannot be filled is refused before
-            # it has waited for minutes.  That costs little, because filling copies no text.  The text that the poller
-            # has is good enough for it; only a file that was never read is read now.
-            texts = {
-                template.name: self._poller.text(template.name) or await self._poller.read_current(template)
-                for template in found.templates
-            }
-            found.fill(texts, self.max_body)
         return found
+
+    async def try_to_fill(self, found: NamedTemplates) -> None:
+        """Refuse a request that cannot be filled, before it has waited for minutes.
+
+        Fires if the templates can be filled in as far as is known now.  Fails and is cancelled as `fill`.
+        """
+        # The result is dropped.  That costs little, because filling copies no text.  The text that the poller has is
+        # good enough for it; only a file that was never read is read now.
+        texts = {
+            template.name: self._poller.text(template.name) or await self._poller.read_current(template)
+            for template in found.templates
+        }
+        found.fill(texts, self.max_body)
 
     async def fill(self, found: NamedTemplates) -> FilledRequest:
         """Fill the templates in.

@@ -7,8 +7,8 @@
 
 Twisted's own text observer writes ``[bioproxy.proxy.request_log.RequestLog#info]`` in the middle: the *namespace*,
 which is the module and class that own the `Logger`.  Programmers look for that, and the JSON format has it as
-``system``.  Whoever runs bioproxy gets the name of the part instead, which is that of its module or the more usual word
-in `PARTS`.  Events from outside bioproxy have the name of the package that they come from, mostly ``twisted``.
+``system``.  A user gets the name of the part instead: the module's name, or the more usual word in `PARTS`.  Events
+from outside bioproxy have the name of the package that they come from, mostly ``twisted``.
 
 Only public pieces of `twisted.logger` are used.  Where the lines go is decided in `bioproxy.runtime.log_output`.
 """
@@ -20,17 +20,20 @@ from functools import cache
 from twisted.logger import LogEvent, LogLevel, eventAsText, formatTime
 
 PARTS = {
-    "request_log": "requests",
-    "process_watch": "llama",
-    "inspection": "llama",
-    "process_output": "llama.cpp",
-    "supervisor": "llama",
-    "template_poller": "templates",
-    "files": "slot",
-    "record": "slot",
-    "spool": "requests",
+    "child": "llama",
+    "child.process_output": "llama.cpp",
+    "demo": "demo",
+    "llama.process_watch": "llama",
+    "operator.inspection": "llama",
+    "prompts.template_poller": "templates",
+    "proxy.request_log": "requests",
+    "runtime.spool": "requests",
+    "slot": "slot",
+    "slot_files": "slot",
+    "warmup.attempts": "warmer",
+    "warmup.warmup": "warmer",
 }
-"""Names of parts that a user knows better than the module's name, by the last component of the module's name.
+"""Names of parts that a user knows better than the module's name: of one module, or of all modules in a folder.
 
 A module that is missing here is called by its own name.
 """
@@ -73,5 +76,5 @@ def part(namespace: str) -> str:
     modules = [each for each in inner if each.islower()]
     if package != "bioproxy" or not modules:
         return package
-    # All of the demonstration is one part to its user, whatever modules it has.
-    return "demo" if modules[0] == "demo" else PARTS.get(modules[-1], modules[-1])
+    # The module's own entry comes before that of its folder.
+    return PARTS.get(".".join(modules)) or PARTS.get(modules[0], modules[-1])

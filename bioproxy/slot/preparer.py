@@ -33,9 +33,10 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.content import NO_CONVERSATION, KnownContent, SlotContent
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.facts import PromptFacts
+from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent
 from bioproxy.slot.parking import Displaced, Parking
 from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Use, Wanted, plan, plan_replacement
 from bioproxy.slot_files.files import SlotFiles
@@ -129,12 +130,19 @@ class SlotPreparer:
             self._content.forget()
 
     async def remember(
-        self, name: str, key: Key, turns: ConversationChain = NO_CONVERSATION, before: KnownContent | None = None
+        self,
+        name: str,
+        key: Key,
+        turns: ConversationChain = NO_CONVERSATION,
+        before: KnownContent | None = None,
+        *,
+        is_counted: bool = False,
     ) -> None:
         """Write down that the slot was left holding a prompt, with a conversation on it.
 
-        `before` is as in `SlotContent.remember`.  Fires when llama-server has told the witness, or
-        cannot; then the slot is unknown.  Cancelling leaves it unknown too.
+        `before` is as in `SlotContent.remember`.  `is_counted` tells that this request was counted as a
+        use of the prompt's file when that was restored.  Fires when llama-server has told the witness,
+        or cannot; then the slot is unknown.  Cancelling leaves it unknown too.
         """
         # How much of it a file has already, from whichever file has more: only what has grown since
         # is worth a save.
@@ -146,7 +154,8 @@ class SlotPreparer:
         # A prompt that is hot is used as much as one that is restored.  If it has no file yet, that
         # is noted until it has.
         if conversation is not None and prefix is not None:
-            self._files.used(name, PREFIX)
+            if not is_counted:
+                self._files.used(name, PREFIX)
         elif conversation is not None and name:
             self._asked[name] = self._files.now()
 

@@ -33,8 +33,9 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import KnownContent, ProbableContent, SlotContent
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.known_content import KnownContent, ProbableContent
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.preparer import Prepared, SlotPreparer
 from bioproxy.slot.warmup_use import WarmupUse
@@ -225,7 +226,9 @@ class SlotUses:
             if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
                 self._parking.judge(key, turns, use.reused)
         self._parking.answered(use.prompt)
-        await self._preparer.remember(name, key, turns, before)
+        # A file that is restored counts as used at that moment, even if its client hangs up before the answer.
+        is_counted = use.prepared.cache == "restored" and use.prepared.source == PREFIX
+        await self._preparer.remember(name, key, turns, before, is_counted=is_counted)
 
     async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:
         """Tell whether a request that reused too little has used another slot than the one that was prepared for it.

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bioproxy.llama.api import LlamaApi
+from bioproxy.llama.prefix_tokens import cut_after
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import cut_after
 from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.record import CHAT, Snapshot
 from bioproxy.slot_files.reuse_check import helped

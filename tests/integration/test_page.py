@@ -369,7 +369,7 @@ async def test_buttons(page: Page) -> None:
 
     # A template that cannot be read says why, in its row and in the preview.
     page.folder.joinpath("code.txt").write_text("no place")
-    await page.says("[data-key=code]", "error", "no <{message}> in it", "not warm: there is no text")
+    await page.says("[data-key=code]", "error", "no <{message}> in it", "not warm: there is no usable text")
     look.send_keys(Keys.ENTER)
     await page.says("#preview-about", "The template cannot be filled")
     await page.says("#preview-text", "no <{message}> in it")

@@ -26,10 +26,19 @@ class Reporting(FolderTest):
         lines, problems, _ = check.report(Settings(port=8088))
         for key in config.FIELDS:
             if key != "prefixes":
-                self.assertIn(f"{key} = {getattr(Settings(port=8088), key)}", lines)
-        self.assertIn("port = 8088", lines)
+                self.assertIn(f"{key} = {check.shown(getattr(Settings(port=8088), key))}", lines)
+        for line in ("port = 8088", "listen = none", "warmup = true", "admin_hosts = []", "host = 127.0.0.1"):
+            self.assertIn(line, lines)
         self.assertEqual("no templates: every request passes through unchanged", lines[-1])
         self.assertEqual([], problems)
+
+    def test_own_llama(self) -> None:
+        """With a model no address of a llama-server is shown, none is asked, and the output says so."""
+        output = io.StringIO()
+        problem = check.run(Settings(model=self.folder / "m.gguf"), lambda *_: self.fail("asked"), output, {})
+        self.assertIn("m.gguf", problem)
+        self.assertNotIn("llama_url", output.getvalue())
+        self.assertIn("llama.cpp is started by bioproxy, and was not asked", output.getvalue())
 
     def test_template(self) -> None:
         """A template is shown with its size and its includes."""
@@ -38,7 +47,7 @@ class Reporting(FolderTest):
         self.assertEqual(
             [
                 f"@code -> {self.folder / 'code.txt'}",
-                "    10 characters before the message, 1 files included",
+                "    10 characters before the message",
                 f"    includes {notes}",
             ],
             lines[-3:],

@@ -119,6 +119,16 @@ class Listing(LearningTest):
         saved = self.prompts(world)["learned", learned]["saved_s"]
         self.assertEqual(round(prompt["hits"] * prompt["tokens"] * 0.01, 1), saved)
 
+    def test_a_request_is_one_use(self) -> None:
+        """A request counts once, whether it finds the prompt in the slot or has it restored from its file."""
+        world, learned = self.learned_world()
+        for question, cache in (("@code why?", "restored"), ("@code how?", "hot"), ("three?", "restored")):
+            id = ("template", "code") if question.startswith("@") else ("learned", learned)
+            before = self.prompts(world)[id]["hits"]
+            system = None if question.startswith("@") else SYSTEM
+            self.assertEqual(cache, world.chat(question, system=system).headers["X-Bioproxy-Cache"])
+            self.assertEqual(before + 1, self.prompts(world)[id]["hits"], question)
+
     def test_worth(self) -> None:
         """What a prompt takes to compute, and what it takes now: nothing in the slot, a restore from its file."""
         world, learned = self.learned_world()

@@ -370,12 +370,13 @@ class Errors(WorldTest):
         return world.send("POST", target, body, Origin="http://page")
 
     def test_template(self) -> None:
-        """A template that cannot be read is an error, and its request does not go out."""
+        """A template that cannot be read is an error, its request does not go out, and is listed under its name."""
         world = self.warm_world()
         before = len(world.llama_server.requests)
         for spoil in (lambda: self.template("code", "no place"), (self.folder / "code.txt").unlink):
             spoil()
             self.check(self.ask(world, "@code why?"), 500, "template_error", "code.txt")
+            self.assertEqual("code", world.operate("GET", "/status").json()["requests"][0]["template"])
         self.assertEqual(before, len(world.llama_server.requests))
         self.assertEqual(200, self.ask(world, "@codex why?").status)
 

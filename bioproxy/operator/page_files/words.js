@@ -85,7 +85,7 @@ export const MISSES = {
   "content-changed": "the template's text changed",
   "shape-changed": "another system message or other tools",
   "slot-taken": "another request used the slot, and there is no slot file",
-  "ineffective": "llama-server did not reuse it",
+  "ineffective": "nothing was reused",
 };
 
 export const CACHES = { hot: "hot", restored: "restored", cold: "cold" };
