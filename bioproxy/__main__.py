@@ -1,7 +1,7 @@
 """``python -m bioproxy``: the command `bioproxy`, for where its script is not on the path (`bioproxy.command.main`).
 
-Python runs this module under the name ``__main__``.  Whoever imports it, such as a tool that looks at all modules, has
-another name for it, and nothing happens.
+Python runs this module under the name ``__main__``.  If other code imports it, such as a tool that looks at all
+modules, it has another name, and nothing happens.
 """
 
 from bioproxy.command.main import main

@@ -15,7 +15,7 @@ above it in this tree::
     |- warmer     warms templates up
     |- uses       writes which slot files were used, every minute
     |- shared shelf  looks what other bioproxies have saved, every 2 s, with `shared_shelf` only
-    |- publishing    gives them what was saved here, likewise
+    |- publishing    gives them what was saved here, with `shared_shelf` only
     |- history    collects the numbers of the last hour, every 5 s
     |- events     updates open live pages
     |- worker     parses large requests in a second process
@@ -29,7 +29,7 @@ still has the rights that it was started with, perhaps root's: keys that only ro
 below 1024 are opened.  Then twistd gives these rights up, if it was told to.  In `startService`
 everything else begins: folders are locked, records are read, timers start.  A file that is made in the first half would
 belong to root, and the process could not replace it later.  An error in either half ends the process with one line
-(`bioproxy.runtime.root_service`): a service that is half started is of no use to anybody.
+(`bioproxy.runtime.root_service`): a service that is half started is useless.
 
 The *reactor* is Twisted's event loop.  It is imported here, and for ``--check`` in `bioproxy.operator.survey_run`, and
 nowhere else: importing `twisted.internet.reactor` chooses which kind of loop the whole process has.  All other code

@@ -39,7 +39,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
             |----> Waits                              what a waiting client is told
             |----> SlotAccess -----> Slot, MissReasons
             |----> Upstream                           send the request
-            `----> RequestLog                         what became of it
+            `----> RequestLog                         note how it ended
     """
     # Short names for what is used more than once below.
     slot, prompt_learning = lower.slot, warmups.prompt_learning
@@ -54,7 +54,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
         lower.gate,
         waits,
         slot,
-        SlotAccess(slot, warmups.shape_learning, prompt_learning, miss_reasons, warmups.head_start),
+        SlotAccess(slot, warmups.shape_learning, prompt_learning, miss_reasons, warmups.last_talk),
         prompt_learning,
         warmups.schedule,
         lower.upstream,

@@ -6,7 +6,7 @@ that must have been made before.  This is why there are no circles, and why no p
 One arrow goes the other way.  The watch notices first that llama-server has fallen asleep or is another process, and
 the slot has to hear of it; but the watch belongs to the layer of llama-server, which does not know slots.  So the watch
 only knows `Listeners`, plain functions with names for what happened, and they are connected to the slot here.  Twisted
-uses the same means wherever something happens later: whoever wants to know hands in a function.
+uses the same means wherever something happens later: code that wants to know hands in a function.
 
 Making a part does nothing else: no file is read or written, nothing is sent, no timer is set.  Does not know what the
 slot is used for (`bioproxy.assembly`).
@@ -87,19 +87,19 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     folder = SlotFolder(settings.slot_save_path, outside.free_space, makes=outside.child is not None)
     # Neither of these two is ever stored.  After a restart nothing is believed, and the first answers teach it again.
     reuse_check, content = ReuseCheck(), SlotContent(llama)
-    # Saves and restores go through here only, so the record and the disk cannot drift apart unnoticed.  It measures how
-    # long a save takes, for everybody who has to decide whether one is worth it.
     # The shelf removes old files, so it needs both the record and the folder.
     shelf = Shelf(snapshots, folder, metrics, settings.prompts_limit, settings.conversations_limit)
+    # All saves and restores go through `SlotFiles`, so the record and the disk cannot drift apart unnoticed.  It
+    # measures how long a save takes, for all parts that decide whether a save is worth its time.
     files = SlotFiles(llama, identity, snapshots, folder, shelf, metrics, speed, reuse_check, reactor)
     # The saver decides whether a conversation is worth a save: it needs to know what the slot holds, how long a save
     # takes, and whether restored conversations are of use.
     # Those on templates are saved in any case; others only where learning is on.
     saver = ConversationSaver(content, files, reuse_check, speed, settings.save_conversations, learned_from(settings))
-    # What all others see of these parts; the slot adds no state to theirs.  Requests and warm-ups know the slot, and
-    # none of the parts behind it.
     # What no file has is kept by llama-server itself, in its memory.
     parking = Parking(llama, content, files, metrics)
+    # What all others see of these parts; the slot adds no state to theirs.  Requests and warm-ups know the slot, and
+    # none of the parts behind it.
     slot = Slot(identity, content, files, saver, reuse_check, parking, metrics, reactor)
 
     # The arrow that goes the other way, and advice to the operator, who sees it in the log. Advice is logged when
@@ -114,7 +114,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         advise=advisor.tell,
         what_helps=advisor.what_helps,
     )
-    # The watch can give up all calls of `upstream` at once: when llama-server is unresponsive, each of them would wait
+    # The watch can end all calls of `upstream` at once: when llama-server is unresponsive, each of them would wait
     # for its own time-out otherwise, one after the other.
     # It runs from the start to the end of the service, whatever llama-server does, and is the only one to say "up".
     watch = ProcessWatch(llama, upstream, identity, listeners, metrics, reactor, settings.upstream_timeout)
@@ -122,7 +122,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     if (child := outside.child) is not None:
         child.look, child.is_up, child.count_restart = watch.look, lambda: watch.up, metrics.llama_restarts
         watch.not_running, upstream.child = child.not_running, child
-    # By name: with eighteen of them, an order could be mistaken, and many of the types are alike for a reader.
+    # By name: with so many parts, an order could be mistaken.
     return SlotParts(
         settings=settings,
         outside=outside,

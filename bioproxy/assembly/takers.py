@@ -86,8 +86,8 @@ def takers_of(
         in_force = replace(in_force, **changed)
         assert lower.outside.child is not None
         lower.outside.child.use(in_force)
-        # Later, when all three are known.  Whoever has the gate next restarts it, and this turn makes sure that there
-        # is somebody.
+        # Later, when all three are known.  The next turn at the gate restarts it, and this one makes sure that there
+        # is a next turn.
         reactor.callLater(0, lambda: Deferred.fromCoroutine(restart_in_turn()).addErrback(no_turn))
 
     async def restart_in_turn() -> None:
@@ -117,7 +117,7 @@ def takers_of(
         # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
         "llama_api_key_file": lambda _: None,
         # What was begun already is finished.
-        "head_start": partial(setattr, warmups.head_start, "enabled"),
+        "head_start": partial(setattr, warmups.last_talk, "enabled"),
         # What was learned stays, and is used as before when learning is switched on again.
         "learn": lambda on: use_learning(learn=on),
         "learn_minimum": lambda tokens: use_learning(learn_minimum=tokens),

@@ -2,7 +2,7 @@
 
 bioproxy needs one slot, a folder for slot files, and a port that only this machine reaches; all else is left to
 llama-server's own defaults and to `llama_args`.  These come last, because for llama-server the last of two equal flags
-wins: whoever wants four slots gets four.  A few flags are refused, because bioproxy would then look for llama-server
+wins: a user who sets four slots gets four.  A few flags are refused, because bioproxy would then look for llama-server
 where it is not.
 
 `adapted` turns the settings of a user, who has named a model, into those that all other parts work with: they know
@@ -60,7 +60,7 @@ def child_flags(settings: Settings, port: int) -> tuple[str, ...]:
         *("--parallel", "1"),
         # llama-server wants the slash: it puts file names right behind.
         *("--slot-save-path", f"{settings.slot_save_path}/"),
-        # Whoever wants llama-server's own page can have it: ``--webui`` in `llama_args`.
+        # A user who wants llama-server's own page can have it: ``--webui`` in `llama_args`.
         *("--no-webui", "--metrics"),
         *settings.llama_args,
     )

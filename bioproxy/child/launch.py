@@ -3,7 +3,7 @@
 `reactor.spawnProcess` returns at once: Twisted forks, and what becomes of the process is told to its protocol
 (`bioproxy.child.process_output`), also when the program does not exist, since that shows only in the new process.  What
 fails before, in this one, is turned into the same news here: a process that has ended, with its reason as its last
-line.  So whoever starts a process has one way to learn of its end.
+line.  So code that starts a process has one way to learn of its end.
 
 The process gets bioproxy's environment, in which llama.cpp reads its own variables (``LLAMA_ARG_...``), and pipes for
 its input and outputs, which Twisted closes when the process is gone.  All other open files of bioproxy are closed in

@@ -2,7 +2,7 @@
 
 The life is one coroutine, `Life.live`, which reads from top to bottom: start a process, wait until it answers, wait
 until it ends, pause, and all over again.  In Twisted such a loop needs no thread: at each ``await`` the reactor goes on
-with everything else, and whoever has started the coroutine can cancel it wherever it waits.
+with everything else, and the code that has started the coroutine can cancel it wherever it waits.
 
 Twisted has a supervisor of processes, `twisted.runner.procmon`, which was looked at first.  It restarts processes with
 a growing pause, and logs their lines.  It is not used because it knows only *running*: a llama.cpp that loads a model
@@ -118,8 +118,8 @@ class Life:
         """Keep a process running.
 
         Never fires.  Fails only by a fault of ours: whatever may go wrong with llama.cpp is the end of a process here.
-        Cancelling ends the supervision and leaves the process as it is, at whichever ``await`` that happens, so whoever
-        cancels has to end the process.
+        Cancelling ends the supervision and leaves the process as it is, at whichever ``await`` that happens, so the
+        canceller has to end the process.
         """
         while True:
             # From here on the end of a process is news again, whatever ended the one before.

@@ -6,7 +6,7 @@ Twisted separates a process from what is done with its output.  `reactor.spawnPr
 waits for it.
 
 Pieces are not lines: a pipe carries bytes, and the reactor hands on what happens to be there.  Both outputs of the
-process are one pipe (each of the two programs below sees to that), because lines from two pipes would arrive in another
+process are one pipe (each of the two programs below ensures that), because lines from two pipes would arrive in another
 order than they were written in.
 
 The other side is `bioproxy.child.wheel_server` or `bioproxy.child.lifeline`.  Both agree with this module on two
@@ -140,7 +140,13 @@ class ProcessOutput(ProcessProtocol):
         # No signal, so that this works in the same way as the end of bioproxy itself, and is tested with it.
         self.transport.closeStdin()
         if self._kill is None:
-            self._kill = self._clock.callLater(ENDING, self.kill)
+            self._kill = self._clock.callLater(ENDING, self._kill_late)
+
+    def _kill_late(self) -> None:
+        """Kill a process that was asked to end and has had its time."""
+        # Operators would look for the reason of a slow stop in vain otherwise.
+        self.log.warn("llama.cpp has not ended {seconds:g} s after it was asked to, and is killed", seconds=ENDING)
+        self.kill()
 
     def kill(self) -> None:
         """End the process the hard way."""

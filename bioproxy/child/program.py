@@ -38,7 +38,7 @@ def find_program(settings: Settings) -> str | None:
 
     Called at the start, at each reload, and before each start of a process, since programs come and go.
     """
-    # Whoever names a program wants that one, and nothing else in its place.
+    # A user who names a program wants that one, and nothing else in its place.
     if settings.llama_server is not None:
         # A name without a slash is looked for on the path, as a shell does.  A path was made absolute by the setting's
         # check, so it means the same whatever folder a daemon works in.
@@ -87,7 +87,7 @@ def reader(read: Callable[[], Settings], port: int) -> Callable[[], Settings]:
     reload is all or nothing, so a model that cannot be run must be found before anything else is changed.
     """
 
-    # A function and not a subclass of what reads settings: whoever reloads calls one or the other, and knows no child.
+    # A function and not a subclass of what reads settings: the reload calls one or the other, and knows no child.
     def again() -> Settings:
         """Read the settings, and look whether they can be run."""
         settings = read()

@@ -78,7 +78,7 @@ async def until_up(
         process.kill()
         return Start.LATE
     except CancelledError:
-        # By the end of the process; otherwise by whoever waits for this.
+        # By the end of the process; otherwise by the code that waits for this.
         if not process.ended:
             raise
         return Start.ENDED

@@ -6,8 +6,8 @@ between, one process after the other, is the coroutine in `bioproxy.child.life`.
 `Deferred.fromCoroutine` runs it up to its first ``await`` and hands back a Deferred, by which it can be cancelled.
 
 Two things are decided here.  A request may be sent when llama.cpp answers, and is told at once when that is known to be
-in vain (`ready`).  And a reload puts other settings into force at the one moment when that breaks off no answer: when
-somebody has the gate and has not begun (`use`, then `ready`).
+for nothing (`ready`).  And a reload puts other settings into force at the one moment when that breaks off no answer:
+when somebody has the gate and has not begun (`use`, then `ready`).
 
 Whether llama.cpp answers is not seen in its output, but by the watch over llama-server, which asks `/health` anyway
 (`look` and `is_up` are handed in).  So "running" means one thing for a llama-server of the operator's and for this one,
@@ -39,8 +39,8 @@ IS_STARTING = "llama-server is starting"
 class LlamaChild(Service):
     """At most one process with llama.cpp, and for as long as the service runs, one that is there or about to be.
 
-    Invariant: whoever waits in `ready` is told when the process answers, when its start has failed, or when bioproxy
-    stops, whichever comes first.
+    Invariant: each request that waits in `ready` is told when the process answers, when its start has failed, or when
+    bioproxy stops, whichever comes first.
     """
 
     log = Logger()
@@ -64,7 +64,7 @@ class LlamaChild(Service):
             settings, port, reactor, lambda: self.look(), lambda: self.is_up(), lambda: self.count_restart.inc()
         )
         """What goes on while the service runs."""
-        # The settings of a reload, until whoever has the gate restarts llama.cpp.
+        # The settings of a reload, until the next turn at the gate restarts llama.cpp.
         self._wanted: Settings | None = None
         # The life as it goes on; `None` before the start.
         self._living: Deferred[None] | None = None
@@ -112,7 +112,7 @@ class LlamaChild(Service):
     # The service.
 
     def startService(self) -> None:
-        """Start llama.cpp.  Called by the parent service.  Raises `ConfigError` if that can be seen to be in vain."""
+        """Start llama.cpp.  Called by the parent service.  Raises `ConfigError` if it certainly cannot start."""
         # Before anything is started: an error here ends bioproxy with one line.
         check_child(self.life.settings)
         super().startService()
@@ -153,7 +153,7 @@ class LlamaChild(Service):
         Fires when it does, at once if it does already.  Fails with `LlamaNotRunning` if the start fails, if that takes
         more than so many seconds, or if bioproxy stops.  Cancelling only ends the waiting.
         """
-        # Whoever calls has the gate, so no request is in progress that a restart could break off.
+        # The caller has the gate, so no request is in progress that a restart could break off.
         if (wanted := self._wanted) is not None:
             self._wanted = None
             self.life.replace(wanted)

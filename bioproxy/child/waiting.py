@@ -2,8 +2,8 @@
 
 A request that has its turn while llama.cpp loads its model cannot be sent yet.  Its coroutine waits here for a
 `Deferred` of its own.  Firing a Deferred runs the coroutine that awaits it inside the call of `callback`, up to its
-next `await`; so whoever fires it must have put everything in order before, and must expect that the coroutine calls
-back.
+next `await`; so the code that fires it must have put everything in order before, and must expect that the coroutine
+calls back.
 
 Each waits with a time limit, may be cancelled (its client hangs up), and is told one of three things: llama.cpp
 answers, its start has failed, or bioproxy stops.

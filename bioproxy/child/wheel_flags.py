@@ -5,7 +5,7 @@ that reader: it wants an object with attributes, `CommonParams`, whose names are
 the usual flags are translated here, and `llama_args` may be the same whichever of the two runs.
 
 The table has the flags of a server on one machine.  A flag that is missing is an error with its name, at the start and
-at a reload: a flag that were ignored would surprise whoever set it.  The names, short and long ones, are those of
+at a reload: a flag that is ignored would surprise the user who set it.  The names, short and long ones, are those of
 ``llama-server --help``, and so are the defaults where nothing else is said.
 
 Each flag says how its text becomes a value, and which attribute gets it; `argparse` does the rest.  Nothing here checks

@@ -9,7 +9,7 @@ There are three differences from ``twistd -n bioproxy``:
 
 * no ``twistd.pid`` in the working folder, which a second start would stumble over;
 * a wrong option gives one line instead of the whole help;
-* twistd's own options, such as ``--logfile`` or ``--uid``, cannot be given.  Whoever needs them uses twistd.
+* twistd's own options, such as ``--logfile`` or ``--uid``, cannot be given.  For these, use twistd.
 
 Does not know which options there are.
 """

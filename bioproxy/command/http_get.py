@@ -45,7 +45,7 @@ class Reply:
     status: int
     """The number in the first line of the answer."""
     body: bytes
-    """Not decoded: whoever asked knows what it should be."""
+    """Not decoded: the caller knows what it should be."""
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -111,7 +111,7 @@ def terminal() -> Ask | None:
     # Twisted is not concerned: nothing else runs in this process.
     try:
         import readline
-    except ImportError:  # Python can be built without it, and then a line can be typed all the same
+    except ImportError:  # Python can be built without it, and a line can be typed without it
         return input
     readline.parse_and_bind("tab: complete")
     return input
@@ -129,7 +129,7 @@ def begin(ask: Ask | None, given: Given) -> First:
         raise usage.UsageError(
             "--model and --llama-url exclude each other: bioproxy starts llama.cpp, or it runs already"
         )
-    # Before the questions: nobody should answer them in vain.  A link that leads nowhere counts as a file, because
+    # Before the questions: nobody should answer them for nothing.  A link that leads nowhere counts as a file, because
     # writing "through" it would make a file somewhere else.
     file = (default_file() if given.config is None else kinds.path(given.config, Path.cwd())).absolute()
     if os.path.lexists(file):
@@ -215,7 +215,8 @@ def print_next(settings: Settings, file: Path, named: bool) -> None:
     # A list of words first, because each of them is quoted by itself.
     start = shlex.join([*program, "run", *(["--config", str(file)] if named else [])])
     # The same request as any client would send.  ``curl`` is there on most systems, and shows the answer as it is.
-    question = {"messages": [{"role": "user", "content": f"{template.prefix} What is this about?"}]}
+    # Its length is limited: a small model may not find an end, and ``curl`` shows nothing before that.
+    question = {"messages": [{"role": "user", "content": f"{template.prefix} What is this about?"}], "max_tokens": 200}
     url = f"http://{settings.host}:{settings.port}/v1/chat/completions"
     # The question is quoted for the shell: a prefix may have a quotation mark in it.
     print(f"wrote {file} and {template.path}; next, in two terminals:\n")

@@ -132,8 +132,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print(file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except BrokenPipeError:
-        # Whoever read the output has enough, such as ``head``.  Python would complain once more when it closes the
-        # stream at its end, so the rest goes nowhere.
+        # The program that read the output has enough, such as ``head``.  Python would complain once more when it closes
+        # the stream at its end, so the rest goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 

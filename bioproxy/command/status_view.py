@@ -55,7 +55,7 @@ CLIENT_GONE = 499
 class Screen:
     """Where the lines go.
 
-    Its height does not matter here: whoever replaces the lines in place has to cut them
+    Its height does not matter here: the code that replaces the lines in place has to cut them
     (`bioproxy.command.status.watch`).
     """
 
@@ -103,7 +103,7 @@ def summary(status: Status, now: datetime) -> Iterator[tuple[str, int | None]]:
     llama = status["llama"]
     yield f"bioproxy {status['version']}, up for {duration(status['uptime_s'])}", BOLD
     if llama["up"]:
-        # Only the file's name: the folder makes the line long, and whoever asks knows it.
+        # Only the file's name: the folder makes the line long, and the user knows it.
         model = str(llama["model"] or "a model").rpartition("/")[2]
         yield f"llama-server is up with {model} at {llama['url']}", None
     else:

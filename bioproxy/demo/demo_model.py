@@ -48,7 +48,7 @@ class DemoModel:
 
 def choose_model(folder: Path) -> DemoModel:
     """Return the installed model, or a random one whose file is, or will be, in `folder`."""
-    # Whoever has installed the package wants it; the random model is a makeshift.
+    # A user who has installed the package wants its model; the random one only takes its place.
     installed = installed_model()
     if installed is not None:
         return DemoModel(installed, is_random=False)

@@ -2,7 +2,7 @@
 
 The demonstration compares a question that is computed completely with one whose document was prepared.  For that to
 be honest, it must be measured where a user is: outside, at the clients' port, from the moment at which the request is
-sent.  So this is a client in the same process as the server.  It uses a socket all the same, and waits at the gate like
+sent.  So this is a client in the same process as the server.  It uses a socket nevertheless, and waits at the gate like
 everybody else.
 
 On Twisted: that a program talks to itself works, because nothing here blocks.  While this coroutine waits for the

@@ -1,7 +1,7 @@
 """What the demonstration prints, as texts: before the question, after the answers, and what to try.
 
-It is for people who have never heard of a KV cache.  So the numbers come as a sentence first, and whoever wants to know
-more finds them beside it.  All numbers are measured; none is computed from others.
+It is for people who have never heard of a KV cache.  So the numbers come as a sentence first, and a reader who wants to
+know more finds them beside it.  All numbers are measured; none is computed from others.
 
 Pure: functions from values to texts.  On Twisted there is nothing to know, except why these texts are not logged:
 they are what the visitor has asked for, and stand on the screen as they are.  Between them are the lines of the log,
@@ -72,7 +72,7 @@ SHOWN = r"""grep -oiE '^x-bioproxy-cache: [a-z]+|"content":"([^"\\]|\\.)*"|"cach
 
 def before(model: DemoModel) -> str:
     """Return what is printed before the question is asked."""
-    # The model's limits come first: whoever tries another question should know what to expect.
+    # The model's limits come first: a user who tries another question should know what to expect.
     return BEFORE.format(about=model.about, question=QUESTION)
 
 

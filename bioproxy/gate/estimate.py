@@ -15,8 +15,8 @@ So both are learned from finished requests, by kind:
 A **kind** is a list of words that goes from general to special: the path, the prompt, and whether it is the first
 question of a conversation.  Each request teaches all levels; the most special one that has enough is asked.
 
-Of the answers the median counts.  It is less than the mean, as few answers are very long, so waits are told a tenth too
-short in sum; but most single estimates are better.  `benchmarks.estimates` compares both on a recorded run.
+Of the answers the median counts.  It is less than the mean, as few answers are very long, so the sum of all estimates
+is a tenth too low; but most single estimates are better.  `benchmarks.estimates` compares both on a recorded run.
 
 Pure: knows no clock, no gate and no request.
 """

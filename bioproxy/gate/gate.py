@@ -1,12 +1,13 @@
-"""The gate: decides who may use llama-server's slot now: one user or warm-up at a time, users first.
+"""The gate decides who may use llama-server's slot now: one user or one warm-up at a time, users first.
 
 A slot processes one request after the other, and each request finds what the request before has left in it.  So all
 code that uses the slot must enter the gate first, and code inside the gate can rely on being the only user of the slot.
 
 Twisted runs all of bioproxy in one thread, so this lock does not protect against other threads.  Two coroutines never
 run at the same moment, but each ``await`` lets others run, and relaying one answer has thousands of them.  The lock is
-a token (`bioproxy.gate.token`).  It never blocks the thread: who finds it taken gets a `Deferred`, an object that gets
-its result later, and the coroutine that awaits it sleeps until then, while the rest of the program goes on.
+a token (`bioproxy.gate.token`).  It never blocks the thread: code that finds it taken gets a `Deferred`, an object that
+gets its result later, and the coroutine that awaits the Deferred sleeps until then, while the rest of the program goes
+on.
 
 A Deferred can be *cancelled*.  Then it fails with `CancelledError`, which the coroutine sees as an exception at its
 ``await``, and its turn is taken out of the queue.  This is how a client that hangs up leaves the queue.  A time-out
@@ -132,7 +133,8 @@ class Gate:
 
         `who` says whose turn it is, for operators only; the others are described at the attributes of `Turn`.
         """
-        # It joins the queue only at ``async with``: one that is never begun, for an invalid request, needs no clean-up.
+        # A turn joins the queue only at ``async with``: a turn that is never begun, for an invalid request, needs no
+        # clean-up.
         return Turn(self, who, goes_on, fills_for, switch_seconds)
 
     async def enter(self, turn: Turn) -> float:

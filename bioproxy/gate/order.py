@@ -92,9 +92,9 @@ the patience is left unused where answers take about as long as it.
 CHEAP_SWITCH = 0.5
 """The gate lingers only if another conversation in between would cost at least this part of the time to linger.
 
-Most tools take less than the whole time, so this is about what lingering costs on average, vain ones included.  Halved,
-agents whose conversations are restored quickly take a tenth longer in all, for the sake of lingering; doubled, the gate
-lingers less where a switch costs as much as the wait, and agents switch more often.
+Most tools take less than the whole time, so this is about what lingering costs on average, also where no request comes.
+Halved, agents whose conversations are restored quickly take a tenth longer in all, for the sake of lingering; doubled,
+the gate lingers less where a switch costs as much as the wait, and agents switch more often.
 """
 
 SHORTEST_LINGER = 0.001

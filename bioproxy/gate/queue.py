@@ -119,9 +119,10 @@ class WaitingQueue:
     def replace(self, client: object, error: Unavailable) -> None:
         """Turn away the waiting request of a client that only fills the cache, because a newer one is here."""
         # Taken out first: failing a Deferred runs the other request's coroutine at once, inside `errback`, and that
-        # reads the queue.  The place that becomes free is counted when the newer one joins. llama.vim sends such a
-        # request a second or so after each change, with all that the cache should hold, and ignores the answer.  Only
-        # the newest is of use.
+        # reads the queue.  The place that becomes free is counted when the newer request joins.
+        #
+        # llama.vim sends such a request about a second after each change, with all that the cache should hold, and
+        # ignores the answer.  Only the newest request is of use.
         for turn in [each for each in self._turns if each.fills_for == client]:
             self._turns.remove(turn)
             self._ordered = None
@@ -154,14 +155,14 @@ class WaitingQueue:
         """Note that a user's turn has ended, after so many seconds inside."""
         # Only now is it known how long this turn has taken, so only now those that it passed have lost that time.
         if self._turns:
-            self._charge(goes_on=False)
+            self._charge(ends=True)
         self._recent.append(seconds if turn.went_on else 0.0)
         # The next request can be recognised only if the slot is known to hold this conversation now.  Otherwise
         # lingering would delay the others, and that very request as well.
         # What a switch would cost is asked at this moment, too, since the answer has just made the conversation longer.
         if turn.lingers and self.patience > 0 and turn.goes_on():
-            seconds = worth_lingering(self.linger, turn.switch_seconds())
-            self._linger_until = self._clock.seconds() + seconds if seconds else None
+            linger = worth_lingering(self.linger, turn.switch_seconds())
+            self._linger_until = self._clock.seconds() + linger if linger else None
 
     def warmup_entered(self) -> None:
         """Note that a warm-up came in: it changes what the slot holds, so nothing is waited for any more."""
@@ -173,20 +174,20 @@ class WaitingQueue:
         For the gate, when nobody is inside.  The caller must let that user in.
         """
         if not self._turns:
-            # The usual case of a single client.  The window stays open for whoever comes next.
+            # The usual case of a single client.  The time to linger goes on, for the next user who comes.
             if self.lingering:
                 self._end_lingering("abandoned")
             return None
         # Everything is computed anew at each call, so it does not matter what has changed since the last one: somebody
         # came, somebody gave up, or the time is over.
-        self._charge(goes_on=False)
+        self._charge(ends=True)
         self._stop_timer()
         # Each turn is asked whether it goes on with what the slot holds at this moment; no answer of an earlier call is
         # kept, because every request changes the slot.
         decision = decide([self._value(turn) for turn in self._turns], self._policy())
         if isinstance(decision, Linger):
             # Everybody who waits now loses the time from now on, also those who came just now; the time before this
-            # call has been charged above.  Whoever comes next brings us here again, and is charged from then on.
+            # call has been charged above.  The next user who comes causes another call, and is charged from then on.
             self.lingering = True
             self._begin_charging(self._turns)
             self._timer = self._clock.callLater(decision.seconds, self._linger_is_over)
@@ -250,13 +251,13 @@ class WaitingQueue:
         for turn in turns:
             turn.passed_since = now
 
-    def _charge(self, goes_on: bool = True) -> None:
-        """Add the time until now to each turn that is being passed over; `goes_on`: the counting is not over yet."""
+    def _charge(self, ends: bool = False) -> None:
+        """Add the time until now to each turn that is being passed over; `ends` tells that passing has ended."""
         now = self._clock.seconds()
         for turn in self._turns:
             if turn.passed_since is not None:
                 turn.passed_s += now - turn.passed_since
-                turn.passed_since = now if goes_on else None
+                turn.passed_since = None if ends else now
 
     def _observe(self, turn: Turn) -> None:
         """Count by how many seconds a turn that has waited was passed over."""

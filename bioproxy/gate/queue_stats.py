@@ -48,7 +48,7 @@ class QueueStats:
         self, clock: IReactorTime, metrics: Metrics, waiting: Callable[[], int], busy: Callable[[], str | None]
     ) -> None:
         """Count at a gate; `waiting` and `busy` tell how it is there at the moment of the call."""
-        # They are functions and no numbers because they change without anybody telling: a turn whose Deferred is
+        # They are functions and no numbers because they change without notice: a turn whose Deferred is
         # cancelled leaves the queue by itself.
         self.turns = []
         self._clock = clock
@@ -79,7 +79,7 @@ class QueueStats:
             self._metrics.preempt_seconds.observe(waited)
 
     def user_left(self) -> float:
-        """Note that the user who was inside is through, with all that was left to be done afterwards.
+        """Note that the turn of the user who was inside has ended, with all work that had to be done afterwards.
 
         Return for how many seconds the user was inside.
         """
@@ -127,7 +127,7 @@ class QueueStats:
         """Return the seconds after which the queue will probably be shorter."""
         least, most = RETRY_AFTER
         # As if those who wait now would be served one after the other, each in the mean time.
-        # Nobody waiting still means one: whoever was turned away then has met a gate that is closed, or full.
+        # Nobody waiting still counts as one: a client that was turned away then has met a gate that is closed, or full.
         seconds = math.ceil(self._service_seconds * max(1, self._waiting()))
         return min(max(seconds, least), most)
 

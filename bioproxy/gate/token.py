@@ -1,4 +1,4 @@
-"""The token of the gate: whoever holds it may use the slot.
+"""The token of the gate: the user or warm-up that holds it may use the slot.
 
 It is Twisted's `DeferredSemaphore` with one token, and a rule about who gets it next.  A semaphore has a list of
 waiting Deferreds of its own, and would let in the first of them, strictly in the order of arrival.  Here somebody else
@@ -34,7 +34,7 @@ class Token:
 
     @property
     def is_free(self) -> bool:
-        """Whether nobody holds it.  Somebody may be waiting all the same, if `choose` lets nobody in."""
+        """Whether nobody holds it.  Users may be waiting nevertheless, if `choose` lets nobody in."""
         return bool(self._semaphore.tokens)
 
     def take(self) -> Deferred[Any]:

@@ -37,8 +37,8 @@ class ClientOutput:
     A proxy could simply pass each `pauseProducing` on to its source, and TCP would slow llama-server down to the
     client's speed.  Here that would be wrong: while llama-server waits for one slow client, its only slot is taken, and
     all other users wait, too.  Answers are small, so up to `buffer_limit` bytes are kept here, and the source is paused
-    only beyond that.  Once llama-server is through, the slot is free while the client reads the rest.  A client that
-    reads too little for `CLIENT_STALL_SECONDS` is treated as gone.
+    only beyond that.  Once llama-server has sent everything, the slot is free while the client reads the rest.  A
+    client that reads too little for `CLIENT_STALL_SECONDS` is treated as gone.
 
     Invariant: bytes leave in the order in which they were written, and nothing is kept while the connection has room.
     From `begin` until `done` has fired this object is the registered producer of `request`.

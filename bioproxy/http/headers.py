@@ -4,7 +4,7 @@ Most headers are meant for the other end, client or llama-server, and pass uncha
 their order.  Some are about *one connection* ("close it after this answer", "this body comes in chunks").  A proxy has
 two connections, one on each side, which may be closed or chunked independently of each other.  So HTTP calls these
 headers hop-by-hop and forbids a proxy to forward them (RFC 9110, section 7.6.1); Twisted writes new ones on each side.
-Forwarding them all the same is a classic way to let two servers disagree about where a request ends.
+Forwarding them is a classic way to let two servers disagree about where a request ends.
 
 `Content-Length` is about the message, not about the connection.  It is left out as well, because Twisted writes it
 where it knows the length of a body, and two of them make a request that servers refuse.

@@ -51,7 +51,7 @@ class IncomingRequest(Request):
     """The body, or what has arrived of it.  Twisted closes it after the answer."""
 
     refusal: ProxyError | None = None
-    """Why this request is refused, or `None`.  Whoever answers requests must look at this first."""
+    """Why this request is refused, or `None`.  Code that answers requests must look at this first."""
 
     size = 0
     """Bytes of the body that have arrived and are counted in the port's limits."""
@@ -86,7 +86,7 @@ class IncomingRequest(Request):
     def _drop_body(self) -> None:
         """Delete what has arrived of the body.  It may be what fills the disk, and the refusal may take seconds."""
         # Closing writes what is still in Python's buffer, which fails like any other write.  The file is closed, and
-        # so deleted, all the same.
+        # so deleted, nevertheless.
         with suppress(OSError):
             self.content.close()
         # Twisted rewinds the content before it calls `process`, so there has to be some.

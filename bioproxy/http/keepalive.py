@@ -115,8 +115,8 @@ class Keepalive:
                 is_stream = await self._ask(self._asks_for_stream())
             except ProxyError:
                 # The body cannot be parsed, or not now: it is nested too deeply, say, or there is no room for its file.
-                # Whoever answers the request meets the same error and tells the client; a comment sent now would turn
-                # its status into 200.
+                # The code that answers the request meets the same error and tells the client; a comment sent now would
+                # turn its status into 200.
                 is_stream = False
             if not is_stream:
                 return self.end()

@@ -86,6 +86,6 @@ class RoutedResource(Resource):
             send_error(request, "", request.refusal, cross_origin=False)
             return NOT_DONE_YET
         # Klein expects UTF-8 and shows its own error page for anything else.  With replacement characters the path is
-        # merely unknown, and gets the 404 of all unknown paths.
+        # only unknown, and gets the 404 of all unknown paths.
         request.postpath = [part.decode("utf-8", "replace").encode() for part in request.postpath or ()]
         return self._klein.render(request)

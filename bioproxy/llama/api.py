@@ -9,9 +9,9 @@ Where the facts come from: llama.cpp's tools/server/README.md has the endpoints,
 with builds b11434 (the program ``llama-server``) and b11549 (the wheel ``xllamacpp``).
 
 On Twisted: each method is a coroutine.  The coroutine that awaits it is suspended until the answer is here, while the
-rest of the process goes on.  Whoever stops waiting *cancels*, which raises `CancelledError` at the innermost `await`,
-in `bioproxy.llama.upstream`, and closes the connection.  For llama-server a closed connection is the only way to be
-told that an answer is no longer wanted.
+rest of the process goes on.  A caller that stops waiting *cancels* the call, which raises `CancelledError` at the
+innermost `await`, in `bioproxy.llama.upstream`, and closes the connection.  For llama-server a closed connection is the
+only way to be told that an answer is no longer wanted.
 
 This module knows how to ask, not when.  That is decided in `bioproxy.slot.slot` and `bioproxy.warmup.warmup`.
 """
@@ -75,7 +75,7 @@ class LlamaApi:
         told = [props.values.get(name) for name in ("model_ftype", "build_info", "chat_template", "modalities")]
         model, build = props.text_or("model_path", None), props.text_or("build_info", None)
         # `n_ctx` stands where the defaults for requests are, and is the context of one slot, not of all together.
-        # What is missing has a harmless value: older builds tell less, and are served all the same.
+        # What is missing has a harmless value: older builds tell less, and are still supported.
         return Props(
             model if model is None else shown(model),
             build if build is None else shown(build),

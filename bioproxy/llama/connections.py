@@ -12,7 +12,7 @@ When a connection is used again: llama-server closes each one after five idle se
 ``Connection: close``), and right after each *streamed* answer, although its header ``Keep-Alive: timeout=5, max=100``
 promises otherwise.  A request that is on its way at that moment is lost, and nobody can tell whether it was carried
 out.  (Measured: of 300 streamed requests one after another, 150 failed over kept connections.  Of 250 with answers that
-have a length, none.)  So nothing follows a streamed answer on its connection (`bioproxy.llama.http_client` sees to
+have a length, none.)  So nothing follows a streamed answer on its connection (`bioproxy.llama.http_client` ensures
 that), and nothing follows any answer after `IDLE` seconds.  These are measured by timers, for which time stands still
 while this process does, but llama-server goes on counting: after a standstill all kept connections are closed.  A new
 connection for each request would be simpler, but a fifth of what the proxy adds to a small request is connecting and
@@ -183,7 +183,7 @@ class Agents:
         assert parts.hostname is not None  # `bioproxy.settings.kinds` made sure
         port = parts.port or (443 if parts.scheme == "https" else 80)
         # For a host name, `HostnameEndpoint` tries all of its addresses, IPv6 and IPv4, a moment apart, and takes the
-        # first that answers ("happy eyeballs").  For an address that is in vain, and takes half a millisecond longer.
+        # first that answers ("happy eyeballs").  For an address that only takes half a millisecond longer.
         kind: Any = HostnameEndpoint
         if isIPAddress(parts.hostname):
             kind = TCP4ClientEndpoint

@@ -8,7 +8,7 @@ either, so these are subclasses of Twisted's own, and the private names they use
 * The head of an answer gets a limit.  Twisted limits the length of a line, but not how many lines there are.
 * A status must have three digits (RFC 9110, section 15).  Twisted accepts any number, and the proxy would send it on.
 * A server may name headers in `Connection` that are meant for the next hop only (RFC 9110, section 7.6.1).  Twisted
-  keeps that header to itself, so whoever gets the answer could not remove them.
+  keeps that header to itself, so the code that gets the answer could not remove them.
 * "304 Not Modified" may tell the length of the body that it leaves out.  Twisted keeps that to itself, too.
 * A connection is used again only after an answer with a length, and after a success if the request had a body.
   llama-server closes it right after a streamed one, although the answer's head does not say so, and the next request
@@ -86,7 +86,7 @@ class Client(HTTP11ClientProtocol):
     """The protocol of one connection to llama-server.
 
     Invariant: the response that a request fires with has a status of three digits, and no header that was meant for
-    this connection only.  One request is in progress at a time; the pool sees to that.
+    this connection only.  One request is in progress at a time; the pool ensures that.
     """
 
     # Bytes of the present answer's head that have come so far, and whether its request had a body.
@@ -129,7 +129,7 @@ class Client(HTTP11ClientProtocol):
                 response.headers.setRawHeaders(b"content-length", length)
             return response
 
-        # A callback runs before whoever awaits the Deferred sees the result; what it raises becomes the failure.
+        # A callback runs before the code that awaits the Deferred sees the result; what it raises becomes the failure.
         return answer.addCallback(put_right)
 
     def _answered(self, _: HTTP11ClientProtocol) -> None:

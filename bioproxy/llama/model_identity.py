@@ -93,7 +93,7 @@ class ModelIdentity:
 
     def __init__(self, llama: LlamaApi) -> None:
         self.current: Model | None = None
-        """The model as last found; `None` while it is unknown.  Whoever changes the model's adapters resets it."""
+        """The model as last found; `None` while it is unknown.  Code that changes the model's adapters resets it."""
         self._llama = llama
         # The process in which the fingerprint was taken, by what it said about itself then.
         self._taken_in: Props | None = None

@@ -6,8 +6,8 @@ answer is a sign of life.  If there was none for long enough, although `/health`
 (`bioproxy.llama.process_watch`) gives llama-server up: all that wait fail together, and those who still stand in the
 queue fail fast, too.  The next sign of life ends that state by itself.
 
-On Twisted: a `Deferred` is cancelled by whoever has it, and whoever awaits it sees a `CancelledError`, which does not
-say *why*.  Here two may have done it: the caller, because its own client has hung up, or `end_all`, because
+On Twisted: any code that has a `Deferred` may cancel it, and the code that awaits it sees a `CancelledError`, which
+does not say *why*.  Here two may have done it: the caller, because its own client has hung up, or `end_all`, because
 llama-server is given up.  In the second case the caller must see that error instead.  `waited_for` tells these two
 apart.
 
@@ -93,14 +93,14 @@ class PendingCalls:
 
     def _timeout(self) -> UpstreamTimeout:
         """Return the error for an unresponsive llama-server, which says for how long it has been silent."""
-        # Measured when the error is made, not when llama-server was given up: the number is true for whoever reads it.
+        # Measured when the error is made, not when llama-server was given up: the number is right when it is read.
         silence = self._clock.seconds() - self.last_heard
         return UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s")
 
     def give_up(self) -> None:
         """Fail all pending calls with `UpstreamTimeout`: llama-server has been unresponsive for too long.
 
-        Closes their connections.  Later calls are sent all the same: one of them will find out that it answers again.
+        Closes their connections.  Later calls are sent anyway: one of them will find out that it answers again.
         """
         self._given_up = True
         self.end_all(self._timeout)

@@ -35,7 +35,7 @@ BYTES_PER_TOKEN = 16
 """Texts with more bytes than this times the context hardly fit, and are counted before they are tokenized.
 
 English text has about 4 bytes a token, source code with long runs of white space more.  Halved, some texts that fit are
-counted in vain; doubled, longer lists of tokens are transferred for texts that do not fit.
+counted for nothing; doubled, longer lists of tokens are transferred for texts that do not fit.
 """
 
 
@@ -120,8 +120,8 @@ def cut_after(tokens: Sequence[int], end: int) -> list[int]:
     """Return the first `end` tokens and one that does not belong behind them.
 
     Evaluated, they cut the slot back to exactly the first ones.  llama-server always computes at least one token:
-    without the strange one, it would compute the last token of the prompt anew, in a batch of its own, and with other
-    numbers.  The next request drops the strange one.
+    without the extra one, it would compute the last token of the prompt anew, in a batch of its own, and with other
+    numbers.  The next request drops the extra one.
     """
     # Where nothing of the prompt follows, a question does, which hardly begins with the prompt's own first token.
     return [*tokens[:end], next((each for each in tokens if end == len(tokens) or each != tokens[end]), 0)]

@@ -6,7 +6,7 @@ nothing about the next one.  So everything that is known about a process stands 
 llama-server turns out to be another process, the whole value is replaced.  Nothing can be left over from the old one,
 as could happen with a set of attributes of which one is forgotten.
 
-`bioproxy.llama.process_watch.ProcessWatch` holds the current value.  Whoever needs a part of it reads it there, at
+`bioproxy.llama.process_watch.ProcessWatch` holds the current value.  Code that needs a part of it reads it there, at
 the moment of need, and keeps no copy; a reader that wants to know later whether it still talks to the same process
 keeps the value and compares it with `==`.
 

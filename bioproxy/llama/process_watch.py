@@ -40,7 +40,7 @@ INTERVAL = 2.0
 """Seconds between two looks.
 
 Halved, twice as many requests reach llama-server (two a second); doubled, a restart or a sleep goes unnoticed for up to
-four seconds, in which a warm-up may be tried in vain.
+four seconds, in which a warm-up may be tried for nothing.
 """
 
 PATIENCE = 5.0

@@ -14,7 +14,7 @@ What it tells (measured): `n_prompt_tokens_cache` are the tokens that were reuse
 that were computed, and grow with each batch that is complete (2048 tokens by default).  `n_prompt_tokens` looks like
 the total and is none: it has the batch in progress in it, so the total is known only at the end.
 
-Does not know which request is in the slot: whoever asks is inside the gate, and knows that it is the only one.
+Does not know which request is in the slot: the caller is inside the gate, and knows that its request is the only one.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Three decisions depend on it: how many tokens a piece of a warm-up may have, so 
 only a moment; whether a save is worth its time and fits on the disk; and, for the metrics and for operators, how
 much time is saved by tokens that need not be computed.
 
-Nothing is measured here.  llama-server times itself (`timings` in its answers), and whoever gets such an answer passes
-the numbers on.  Estimates are made from the last measurement, without an average: the speed changes at once when
+Nothing is measured here.  llama-server times itself (`timings` in its answers), and the code that gets such an answer
+passes the numbers on.  Estimates are made from the last measurement, without an average: the speed changes at once when
 another process runs, or when the machine has other work, and a wrong guess corrects itself with the next piece.
 
 The size of a piece is different, because a user waits for it.  Too small costs a warm-up some milliseconds; too large
@@ -32,7 +32,7 @@ pieces stay small for longer after a slow moment.  With 1, only the last measure
 """
 
 QUICKEST, SLOWEST = 1e-9, 3600.0
-"""Seconds a token.  A number outside is a mistake of whoever says it, and is ignored.
+"""Seconds a token.  A number outside is a mistake of llama-server, and is ignored.
 
 Far from anything real on both sides, so their exact values do not matter; they keep divisions harmless.
 """

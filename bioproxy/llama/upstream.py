@@ -11,7 +11,7 @@ Each call goes through the same phases, and can fail or be cancelled in each of 
 sending, waiting for the head of the answer (as long as it takes), and reading its body.
 
 The Twisted idea here is *cancelling*.  `Agent.request` returns a `Deferred`, an object for a result that comes later.
-Its `cancel` method tells whoever made it that the result is no longer wanted; for a request that means: close the
+Its `cancel` method tells the code that made it that the result is no longer wanted; for a request that means: close the
 connection, and fail with `CancelledError`.  A coroutine passes `cancel` on to the `Deferred` that it is awaiting.  So
 when a client hangs up, its coroutine is cancelled, the connection to llama-server closes, and llama-server, which
 watches its connections, stops computing.
@@ -168,8 +168,8 @@ class Upstream:
                 raise UpstreamError(f"llama-server's answer to {method} {path} is {fault}") from None
             answer = None
         # llama-server writes its errors in OpenAI's shape; anything else is told by its status alone.  `shown` makes
-        # the text safe for the log, because whoever listens there may send control characters.  `LlamaError` has the
-        # status as a number, so that callers can tell "still loading" (503) from "not supported" (501).
+        # the text safe for the log, because the program that listens there may send control characters.  `LlamaError`
+        # has the status as a number, so that callers can tell "still loading" (503) from "not supported" (501).
         if response.code != 200:
             error = answer.get("error") if isinstance(answer, dict) else None
             message = error.get("message") if isinstance(error, dict) else None

@@ -145,7 +145,7 @@ def advice(seen: Seen) -> Iterator[Advice]:
 
 def _of_arguments(seen: Seen) -> Iterator[Advice]:
     """Yield the advice on the command line, where that is known."""
-    # Unknown is not the same as empty: without a command line, nothing can be said of any flag.
+    # Unknown is not the same as empty: without a command line, nothing is known about any flag.
     if seen.arguments is None:
         return
     # What is no number would have kept llama-server from starting, so it belongs to another option and is ignored.

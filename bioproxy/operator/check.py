@@ -2,7 +2,7 @@
 
 Mistakes on bioproxy's side (a setting, a template, a key file) end the check with exit code 1, so that a script can
 rely on it.  Findings about llama-server are warnings and leave the exit code 0: llama-server may not be started yet,
-and the configuration can be right all the same.
+and the configuration can be right nevertheless.
 
 All mistakes are collected and printed together; a user who corrects one should not have to run the check again to see
 the next.  Each finding begins with a word, ``ok``, ``note`` or ``warning``, which is coloured on a terminal.
@@ -81,7 +81,7 @@ def report(settings: Settings) -> Report:
     # How much is on disk, and how much may be.  Said even if the folder is open to others, and whether llama-server
     # runs or not: the files are there in any case.
     lines.extend(disk_use.lines(settings))
-    # A warning only: bioproxy starts all the same, and shares nothing for as long as the folder is in trouble.
+    # A warning only: bioproxy starts nevertheless, and shares nothing for as long as the folder is in trouble.
     if settings.shared_shelf is not None:
         complaints = SharedFolder(settings.shared_shelf).warnings()
         lines.extend(f"warning: shared_shelf: {complaint}" for complaint in complaints)

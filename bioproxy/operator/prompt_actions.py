@@ -99,5 +99,5 @@ class PromptActions:
 
 
 def unknown(id: str) -> Result:
-    """Return what is said of an id that names nothing."""
+    """Return the error text for an id that names nothing."""
     return 404, f"there is no prompt or conversation {id}"

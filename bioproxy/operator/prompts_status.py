@@ -12,7 +12,7 @@ On Twisted: nothing here waits.  While a method runs, no other code does, so the
 record cannot change under the loop that reads it.  As for all of `bioproxy.operator.status`, two calls return equal
 values while nothing happens.
 
-No text of anybody is in here: a learned prompt is shown by its id, its size, and what became of it.
+No text of a user is in here: a learned prompt is shown by its id, its size, and its state.
 
 Does not know who reads it, and changes nothing.
 """

@@ -46,7 +46,7 @@ def parse_chat(request: Object) -> ParsedRequest:
     # Where the beginning ends.  `None` slices like the end of the list: then all messages are before it.
     first = first_user_message(messages)
 
-    # A closure: it keeps the request, so that whoever asks for a shape later does not have to know the API.
+    # A closure: it keeps the request, so that code that asks for a shape later does not have to know the API.
     def shape_around(text: UserText) -> Shape:
         return Shape.of_chat_request(request, text.path)
 

@@ -74,7 +74,7 @@ def from_messages(request: Object) -> Converted:
     if isinstance(choice, dict):
         fields["tool_choice"] = {"auto": "auto", "any": "required", "tool": "required"}.get(str(choice.get("type")))
     # The official client has thinking blocks sent back with the message that they are a part of.  The chat template may
-    # drop them all the same.
+    # drop them anyway.
     return fields, history, True
 
 

@@ -84,8 +84,8 @@ def next_turn(body: bytes | mmap, path: str, answer: Object) -> NextTurn | None:
     # cannot be known.
     if not history or history[-1].get("role") == "assistant" or not all(map(is_text, history)):
         return None
-    # Most clients of chat completions show the reasoning and drop it, some send it back.  Whoever has a history shows
-    # what it does.
+    # Most clients of chat completions show the reasoning and drop it, some send it back.  A client that has sent
+    # earlier answers shows what it does.
     earlier = [message for message in history if message.get("role") == "assistant"]
     if earlier:
         returns_reasoning = any("reasoning_content" in message for message in earlier)

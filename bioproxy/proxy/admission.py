@@ -1,8 +1,8 @@
 """Decides whether a client's request may come in, when its head has arrived and its body has not.
 
 There are two reasons to refuse a request so early: its target is not a path on llama-server, or it has no valid key
-where keys are required.  Early matters for the second one.  A body may have many megabytes, and a stranger must not be
-able to fill the memory and the disk with bodies that are refused afterwards.
+where keys are required.  Early matters for the second one.  A body may have many megabytes, and a client without a key
+must not be able to fill the memory and the disk with bodies that are refused afterwards.
 
 On Twisted: an HTTP server gets a request in pieces, and the usual `Resource` is called only when the last one is there.
 `bioproxy.http.site.CheckedSite` calls `Admission.judge` before, from the middle of Twisted's parser.  There an

@@ -3,11 +3,11 @@
 Each waiting client is told its time every few seconds (``ping_interval``), and that time is the sum of what all ahead
 of it need.  Were each sum made for itself, the work would grow with the square of the queue: a thousand clients that
 are told once a second would need five hundred thousand estimates in each second.  So one pass over the queue makes all
-sums, each from the one before, and whoever asks within `SHARED` seconds gets its number from that pass.
+sums, each from the one before, and each client that asks within `SHARED` seconds gets its number from that pass.
 
 On Twisted: each client has a timer of its own (`LoopingCall`), so they do not ask together but one by one, spread over
-the interval, and nobody knows which of them is the first.  There is no timer here: whoever comes when the last pass is
-too old makes the next one.  All of this runs in one thread and awaits nothing, so nobody can see a half-made pass.
+the interval, and nobody knows which of them is the first.  There is no timer here: a call that comes when the last pass
+is too old makes the next one.  All of this runs in one thread and awaits nothing, so nobody can see a half-made pass.
 
 Does not know what a request needs; a function says that.  Nor does it decide who goes next.
 """

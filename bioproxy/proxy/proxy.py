@@ -30,6 +30,7 @@ from bioproxy.http.buffer_budget import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
+from bioproxy.learning.prompt_learning import PromptLearning
 from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.proxy.asked import Asked, asked_by_chat, asked_by_template
@@ -42,7 +43,6 @@ from bioproxy.proxy.turns import turn_for
 from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.errors import ProxyError
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule
 
 
@@ -57,7 +57,7 @@ class Proxy:
         find      the worker process, for a large body    ends that process; the next request starts another one
         gate      the requests before this one            leaves the queue
         fill      a thread that reads template files      opens the gate; what the thread reads is dropped
-        start     llama-server loading its model          leaves the gate to the next one, which waits likewise
+        start     llama-server loading its model          leaves the gate to the next one, which waits as well
         prepare   some short calls of llama-server        closes the connection of the call in progress
         head      llama-server computing the prompt       closes the connection; llama-server stops at its next batch
         body      llama-server generating the answer      closes the connection; llama-server stops at its next token
@@ -158,7 +158,8 @@ class Proxy:
     async def _answer(self, exchange: Exchange) -> None:
         """Serve a request, and tell the client what went wrong if something did.
 
-        Fires when llama-server is through with it, or the error is told.  Fails with `CancelledError` only.
+        Fires when llama-server has ended its answer, or the client was told the error.  Fails with `CancelledError`
+        only.
         """
         request, record = exchange.request, exchange.record
         try:
@@ -187,7 +188,7 @@ class Proxy:
             # All that is expected to go wrong: it has a status and a sentence for the client; no traceback is logged.
             exchange.fail(error)
         except Exception:
-            # A bug in bioproxy.  The client must learn of it all the same, and never take an answer for complete that
+            # A bug in bioproxy.  The client must learn of it as well, and never take an answer for complete that
             # has begun and cannot be ended.
             self.log.failure("internal error while serving {path}", path=record.path)
             exchange.fail(ProxyError("internal error in bioproxy; its log has the details"))

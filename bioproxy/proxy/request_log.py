@@ -106,7 +106,7 @@ class RequestLog:
     log = Logger()
 
     kept: int
-    """How many records were ever kept.  Whoever shows them can tell by it whether there are new ones."""
+    """How many records were ever kept.  Code that shows them can tell by it whether there are new ones."""
 
     last_used: dict[str, str]
     """When each template was last asked for, by name: ISO 8601 in UTC."""
@@ -130,7 +130,7 @@ class RequestLog:
     def close(self, record: Record, gated: bool, timings: dict[str, float]) -> None:
         """Count a request that has ended, and if it was `gated`, log and keep it.
 
-        `timings` is what llama-server said of it, perhaps nothing.  Raises nothing.
+        `timings` is what llama-server has said about it, perhaps nothing.  Raises nothing.
         """
         # A client may ask for any path.  As labels, they would make a new time series each, and fill Prometheus's
         # memory; so only known paths are named.

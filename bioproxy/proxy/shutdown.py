@@ -105,7 +105,7 @@ class Shutdown:
             try:
                 await step()
             except Exception:
-                # Whatever it is, the rest must be done all the same: an exception that got out of here would have the
+                # Whatever it is, the rest must be done anyway: an exception that got out of here would have the
                 # root stop nothing at all, and the process would end with files half written.
                 self.log.failure("error during shutdown")
         # Answers are handed to the operating system only when the reactor gets to it.  Without this pause the error to

@@ -42,7 +42,7 @@ would have to grow with it.
 GRACE = 0.4
 """Seconds that a beat may be overdue before time stands still.
 
-Until then the reactor is merely busy, and busy time counts, because users wait through it.  Half of it would hide
+Until then the reactor is only busy, and busy time counts, because users wait through it.  Half of it would hide
 ordinary load from the time-outs; twice as much lets a stall take nearly a second of everybody's time-out.
 """
 

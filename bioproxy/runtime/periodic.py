@@ -73,7 +73,7 @@ class Periodic(Service):
 
     def _run(self) -> Deferred[None]:
         """Start one round.  Called by `LoopingCall`.  Fires with `None` when the round is over, and never fails."""
-        # Nothing runs when a coroutine is merely called.  `fromCoroutine` runs it up to its first `await` that has to
+        # Nothing runs when a coroutine is only called.  `fromCoroutine` runs it up to its first `await` that has to
         # wait, and resumes it whenever the awaited Deferred fires.
         self._round = Deferred.fromCoroutine(self._guarded())
         return self._round

@@ -84,7 +84,7 @@ class Settings:
     """
     A [Twisted endpoint](https://docs.twisted.org/en/stable/core/howto/endpoints.html): `unix:/run/bioproxy.sock`,
     `ssl:8443:privateKey=key.pem:certKey=cert.pem`, `systemd:domain=INET:index=0`. `--host` and `--port` on the command
-    line win over a `listen` in the file. Whoever needs TLS finds more in [Security](security.md#tls).
+    line win over a `listen` in the file. More about TLS: [Security](security.md#tls).
     """
     # The operator's port shows everything and needs no key.
     admin_host: str = setting("127.0.0.1", text, "address of the operator's port")
@@ -175,7 +175,7 @@ class Settings:
     """
     conversations_limit: int = setting(16 << 30, size(0, 1 << 50), "bytes of files of conversations at most")
     """The same for conversations, those on templates included."""
-    # While nobody waits, and given up for whoever comes.
+    # Done while nobody waits, and given up when a user comes.
     head_start: bool = setting(True, flag, "after an answer, process the conversation as it will be sent back")
     """
     While nobody waits, the conversation is processed as its client will send it back: chat templates drop the reasoning
@@ -206,7 +206,7 @@ class Settings:
     """After that it gets the error 503."""
     # With half of 10 seconds, agents with long answers take the slot from each other more; with twice as much, others
     # wait longer for their turn.  An agent's tools mostly take less than half a second; twice as long keeps everybody
-    # waiting more often in vain.
+    # waiting more often for nothing.
     patience: float = setting(10.0, seconds(0, 86400), "seconds by which a request may be passed over; 0: in order")
     """
     By so many seconds, in all, others may pass it that go on with the conversation in the slot. 0 means: strictly in

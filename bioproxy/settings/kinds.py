@@ -61,7 +61,7 @@ def is_known_to_system(value: str) -> bool:
 
 
 def flag(value: Any, _folder: Path) -> bool:
-    """Accept true and false, and nothing that merely counts as such in Python, like 0 or an empty text."""
+    """Accept true and false, and nothing that only counts as such in Python, like 0 or an empty text."""
     # Configuration files written by hand often have ``"yes"`` or ``1``; guessing what is meant would hide mistakes.
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {json.dumps(value)}")

@@ -72,7 +72,7 @@ class Bringing:
             if prompt is not None and files.prompt_tokens is None:
                 await self._fetching.fetch(prompt, self._worth(prompt, files))
         except (Unusable, OSError) as error:
-            # The request is served all the same, and is merely slower.
+            # The request is served anyway, and is only slower.
             self.log.debug("nothing is fetched for {prompt}: {error}", prompt=wanted.name, error=error)
 
     def _worth(self, shared: SharedEntry, files: Files) -> float:

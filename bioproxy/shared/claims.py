@@ -1,4 +1,4 @@
-"""Takes, renews and gives up leases: the deeds to what `bioproxy.shared.leases` decides.
+"""Takes, renews and gives up leases, as `bioproxy.shared.leases` decides.
 
 A lease lives in two places.  `Leases` decides, in memory and in the reactor's thread, whether it is free and which file
 has to be created; a thread does that on the disk; and only when the disk has said yes, `Leases` is told.  In this order
@@ -37,7 +37,7 @@ class Claims:
     async def take(self, key: str) -> bool:
         """Take a lease; fire with whether this process has it now.
 
-        Fails with `Unusable`.  Cancelling stops waiting; a lease that is created all the same dies by itself.
+        Fails with `Unusable`.  Cancelling stops waiting; a lease that is created nevertheless dies by itself.
         """
         leases, files = self._view.leases, self._view.folder.leases
         # Taken before and not given up yet: a warm-up that was interrupted goes on.

@@ -1,9 +1,9 @@
 """Has a slot file in two folders: as a hard link where both are on one file system, or else as a copy.
 
 A hard link is a second name of the same file.  It costs no time and no space, and the file stays until both names are
-removed.  It also means that whoever writes into the file under one name changes it under the other.  That does not
-happen here: bioproxy has llama-server write to new files only (`bioproxy.slot_files.saving`), and size and time of a
-file are compared before it is used.
+removed.  It also means that a program that writes into the file under one name changes it under the other.  That does
+not happen here: bioproxy has llama-server write to new files only (`bioproxy.slot_files.saving`), and size and time of
+a file are compared before it is used.
 
 Slot files are large: tens of megabytes for a short conversation, gigabytes for a long one.  So the difference matters.
 With the shelf and the slot folders on one disk a link takes microseconds, publishing costs nothing, and a user does not

@@ -40,7 +40,7 @@ with a disk that does.
 """
 
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""The errors of a disk that can be read all the same: no space, no quota, read-only."""
+"""The errors of a disk that can still be read: no space, no quota, read-only."""
 
 SHORTEST_PAUSE = 5.0
 """Seconds without the shared shelf after a failure; doubled with each failure in a row, up to a minute.

@@ -4,7 +4,7 @@ A user's request may wait for a file, but never longer than computing its tokens
 A warm-up may wait for minutes, since nobody waits for it.
 
 What a crash leaves at each step: while the file is copied, a draft or a file with a random name, which the next start
-removes; after it got its usual name and before it was recorded, a file that no record names, which is removed likewise;
+removes; after it got its usual name and before it was recorded, a file that no record names, which is removed as well;
 after that nothing, since it is a file like any other.
 
 On Twisted: a fetch can be cancelled, because its client has hung up, and a thread cannot.  So the thread is told that

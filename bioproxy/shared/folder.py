@@ -12,7 +12,7 @@ The file is written before its entry, and removed after it.  What a process leav
 * removing, after the entry is gone: the same;
 * at any moment else: complete pairs.
 
-All of these leftovers are removed after an hour, by whoever is alive (`bioproxy.shared.removal`).
+All of these leftovers are removed after an hour, by any bioproxy that is running (`bioproxy.shared.removal`).
 
 Where slot folder and shelf are on one file system, the file on the shelf is a *hard link* of the one in the slot
 folder: two names of one file, which takes no time and no space however large it is (`bioproxy.shared.copying`).  That
@@ -70,7 +70,7 @@ class SharedFolder:
 
         Raises `OSError` without a number if not: then the cause does not matter, and the folder is of no use.
         """
-        # The number is left out.  With its number a full disk would count as one that can be read all the same
+        # The number is left out.  With its number a full disk would count as one that can still be read
         # (`bioproxy.shared.disk`), but what was not checked must not be read.
         try:
             self._device = prepare(self.path, self._json, self._device)
@@ -86,7 +86,7 @@ class SharedFolder:
             self.check()
         except OSError as error:
             return [f"{self.path}: {error}"]
-        # The files tell what users have said, and whoever can write here decides what is restored.
+        # The files tell what users have said, and a user who can write here decides what is restored.
         if self.path.stat().st_mode & 0o077:
             return [f"{self.path}: others than its owner may look into it, and slot files tell what was said"]
         return []
@@ -178,7 +178,7 @@ class SharedFolder:
             target.unlink()
             return False
         # A use, for the order of removal, which the next minute of upkeep would tell late.
-        # A disk that is read-only cannot note this, and is good enough all the same.
+        # A disk that is read-only cannot note this, and is good enough nevertheless.
         with suppress(OSError):
             self.touch(entry.stem)
         return True

@@ -84,7 +84,7 @@ class LocalFiles:
             self._folder.remove(filename)
             if not self._folder.rename(file.name, filename):
                 raise OSError(f"{file} cannot be renamed")
-            # What an operator has pinned stays pinned, whoever has computed the file.
+            # What an operator has pinned stays pinned, whichever bioproxy has computed the file.
             pinned = self._shelf.is_pinned(name, kind)
             switch_record(self._snapshots, self._folder, name, kind, replace(entry, filename=filename, pinned=pinned))
         except (OSError, SaveFailed) as error:
@@ -102,7 +102,7 @@ class LocalFiles:
     def path_of(self, entry: Snapshot) -> Path | None:
         """Return where a recorded file is, `None` if this host does not see the slot folder.
 
-        It may be gone, or be another one, by the time somebody opens it; whoever copies it compares size and time.
+        It may be gone, or be another one, by the time somebody opens it; code that copies it compares size and time.
         """
         return None if self._folder.path is None else self._folder.path / entry.filename
 

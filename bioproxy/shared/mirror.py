@@ -9,7 +9,7 @@ goes on with.  As no entry ever changes, a copy cannot be wrong, only late: it m
 some that were just removed.  A fetch finds out the latter.
 
 Only entries of the model that runs now can be found.  An entry of another model is of no use here, and may be the very
-thing for another process, so it stays and is merely not indexed.  While it is not known which model runs, nothing is
+thing for another process, so it stays and is only not indexed.  While it is not known which model runs, nothing is
 found.
 
 The index is the one of the local record (`bioproxy.slot_files.record_index`): the same questions, asked of another set
@@ -51,7 +51,7 @@ class Mirror:
 
         `stems` are all that a look has found.  Mostly there is nothing new, and nothing is read.
         """
-        # What is gone from the folder is gone from here, whoever has removed it.
+        # What is gone from the folder is gone from here, no matter who has removed it.
         # Listed first, because a dictionary must not shrink while it is gone through.
         for stem in [stem for stem in self.entries if stem not in stems]:
             self.drop(stem)

@@ -146,7 +146,7 @@ class PromptClaims:
         """Fetch a prompt that is not here; fire with whether that was done.  Fails as `Fetching.fetch`."""
         shared = self._finding.prompt(name, key)
         # Where the shelf has nothing, or the same as this process, there is nothing to be gained.
-        # What is here and due all the same has to be computed, for example because its tokens are doubted.
+        # What is here and due nevertheless has to be computed, for example because its tokens are doubted.
         if shared is None or self._local.has(name, PREFIX, shared.snapshot):
             return False
         # No user waits for this, so the copy has all the time that it needs.

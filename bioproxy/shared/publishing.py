@@ -42,7 +42,8 @@ Halved, files of many gigabytes are not shared over a slow network; doubled, a c
 SHORTEST_PAUSE = 30.0
 """Seconds until a disk that took no file is tried again; doubled with each failure in a row, up to ten minutes.
 
-Halved, a disk that is full is written to twice as often in vain; doubled, files are shared later when there is room.
+Halved, a disk that is full is written to twice as often for nothing; doubled, files are shared later when there is
+room.
 """
 
 MOST_WAITING = 1000
@@ -88,7 +89,7 @@ class Publishing:
     def saved(self, name: str, kind: str, entry: Snapshot) -> None:
         """Note that a file was saved, to be published soon, in the place of an older one with the same id."""
         # Of three kinds two are published: prompts and conversations.
-        # The beginning of a prompt is only of use to whoever goes on computing it, which is mostly the same process.
+        # The beginning of a prompt helps only the process that goes on computing it, which is mostly the same one.
         if kind != PART:
             self.waiting[name, kind] = entry
         # While the folder is gone nothing leaves the list.  A dictionary keeps the order in which its keys came, so the

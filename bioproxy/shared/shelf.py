@@ -112,7 +112,7 @@ class SharedShelf:
         view = self._view
         if view is None:
             return None
-        # The numbers are those of the whole folder, whoever has put the files there.
+        # The numbers are those of the whole folder, files of all bioproxies included.
         # Everything is in memory already: `/status` is asked often, and must never wait for a disk.
         totals = view.mirror.totals()
         return {

@@ -1,8 +1,8 @@
 """Keeps the shared folder in order, once a minute: tells which prompts are used, and removes what is too much.
 
-What is removed is decided elsewhere (`bioproxy.shared.removal`).  Here are the deeds: the times of use are noted on the
-disk first, then one process collects the times of all entries, and removes what the rules say together with what others
-have left that died.
+What is removed is decided elsewhere (`bioproxy.shared.removal`).  It is carried out here: the times of use are noted on
+the disk first, then one process collects the times of all entries, and removes what the rules say together with what
+others have left that died.
 
 On Twisted: the collecting and removing is one function that runs in a thread from its first line to its last, with
 values that nobody else changes.  The reactor's thread only waits for its result, and then forgets the entries.
@@ -120,7 +120,8 @@ class Upkeep:
         shows what is gone.
         """
         view = self._view
-        # Whoever is first this minute does it for all.  The others find the lease held, or nothing left to do.
+        # The bioproxy that is first this minute does it for all.  The others find the lease held, or nothing left to
+        # do.
         try:
             if not await self._claims.take(REMOVAL):
                 return

@@ -89,10 +89,10 @@ class SharedView:
     async def look(self, patience: float = PATIENCE) -> None:
         """See what is there now, waiting for so many seconds at most.  Fails with `Unusable`."""
         began, folder = self._clock.seconds(), self.folder
-        # Leases first.  Whoever gives up a lease has published its file before: where the lease is gone, the file is
-        # seen.  The other way round both could be missed.
+        # Leases first.  A bioproxy that gives up a lease has published its file before: where the lease is gone, the
+        # file is seen.  The other way round both could be missed.
         leases, stems = await self.disk.call(lambda: (folder.leases.read(), folder.stems()), patience)
-        # A look that began later has come to its end first, and knows better.
+        # A look that began later has ended first, and its result is newer.
         if began < self._newest:
             return
         self._newest = began

@@ -7,8 +7,8 @@ are equal, nobody used the slot in between and the process was not restarted.
 
 The witness does not see everything: a restore leaves the task's number alone, for example.  So it
 is only the second line of defence.  The first is an order of steps: what is known is forgotten
-*before* anything changes the slot, and written down again only when all went well.  In Twisted this
-order is all there is to cancellation.  A coroutine can be ended at each of its ``await``s, by a
+*before* anything changes the slot, and written down again only when all went well.  This
+order also makes cancelling harmless.  A coroutine can be ended at each of its ``await``s, by a
 client that hangs up or a service that stops, and nothing behind that ``await`` runs.  Broken off in
 the middle, the slot is "unknown", never "known" and wrong.
 
@@ -94,7 +94,7 @@ class SlotContent:
         self.probable, self.left_by_user = probable, False
 
     def taken_by_file(self) -> None:
-        """Note that what the slot holds is in a file, or of no use to anybody, whoever left it."""
+        """Note that what the slot holds is in a file, or of no use to anybody, whatever request left it."""
         self.left_by_user = False
 
     def llama_restarted(self) -> None:

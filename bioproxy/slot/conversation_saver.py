@@ -6,8 +6,8 @@ Any number of conversations can be saved, and the shelf (`bioproxy.slot_files.sh
 were not used for the longest time.
 
 A file is called after the digest of its conversation, so a conversation that goes on gets another
-file, and the shorter one is removed then: whoever goes on with the longer one does not need it, and
-whoever edits the last question can mostly drop the end of the longer one.  The last conversation on
+file, and the shorter one is removed then: a client that goes on with the longer one does not need it, and
+a client that edits the last question can mostly drop the end of the longer one.  The last conversation on
 a template is called after the template (`NAME.chat.bin`), for people who look into the folder; when
 another conversation on that template is saved, it gets the name of its digest.
 
@@ -19,7 +19,7 @@ There is no timer here: others call `save_if_due`, in an idle moment, before som
 the slot, and at the end of the process.
 
 Everything here happens inside the gate.  A save that fails is no error for those who call: they
-have a request to serve, and the conversation is merely computed again some day.
+have a request to serve, and the conversation is only computed again some day.
 
 Not known here: how a save is made safe (`bioproxy.slot_files.saving`), and who asks next.
 """

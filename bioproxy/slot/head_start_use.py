@@ -38,7 +38,7 @@ cannot go back; doubled, the trial takes twice as long.
 
 
 class HeadStartUse:
-    """The slot in the hands of one head start.
+    """The slot, as one head start may use it.
 
     Invariant: nothing is claimed about the slot until `completed` was called and the block is left.
     """

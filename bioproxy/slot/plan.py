@@ -1,4 +1,4 @@
-"""What to do with slot 0 before a request: the decisions, apart from the deeds.
+"""What to do with slot 0 before a request: the decisions, without carrying them out.
 
 A prompt that begins with the tokens in the slot is processed from there on, so before a request is
 sent the slot should hold as much of its beginning as possible.  In order of preference:
@@ -200,7 +200,7 @@ def _plan_known(known: KnownContent, wanted: Wanted, files: Files, reuse: Reuse)
     # It wins over a file that has no more messages: that may be older.
     if conversation is not None and wanted.turns.continues(conversation) and conversation.length >= files.messages:
         # One more question: the prompt goes on from the end of what the slot holds, as every model
-        # can.  Except that some chat templates change earlier turns; then restored conversations
+        # can.  But some chat templates change earlier turns; then restored conversations
         # fail as well, and `conversations` is false for both.  A head start has made these changes
         # already.
         if wanted.turns.is_longer_than(conversation) and (reuse.conversations or known.ahead):

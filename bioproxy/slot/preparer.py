@@ -1,6 +1,6 @@
 """Carries out what `bioproxy.slot.plan` decides: brings the right tokens into slot 0 before a request.
 
-The decisions are pure functions there; here are the deeds, and with them everything that can go
+The decisions are pure functions there; they are carried out here, and this is where things can go
 wrong: each ``await`` below is a request to llama-server.  It may fail, take seconds, or be
 *cancelled*.
 
@@ -107,7 +107,7 @@ class SlotPreparer:
         try:
             prepared = await self._prepare(Wanted(name, key, turns, self._last_keys.get(name) == key))
         except (LlamaCallFailed, OSError) as error:
-            # A fault here never harms the request: it is sent all the same, and is merely slower.
+            # A fault here never harms the request: it is sent anyway, and is only slower.
             # If llama-server is in trouble the request meets the same trouble, and its own line in
             # the log tells.  That is also why there is no reason for the miss: the error that the
             # client will get says more.
@@ -203,7 +203,7 @@ class SlotPreparer:
 
         # Asked now, while it is still known what the slot holds.  This changes nothing in the slot.
         displaced = await self._parking.look()
-        # From the next line on the slot changes.  Whoever is cancelled below must leave it unknown.
+        # From the next line on the slot changes.  A request that is cancelled below must leave it unknown.
         self._content.forget()
         # A warm-up looks once more, before it restores a file, and could no longer tell.
         if displaced is None:

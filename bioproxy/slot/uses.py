@@ -221,8 +221,8 @@ class SlotUses:
         # `judge` comes first: its result decides which files count as saved.
         if use.reused is not None and not await self._ran_elsewhere(use, use.reused, before):
             self.judge(name, use.prepared, use.reused)
-            # What is reused although nothing was prepared comes from llama-server's memory.  Except that
-            # a request which reuses nothing says nothing.
+            # What is reused although nothing was prepared comes from llama-server's memory.  A request
+            # that must not reuse anything proves nothing about that.
             if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
                 self._parking.judge(key, turns, use.reused)
         self._parking.answered(use.prompt)

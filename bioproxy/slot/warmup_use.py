@@ -28,7 +28,7 @@ from bioproxy.slot_files.reuse_check import ReuseCheck, helped
 
 
 class WarmupUse:
-    """The slot in the hands of one warm-up.
+    """The slot, as one warm-up may use it.
 
     Invariant: from the first evaluation to the end of the use, nothing is claimed about the slot.
     What was computed then is at risk until `save_beginning` or the end.
@@ -50,7 +50,7 @@ class WarmupUse:
         tokens: Sequence[int],
     ) -> None:
         # What `compare` finds out; until then nothing is claimed.  And whether the body has said
-        # that it is through.
+        # that it is done.
         self.already_saved = self.in_slot = self.is_complete = False
         self._content = content
         self._files = files
@@ -118,7 +118,7 @@ class WarmupUse:
 
     async def save(self, kind: str, tokens: Sequence[int]) -> None:
         """Save the slot, which holds exactly these tokens, to a file of this kind.  Fails with `SaveFailed`."""
-        # Whoever calls this does so where the gate does not preempt: llama-server finishes a save in any case, so
+        # Called where the gate does not preempt: llama-server finishes a save in any case, so
         # giving it up would only throw it away.
         await self._files.save(self._name, kind, self._key, len(tokens), prefix_digests(tokens))
 
@@ -129,7 +129,7 @@ class WarmupUse:
     def completed(self) -> None:
         """Have it written down and saved, on leaving, that the slot holds exactly the prompt."""
         # A mark instead of doing it here, because the gate must not be given up during the save,
-        # and the leaving part of the use sees to that.
+        # and the end of the use ensures that.
         self.is_complete = True
 
     def discard_leftovers(self) -> None:

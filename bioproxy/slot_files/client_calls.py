@@ -59,7 +59,7 @@ def named_in(content: bytes) -> str | None:
     try:
         said = json.loads(source.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        # llama-server may be able to read it all the same.  But to name a file it must contain this
+        # llama-server may still be able to read it.  But to name a file it must contain this
         # word, and only an escape with \u could hide that.
         return None if b"filename" in source or rb"\u" in source else ""
     name = said.get("filename") if isinstance(said, dict) else None

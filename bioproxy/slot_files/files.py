@@ -195,7 +195,7 @@ class SlotFiles:
     def rename_entry(self, name: str, kind: str, new_name: str) -> bool:
         """Give a file another id; return whether that was possible.  Raises `OSError` as `Shelf.rename_entry`."""
         renamed = self._shelf.rename_entry(name, kind, new_name) and self._snapshots.get(new_name, kind)
-        # Told like a save.  Whoever has noted the file under its old id (the shared shelf, which publishes every two
+        # Told like a save.  Code that has noted the file under its old id (the shared shelf, which publishes every two
         # seconds) would take the next file with that id for a newer version of it, and never publish this one.
         if renamed:
             self.saver.saved(new_name, kind, renamed)
@@ -235,7 +235,7 @@ class SlotFiles:
         try:
             self._snapshots.drop_all(ids)
         except OSError as error:
-            # In memory it is forgotten all the same, so this process is safe.  After a restart the
+            # In memory it is forgotten anyway, so this process is safe.  After a restart the
             # old record would be believed again, unless it can be written by then: worth an error.
             self.log.error("the record of slot files cannot be written: {error}", error=error)
 

@@ -17,7 +17,7 @@ which Twisted serves nobody, and in which nothing can be cancelled.  Uses are th
 written now and then, because losing them costs nothing but the order of files.
 
 The record has a part on the disk (`record_files`), one in memory (`record_index`), and the uses (`record_uses`); the
-order in which they change is decided here.  It does not know llama-server, and what is in a slot.
+order in which they change is decided here.  It knows neither llama-server nor what is in a slot.
 """
 
 from __future__ import annotations
@@ -64,8 +64,7 @@ class SnapshotRecord:
         """
         known = self._files.load()
         self._uses.load(self._files.read_uses(), known)
-        # Sorted once, here.  From now on each use moves one entry to the end.
-        # In the order of use, because that is the order that the index keeps from now on.
+        # Sorted by use once, here.  The index keeps that order, as each use moves one entry to the end.
         for id in sorted(known, key=lambda id: (epoch(self._uses.of(id, known[id]).last_used), id)):
             self._index.put(id, known[id])
 
@@ -164,7 +163,7 @@ class SnapshotRecord:
     def drop(self, name: str, kind: str = PREFIX) -> None:
         """Forget a file, because it is gone, useless, or about to be written.
 
-        Raises `OSError` if the disk cannot be written.  The file is forgotten all the same, for as long as the process
+        Raises `OSError` if the disk cannot be written.  The file is forgotten anyway, for as long as the process
         runs, and nothing is recorded any more before the disk has forgotten it, too.
         """
         self.drop_all([(name, kind)])

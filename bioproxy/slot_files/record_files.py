@@ -80,7 +80,7 @@ class RecordFiles:
         self._take_over()
         found: dict[Id, Snapshot] = {}
         broken: list[str] = []
-        # By what the folder has, in any order; whoever needs an order sorts by the time of use.
+        # By what the folder has, in any order; code that needs an order sorts by the time of use.
         try:
             files = self._state.names(FOLDER)
         except OSError as error:

@@ -57,7 +57,7 @@ class Shelf:
     """Bytes of all files of learned prompts.  May be changed at any time; `within_limits` applies it."""
 
     conversations_limit: int
-    """Bytes of all files of conversations, those of templates included.  May be changed likewise."""
+    """Bytes of all files of conversations, those of templates included.  May be changed at any time."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class Shelf:
             missing = self._folder.missing_bytes(size)
             if missing <= 0:
                 return True
-            # Nothing is removed in vain: if even all files were not enough, all stay.
+            # Nothing is removed for nothing: if even all files were not enough, all stay.
             totals = [self._snapshots.totals(each) for each in (CONVERSATION, PROMPT)]
             if missing > sum(each.bytes - each.pinned for each in totals):
                 return False

@@ -138,13 +138,13 @@ def _conversation(fields: Any) -> Conversation:
 
 def names_of(name: str, kind: str) -> list[str]:
     """Return the file names that the files of this id and kind may have, the usual one first."""
-    # The usual name comes first, so whoever wants just that takes the first one.
+    # The usual name comes first, so code that wants just that takes the first one.
     # An id has only letters, digits, "_" and "-", so no two ids share a file name.
     return [pattern.format(name) for pattern in NAMES[kind]]
 
 
 def class_of(name: str, kind: str) -> str:
-    """Return the class of a file: conversations are one, whoever they belong to; prompts are templates or learned."""
+    """Return the class of a file: `CONVERSATION` for every conversation, else `TEMPLATE` or `PROMPT` by its name."""
     if kind == CHAT:
         return CONVERSATION
     # By the name alone: no template may be called like a learned prompt (`bioproxy.settings`).

@@ -23,7 +23,7 @@ WRONG = 2
 """Wrong guesses in a row after which there are no more for a kind of client.
 
 Halved, a user who edits an answer once ends the head starts of everybody with that client; doubled, two more turns are
-evaluated in vain.
+evaluated for nothing.
 """
 
 KINDS = 100

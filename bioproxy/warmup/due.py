@@ -91,7 +91,7 @@ class Facts:
     Only filled in where slot files cannot be used, because it matters only there.
     """
 
-    users: bool
+    left_by_user: bool
     """A user left a conversation on this prompt in the slot, in whatever shape.
 
     In the present shape that would be `held`.
@@ -201,6 +201,6 @@ def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
     if not facts.slot_seen:
         return Waiting(Hold.SLOT_UNSEEN)
     # What a user left on this prompt stays, even if it is in another shape: the user may go on with it.
-    if facts.users:
+    if facts.left_by_user:
         return Waiting(Hold.USERS_SLOT)
     return Due(prompt, Reason.NOT_IN_SLOT)

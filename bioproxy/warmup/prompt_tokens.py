@@ -9,7 +9,7 @@ Some tokens are remembered.  A warm-up that users interrupt again and again need
 is asked on a prompt that is in the slot already, the slot is cut back to the same place.
 
 On Twisted: `of` awaits llama-server, outside of the gate, because tokenizing does not need its slot.  Two calls at the
-same time for the same prompt would merely ask twice.  `remembered` awaits nothing, so it can be asked while a user
+same time for the same prompt would only ask twice.  `remembered` awaits nothing, so it can be asked while a user
 waits inside the gate.
 
 Does not know why a prompt is warmed up.

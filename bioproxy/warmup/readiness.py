@@ -1,7 +1,7 @@
 """Says how warm each prompt is: for `/status`, the live page, the metrics, and the explanation of a cold answer.
 
 A prompt is *warm* if the next question on it finds it processed: in the slot, or in a file that may be restored.  That
-is never stored, because half of what it depends on changes without anybody telling: a file is edited or deleted,
+is never stored, because half of what it depends on changes without notice: a file is edited or deleted,
 llama-server is restarted with another model, a user's question takes the slot.  So it is worked out each time that
 somebody asks, from what the parts believe at that moment.  Asking costs a `stat` of one file.
 

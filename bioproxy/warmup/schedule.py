@@ -25,13 +25,13 @@ from collections.abc import Callable, Set
 
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt, Source
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.due import Facts, decide
 from bioproxy.warmup.due_reasons import Due, Hold, Waiting
 from bioproxy.warmup.outcomes import Outcomes
-from bioproxy.warmup.shape_learning import ShapeLearning
 
 QUIET = 1.0
 """Seconds without any user at the gate before a learned prompt is warmed up.
@@ -52,7 +52,7 @@ class Schedule:
     """Whether prompts are warmed up before any user has asked for them.  Changes when the configuration is reloaded."""
 
     learns: bool
-    """Whether learned prompts are warmed up at all.  Changes likewise."""
+    """Whether learned prompts are warmed up at all.  May be changed at any time."""
 
     wanted: set[str]
     """The ids of the prompts that an operator wants to be warmed up now.
@@ -245,8 +245,8 @@ class Schedule:
             slot_seen=slot.tells_content,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.
             favourite=not usable and prompt == self.favourite(),
-            # By name, not by key: a conversation in another shape is the user's all the same.
-            users=slot.is_used_by_user(name),
+            # By name, not by key: a conversation in another shape is the user's, too.
+            left_by_user=slot.is_used_by_user(name),
             learns=self.learns,
             elsewhere=self._is_computed_elsewhere(name),
             quiet=self._idle_seconds() >= QUIET,

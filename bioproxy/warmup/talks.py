@@ -59,7 +59,7 @@ class Candidate:
 class Expected:
     """What the next answer of a conversation is expected to reuse.
 
-    Invariant: it is about the slot as it was left; whoever uses the slot for something else ends it.
+    Invariant: it is about the slot as it was left; any other use of the slot ends it.
     """
 
     talk: Talk

@@ -117,7 +117,7 @@ class Warmup:
         return progress.done if progress is not None and progress.key == key else None
 
     async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted) -> None:
-        """Do the same, with the prompt's id and key, as the slot and its files know it.
+        """Do the work of `run` for the prompt with this id and key, by which the slot and its files know it.
 
         The steps: save what users left in the slot; look what is there already; have the rest processed; note what the
         slot holds; save it.  Each step may be the last one, if a user comes or there is nothing left to do.

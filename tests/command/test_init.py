@@ -97,7 +97,8 @@ class Script(FolderTest):
         self.patch(sys, "argv", ["/venv/bin/bioproxy"])
         lines = command(*self.words, "--prefix", "@it's", "--prefix", "@notes").out.splitlines()
         self.assertEqual("    /venv/bin/bioproxy run", lines[-2])
-        question = json.dumps({"messages": [{"role": "user", "content": "@notes What is this about?"}]})
+        messages = [{"role": "user", "content": "@notes What is this about?"}]
+        question = json.dumps({"messages": messages, "max_tokens": 200})
         self.assertEqual(f"    curl -s http://127.0.0.1:8081/v1/chat/completions -d '{question}'", lines[-1])
         # Found on the path: its name is enough.  And a file that is not the default one has to be named.
         script = self.folder / "bioproxy"

@@ -41,7 +41,7 @@ COLD = Facts(
     held=False,
     slot_seen=True,
     favourite=False,
-    users=False,
+    left_by_user=False,
 )
 """A prompt without a file, with nothing in the way of a warm-up."""
 
@@ -90,7 +90,7 @@ TABLE: tuple[tuple[dict[str, Any], Reason | Hold], ...] = (
     ({**NO_FILES, "asleep": True}, Hold.ASLEEP),
     ({**NO_FILES, "favourite": False}, Hold.OTHER_FIRST),
     ({**NO_FILES, "slot_seen": False}, Hold.SLOT_UNSEEN),
-    ({**NO_FILES, "users": True}, Hold.USERS_SLOT),
+    ({**NO_FILES, "left_by_user": True}, Hold.USERS_SLOT),
 )
 
 

@@ -12,13 +12,14 @@ export const clientsUrl = ({ clients }) => clients?.replace(/\/\/(0\.0\.0\.0|\[:
 
 /** Ask a question, with a template's prefix or without one (`null`). */
 export function askCommand(setup, prefix) {
+  // The length is limited: a small model may not find an end, and curl shows nothing before that.
   const content = prefix === null ? "Who are you?" : `${prefix} What is this about?`;
   return [
     "curl -s",
     ...(setup.socket !== null ? [`--unix-socket ${word(setup.socket)}`] : []),
     `${clientsUrl(setup)}/v1/chat/completions`,
     ...(setup.needs_key ? ["-H 'Authorization: Bearer KEY'"] : []),
-    `-d ${word(JSON.stringify({ messages: [{ role: "user", content }] }))}`,
+    `-d ${word(JSON.stringify({ messages: [{ role: "user", content }], max_tokens: 200 }))}`,
   ].join(" ");
 }
 
