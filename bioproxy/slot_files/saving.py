@@ -15,8 +15,8 @@ ends right after each step:
    first.
 3. llama-server writes the file.  State: there is a file, complete or not, that no record names;
    bioproxy removes the file at its next start, if it can see the folder.
-4. Compare the number of tokens written, the witness, and the size on the disk.  State: as after
-   step 3.
+4. Compare the number of tokens written, the witness, the process, and the size on the disk.  State:
+   as after step 3.
 5. Write the record, durably.  State: the record names the new file, which still has its second
    name; the old file is unused, and is removed at the next start.
 6. Give the file its usual name, replacing the old file.  State: the record names a file that no
@@ -185,6 +185,10 @@ class FileSaver:
         # part of the witness.
         if written.tokens != tokens or await self._llama.witness() != before:
             raise SlotChanged("another request used the slot")
+        # The watch notices another process, perhaps with another model, only at its next look.  What
+        # that process was asked meanwhile must not be recorded as the old model's.
+        if before is not None and not await self._identity.unchanged():
+            raise SlotChanged("llama-server was restarted")
         # Without a witness (``--no-slots``) at least the model must still be the same.  Identifying
         # the model overwrites the slot.
         if before is None and not model.matches(await self._identity.find_out()):

@@ -111,7 +111,7 @@ class Sharing(SharingTest):
         self.b.chat("@code why?")
         self.assertTrue(self.b.slot.is_doubted("code"))
         self.b.llama_server.reuses_files = True
-        self.b.llama_server.chat_template = "Today. "
+        self.b.llama_server.date = "Today. "
         self.warm(self.b)
         self.assertGreater(self.computed(self.b), 0)
         self.assertEqual("warm", self.b.readiness.state("code")[0])

@@ -119,6 +119,14 @@ class Saving(SlotFilesTest):
         self.assertIn("the model changed", self.fails(saving))
         self.assertEqual(entry, self.recorded())
 
+    def test_another_process(self) -> None:
+        """What another process has in its slot is not recorded as the old one's, also before the watch knows of it."""
+        before = self.recorded()
+        self.another_model()
+        self.evaluate(TOKENS)
+        self.assertEqual("saving code.new.bin: llama-server was restarted", self.fails(self.saving()))
+        self.assertEqual(before, self.recorded())
+
     def test_empty(self) -> None:
         """A slot that is empty when it is saved gives no record, whatever the witness said."""
         before = self.recorded()

@@ -52,6 +52,7 @@ class FakeLlama:
         self.marker = "<__media_one__>"
         self.model_path = "/models/fake.gguf"
         self.chat_template = ""  # what the prompt of a chat begins with
+        self.date = ""  # what follows that, where the chat template tells the date
         self.drops_reasoning = False  # the chat template writes earlier answers without what was thought
         self.says = "fine"  # every answer
         self.thinks = ""  # the reasoning before it, which is told apart
@@ -375,7 +376,7 @@ class FakeLlama:
 
         turns = "".join(f"<{each['role']}>{said(each)}</>" for each in body["messages"])
         tools = f"<tools>{json.dumps(body['tools'])}</>" if body.get("tools") else ""
-        return f"{self.chat_template}{tools}{turns}<assistant>"
+        return f"{self.chat_template}{self.date}{tools}{turns}<assistant>"
 
     def _event(self, data: Any) -> bytes:
         return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
