@@ -33,6 +33,7 @@ from typing import Any
 
 from benchmarks.servers import Children, free_ports, get
 from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
 from bioproxy.gate.estimate import Average, Experience, Served
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.timings import Timings
@@ -72,7 +73,7 @@ class Visit:
 
 def text(dice: random.Random, words: int) -> str:
     """Return a text of so many words."""
-    return " ".join(dice.choices(tiny_model.COMMON_WORDS, k=words))
+    return " ".join(dice.choices(COMMON_WORDS, k=words))
 
 
 def asker(dice: random.Random) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from benchmarks.fleet_asking import Attempt, ask
-from bioproxy.demo.tiny_model import COMMON_WORDS
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 SLACK = 256
 """Tokens that a turn may compute beside what is new, if its conversation was found: pieces end at multiples of this."""

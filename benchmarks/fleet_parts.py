@@ -32,7 +32,7 @@ from typing import Protocol
 
 from benchmarks.agents_day import Llama, metric
 from benchmarks.servers import ROOT, Child, Children, free_ports, get, listens, wait_for
-from bioproxy.demo.tiny_model import COMMON_WORDS
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 CONFIGURATION = ROOT / "examples/haproxy/haproxy.cfg"
 """The configuration that everybody is told to use."""

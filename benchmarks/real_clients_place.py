@@ -24,6 +24,7 @@ from benchmarks.agents_day import Llama, all_warm, shelf
 from benchmarks.real_clients import CONTEXT, Installed, prepare
 from benchmarks.servers import Children, free_ports, get, wait_for
 from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import vocabulary
 
 TURN_SECONDS = 600
 """Seconds that a client may take for a turn.
@@ -99,7 +100,7 @@ def write_model(path: Path) -> Path:
     tiny_model.write_model(path, replace(tiny_model.TINY, context=CONTEXT), chat_template=TEMPLATE)
     # The file is changed in place.  An answer of the generated models never ends: the score of the token that ends it
     # is always 0.  Here it is random.
-    row = tiny_model.vocabulary()[0].index("<|im_end|>")
+    row = vocabulary()[0].index("<|im_end|>")
     random = numpy.random.default_rng(1)
     for tensor in gguf.GGUFReader(str(path), "r+").tensors:
         if tensor.name == "output.weight":

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks import agents_day
 from benchmarks.agents_day import Llama, metric, shelf
 from benchmarks.servers import Children, free_ports, get, wait_for
-from bioproxy.demo.tiny_model import COMMON_WORDS
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 NOTES = " ".join(random.Random(5).choices(COMMON_WORDS, k=3930))
 """The prompt: so long that it has several batches, and its end is no multiple of anything."""

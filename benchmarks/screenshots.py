@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
 from tests.support.browser import Browser
 
 ROOT = Path(__file__).parent.parent
@@ -108,7 +109,7 @@ class Stage:
 
 def word(index: int) -> str:
     """Return some word."""
-    return tiny_model.COMMON_WORDS[index * 7919 % len(tiny_model.COMMON_WORDS)]
+    return COMMON_WORDS[index * 7919 % len(COMMON_WORDS)]
 
 
 def status() -> Any:

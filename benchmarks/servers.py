@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bioproxy.demo.tiny_model import COMMON_WORDS
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 ROOT = Path(__file__).parent.parent
 """The checkout: where processes are started, so that ``python -m`` finds its modules."""

@@ -27,6 +27,7 @@ from typing import Any
 from benchmarks.servers import TWISTD, Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 CLIENTS = 4
 """Clients that ask at the same time: one is answered and three wait, so that each kill meets both."""
@@ -69,7 +70,7 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
     folder.mkdir()
     model, template = folder / "model.gguf", folder / "code.txt"
     tiny_model.write_model(model, tiny_model.TINY)
-    know = " ".join(random.Random(1).choices(tiny_model.COMMON_WORDS, k=1500))
+    know = " ".join(random.Random(1).choices(COMMON_WORDS, k=1500))
     template.write_text(f"{know} <{{message}}>")
     # Filled by all clients; appending to a list is one step in Python.
     results: list[tuple[int, Any]] = []

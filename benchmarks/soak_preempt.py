@@ -33,6 +33,7 @@ from typing import Any
 from benchmarks.servers import Children, free_ports, get, wait_for
 from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 MODEL = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768)
 """So small that a piece takes some hundredths of a second, and not so small that nothing is to be measured."""
@@ -82,7 +83,7 @@ class Users:
         """Give the template a text that nobody has seen before, so that it is due for a warm-up."""
         # Renamed into place: a poll, ten times a second here, must never see half of it.
         draft = self._template.with_suffix(".draft")
-        draft.write_text(" ".join(self._random.choices(tiny_model.COMMON_WORDS, k=WORDS)) + "\n<{message}>")
+        draft.write_text(" ".join(self._random.choices(COMMON_WORDS, k=WORDS)) + "\n<{message}>")
         os.replace(draft, self._template)
 
     def watch(self) -> list[float]:

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bioproxy.demo.tiny_model import COMMON_WORDS
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 UNIMPORTANT = re.compile(
     r"(?i)host|connection|content-length|accept.*|.*encoding|sec-fetch-.*|x-stainless-.*|traceparent|tracestate"

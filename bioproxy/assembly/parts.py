@@ -235,4 +235,6 @@ class Parts(SlotParts, WarmupParts, RequestParts, OperatorParts):
 
     def shutdown(self, clients_port: IService, reactor: Any) -> Shutdown:
         """Return how requests end when bioproxy stops; `clients_port` is the service that it closes first."""
-        return Shutdown(clients_port, self.gate, self.proxy, self.upstream, self.saver, self.shared.finish, reactor)
+        return Shutdown(
+            clients_port, self.gate, self.proxy.running, self.upstream, self.saver, self.shared.finish, reactor
+        )

@@ -21,50 +21,13 @@ from __future__ import annotations
 from collections import deque
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
+from bioproxy.http.buffer_budget import OTHER_BUFFER_BYTES, BufferBudget
+from bioproxy.http.deadlines import CLIENT_STALL_SECONDS, Deadline
 from bioproxy.http.send_now import send_now
-
-SLOT_BUFFER_BYTES = 4 * 1024 * 1024
-"""Bytes kept for one client whose answer uses the slot; one piece more may be added before the source pauses.
-
-It is an upper bound of usual answers: 8000 tokens as a stream of events, of some 250 bytes each, are 2 MB.  Halved, a
-slow client with a very long answer may hold the slot until it reads; doubled, eight slow clients instead of sixteen use
-up `TOTAL_BUFFER_BYTES`.
-"""
-
-OTHER_BUFFER_BYTES = 64 * 1024
-"""Bytes kept for a client whose answer does not use the slot, and one piece more.
-
-Nobody waits for these answers, so their source may wait for them.  Halved, the source is paused and resumed more often;
-doubled, many slow downloads need more memory.
-"""
-
-TOTAL_BUFFER_BYTES = 64 * 1024 * 1024
-"""Bytes kept for all clients together, and one piece more for each.
-
-Halved, 8 instead of 16 stalled clients with full buffers make the slot wait for clients again; doubled, an attacker can
-make the process use twice the memory.
-"""
-
-
-class BufferBudget:
-    """The bytes that are kept for all clients together.  Each `ClientOutput` adds what it keeps and takes it off again.
-
-    A common limit is needed because the limit of one client, times the number of connections, is more than there is
-    memory.
-    """
-
-    used = 0
-    """Bytes kept at the moment."""
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether every source should pause that is still sending to a full connection."""
-        return self.used > TOTAL_BUFFER_BYTES
 
 
 @implementer(IPushProducer)
@@ -104,7 +67,6 @@ class ClientOutput:
         self.begun = False
         """Whether `begin` was called: the connection belongs to this object."""
 
-        self._clock = clock
         self._buffers = buffers
         # `None` if there is nothing to pause: the answer has ended, or llama-server's had arrived as a whole with its
         # head, or the data is the proxy's own.
@@ -118,8 +80,8 @@ class ClientOutput:
         self._client_gone = False
         # Whether the answer is one whose length is not known before its end.
         self._is_stream = False
-        # The call that resets the connection of a client that reads nothing.  Pending exactly while it is full.
-        self._stall_call: IDelayedCall | None = None
+        # Resets the connection of a client that reads nothing.  It runs exactly while the connection is full.
+        self._stall_deadline = Deadline(clock.callLater)
 
     def begin(self) -> None:
         """Become the producer of the client's connection.  Further calls do nothing.  The first write sends the head.
@@ -209,13 +171,13 @@ class ClientOutput:
         client that reads nothing starts here, anew for each full buffer.
         """
         self._paused = True
-        self._stop_stall_call()
-        self._stall_call = self._clock.callLater(CLIENT_STALL_SECONDS, self._abort_stalled_client)
+        # A polite close would wait for the client to read.
+        self._stall_deadline.start(CLIENT_STALL_SECONDS, self.request.channel.forceAbortClient)
 
     def resumeProducing(self) -> None:
         """Write what was kept, as far as there is room.  Called by Twisted when the client's send buffer is empty."""
         self._paused = False
-        self._stop_stall_call()
+        self._stall_deadline.stop()
         # The send buffer is Twisted's, in this process.  The kernel has another one behind it, so the client need not
         # have read all of that yet.
         #
@@ -242,7 +204,7 @@ class ClientOutput:
         it is waiting (`bioproxy.http.resources`).
         """
         self._client_gone = True
-        self._stop_stall_call()
+        self._stall_deadline.stop()
         self._drop_kept()
         if self._source is not None:
             self._source.stopProducing()
@@ -264,7 +226,7 @@ class ClientOutput:
         Twisted logs an error if a request is finished that still has a producer, and the next request on the connection
         could not register its own.
         """
-        self._stop_stall_call()
+        self._stall_deadline.stop()
         self._source = None
         self._drop_kept()
         self.request.unregisterProducer()
@@ -278,14 +240,3 @@ class ClientOutput:
         """Keep nothing any more, and give the budget back what that used."""
         self._kept.clear()
         self._count(-self._kept_size)
-
-    def _abort_stalled_client(self) -> None:
-        """Reset the connection of a client that reads nothing.  A polite close would wait for the client to read."""
-        self._stall_call = None
-        self.request.channel.forceAbortClient()
-
-    def _stop_stall_call(self) -> None:
-        """Do not abort the client: it reads, or it is gone."""
-        if self._stall_call is not None:
-            self._stall_call.cancel()
-            self._stall_call = None

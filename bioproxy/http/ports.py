@@ -28,6 +28,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from bioproxy.http.site import CheckedSite
@@ -48,7 +49,8 @@ def port_service(endpoint: str, site: CheckedSite, reactor: Any, opened: Callabl
     `site` makes the protocol for each connection.  Stopping the service closes the port only: connections that are open
     stay, so that running answers can be completed (`bioproxy.proxy.shutdown`).
 
-    Raises `CannotStart` if there is no such endpoint.  A port that is taken raises only when the service starts.
+    Raises `CannotStart` if there is no such endpoint.  A port that is taken, or a number that is none of a port, raises
+    only when the service starts.
     """
     try:
         service = strports.service(endpoint, site, reactor=reactor)
@@ -64,7 +66,7 @@ def port_service(endpoint: str, site: CheckedSite, reactor: Any, opened: Callabl
             reason = str(error) or type(error).__name__
         raise CannotStart(f"bioproxy: cannot listen on {endpoint}: {reason}") from None
     # `strports.service` wants a text and makes the endpoint itself, so it can be wrapped only afterwards.
-    service.endpoint = ReportingEndpoint(service.endpoint, opened)
+    service.endpoint = ReportingEndpoint(service.endpoint, endpoint, opened)
     # The name is what tests and `twistd`'s tree of services call it.
     service.setName(site.logPrefix())
     return service
@@ -77,17 +79,21 @@ def tcp_endpoint(host: str, number: int) -> str:
 
 @implementer(IStreamServerEndpoint)
 class ReportingEndpoint:
-    """An endpoint that calls `opened` with the address at which it listens, and else does what `endpoint` does."""
+    """An endpoint that calls `opened` with the address at which it listens, and else does what `endpoint` does.
 
-    def __init__(self, endpoint: IStreamServerEndpoint, opened: Callable[[IAddress], None]) -> None:
+    `text` is what the operator called it.
+    """
+
+    def __init__(self, endpoint: IStreamServerEndpoint, text: str, opened: Callable[[IAddress], None]) -> None:
         self._endpoint = endpoint
+        self._text = text
         self._opened = opened
 
     def listen(self, factory: IProtocolFactory) -> Deferred[Any]:
         """Listen.  Called by the service when it starts.
 
         Returns a Deferred that fires with the open port, fails with what the endpoint fails with, such as
-        `CannotListenError`, and whose cancelling is the endpoint's.
+        `CannotListenError`, or with `CannotStart`, and whose cancelling is the endpoint's.
         """
 
         def listening(port: Any) -> Any:
@@ -96,8 +102,15 @@ class ReportingEndpoint:
             self._opened(port.getHost())
             return port  # a callback's result is what the next callback gets; the service needs the port to close it
 
+        def impossible(failure: Failure) -> None:
+            # Before it asks for the port, Python refuses a number over 65,535, or a name with odd characters; and the
+            # folder of a Unix socket may be missing.  `trap` lets all other failures pass, such as `CannotListenError`.
+            failure.trap(OSError, OverflowError, ValueError)
+            reason = getattr(failure.value, "strerror", None) or failure.value
+            raise CannotStart(f"bioproxy: cannot listen on {self._text}: {reason}")
+
         listens: Deferred[Any] = self._endpoint.listen(factory)
-        return listens.addCallback(listening)
+        return listens.addCallbacks(listening, impossible)
 
 
 class OpenPortWarning:

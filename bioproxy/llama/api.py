@@ -1,8 +1,9 @@
 """llama-server's own endpoints as functions: read the slot's state, save it, restore it, evaluate tokens, and so on.
 
 The only module that knows how these calls are spelled, and the only one that reads their answers.  Everything else in
-bioproxy sees Python values.  An answer of another shape (another program listens there, a new version renamed a field)
-is an `UpstreamError`, exactly as no answer would be; `bioproxy.runtime.expect` does these checks.
+bioproxy sees the values of `bioproxy.llama.answers`.  An answer of another shape (another program listens there, a new
+version renamed a field) is an `UpstreamError`, exactly as no answer would be; `bioproxy.runtime.expect` does these
+checks.
 
 Where the facts come from: llama.cpp's tools/server/README.md has the endpoints, and what it does not say was measured
 with builds b11434 (the program ``llama-server``) and b11549 (the wheel ``xllamacpp``).
@@ -19,87 +20,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
+from bioproxy.llama.answers import FIXED_MARKER, Evaluated, Props, SlotFile, Witness
 from bioproxy.llama.upstream import Upstream
 from bioproxy.runtime.errors import LlamaError
 from bioproxy.runtime.expect import Table, listed, misfit, shown, tables, to_compare
-
-
-@dataclass(frozen=True)
-class Witness:
-    """What `GET /slots` says about slot 0.
-
-    Invariant: if two witnesses are equal and neither is `busy`, no request has used the slot in between, and
-    llama-server was not restarted.  It does not see everything: saving, restoring and erasing leave `task` alone, so
-    what is believed about the slot must be forgotten before one of these (`bioproxy.slot.content`).
-    """
-
-    task: int | None
-    """Number of the slot's last task.  It grows with everything that llama-server does; `None` on a fresh server."""
-    tokens: int
-    """How many tokens the slot holds."""
-    busy: bool
-    """Whether a request is being processed in the slot."""
-
-
-FIXED_MARKER = "<__media__>"
-"""The `Props.marker` of older builds, which do not draw a random one.  Their processes cannot be told apart."""
-
-
-@dataclass(frozen=True)
-class Props:
-    """What `GET /props` says about the process and its model.
-
-    Invariant: none of these values changes while the process runs, except `asleep`, which is therefore left out of
-    `==`.  So two unequal values come from two processes.  (Equal ones do not prove the opposite, see `FIXED_MARKER`.)
-    """
-
-    model: str | None
-    """Path of the model's file, made safe to print; `None` if it is not told."""
-    build: str | None
-    """llama.cpp's build, for example ``b11549-1a2b3c4``, made safe to print; `None` if it is not told."""
-    context: int
-    """How many tokens one slot can hold; as good as unlimited if it is not told."""
-    marker: str
-    """Random text that each process draws at its start, unless the variable LLAMA_MEDIA_MARKER fixes it.
-
-    It stands for images in prompts.  For bioproxy it is the name of the process.
-    """
-    about_model: str
-    """All that `/props` says about the model (file type, chat template and so on), as text to be compared."""
-    asleep: bool = field(compare=False)
-    """Whether the model is unloaded after some idle time (``--sleep-idle-seconds``).
-
-    For the next request it is loaded again, from its file; what the slot held is lost.
-    """
-    slots: int = 1
-    """How many slots there are (``-np``).  bioproxy uses slot 0."""
-    tells_slots: bool = True
-    """Whether `GET /slots` is answered; with ``--no-slots`` it is not."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation took, as llama-server's `timings` say."""
-
-    reused: int
-    """Prompt tokens that the slot held already (`cache_n`)."""
-    computed: int
-    """Prompt tokens that had to be computed (`prompt_n`)."""
-    ms: float
-    """Milliseconds that computing them took (`prompt_ms`)."""
-
-
-@dataclass(frozen=True)
-class SlotFile:
-    """What a save has written or a restore has read."""
-
-    tokens: int
-    """How many tokens that are (`n_saved`, `n_restored`)."""
-    size: int
-    """How many bytes that are (`n_written`, `n_read`).  Some builds report fewer than the file has."""
-
 
 TOKEN_BYTES = 12
 """Bytes that a tokenizer's answer may have for each byte of its question.

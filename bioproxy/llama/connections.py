@@ -13,8 +13,10 @@ When a connection is used again: llama-server closes each one after five idle se
 promises otherwise.  A request that is on its way at that moment is lost, and nobody can tell whether it was carried
 out.  (Measured: of 300 streamed requests one after another, 150 failed over kept connections.  Of 250 with answers that
 have a length, none.)  So nothing follows a streamed answer on its connection (`bioproxy.llama.http_client` ensures
-that), and nothing follows any answer after `IDLE` seconds.  A new connection for each request would be simpler, but a
-fifth of what the proxy adds to a small request is connecting and closing.
+that), and nothing follows any answer after `IDLE` seconds.  These are measured by timers, for which time stands still
+while this process does, but llama-server goes on counting: after a standstill all kept connections are closed.  A new
+connection for each request would be simpler, but a fifth of what the proxy adds to a small request is connecting and
+closing.
 
 Only a body that llama-server has surely read may be followed.  What it answers without reading the body, such as an
 OPTIONS, it would find behind the answer, and take it for the next request: one that came past the gate, or whose answer
@@ -34,6 +36,7 @@ This module does not know what is sent; `bioproxy.llama.upstream` chooses the Ag
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ from urllib.parse import urlsplit
 from twisted.application.service import Service
 from twisted.internet._sslverify import IOpenSSLTrustRoot
 from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.ssl import platformTrust
@@ -50,6 +54,7 @@ from twisted.web.iweb import IAgent, IAgentEndpointFactory
 from zope.interface import implementer
 
 from bioproxy.llama.http_client import Factory
+from bioproxy.runtime.clock import elapsed
 from bioproxy.runtime.errors import ConfigError
 
 CONNECT_TIMEOUT = 5.0
@@ -66,6 +71,41 @@ IDLE = 3
 Must be less than llama-server's five.  Halved, the watch, which asks every two seconds, would open a connection each
 time; doubled, requests would be lost on connections that llama-server is closing.
 """
+
+STANDSTILL = 1.0
+"""Seconds that this process may have stood still without the kept connections being closed.
+
+With `IDLE` and the half second that no standstill explains, must stay below llama-server's five.  Halved, a few more
+connections are opened on a busy machine; doubled, requests could meet connections that llama-server is closing.
+"""
+
+
+class KeptConnections(HTTPConnectionPool):
+    """A pool that closes its idle connections when the process has stood still since they were kept.
+
+    While a process is stopped, or its machine sleeps, llama-server may close connections.  When the process runs again,
+    the request of a client and the news that a connection is closed are there at the same time, and the request may be
+    read first.  So the pool does not wait for the news.
+
+    Invariant: no connection is handed out that was idle for more than `IDLE` + `STANDSTILL` seconds and a half.
+    """
+
+    def __init__(self, reactor: Any, now: Callable[[], float]) -> None:
+        """Keep connections by the timers of `reactor`; `now` returns seconds, in which no standstill is left out."""
+        super().__init__(reactor, persistent=True)
+        self._clock = reactor
+        self._now = now
+        # By how much the reactor's time is behind `now`.  It grows when the process stands still, and only then.
+        self._behind = now() - reactor.seconds()
+
+    def getConnection(self, key: Hashable, endpoint: IStreamClientEndpoint) -> Deferred[Any]:
+        """Fire with a connection, kept or new; fail as Twisted's method.  Called by an Agent for each request."""
+        behind = self._now() - self._clock.seconds()
+        if abs(behind - self._behind) > STANDSTILL:
+            self._behind = behind
+            # Fires when they are closed; nobody needs to wait for that, because none is in the pool any more.
+            self.closeCachedConnections()
+        return super().getConnection(key, endpoint)
 
 
 @implementer(IAgentEndpointFactory)
@@ -118,11 +158,14 @@ class Agents:
             pool.closeCachedConnections()
 
     @classmethod
-    def over_network(cls, reactor: Any, url: str, ca_file: Path | None = None) -> Agents:
+    def over_network(
+        cls, reactor: Any, url: str, ca_file: Path | None = None, now: Callable[[], float] = elapsed
+    ) -> Agents:
         """Return the Agents for the llama-server at `url`.  Nothing is connected yet.
 
-        With https, its certificate must be for the host's name, and signed by an authority that the system trusts or
-        whose certificate is in `ca_file` (see `check_ca_file`).
+        `now` returns seconds, standstills included, as `elapsed` does.  With https, llama-server's certificate must be
+        for the host's name, and signed by an authority that the system trusts or whose certificate is in `ca_file` (see
+        `check_ca_file`).
         """
         # The policy decides how a certificate is verified: as browsers do, by name and by a chain of signatures.
         trust = BrowserLikePolicyForHTTPS(trusted(ca_file))
@@ -130,8 +173,7 @@ class Agents:
         # answer.  The others keep idle connections, two of each kind (Twisted's default) or one, since one request at a
         # time is at the gate, and open more when all are in use.
         fresh = HTTPConnectionPool(reactor, persistent=False)
-        once = HTTPConnectionPool(reactor, persistent=True)
-        shared = HTTPConnectionPool(reactor, persistent=True)
+        once, shared = KeptConnections(reactor, now), KeptConnections(reactor, now)
         once.maxPersistentPerHost = 1
         once.retryAutomatically = False
         once.cachedConnectionTimeout = shared.cachedConnectionTimeout = IDLE

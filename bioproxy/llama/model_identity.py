@@ -26,7 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bioproxy.llama.api import FIXED_MARKER, LlamaApi, Props
+from bioproxy.llama.answers import FIXED_MARKER, Props
+from bioproxy.llama.api import LlamaApi
 from bioproxy.prompts.digests import digest
 
 SAMPLE = "The quick brown fox jumps over the lazy dog"

@@ -114,3 +114,14 @@ def common_beginning(first: Sequence[int], second: Sequence[int]) -> list[int]:
             break
         length += 1
     return list(first[:length])
+
+
+def cut_after(tokens: Sequence[int], end: int) -> list[int]:
+    """Return the first `end` tokens and one that does not belong behind them.
+
+    Evaluated, they cut the slot back to exactly the first ones.  llama-server always computes at least one token:
+    without the extra one, it would compute the last token of the prompt anew, in a batch of its own, and with other
+    numbers.  The next request drops the extra one.
+    """
+    # Where nothing of the prompt follows, a question does, which hardly begins with the prompt's own first token.
+    return [*tokens[:end], next((each for each in tokens if end == len(tokens) or each != tokens[end]), 0)]

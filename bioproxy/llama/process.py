@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from bioproxy.llama.api import Props
+from bioproxy.llama.answers import Props
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class LlamaProcess:
     """Counts the processes that were met, from 1 on.
 
     A process that was out of reach for a moment gets a new number although it may be the same one: builds without a
-    random marker (`bioproxy.llama.api.FIXED_MARKER`) cannot be told apart, and a mistake in this direction costs a few
-    requests, in the other direction wrong answers.
+    random marker (`bioproxy.llama.answers.FIXED_MARKER`) cannot be told apart, and a mistake in this direction costs a
+    few requests, in the other direction wrong answers.
     """
 
     props: Props = field(compare=False)

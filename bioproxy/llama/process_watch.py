@@ -28,7 +28,8 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bioproxy.llama.api import LlamaApi, Props
+from bioproxy.llama.answers import Props
+from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process import NOT_MET, LlamaProcess
 from bioproxy.llama.upstream import Upstream

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bioproxy.llama.api import FIXED_MARKER, Props
+from bioproxy.llama.answers import FIXED_MARKER, Props
 from bioproxy.operator.llama_flags import value
 from bioproxy.runtime.errors import LlamaError
 

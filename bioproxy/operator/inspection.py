@@ -23,7 +23,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bioproxy.llama.api import LlamaApi, Props
+from bioproxy.llama.answers import Props
+from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble

@@ -59,6 +59,15 @@ class ConversationChain:
         """Tell whether this conversation begins with all messages of an earlier one, or is the same."""
         return 0 < earlier.length <= len(self.message_digests) and self.first_messages(earlier.length) == earlier
 
+    def begins_with(self, earlier: ConversationChain) -> bool:
+        """Tell whether this begins with all messages of an earlier one, as the client wrote them, or is the same.
+
+        The texts of templates are not compared.  An empty one is no conversation's beginning.
+        """
+        # The last digest stands for all messages before it.
+        length = len(earlier.message_digests)
+        return length > 0 and self.message_digests[length - 1 : length] == earlier.message_digests[-1:]
+
     def shared_messages(self, other: ConversationChain) -> int:
         """Return with how many messages both conversations begin; 0 if that is not more than instructions."""
         # Each digest covers all messages before it, so where one differs, all later ones do.

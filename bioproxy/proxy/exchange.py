@@ -23,7 +23,8 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
-from bioproxy.http.client_output import BufferBudget, ClientOutput
+from bioproxy.http.buffer_budget import BufferBudget
+from bioproxy.http.client_output import ClientOutput
 from bioproxy.http.error_formats import error_event
 from bioproxy.http.headers import end_to_end
 from bioproxy.http.incoming_request import IncomingRequest

@@ -20,13 +20,13 @@ This module knows the order of steps only: not what the slot holds, not the APIs
 
 from __future__ import annotations
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
 from bioproxy.gate.gate import Gate
-from bioproxy.http.client_output import SLOT_BUFFER_BYTES, BufferBudget
+from bioproxy.http.buffer_budget import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
@@ -36,6 +36,7 @@ from bioproxy.proxy.asked import Asked, asked_by_chat, asked_by_template
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.request_log import CLIENT_GONE, RequestLog
 from bioproxy.proxy.request_reader import RequestReader
+from bioproxy.proxy.running import RunningRequests
 from bioproxy.proxy.slot_access import SlotAccess
 from bioproxy.proxy.turns import turn_for
 from bioproxy.proxy.waits import Waits
@@ -67,6 +68,9 @@ class Proxy:
 
     log = Logger()
     """Logs under the name of this module and class.  It takes the place of a global logger."""
+
+    running: RunningRequests
+    """The requests that are being served.  A stop waits for them."""
 
     ping_interval: float
     """Seconds between comments to a client that waits for a stream; 0 for none.  May be changed at any time."""
@@ -106,10 +110,7 @@ class Proxy:
         self.ping_interval = ping_interval
         # One budget for all clients: the memory that slow readers take together is what has to be limited.
         self._buffers = BufferBudget()
-        # The requests that are being served, and what fires when the last of them has ended.  A Deferred fires once, so
-        # there is a new one after each time.
-        self._running: set[Exchange] = set()
-        self._quiet: Deferred[None] = Deferred()
+        self.running = RunningRequests()
 
     def resource(self) -> IResource:
         """Return what a `Site` serves: Twisted's word for the object that answers requests.
@@ -127,7 +128,7 @@ class Proxy:
         # The interval is read once for each request, so a reload applies to those that come later.
         exchange = Exchange(request, self._clock, self._buffers, self.ping_interval)
         # No `await` from here to the `try`: nothing can end this coroutine before the `finally` protects it.
-        self._running.add(exchange)
+        self.running.add(exchange)
         try:
             await self._answer(exchange)
             # Answered, but cancelled meanwhile, and so it has to end.
@@ -151,24 +152,8 @@ class Proxy:
             self._request_log.close(
                 exchange.record, uses_slot(request.method, exchange.record.path), exchange.timings.values
             )
-            # The request leaves the set before the Deferred fires: firing runs the code of the shutdown at once, inside
-            # this call, and that code must find nothing running.
-            self._running.discard(exchange)
-            if not self._running:
-                self._quiet.callback(None)
-                self._quiet = Deferred()
-
-    def finished(self) -> Deferred[None]:
-        """Return a Deferred that fires when all requests are answered, those that come meanwhile too.
-
-        Never fails.  Cancelling it only ends this waiting: no request is ended by it.
-        """
-        if not self._running:
-            return succeed(None)
-        # The caller's own Deferred: if all callers got the same one, the first time-out would cancel it for the others.
-        finished: Deferred[None] = Deferred()
-        self._quiet.chainDeferred(finished)
-        return finished
+            # Last, since the shutdown goes on inside this call, if it waits for the last request.
+            self.running.remove(exchange)
 
     async def _answer(self, exchange: Exchange) -> None:
         """Serve a request, and tell the client what went wrong if something did.

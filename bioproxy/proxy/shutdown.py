@@ -33,7 +33,7 @@ from twisted.logger import Logger
 
 from bioproxy.gate.gate import Gate
 from bioproxy.llama.upstream import Upstream
-from bioproxy.proxy.proxy import Proxy
+from bioproxy.proxy.running import RunningRequests
 from bioproxy.runtime.errors import ShuttingDown
 from bioproxy.slot.conversation_saver import ConversationSaver
 
@@ -76,7 +76,7 @@ class Shutdown:
         self,
         clients_port: IService,
         gate: Gate,
-        proxy: Proxy,
+        running: RunningRequests,
         upstream: Upstream,
         saver: ConversationSaver,
         share: Callable[[], Coroutine[Any, Any, None]],
@@ -84,13 +84,13 @@ class Shutdown:
     ) -> None:
         """Put the parts together; nothing happens before `say`.
 
-        `clients_port` and `gate` are closed.  `proxy` knows which requests are running, `upstream` can end them, and
-        `saver` saves what they leave in the slot, and `share` gives that to other bioproxies.  `clock` measures the
+        `clients_port` and `gate` are closed.  `running` are the requests that are waited for, `upstream` can end them,
+        and `saver` saves what they leave in the slot, and `share` gives that to other bioproxies.  `clock` measures the
         limits.
         """
         self._clients_port = clients_port
         self._gate = gate
-        self._proxy = proxy
+        self._running = running
         self._upstream = upstream
         self._saver = saver
         self._share = share
@@ -126,7 +126,7 @@ class Shutdown:
 
     async def _let_finish(self) -> None:
         """Let running answers end, and save what they leave in the slot.  Fires when that is done or out of time."""
-        if not await self._within(ANSWERING, self._proxy.finished):
+        if not await self._within(ANSWERING, self._running.finished):
             # Every call to llama-server ends with this error; a client sees it as the last event of its stream, or as a
             # connection that is reset.  Nothing is saved: what a broken answer leaves in the slot is not known.
             self.log.warn("stopping before an answer was finished: it took over {seconds:g} s", seconds=ANSWERING)

@@ -60,6 +60,14 @@ A second is what a user notices.  Half of it fills the log on a busy machine; tw
 """
 
 
+def elapsed() -> float:
+    """Return seconds that nobody can set, and that pass while this process is stopped, too.
+
+    On Linux they also pass while the machine sleeps.  For what others do meanwhile, such as closing a connection.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 class UsableTime:
     """The time in which this process could run, in seconds.
 

@@ -13,6 +13,7 @@ Pure functions, without Twisted.  Does not know which settings there are; `biopr
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
@@ -42,9 +43,21 @@ Check = Callable[[Any, Path], Any]
 def text(value: Any, _folder: Path) -> str:
     """Accept a text that has more than white space."""
     # An empty host or path would be understood as something by the operating system, and not as a mistake.
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not is_known_to_system(value):
         raise ValueError(f"must be a text, not {json.dumps(value)}")
     return value
+
+
+def is_known_to_system(value: str) -> bool:
+    """Tell whether the operating system can have such a text, as a path or a word of a command line.
+
+    It cannot have a null character, nor half of a surrogate pair, which JSON can have as an escape.  Python would raise
+    an exception later, where it is not caught.
+    """
+    try:
+        return b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def flag(value: Any, _folder: Path) -> bool:
@@ -131,9 +144,6 @@ def seconds(low: float, high: float) -> Check:
 def path(value: Any, folder: Path) -> Path:
     """Accept a path.  ``~`` is the home folder; a relative path starts at `folder`.  The file need not exist."""
     name = text(value, folder)
-    # The operating system cannot have such a name, and Python would raise an exception later, where it is not caught.
-    if "\0" in name:
-        raise ValueError(f"must be a path, not {json.dumps(name)}")
     try:
         return folder / Path(name).expanduser()  # `/` returns its right side alone if that is an absolute path
     except RuntimeError as error:  # a user after "~" who does not exist
@@ -174,7 +184,7 @@ def words(value: Any, _folder: Path) -> tuple[str, ...]:
     except ValueError as error:  # a quotation mark that is not closed
         raise ValueError(f"{complaint}: {error}") from None
     # Numbers are texts on a command line, and in JSON it is easy to leave out their quotation marks.
-    if not isinstance(found, list) or not all(isinstance(each, str) and "\0" not in each for each in found):
+    if not isinstance(found, list) or not all(isinstance(each, str) and is_known_to_system(each) for each in found):
         raise ValueError(complaint)
     return tuple(found)
 

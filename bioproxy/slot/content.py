@@ -22,15 +22,16 @@ Not known here: files, templates' texts, and what is best to be done with what t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from bioproxy.llama.api import Evaluated, LlamaApi, Witness
+from bioproxy.llama.answers import Evaluated
+from bioproxy.llama.api import LlamaApi
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
+from bioproxy.slot.known_content import NO_CONVERSATION, NO_KEY, KnownContent, ProbableContent
 
 IDLE_POLL = 1.5
 """Seconds between looks at a slot that is busy.
@@ -40,60 +41,6 @@ after a second in which no other task has ended, and being asked for its slots i
 the request that is waited for would never notice that its client has gone.  Doubled, the next user
 waits 1.5 seconds longer at worst.
 """
-
-
-NO_CONVERSATION = ConversationChain()
-"""The conversation of a warm-up: none, so it continues no other one."""
-
-
-NOTHING = Key("", "")
-"""The key of nothing: no prompt has it, because each key has the digest of a shape."""
-
-
-@dataclass(frozen=True)
-class KnownContent:
-    """What the slot was left with: a prompt and, after a question, a conversation.
-
-    `name` and `key` say which prompt, of which text and shape; the name is empty for a prompt that
-    is not known.  `conversation` is what stands behind it, `None` after a warm-up.  `saved` is how
-    many of the tokens are in a file already.  `witness` is what llama-server said of the slot then.
-    `turns` has all beginnings of the conversation, where a request has told them; nothing where the
-    conversation comes from a file.  `ahead` tells that the conversation is there as its client will
-    send it back (`bioproxy.slot.head_start_use`), and not as it was answered.
-    """
-
-    name: str
-    key: Key
-    conversation: Conversation | None
-    saved: int
-    witness: Witness
-    turns: ConversationChain = NO_CONVERSATION
-    ahead: bool = False
-
-
-@dataclass(frozen=True)
-class ProbableContent:
-    """What the slot probably holds where no witness can confirm it.
-
-    After an answer or a head start that was broken off, llama-server keeps what it has computed
-    until then: some of a prompt (`key`) and the conversation on it (`turns`), but nobody has said
-    how much.  `name` is the prompt's, empty for one that is not known.
-    """
-
-    key: Key
-    turns: ConversationChain
-    name: str = ""
-
-
-def cut_after(tokens: Sequence[int], end: int) -> list[int]:
-    """Return the first `end` tokens and one that does not belong behind them.
-
-    Evaluated, they cut the slot back to exactly the first ones.  llama-server always computes at least one token:
-    without the extra one, it would compute the last token of the prompt anew, in a batch of its own, and with other
-    numbers.  The next request drops the extra one.
-    """
-    # Where nothing of the prompt follows, a question does, which hardly begins with the prompt's own first token.
-    return [*tokens[:end], next((each for each in tokens if end == len(tokens) or each != tokens[end]), 0)]
 
 
 class SlotContent:
@@ -173,30 +120,16 @@ class SlotContent:
         """
         # Without a witness (``--no-slots``) nothing is known, but what is probable is as good here.
         left = self.known or self.probable
-        if left is None:
-            return False
-        earlier = left.turns.message_digests
-        if earlier:
-            # The last digest stands for all messages before it.
-            length = len(earlier)
-            return conversation.message_digests[length - 1 : length] == earlier[-1:]
-        # A conversation that was restored from a file and not asked since.
-        restored = left.conversation if isinstance(left, KnownContent) else None
-        return restored is not None and conversation.continues(restored)
+        return left is not None and left.is_continued_by(conversation)
 
     def unsaved_tokens(self) -> int:
         """Return by how many tokens the conversation in the slot has grown since it was saved."""
-        # 0 where there is no conversation: the prompt alone is saved by its warm-up.
-        known = self.known
-        if known is None or known.conversation is None:
-            return 0
-        return known.witness.tokens - known.saved
+        return 0 if self.known is None else self.known.unsaved_tokens
 
     def mark_saved(self, tokens: int) -> None:
         """Note that so many tokens of what the slot holds are in a file, or will be."""
-        # Never fewer than before: of two files, the one that has more counts.
         if self.known is not None:
-            self.known = replace(self.known, saved=max(tokens, self.known.saved))
+            self.known = self.known.with_saved(tokens)
 
     # Asking llama-server.
 
@@ -262,7 +195,7 @@ class SlotContent:
         if witness is None:
             return None
         known = self.known
-        return known if known is not None and known.witness == witness else KnownContent("", NOTHING, None, 0, witness)
+        return known if known is not None and known.witness == witness else KnownContent("", NO_KEY, None, 0, witness)
 
     async def probably_has(self, key: Key, turns: ConversationChain, tokens: int) -> bool:
         """Tell whether the slot probably has what a request goes on with.

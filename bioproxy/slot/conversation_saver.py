@@ -34,7 +34,8 @@ from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.content import KnownContent, SlotContent
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.known_content import KnownContent
 from bioproxy.slot_files.file_search import SavedConversation
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT

@@ -18,10 +18,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from bioproxy.gate.gate import Gate
-from bioproxy.llama.api import Evaluated
+from bioproxy.llama.answers import Evaluated
+from bioproxy.llama.prefix_tokens import cut_after
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.slot.content import ProbableContent, SlotContent, cut_after
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.known_content import ProbableContent
 from bioproxy.slot_files.file_search import SavedConversation
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT

@@ -27,7 +27,8 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import KnownContent, SlotContent
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.known_content import KnownContent
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import PREFIX
 

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import KnownContent, ProbableContent
+from bioproxy.slot.known_content import KnownContent, ProbableContent
 from bioproxy.slot_files.file_search import SavedConversation
 from bioproxy.slot_files.record import CHAT, PREFIX, Snapshot
 

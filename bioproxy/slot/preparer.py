@@ -33,9 +33,10 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.slot.content import NO_CONVERSATION, KnownContent, SlotContent
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.facts import PromptFacts
+from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent
 from bioproxy.slot.parking import Displaced, Parking
 from bioproxy.slot.plan import CheckProbable, Files, InSlot, Restore, Use, Wanted, plan, plan_replacement
 from bioproxy.slot_files.files import SlotFiles

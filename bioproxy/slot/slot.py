@@ -264,6 +264,10 @@ class Slot:
         """
         return self._files.sharing(tokens)
 
+    def conversation_on(self, key: Key) -> tuple[str, Snapshot] | None:
+        """Return the file of a conversation that begins with this key's prompt, as name and entry; `None` without."""
+        return self._files.shortest_conversation_on(key)
+
     def remove_files(self, id: str) -> bool:
         """Remove all files of a learned prompt or a conversation; return whether there were any."""
         # If the slot holds it, that stays: it harms nobody, and is gone with the next request.

@@ -33,8 +33,9 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.slot.content import KnownContent, ProbableContent, SlotContent
+from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
+from bioproxy.slot.known_content import KnownContent, ProbableContent
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.preparer import Prepared, SlotPreparer
 from bioproxy.slot.warmup_use import WarmupUse

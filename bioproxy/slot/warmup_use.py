@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bioproxy.llama.api import Evaluated
+from bioproxy.llama.answers import Evaluated
+from bioproxy.llama.prefix_tokens import cut_after
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import NO_CONVERSATION, SlotContent, cut_after
+from bioproxy.slot.content import SlotContent
+from bioproxy.slot.known_content import NO_CONVERSATION
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT, PART, PREFIX

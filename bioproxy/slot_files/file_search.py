@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import DigestedTokens
+from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot_files.folder import SlotFolder
 from bioproxy.slot_files.record import SnapshotRecord
 from bioproxy.slot_files.snapshot import CHAT, CONVERSATION, PART, PROMPT, TEMPLATE, Snapshot, epoch
@@ -97,6 +98,16 @@ class FileSearch:
         found.sort(key=lambda each: (-each[3], each[2].tokens))
         # The disk is asked last, and only for files that share anything.
         return [each for each in found if each[3] > 0 and self._is_usable(each[2])]
+
+    def shortest_conversation_on(self, key: Key) -> tuple[str, Snapshot] | None:
+        """Return the usable conversation with the fewest tokens that begins with a prompt, as id and snapshot, if any.
+
+        `key` says which prompt.  The tokens are not compared: those of conversations are not known.
+        """
+        # All files are looked through, some thousands at most.  For warm-ups that is quick enough.
+        found = [(name, entry) for name, kind, entry in self._snapshots.items() if kind == CHAT and entry.key == key]
+        found.sort(key=lambda each: each[1].tokens)
+        return next((each for each in found if self._is_usable(each[1])), None)
 
     def latest_used(self, current: Callable[[str, str, Snapshot], bool]) -> tuple[str, str, Snapshot] | None:
         """Return the conversation or prompt that was used last, as id, kind and snapshot; `None` if there is none.

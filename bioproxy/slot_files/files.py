@@ -97,6 +97,7 @@ class SlotFiles:
         self.usable = search.usable
         self.longest_conversation = search.longest_conversation
         self.continued_conversations = search.continued_conversations
+        self.shortest_conversation_on = search.shortest_conversation_on
         self.sharing = search.sharing
         self.latest_used = search.latest_used
         # What is done with files as a whole, in `Shelf`.

@@ -1,26 +1,18 @@
-"""The shelf: slot files within limits, and which of them go when there are too many.
+"""The shelf: keeps slot files within their limits.
 
 Learned prompts and conversations are saved as they come, and each file has some megabytes to gigabytes.  So both have a
 limit in bytes, and what was not used for the longest time goes first.  Templates are configured by an operator, and
 their prompts have no limit: they are never removed here.
 
-The rules (`to_remove`):
-
-* Pinned files stay, whatever the limit is.
-* A new file is *protected*: for an hour, or until it was used.  Otherwise a burst of new conversations would push out
-  each other's files before anybody could come back.  Protected files go after all others.
-* The limit holds even so.  If only protected files are left, they go, too; the file that was just saved goes last.
-
-A file that alone is larger than the limit is not saved at all (`accepts`), as it would push out everything and then go
-itself.
+The limit holds for all files but pinned ones.  `bioproxy.slot_files.removal` decides which files go.  A file that alone
+is larger than the limit is not saved at all (`accepts`), as it would push out everything and then go itself.
 
 Removing means: first the record's entry, then the file.  A crash in between leaves a file that no entry names, and that
 is removed at the next start.  The other way round would leave an entry without a file, and a user who waits for a
 restore that fails.
 
-For Twisted this is plain synchronous code.  It runs within a save, when the gate is closed and nobody restores a file;
-still a user may be waiting, so it never looks at more entries than it has to: bytes are counted with each change, and
-the record keeps its entries in the order of use.
+For Twisted this is plain synchronous code.  It runs within a save, when the gate is closed and nobody restores a file.
+A user may be waiting meanwhile, so bytes are not added up here: the record counts them with each change.
 
 Without a visible folder (`slot_save_path`) nothing can be removed, so nothing is limited.  Does not know llama-server,
 or when something is saved.
@@ -28,16 +20,17 @@ or when something is saved.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from twisted.logger import Logger
 
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot_files.folder import SlotFolder
 from bioproxy.slot_files.record import Id, SnapshotRecord
+from bioproxy.slot_files.removal import HeldFiles, to_remove
 from bioproxy.slot_files.snapshot import (
     CHAT,
     CLASSES,
@@ -47,76 +40,8 @@ from bioproxy.slot_files.snapshot import (
     PREFIX,
     PROMPT,
     class_of,
-    epoch,
     names_of,
 )
-
-SECOND_CHANCE = 3600.0
-"""Seconds for which a new file is protected, unless it is used before.
-
-Halved, a user who comes back after 45 minutes may find the conversation gone although older ones are still there;
-doubled, a burst of conversations that nobody continues displaces useful files for two hours.
-"""
-
-
-class Held(NamedTuple):
-    """A file, as far as it matters for what is to be removed.
-
-    A named tuple, because ten thousand of them may be made during one save, and frozen dataclasses take longer.
-    """
-
-    id: Id
-    """Id and kind."""
-    size: int
-    """Bytes."""
-    pinned: bool
-    """Whether it must stay."""
-    saved_at: float
-    """When it was saved, in seconds since 1970."""
-    used: bool
-    """Whether it was used since."""
-
-    def rank(self, keep: Id | None, now: float) -> int:
-        """Return 0 for a file that goes first, 1 for a protected one, and 2 for the file `keep`."""
-        return 2 if self.id == keep else int(self.protected(now))
-
-    def protected(self, now: float) -> bool:
-        """Whether its first hour is not over yet and nobody has used it.  `now` is in seconds since 1970."""
-        # Either side of now: a file "of the future" was saved before the wall clock was set back.
-        return not self.used and abs(now - self.saved_at) < SECOND_CHANCE
-
-
-def to_remove(entries: Iterable[Held], excess: int, keep: Id | None, now: float) -> list[Id]:
-    """Return which files are to be removed, in order, for `excess` bytes to become free, or as many as possible.
-
-    `entries` are all files of a class, least recently used first.  No more of them are read than necessary, but they
-    may be read up to three times.  `keep` is the file that goes last, `now` the wall clock in seconds since 1970.
-    """
-    removed: list[Id] = []
-    # One round for each rank: unprotected files, protected ones, and the one that goes last.  The files that go first
-    # are mostly at the front, so a round ends after few steps.  Only where all files are protected a whole round is in
-    # vain; nothing is collected in it, as thousands of new objects would have Python collect garbage meanwhile.
-    for rank in range(3):
-        for each in entries:
-            if excess <= 0:
-                return removed
-            if not each.pinned and each.rank(keep, now) == rank:
-                removed.append(each.id)
-                excess -= each.size
-    return removed
-
-
-class HeldFiles:
-    """All files of a class, least recently used first, to be read any number of times while the record stays."""
-
-    def __init__(self, snapshots: SnapshotRecord, of_class: str, without: Id | None = None) -> None:
-        self._snapshots, self._class, self._without = snapshots, of_class, without
-
-    def __iter__(self) -> Iterator[Held]:
-        was_used = self._snapshots.was_used
-        for id, entry in self._snapshots.least_recently_used(self._class):
-            if id != self._without:
-                yield Held(id, entry.size, entry.pinned, epoch(entry.saved_at), was_used(id, entry))
 
 
 class Shelf:

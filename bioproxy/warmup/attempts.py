@@ -33,7 +33,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.save_failures import SaveFailed, TooLarge
-from bioproxy.warmup.due import Due, Reason
+from bioproxy.warmup.due_reasons import Due, Reason
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
 from bioproxy.warmup.schedule import Schedule

@@ -16,7 +16,7 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.runtime.backoff import Backoff
-from bioproxy.warmup.due import Due
+from bioproxy.warmup.due_reasons import Due
 
 SHORTEST_PAUSE = 2.0
 """Seconds of the pause after the first failure of a warm-up; the pause doubles from there on.

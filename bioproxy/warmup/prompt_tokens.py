@@ -20,11 +20,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
+from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes, cut_after
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import TOKENS_PER_DIGEST, prefix_digests
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import cut_after
 from bioproxy.warmup.progress import exact_end
 
 REMEMBERED = 8
@@ -107,6 +106,6 @@ class PromptTokens:
     def remembered(self, key: Key) -> Sequence[int] | None:
         """Return the tokens of a prompt that its warm-up processes, if they were asked for not long ago.
 
-        Behind them stands one that does not belong to the prompt (`bioproxy.slot.content.cut_after`).
+        Behind them stands one that does not belong to the prompt (`bioproxy.llama.prefix_tokens.cut_after`).
         """
         return self._latest.get(key)

@@ -2,7 +2,8 @@
 
 Any file may have it: that of an interrupted warm-up (`NAME.part.bin`); that of an older text of the prompt, after an
 edit at its end; that of another prompt which begins in the same way, as the agents of one program do.  Only the tokens
-count, which are compared by their digests, and not whose file it is.
+count, which are compared by their digests, and not whose file it is.  Of a conversation the tokens are not known, but
+on which prompt it is: a prompt is mostly learned when conversations on it have been saved.
 
 A file all of whose tokens are wanted can be used with every model.  Of any other file only the beginning is wanted, and
 that needs a model that can go back inside what the slot holds, to where the tokens part.  Models with a sliding window
@@ -20,8 +21,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bioproxy.llama.api import LlamaApi
+from bioproxy.llama.prefix_tokens import cut_after
+from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.slot import Slot
-from bioproxy.slot_files.record import Snapshot
+from bioproxy.slot_files.record import CHAT, Snapshot
 from bioproxy.slot_files.reuse_check import helped
 from bioproxy.warmup.progress import LEAST as LEAST_BATCH
 
@@ -50,9 +53,10 @@ class Resume:
         self._slot = slot
         self._llama = llama
 
-    async def restore(self, tokens: Sequence[int]) -> int:
+    async def restore(self, tokens: Sequence[int], key: Key | None = None) -> int:
         """Restore as much of the beginning of these tokens as there is in a file.
 
+        Conversations are looked at only if the tokens are those of a whole prompt, which `key` then says.
         Fires with how many of the tokens the slot holds now.  Fails as `Slot.load_file` and `LlamaApi`'s calls do.
         Cancelling leaves unknown what the slot holds.
         """
@@ -60,6 +64,12 @@ class Resume:
             return 0
         # The rest must be worth a batch, or its numbers would not be those of a cold run.
         most = len(tokens) - LEAST_BATCH
+        if key is not None and most >= LEAST and (found := self._slot.conversation_on(key)) is not None:
+            name, entry = found
+            if await self._go_back(name, CHAT, entry, tokens):
+                # More of the prompt is there, and would be used.  A token that does not belong there cuts it off.
+                await self._llama.evaluate(cut_after(tokens, most))
+                return most
         for name, kind, entry, shared in self._slot.files_sharing(tokens):
             if shared == entry.tokens <= most:
                 # The longest of those that need no going back.  A file that cannot be loaded is out of the record then.

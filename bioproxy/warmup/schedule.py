@@ -28,7 +28,8 @@ from twisted.internet.interfaces import IReactorTime
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt, Source
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.due import Due, Facts, Hold, Waiting, decide
+from bioproxy.warmup.due import Facts, decide
+from bioproxy.warmup.due_reasons import Due, Hold, Waiting
 from bioproxy.warmup.outcomes import Outcomes
 from bioproxy.warmup.shape_learning import ShapeLearning
 

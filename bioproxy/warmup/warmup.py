@@ -162,9 +162,9 @@ class Warmup:
         Fires when all are evaluated, or `wanted` has returned false; fails as `LlamaApi`'s calls do.  Cancelling closes
         the connection of the piece in progress; what `progress` says then is still right.
         """
-        # What a file has already: the beginning of an interrupted warm-up, or an older text that begins in the same
-        # way.
-        start = done = await self._resume.restore(tokens)
+        # What a file has already: the beginning of an interrupted warm-up, an older text that begins in the same way,
+        # or a conversation on the prompt.
+        start = done = await self._resume.restore(tokens, key)
         progress.reached(key, done / len(tokens))
         piece = progress.piece(self._speed, self.longest_piece)
         while done < len(tokens) and wanted():

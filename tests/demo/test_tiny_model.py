@@ -7,41 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.demo import tiny_model
-from bioproxy.demo.tiny_model import BYTE, CONTROL, NORMAL, TINY, UNKNOWN, WORD_MARK, write_model
+from bioproxy.demo.tiny_model import TINY, write_model
+from bioproxy.demo.vocabulary import NORMAL, vocabulary
 from tests.support.folders import FolderTest
-
-
-class Vocabulary(SynchronousTestCase):
-    """The tokens."""
-
-    def test_lists(self) -> None:
-        """Tokens are unique, and each has a score and a type."""
-        tokens, scores, types = tiny_model.vocabulary()
-        self.assertEqual(len(tokens), len(set(tokens)))
-        self.assertEqual((len(tokens), len(tokens)), (len(scores), len(types)))
-        self.assertEqual({UNKNOWN, CONTROL, BYTE, NORMAL}, set(types))
-
-    def test_special(self) -> None:
-        """What the chat template writes around a message is one token each; so is every byte."""
-        tokens, _, types = tiny_model.vocabulary()
-        kinds = dict(zip(tokens, types, strict=True))
-        for name in ("<s>", "</s>", "<|im_start|>", "<|im_end|>"):
-            self.assertEqual(CONTROL, kinds[name], name)
-        self.assertEqual({f"<0x{byte:02X}>" for byte in range(256)}, {name for name in kinds if kinds[name] == BYTE})
-
-    def test_merges(self) -> None:
-        """Every word can be reached by merges: each of its beginnings is a token, longer ones score higher."""
-        tokens, scores, types = tiny_model.vocabulary()
-        known = {token: score for token, score, kind in zip(tokens, scores, types, strict=True) if kind == NORMAL}
-        self.assertIn(WORD_MARK + "template", known)
-        for token, score in known.items():
-            if len(token) > 1:
-                self.assertIn(token[-1], known, token)
-                self.assertIn(token[:-1], known, token)
-                self.assertGreater(score, known[token[:-1]], token)
 
 
 class Writing(FolderTest):
@@ -62,7 +32,7 @@ class Writing(FolderTest):
             assert field is not None, key
             return field.contents()
 
-        tokens, _, types = tiny_model.vocabulary()
+        tokens, _, types = vocabulary()
         self.assertEqual("llama", value("general.architecture"))
         self.assertEqual((TINY.blocks, TINY.width), (value("llama.block_count"), value("llama.embedding_length")))
         self.assertEqual(TINY.context, value("llama.context_length"))
@@ -88,7 +58,7 @@ class Writing(FolderTest):
         """Tokens that are no ordinary text have weights of zero, all others have not."""
         reader = gguf.GGUFReader(self.write("model.gguf"))
         [output] = [tensor for tensor in reader.tensors if tensor.name == "output.weight"]
-        _, _, types = tiny_model.vocabulary()
+        _, _, types = vocabulary()
         self.assertEqual([kind == NORMAL for kind in types], output.data.any(axis=1).tolist())
 
     def test_seed(self) -> None:

@@ -8,7 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from bioproxy.http.client_output import BufferBudget, ClientOutput
+from bioproxy.http.buffer_budget import BufferBudget
+from bioproxy.http.client_output import ClientOutput
 from bioproxy.http.error_formats import STREAMING, wants_stream
 from bioproxy.http.keepalive import Keepalive
 from bioproxy.http.waiting_words import waiting

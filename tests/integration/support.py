@@ -33,7 +33,7 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 
 from bioproxy.child.supervisor import LlamaChild
-from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
 from bioproxy.service import Options, makeService
 from bioproxy.warmup.progress import LEAST
 
@@ -259,7 +259,7 @@ def conversation(*messages: str, **more: Any) -> dict[str, Any]:
 
 def prose(words: int, seed: int) -> str:
     """Return a text of about so many tokens, another one for each seed."""
-    return " ".join(random.Random(seed).choices(tiny_model.COMMON_WORDS, k=words)) + ". "
+    return " ".join(random.Random(seed).choices(COMMON_WORDS, k=words)) + ". "
 
 
 # llama.cpp.

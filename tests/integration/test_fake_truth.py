@@ -11,7 +11,8 @@ import pytest
 from twisted.web.server import Site
 
 from bioproxy.demo import tiny_model
-from bioproxy.llama.api import LlamaApi, Witness
+from bioproxy.llama.answers import Witness
+from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.prefix_tokens import prefix_tokens
 from bioproxy.llama.upstream import Upstream

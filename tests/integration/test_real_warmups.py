@@ -14,6 +14,8 @@ from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
 from tests.integration.support import (
     ODDS,
     PATIENCE,
+    REST,
+    Answer,
     LlamaServer,
     RunningProxy,
     agree,
@@ -197,3 +199,34 @@ async def test_edit_near_the_end_of_a_hybrid(llama_of: LlamaOf, proxy_of: ProxyO
         proxy.path("code").write_text(edited)
         await warm_with(proxy, llama, edited)
     assert (await proxy.status())["llama"]["note"] is None
+
+
+@async_test
+async def test_from_a_conversation(llama: LlamaServer, proxy_of: ProxyOf) -> None:
+    """A prompt that is learned after something else took the slot is not computed again: a conversation's file has it.
+
+    The next session has all of it from the prompt's own file.
+    """
+    proxy = proxy_of(llama.url, {"code": CODE}, slot_save_path=str(llama.slots))
+    await proxy.warm("code")
+    agent = {"role": "system", "content": prose(1500, seed=7)}
+
+    async def session(question: str) -> Answer:
+        messages = [agent, {"role": "user", "content": question}]
+        return await proxy.call("POST", "/v1/chat/completions", {"messages": messages, "max_tokens": 4})
+
+    async def learned() -> bool:
+        return any(each["kind"] == "learned" and each["state"] == "warm" for each in (await proxy.status())["prompts"])
+
+    assert (await session("what is new?")).timings["prompt_n"] > 1000
+    # Each time the template takes the slot, and the conversation is saved before.
+    await proxy.chat("@code why?")
+    before = await evaluated(llama)
+    # The second conversation has the prompt learned.  Its warm-up waits for a quiet moment.
+    await session("and what else?")
+    await proxy.chat("@code why?")
+    await eventually(learned)
+    assert await evaluated(llama) - before < 300
+    await proxy.chat("@code why?")
+    answer = await session("and now?")
+    assert (answer.cache, answer.timings["prompt_n"] < 80 + REST) == ("restored", True)

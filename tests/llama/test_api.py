@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from bioproxy.llama.api import FIXED_MARKER, Evaluated, SlotFile, Witness
+from bioproxy.llama.answers import FIXED_MARKER, Evaluated, SlotFile, Witness
 from bioproxy.runtime.errors import LlamaError, UpstreamError
 from tests.support.fakes import tokens
 from tests.support.world import WorldTest

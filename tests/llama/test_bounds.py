@@ -13,7 +13,8 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from bioproxy.llama.api import Evaluated, LlamaApi, Props, SlotFile, Witness
+from bioproxy.llama.answers import Evaluated, Props, SlotFile, Witness
+from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.prefix_tokens import prefix_tokens
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY as SHAPE
 from bioproxy.runtime.errors import UpstreamError, UpstreamTimeout

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from bioproxy.llama.connections import IDLE, IdleConnections
+from bioproxy.llama.connections import IDLE, STANDSTILL, IdleConnections
 from bioproxy.llama.upstream import Upstream
 from bioproxy.runtime.errors import UpstreamError
 from bioproxy.settings.api_keys import ApiKeys
@@ -108,6 +108,18 @@ class Followed(ConnectionTest):
         self.wire.reactor.advance(0.2)
         self.assertTrue(line.closed)
         self.answered(self.chat)
+
+    def test_standstill(self) -> None:
+        """After a standstill that the timers do not know of, none that was kept is used, neither for own questions."""
+        for call in (self.chat, self.ask):
+            line = self.answered(call)
+            self.wire.stood_still += STANDSTILL - 0.1
+            call()
+            self.assertEqual([], self.wire.asked)
+            line.send(WHOLE)
+            self.wire.stood_still += 0.2
+            self.answered(call)
+            self.assertTrue(line.closed)
 
     def test_one_is_kept(self) -> None:
         """Of two requests at the same time each has a connection, and one of these is kept."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.llama.api import FIXED_MARKER
+from bioproxy.llama.answers import FIXED_MARKER
 from bioproxy.llama.model_identity import SAMPLE, TOLERANCE, Model
 from bioproxy.runtime.errors import LlamaError, UpstreamError
 from tests.support.world import SlotTest

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes, common_beginning, prefix_tokens
+from twisted.trial.unittest import SynchronousTestCase
+
+from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes, common_beginning, cut_after, prefix_tokens
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
 from tests.llama.test_api import LlamaTest
 from tests.support.fakes import tokens
@@ -88,3 +90,14 @@ class Remembering(LlamaTest):
         """A text that cannot be encoded in UTF-8 is measured nevertheless."""
         result = self.built.start(lambda: self.prefixes.tokens("\udcff" * 1000, USER_MESSAGE_ONLY, 60, "x"))
         self.failureResultOf(result, DoesNotFit)
+
+
+class Cutting(SynchronousTestCase):
+    """`cut_after`."""
+
+    def test_stranger(self) -> None:
+        """Behind the first tokens stands one that is not the next one of the list, whatever that is."""
+        self.assertEqual([5, 6, 5], cut_after([5, 6, 7], 2))
+        self.assertEqual([5, 6, 6], cut_after([5, 6, 5, 7], 2))
+        self.assertEqual([5, 6, 5], cut_after([5, 6], 2))
+        self.assertEqual([5, 0], cut_after([5, 5], 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from bioproxy.llama.api import FIXED_MARKER, Props
+from bioproxy.llama.answers import FIXED_MARKER, Props
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
 from tests.support.folders import FolderTest

@@ -26,6 +26,19 @@ class Continuing(SynchronousTestCase):
         ):
             self.assertIs(expected, ConversationChain(chain).continues(earlier), chain)
 
+    def test_begins_with(self) -> None:
+        """As clients wrote them, a conversation begins with another one whatever text the templates had."""
+        earlier = ConversationChain(("a", "b"), ((0, "x"),))
+        for chain, expected in (
+            (("a", "b"), True),
+            (("a", "b", "c", "d"), True),
+            (("a",), False),
+            ((), False),
+            (("a", "x", "c"), False),
+        ):
+            self.assertIs(expected, ConversationChain(chain).begins_with(earlier), chain)
+            self.assertFalse(ConversationChain(chain).begins_with(ConversationChain()))
+
     def test_empty(self) -> None:
         """The empty conversation continues no other and is continued by none."""
         empty = ConversationChain().all_messages

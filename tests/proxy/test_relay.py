@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import TransportProxyProducer
 from twisted.web.client import ResponseDone
 
+from bioproxy.http import buffer_budget
 from bioproxy.http import client_output as output
 from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
 from bioproxy.http.response_body import receive
@@ -64,9 +65,9 @@ class Backpressure(WorldTest):
 
         self.patch(call.transport, "write", write_and_fill)
         line.send(b"abc")
-        self.assertEqual((b"abc", 1), (call.body, len(world.proxy._running)))
+        self.assertEqual((b"abc", 1), (call.body, len(world.proxy.running.exchanges)))
         producer.resumeProducing()
-        self.assertEqual((b"abc", 0), (call.body, len(world.proxy._running)))
+        self.assertEqual((b"abc", 0), (call.body, len(world.proxy.running.exchanges)))
 
     def test_full_again_at_once(self) -> None:
         """A client with room for one piece gets one piece; llama-server goes on waiting while too much is held."""
@@ -90,7 +91,7 @@ class Backpressure(WorldTest):
 
     def test_held_in_all(self) -> None:
         """What is held for all clients has a limit too; who has something held waits then, until it is read or gone."""
-        self.patch(output, "TOTAL_BUFFER_BYTES", 4)
+        self.patch(buffer_budget, "TOTAL_BUFFER_BYTES", 4)
         wire = Wire()
         world = self.world({}, wire.agents())
         calls, lines = [], []

@@ -87,7 +87,7 @@ class Turns(WorldTest):
         self.template("code", "x" * 1_000_000 + "<{message}>")
         for _ in range(20):
             world.chat("@code why?")
-        exchanges = [exchange for exchange in world.proxy._running if exchange.record.template]
+        exchanges = [exchange for exchange in world.proxy.running.exchanges if exchange.record.template]
         self.assertEqual(20, len(exchanges))
         self.assertLess(max(exchange.body.size for exchange in exchanges), 200)
 

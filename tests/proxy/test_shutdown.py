@@ -37,7 +37,13 @@ class FarewellTest(WorldTest):
         world = self.built
         return world.start(
             Shutdown(
-                self.port, world.gate, world.proxy, world.upstream, world.saver, world.parts.shared.finish, world.clock
+                self.port,
+                world.gate,
+                world.proxy.running,
+                world.upstream,
+                world.saver,
+                world.parts.shared.finish,
+                world.clock,
             ).say
         )
 

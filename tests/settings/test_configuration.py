@@ -88,8 +88,8 @@ BAD: dict[str, list[Any]] = {
     "queue_limit": [-1, 1_000_001, "many"],
     "listen admin_listen": [1, "", None],
     "admin_hosts": [1, None, [1], ["a:1"], ["a b"], "a/b", {}],
-    "llama_server": [1, "", None, "a/\0b"],
-    "llama_args": [1, None, {}, [8192], ["a\0b"], "'open"],
+    "llama_server": [1, "", None, "a/\0b", "a/\ud800"],
+    "llama_args": [1, None, {}, [8192], ["a\0b"], ["\ud800"], "'open"],
     "model slot_save_path shared_shelf state_dir api_key_file llama_ca_file llama_api_key_file": [
         1,
         "",
@@ -98,7 +98,7 @@ BAD: dict[str, list[Any]] = {
         None,
     ],
     "log_format": ["", "JSON", "xml", 1, None, []],
-    "prefixes": [None, [], "@code=code.txt", {"@code": 1}, {"@code": ""}, {"@code": "\0"}],
+    "prefixes": [None, [], "@code=code.txt", {"@code": 1}, {"@code": ""}, {"@code": "\0"}, {"@code": "\ud800"}],
 }
 
 

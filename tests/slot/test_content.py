@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bioproxy.llama.api import FIXED_MARKER
+from bioproxy.llama.answers import FIXED_MARKER
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import UpstreamError
-from bioproxy.slot.content import IDLE_POLL, ProbableContent
+from bioproxy.slot.content import IDLE_POLL
+from bioproxy.slot.known_content import ProbableContent
 from tests.support.world import KEY, PREFIX, SlotTest
 
 OTHER = USER_MESSAGE_ONLY.key(digest("something else "))

@@ -13,11 +13,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.llama.api import Witness
+from bioproxy.llama.answers import Witness
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.slot.content import NO_CONVERSATION, KnownContent, ProbableContent
+from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent, ProbableContent
 from bioproxy.slot.plan import (
     CUT_BACK,
     CheckProbable,

@@ -7,11 +7,11 @@ from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from bioproxy.llama.api import FIXED_MARKER
+from bioproxy.llama.answers import FIXED_MARKER
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
-from bioproxy.slot.content import ProbableContent
+from bioproxy.slot.known_content import ProbableContent
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot_files.record import CHAT, PREFIX
 from tests.support.record_files import block

@@ -10,7 +10,8 @@ from bioproxy.gate.turn import Turn
 from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest, prefix_digests
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
-from bioproxy.slot.content import IDLE_POLL, ProbableContent
+from bioproxy.slot.content import IDLE_POLL
+from bioproxy.slot.known_content import ProbableContent
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot_files.record import CHAT, PART
 from bioproxy.slot_files.save_failures import SaveFailed

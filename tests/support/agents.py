@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import COMMON_WORDS
 
 TEMPLATE = (
     "{% if tools %}{{ '<|im_start|>system\\nYou may call:\\n' }}"
@@ -47,12 +47,12 @@ TITLE = "Write a title of three words for this."
 
 def prose(words: int, seed: object) -> str:
     """Return a text of about so many tokens, another one for each seed."""
-    return " ".join(random.Random(str(seed)).choices(tiny_model.COMMON_WORDS, k=words)) + "."
+    return " ".join(random.Random(str(seed)).choices(COMMON_WORDS, k=words)) + "."
 
 
 def tool(number: int, seed: object) -> dict[str, Any]:
     """Return the definition of a tool, about 120 tokens: its name, description, and parameters as a JSON schema."""
-    words = random.Random(f"{seed} {number}").sample(tiny_model.COMMON_WORDS, k=4)
+    words = random.Random(f"{seed} {number}").sample(COMMON_WORDS, k=4)
     properties = {words[2]: {"type": "string"}, words[3]: {"type": "number"}}
     return {
         "name": f"{words[0]}_{words[1]}",

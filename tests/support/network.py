@@ -26,10 +26,11 @@ class Wire:
 
     def __init__(self) -> None:
         self.reactor = MemoryReactorClock()
+        self.stood_still = 0.0  # seconds that passed without the reactor's noticing
 
     def agents(self, url: str = "http://llama") -> Agents:
         """Return real agents on this network."""
-        return Agents.over_network(self.reactor, url)
+        return Agents.over_network(self.reactor, url, now=lambda: self.reactor.seconds() + self.stood_still)
 
     @property
     def asked(self) -> list[tuple[str, int, float]]:

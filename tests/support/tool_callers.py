@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bioproxy.demo import tiny_model
+from bioproxy.demo.vocabulary import vocabulary
 from tests.support import agents
 from tests.support.agents import ARGUMENTS, CHAT, Client, prose
 
@@ -45,6 +45,6 @@ def calling_agent(seed: object = 1, words: int = 1800) -> Client:
 
 def calls_a_tool() -> dict[str, Any]:
     """Return the fields of a request whose answer is to be a tool call."""
-    tokens, *_ = tiny_model.vocabulary()
+    tokens, *_ = vocabulary()
     bias = {str(tokens.index(token)): more for token, more in LIKELY.items()}
     return {"tool_choice": "required", "logit_bias": bias, "max_tokens": 100}

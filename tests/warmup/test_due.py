@@ -14,7 +14,8 @@ from bioproxy.prompts.learned_prompts import LearnedPrompt
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY
 from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot_files.record import Snapshot
-from bioproxy.warmup.due import Due, Facts, Hold, Reason, Waiting, decide
+from bioproxy.warmup.due import Facts, decide
+from bioproxy.warmup.due_reasons import Due, Hold, Reason, Waiting
 from tests.support.world import CODE, WarmTest, logged
 
 PROMPT = Prompt("code", USER_MESSAGE_ONLY, "Know this: ", "digest")

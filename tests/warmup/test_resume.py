@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from bioproxy.prompts.catalogue import Prompt
+from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.digests import digest, prefix_digests
-from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
-from bioproxy.slot_files.record import PART, PREFIX
+from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
+from bioproxy.slot_files.record import CHAT, PART, PREFIX
 from bioproxy.warmup.progress import LEAST as LEAST_BATCH
 from bioproxy.warmup.resume import LEAST, TRIAL, Resume
 from tests.support.world import KEY, SlotTest
 
 CUT = Prompt("code", USER_MESSAGE_ONLY, "Know this", digest("Know this"))
+CHATTED = "auto-0123456789ab"
 RESTORE = "/slots/0?action=restore"
 
 
@@ -36,7 +38,7 @@ class HeadStartTest(SlotTest):
 
     def restore(self, tokens: list[int]) -> int:
         """Restore what there is of these; check that the slot begins with that."""
-        found = self.run_now(lambda: self.resume.restore(tokens))
+        found = self.run_now(lambda: self.resume.restore(tokens, KEY))
         self.assertEqual(tokens[:found], self.server.tokens[:found])
         return found
 
@@ -86,6 +88,33 @@ class HeadStartTest(SlotTest):
         self.save(PREFIX, text(1000))
         for same, expected in ((1000, 1000), (999, 960), (576, 576), (575, 512), (512, 512), (511, 0)):
             self.assertEqual(expected, self.restore([*text(same), *text(200, 5)]), same)
+
+    def keep(self, tokens: list[int], key: Key = KEY) -> None:
+        """Save these tokens as a conversation on a prompt, and have others in the slot then."""
+        self.evaluate(tokens)
+        self.run_now(lambda: self.files.save(CHATTED, CHAT, key, len(tokens), conversation=Conversation(2, "x")))
+        self.evaluate([1, 2, 3])
+
+    def test_conversation(self) -> None:
+        """Of a conversation on the prompt all of the prompt is used but a batch; behind that the slot is cut off."""
+        self.keep(text(1100))
+        before = len(self.server.requests)
+        self.assertEqual(1000 - LEAST_BATCH, self.restore(text(1000)))
+        self.assertEqual([RESTORE, "/completion", RESTORE, "/completion"], self.asked_since(before))
+        self.assertEqual(1000 - LEAST_BATCH + 1, len(self.server.tokens))
+        self.warm_up(text(1000))
+        self.assertEqual(text(1000), self.server.tokens)
+
+    def test_conversation_of_no_use(self) -> None:
+        """One on another prompt is not read, nor any for a short prompt, nor where the model cannot go back."""
+        self.keep(text(1100), Key("another", KEY.shape))
+        self.assertEqual(0, self.restore(text(1000)))
+        self.keep(text(1100))
+        self.assertEqual(0, self.restore(text(LEAST + LEAST_BATCH - 1)))
+        self.assertEqual(0, self.restores())
+        self.server.goes_back = False
+        self.assertEqual(0, self.restore(text(1000)))
+        self.assertEqual(text(64), self.server.tokens)
 
     def test_tried_out(self) -> None:
         """Whether the model can go back to where the texts part is tried on a few tokens, before it is relied on."""
