@@ -10,7 +10,7 @@ already, and `COMPUTING` more if not; a question that comes meanwhile ends it.  
 * the useful ones: a first question had their shape before the next warm-up was through,
 * the first questions that found their prompt warm, in the slot or in the file.
 
-Each column is `bioproxy.warmup.shape_rules` with one rule undone, by its number there; "3: three" asks for three in a
+Each column is `bioproxy.learning.shape_rules` with one rule undone, by its number there; "3: three" asks for three in a
 row, "4: double" counts each takeover double, "4 not eased" lets no confirmation soften rule 4.  The columns with a "+"
 are rules that are gone: a second takeover at once, and later questions as confirmations.
 
@@ -24,8 +24,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from bioproxy.learning.shape_rules import Habit, learned
 from bioproxy.prompts.prompt_shape import Shape
-from bioproxy.warmup.shape_rules import Habit, learned
 from bioproxy.warmup.warmer import INTERVAL as ROUND
 
 COMPUTING, SAVING, ANSWERING = 20.0, 1.0, 5.0

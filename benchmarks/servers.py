@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,19 @@ ROOT = Path(__file__).parent.parent
 
 TWISTD = ("-c", "from twisted.scripts.twistd import run; run()", "--pidfile=", "-n")
 """What ``twistd -n`` is, for this very Python and whether or not it has scripts installed."""
+
+PATIENCE = 60.0
+"""Seconds that something may take before it is given up, unless told otherwise.
+
+It takes a second or two; on a machine that is overloaded, many times as long.
+"""
+
+BLOCKS = range(12_000, 32_000, 400)
+"""First ports of the blocks of which each process that asks for free ports gets one.
+
+They are below the range from which Linux chooses ports by itself, 32,768 and up.  A block is more than the integration
+tests of one process need; with half of it they take a second one.
+"""
 
 
 @dataclass
@@ -91,7 +104,7 @@ class Children:
         name: str,
         arguments: Sequence[object],
         port: int,
-        patience: float = 30.0,
+        patience: float = PATIENCE,
         program: str | Path = sys.executable,
         **env: str,
     ) -> Child:
@@ -141,16 +154,43 @@ def listens(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different ports of this machine that no process listens on now."""
-    # All are held until the last one is found, or the system could give the same one twice.
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Return `count` different ports of this machine that no process listens on, and that none will be given soon."""
+    return [next(_PORTS) for _ in range(count)]
+
+
+def _ports() -> Iterator[int]:
+    """Yield one free port after the other.  Linux only."""
+    # Most processes listen only a second after their port was chosen.  A port that the system chooses (port 0) may be
+    # chosen again meanwhile, for another test or as a connection's own end: then one of both cannot listen.  So these
+    # ports are outside the range of the system, and in blocks of which each belongs to one process.  The claim is a
+    # socket in Linux's abstract namespace, which needs no file and ends with the process, however that ends.
+    claims = []
+    for number in range(len(BLOCKS)):
+        block = BLOCKS[(os.getpid() + number) % len(BLOCKS)]
+        claims.append(socket.socket(socket.AF_UNIX))
+        try:
+            claims[-1].bind(f"\0bioproxy-ports-{block}")
+        except OSError:
+            claims.pop().close()  # another process has it
+            continue
+        yield from filter(_is_free, range(block, block + BLOCKS.step))
+    raise SystemExit(f"no free port from {BLOCKS.start} to {BLOCKS.stop}")
+
+
+def _is_free(port: int) -> bool:
+    """Tell whether a process could listen on `port` now."""
+    with socket.socket() as probe:
+        # Connections that were closed a moment ago do not count, as for any server.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+_PORTS = _ports()
+"""The ports of this process."""
 
 
 def get(port: int, path: str) -> Any:
@@ -164,7 +204,7 @@ def get(port: int, path: str) -> Any:
         connection.close()
 
 
-def wait_for(what: str, ready: Callable[[], Any], patience: float = 30.0) -> None:
+def wait_for(what: str, ready: Callable[[], Any], patience: float = PATIENCE) -> None:
     """Wait until `ready` returns something true.  Raises `SystemExit` after `patience` seconds.
 
     `what` says in the error what was waited for.  A benchmark never sleeps for a time in place of this: on a slow

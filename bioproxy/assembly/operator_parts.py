@@ -79,7 +79,7 @@ def assemble_operator(
         requests.request_log,
         prompts_status,
         requests.waits,
-        warmups.head_start,
+        warmups.last_talk.kinds,
         first_steps,
         warmups.shared,
         reactor,

@@ -26,6 +26,8 @@ from bioproxy.gate.gate import Gate
 from bioproxy.http.connection_limits import ConnectionLimits
 from bioproxy.http.ports import OpenPortWarning
 from bioproxy.http.site import CheckedSite
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process_watch import ProcessWatch
@@ -61,11 +63,9 @@ from bioproxy.slot_files.folder import SlotFolder
 from bioproxy.slot_files.record import SnapshotRecord
 from bioproxy.slot_files.reuse_check import ReuseCheck
 from bioproxy.slot_files.shelf import Shelf
-from bioproxy.warmup.head_start import HeadStart
-from bioproxy.warmup.prompt_learning import PromptLearning
+from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
 
@@ -163,8 +163,8 @@ class WarmupParts:
     """Finds templates in requests and fills them in.  It is among these because a head start reads with it, too."""
     warmer: Warmer
     """Has the warm-ups done that are due, while no user waits."""
-    head_start: HeadStart
-    """Has the conversation in the slot processed as its client will send it back."""
+    last_talk: LastTalk
+    """The last conversation, and what is expected of its next request: what head starts are made of."""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
         lower.gate,
         waits,
         slot,
-        SlotAccess(slot, warmups.shape_learning, prompt_learning, miss_reasons, warmups.head_start),
+        SlotAccess(slot, warmups.shape_learning, prompt_learning, miss_reasons, warmups.last_talk),
         prompt_learning,
         warmups.schedule,
         lower.upstream,

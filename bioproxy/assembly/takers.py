@@ -117,7 +117,7 @@ def takers_of(
         # Requests ask `keys` for it each time, so there is nothing to do.  Without an entry it would need a restart.
         "llama_api_key_file": lambda _: None,
         # What was begun already is finished.
-        "head_start": partial(setattr, warmups.head_start, "enabled"),
+        "head_start": partial(setattr, warmups.last_talk, "enabled"),
         # What was learned stays, and is used as before when learning is switched on again.
         "learn": lambda on: use_learning(learn=on),
         "learn_minimum": lambda tokens: use_learning(learn_minimum=tokens),

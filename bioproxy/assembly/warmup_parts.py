@@ -22,6 +22,8 @@ from bioproxy.assembly.outside import Outside
 from bioproxy.assembly.parts import SlotParts, WarmupParts
 from bioproxy.assembly.sharing import assemble_sharing
 from bioproxy.assembly.slot_parts import learned_from
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.prefix_tokens import Prefixes
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.learned_prompts import LearnedPrompts
@@ -32,10 +34,9 @@ from bioproxy.settings.configuration import Settings
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.idle_work import IdleWork
-from bioproxy.warmup.prompt_learning import PromptLearning
+from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
 
@@ -51,7 +52,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
         Warmer ---> Schedule ----> Catalogue --> TemplatePoller, LearnedPrompts
              |----> IdleWork                     what else an idle slot is good for
              |----> Warmup ------> Gate, Slot, LlamaApi
-             `----> HeadStart ---> HeadStartEvaluation --> Warmup
+             `----> HeadStart ---> LastTalk, HeadStartEvaluation --> Warmup
     """
     # Short names for what is used more than once below.
     metrics, speed, llama = lower.metrics, lower.speed, lower.llama
@@ -104,7 +105,8 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     # each answer whether a head start is worth its time, the other one carries it out. It uses the warm-up's size of
     # pieces, so that a user who comes waits for no longer than for a warm-up.
     evaluation = HeadStartEvaluation(gate, slot, llama, watch, warmup, speed)
-    head_start = HeadStart(gate, slot, llama, watch, evaluation, metrics, reactor, reader.read, settings.head_start)
+    last_talk = LastTalk(metrics, settings.head_start)
+    head_start = HeadStart(last_talk, gate, slot, llama, watch, evaluation, reactor, reader.read)
     # Twice a second it asks the others, in this order: is there something to be learned, is a head start possible, is a
     # prompt due, is there anything else that an idle slot is good for?  Computing happens inside the gate, where a
     # user's arrival cancels it.
@@ -141,7 +143,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
         prompt_tokens=prompt_tokens,
         warmup=warmup,
         reader=reader,
-        head_start=head_start,
+        last_talk=last_talk,
         warmer=warmer,
     )
 

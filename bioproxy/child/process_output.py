@@ -140,7 +140,13 @@ class ProcessOutput(ProcessProtocol):
         # No signal, so that this works in the same way as the end of bioproxy itself, and is tested with it.
         self.transport.closeStdin()
         if self._kill is None:
-            self._kill = self._clock.callLater(ENDING, self.kill)
+            self._kill = self._clock.callLater(ENDING, self._kill_late)
+
+    def _kill_late(self) -> None:
+        """Kill a process that was asked to end and has had its time."""
+        # Otherwise operators could not find out why the stop is slow.
+        self.log.warn("llama.cpp has not ended {seconds:g} s after it was asked to, and is killed", seconds=ENDING)
+        self.kill()
 
     def kill(self) -> None:
         """End the process the hard way."""

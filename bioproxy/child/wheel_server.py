@@ -14,12 +14,19 @@ Does not know the rest of bioproxy, but for the flags (`bioproxy.child.wheel_fla
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
 from bioproxy.child.wheel_flags import assign, parsed
+
+LOG, FLUSH = "_Z15common_log_mainv", "_Z16common_log_flushP10common_log"
+"""The functions `common_log_main()` and `common_log_flush(common_log *)` of llama.cpp, as C++ names them in the wheel.
+
+The first returns the process's log, the second returns when all of that log is written.
+"""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,6 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:
+        flush_log()
         raise SystemExit(f"error: {error}") from None
     print(f"listening on {server.listening_address}", flush=True)
 
@@ -59,6 +67,22 @@ def main(arguments: Sequence[str]) -> None:
     sys.stdin.buffer.read()
     # Not `sys.exit`, which would wait for the C++ threads: an answer in progress may take minutes.
     os._exit(0)
+
+
+def flush_log() -> None:
+    """Return when all lines that llama.cpp has logged so far are written.  Does nothing in a build that cannot do that.
+
+    llama.cpp hands its lines to a thread that writes them.  The end of the process does not wait for this thread, so on
+    a busy machine the last lines, which say why a start has failed, would be lost now and then.
+    """
+    # The extension is loaded already, and its path leads to the same library.  ctypes knows functions by the names that
+    # the linker uses; those of C++ have the types of their parameters in them, so another signature is another name.
+    library = ctypes.CDLL(sys.modules["xllamacpp.xllamacpp"].__file__)
+    if hasattr(library, LOG) and hasattr(library, FLUSH):
+        log = library[LOG]
+        # A pointer, which is more than the `int` that ctypes takes for granted.
+        log.restype = ctypes.c_void_p
+        library[FLUSH](ctypes.c_void_p(log()))
 
 
 if __name__ == "__main__":

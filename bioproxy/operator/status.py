@@ -34,7 +34,7 @@ from bioproxy.proxy.request_log import Record, RequestLog
 from bioproxy.proxy.waits import Waits
 from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.head_start import HeadStart
+from bioproxy.warmup.client_kinds import ClientKinds
 from bioproxy.warmup.warmer import Warmer
 
 QUEUE = 20
@@ -65,7 +65,7 @@ class Status:
         request_log: RequestLog,
         prompts: PromptsStatus,
         waits: Waits,
-        head_start: HeadStart,
+        client_kinds: ClientKinds,
         first_steps: FirstSteps,
         shared: SharedShelf,
         clock: IReactorTime,
@@ -81,7 +81,7 @@ class Status:
         self._upstream = upstream
         self._prompts = prompts
         self._waits = waits
-        self._head_start = head_start
+        self._client_kinds = client_kinds
         self._first_steps = first_steps
         self._shared = shared
         self._clock = clock
@@ -120,7 +120,7 @@ class Status:
             "llama": self._llama(),
             "gate": self._at_the_gate(),
             # The kinds of clients whose conversations get no head starts any more, with the reason.
-            "head_start": self._head_start.kinds.told(),
+            "head_start": self._client_kinds.told(),
             # In the order of the configuration, so that a page shows them in the same places after each change.
             "templates": [self._template(name) for name in self._poller.templates],
             # Everything that is kept warm: the templates once more, what was learned, and conversations.

@@ -5,7 +5,7 @@ in which the client sends them (`bioproxy.prompts.prompt_shape`).  It is either 
 user message, or *cut*: the first tokens of it only, where two beginnings are the same for a while and then part, as
 those of a client do that writes the time into its system message.
 
-Which prompts are worth learning is decided in `bioproxy.warmup.prompt_learning`.  Here they are only kept, because a
+Which prompts are worth learning is decided in `bioproxy.learning.prompt_learning`.  Here they are only kept, because a
 warm-up needs their text: llama-server has to be asked for their tokens again after each restart of bioproxy, or with
 another model.  So the texts of system messages and tools are in a file in the state folder, which only its owner may
 read.  Users' messages are never in it (`Shape.may_be_kept`).

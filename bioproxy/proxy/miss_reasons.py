@@ -15,11 +15,12 @@ the same moment, although each looks at the warm-ups anew.  Does not know HTTP, 
 
 from __future__ import annotations
 
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.prompt_rules import why_not
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.proxy.asked import Asked
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.prompt_learning import PromptLearning
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
 
@@ -106,7 +107,7 @@ class MissReasons:
         if not asked.reusable:
             return "the request allows no reuse: cache_prompt is off, or it has adapters, other prompts or another slot"
         if asked.chat is not None and learned is None:
-            return self._prompt_learning.why_not(asked.chat)
+            return why_not(asked.chat, self._prompt_learning.difference)
         name = asked.prompt
         if miss == "shape-changed":
             return self._difference(name, asked.shape)

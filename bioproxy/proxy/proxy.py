@@ -30,6 +30,7 @@ from bioproxy.http.buffer_budget import SLOT_BUFFER_BYTES, BufferBudget
 from bioproxy.http.incoming_request import IncomingRequest
 from bioproxy.http.resources import CatchAllResource
 from bioproxy.http.targets import ADAPTERS, origin_form, path_of, uses_slot
+from bioproxy.learning.prompt_learning import PromptLearning
 from bioproxy.llama.upstream import Upstream
 from bioproxy.prompts.filling import NamedTemplates
 from bioproxy.proxy.asked import Asked, asked_by_chat, asked_by_template
@@ -42,7 +43,6 @@ from bioproxy.proxy.turns import turn_for
 from bioproxy.proxy.waits import Waits
 from bioproxy.runtime.errors import ProxyError
 from bioproxy.slot.slot import Slot
-from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.schedule import Schedule
 
 

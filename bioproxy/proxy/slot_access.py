@@ -21,6 +21,8 @@ from contextlib import AbstractAsyncContextManager
 
 from bioproxy.gate.turn import Turn
 from bioproxy.http.targets import SLOT_ACTIONS
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.proxy.asked import Asked
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
@@ -29,9 +31,7 @@ from bioproxy.slot.slot import Slot
 from bioproxy.slot.uses import PromptUse
 from bioproxy.slot_files.client_calls import saved_to
 from bioproxy.warmup.client_kinds import kind_of
-from bioproxy.warmup.head_start import HeadStart
-from bioproxy.warmup.prompt_learning import PromptLearning
-from bioproxy.warmup.shape_learning import ShapeLearning
+from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.talks import Talk
 
 
@@ -47,18 +47,18 @@ class SlotAccess:
         shape_learning: ShapeLearning,
         prompt_learning: PromptLearning,
         miss_reasons: MissReasons,
-        head_start: HeadStart,
+        last_talk: LastTalk,
     ) -> None:
         """Put the parts together.
 
-        `slot` is used; the two learnings are told of each question; `miss_reasons` explains cold answers; `head_start`
+        `slot` is used; the two learnings are told of each question; `miss_reasons` explains cold answers; `last_talk`
         gets each conversation with its answer.
         """
         self._slot = slot
         self._shape_learning = shape_learning
         self._prompt_learning = prompt_learning
         self._miss_reasons = miss_reasons
-        self._head_start = head_start
+        self._last_talk = last_talk
 
     def use(self, turn: Turn, exchange: Exchange, asked: Asked | None) -> AbstractAsyncContextManager[PromptUse | None]:
         """Return the use of the slot that a request makes, to be entered inside its `turn` at the gate.
@@ -73,7 +73,7 @@ class SlotAccess:
         # /v1/stream.  If that client hangs up, the slot is busy although nobody waits here, and the gate must know it.
         headers = exchange.request.requestHeaders
         # Whatever this request leaves in the slot: a conversation that was there is not the one to go on with.
-        self._head_start.user_came()
+        self._last_talk.user_came()
         continues = headers.hasHeader("x-conversation-id")
         if asked is not None:
             return self._slot.use_for_prompt(
@@ -120,7 +120,7 @@ class SlotAccess:
         if asked.reusable and asked.conversation.message_digests:
             agent = exchange.request.getHeader(b"user-agent") or b""
             conversation = Talk(record.path, kind_of(agent, record.path), asked.prompt, asked.conversation)
-            exchange.answer = self._head_start.request_sent(conversation, exchange.body)
+            exchange.answer = self._last_talk.request_sent(conversation, exchange.body)
 
     def learn(self, exchange: Exchange, asked: Asked) -> int | None:
         """Draw conclusions from an answer that has ended well.
@@ -142,5 +142,5 @@ class SlotAccess:
             # Only the first question of a conversation says in which shape the next one will come.  A later one is told
             # without its shape, and counts only as a use of the template.
             self._shape_learning.asked(asked.prompt, asked.shape if asked.first_question else None)
-        self._head_start.answered(exchange.answer, None if reused is None else int(reused), record.cache == "hot")
+        self._last_talk.answered(exchange.answer, None if reused is None else int(reused), record.cache == "hot")
         return None if reused is None else int(reused)

@@ -29,6 +29,7 @@ from bioproxy.gate.gate import Gate
 from bioproxy.gate.turn import Turn
 from bioproxy.http.targets import SLOT_ACTIONS
 from bioproxy.http.waiting_words import reading, waiting
+from bioproxy.learning.prompt_learning import PromptLearning
 from bioproxy.llama.prompt_progress import PromptProgress, prompt_progress
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.upstream import Upstream
@@ -38,7 +39,6 @@ from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.forecast import SHARED, Forecast
 from bioproxy.proxy.request_log import Record
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.warmup.prompt_learning import PromptLearning
 
 LOOK_SECONDS = 1.0
 """Seconds that llama-server may take to say how far a prompt is; it takes milliseconds.

@@ -18,22 +18,32 @@ Does not know what is read or why.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredList, DeferredLock, TimeoutError
+from twisted.internet.error import ConnectionLost
 from twisted.logger import Logger
 
 from bioproxy.runtime.errors import TooComplex, Unavailable
 from bioproxy.runtime.worker_child import Child
 
 SECONDS = 10.0
-"""Seconds that reading one request may take.
+"""Seconds of a processor that reading one request may take.
 
 On an ordinary machine the slowest JSON of 64 MiB, the default of `max_body`, takes three to four seconds.  Half of the
-limit could refuse such a body on a slow or busy machine; with twice as much, one hostile request keeps all other large
-ones waiting for so long.
+limit could refuse such a body on a slow machine; with twice as much, one hostile request keeps all other large ones
+waiting for so long.
+"""
+
+HANGING = 60.0
+"""Seconds after which the child is given up although it has not used its `SECONDS`: the disk hangs, or no processor is
+free for it.
+
+Half of it refuses large requests on a machine that is overloaded; with twice as much, the others wait longer for a disk
+that does not answer.
 """
 
 
@@ -74,14 +84,21 @@ class Worker(Service):
             # A child that has just been started need not be waited for: the question waits in the socket.
             done = False
             try:
-                # `addTimeout` cancels the Deferred after `SECONDS` and turns the cancellation into a `TimeoutError`.
+                # `addTimeout` cancels the Deferred after `HANGING` and turns the cancellation into a `TimeoutError`.
                 # The reactor's clock stands still while bioproxy is stopped, but the child could run then, too: so
                 # the limit is never reached only because bioproxy itself was slow.
-                succeeded, result = await child.ask(function, descriptor, args).addTimeout(SECONDS, self._reactor)
+                answer = child.ask(function, descriptor, args, SECONDS)
+                succeeded, result = await answer.addTimeout(HANGING, self._reactor)
                 done = True
             except TimeoutError:
-                self.log.warn("a request was refused: reading it took more than {seconds} s", seconds=SECONDS)
-                raise TooComplex(f"reading the request took more than {SECONDS:g} s") from None
+                raise self._too_long(HANGING) from None
+            except ConnectionLost:
+                # The connection may be gone some moments before it is known how the process has ended.  Should it still
+                # run, it is of no use; if not, this changes nothing about its end.
+                child.end()
+                if await child.how_it_ended() == signal.SIGPROF:
+                    raise self._too_long(SECONDS) from None
+                raise TooComplex("reading the request took more memory than is allowed") from None
             finally:
                 # Reached by a time-out, a lost connection, and a cancellation alike.  A child that still works would
                 # send its answer later, and the next call would take it for its own.
@@ -92,6 +109,11 @@ class Worker(Service):
             if succeeded:
                 return result
             raise result
+
+    def _too_long(self, seconds: float) -> TooComplex:
+        """Log that reading a request took longer than so many seconds, and return the error for its client."""
+        self.log.warn("a request was refused: reading it took more than {seconds} s", seconds=seconds)
+        return TooComplex(f"reading the request took more than {seconds:g} s")
 
     def _start(self) -> Child:
         """Start a child.  Raises `Unavailable`."""

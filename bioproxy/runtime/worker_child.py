@@ -24,14 +24,12 @@ from contextlib import suppress
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.error import ConnectionLost, ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport, IUNIXTransport
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
-
-from bioproxy.runtime.errors import TooComplex
 
 MEMORY = 1 << 30
 """Bytes of memory that the child may use (where the operating system can limit that).
@@ -61,6 +59,7 @@ class Child(ProcessProtocol):
         """Start the process.  Raises `OSError` where the operating system refuses a socket or a process."""
         self.ended = False
         self.gone: Deferred[None] = Deferred()
+        self._signal: int | None = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         # Both ends are duplicated, by Twisted and for the child, so our own copies are closed at the end of the block.
         # A copy of the child's end that stayed open here would hide the child's death: our end would never see EOF.
@@ -85,10 +84,24 @@ class Child(ProcessProtocol):
         # question in between would never be sent, and nothing would tell that no answer comes.
         return not self.ended and not self._line.lost
 
-    def ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Deferred[tuple[bool, Any]]:
-        """Have the child run a function; see `Line.ask`."""
+    def ask(
+        self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...], seconds: float
+    ) -> Deferred[tuple[bool, Any]]:
+        """Have the child run a function, which may use a processor for so many seconds; see `Line.ask`."""
         # `pickle` stores a function as the names of its module and of itself, so the child imports the same one.
-        return self._line.ask(descriptor, pickle.dumps((function, args)))
+        return self._line.ask(descriptor, pickle.dumps((function, args, seconds)))
+
+    async def how_it_ended(self) -> int | None:
+        """Wait until the process is gone; fires with the signal that ended it, if one did.
+
+        Cancelling only ends this waiting.
+        """
+        # A Deferred of its own: awaiting `gone` directly would leave nothing for others that wait, and cancelling would
+        # cancel it for all of them.
+        own: Deferred[None] = Deferred()
+        self.gone.addCallback(lambda _: own.callback(None) if not own.called else None)
+        await own
+        return self._signal
 
     def end(self) -> None:
         """Kill the child.  It has nothing to lose or to save, so it is not asked to end by itself.
@@ -118,6 +131,7 @@ class Child(ProcessProtocol):
         Called by Twisted once, after it has collected the process, so that no zombie is left.
         """
         self.ended = True
+        self._signal = getattr(reason.value, "signal", None)
         # Normally the connection is lost anyway; this makes sure that a question in it fails.
         self._line.close()
         self.gone.callback(None)
@@ -145,8 +159,8 @@ class Line(Int32StringReceiver):
     def ask(self, descriptor: int, question: bytes) -> Deferred[tuple[bool, Any]]:
         """Send a question and a file descriptor.
 
-        Fires with whether the function succeeded, and its result or its exception.  Fails with `TooComplex` when the
-        connection is lost, because the child dies of its limit of memory.  Cancelling only forgets the question.
+        Fires with whether the function succeeded, and its result or its exception.  Fails with `ConnectionLost`
+        when the connection is lost, because the child dies of a limit.  Cancelling only forgets the question.
         """
         # A Deferred without a canceller: if it is cancelled, it fires with `CancelledError`, and a value that arrives
         # after that is dropped once.
@@ -176,7 +190,7 @@ class Line(Int32StringReceiver):
         # A Deferred that was cancelled, by the time-out or by a client that hung up, has fired already, and Twisted
         # allows each Deferred to fire only once.
         if answer is not None and not answer.called:
-            answer.errback(TooComplex("reading the request took more memory than is allowed"))
+            answer.errback(ConnectionLost())
 
     def close(self) -> None:
         """Close the connection without sending what is still buffered.

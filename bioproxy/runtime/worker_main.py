@@ -56,9 +56,13 @@ def main() -> None:
     line = socket.socket(fileno=0)
     while question := receive(line):
         # A question may allocate much.  What it allocated is given back before the next one, because nothing keeps it.
-        descriptor, function, args = question
-
+        descriptor, function, args, seconds = question
+        # Counted by the system, and only while this process computes: on a busy machine it waits for a processor most
+        # of the time.  The signal that comes then ends the process, whatever it does; no Python code could, in the
+        # middle of a long call into C.
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         answer = run(function, descriptor, args)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         line.sendall(LENGTH.pack(len(answer)) + answer)
 
 
@@ -83,8 +87,11 @@ def run(function: Any, descriptor: int, args: tuple[Any, ...]) -> bytes:
         os.close(descriptor)
 
 
-def receive(line: socket.socket) -> tuple[int, Any, tuple[Any, ...]] | None:
-    """Return the next question: descriptor, function and arguments; `None` when the socket was closed."""
+def receive(line: socket.socket) -> tuple[int, Any, tuple[Any, ...], float] | None:
+    """Return the next question: descriptor, function, arguments, and the seconds of a processor that it may take.
+
+    `None` when the socket was closed.
+    """
     data, descriptors = b"", array.array("i")
     # A stream of bytes has no messages in it, so a question may come in several pieces.  The descriptor comes along
     # with the first of them; the kernel has made a copy of it that belongs to this process.
@@ -94,8 +101,8 @@ def receive(line: socket.socket) -> tuple[int, Any, tuple[Any, ...]] | None:
             return None
         data += more
         descriptors.extend(passed)
-    function, args = pickle.loads(data[LENGTH.size :])
-    return descriptors[0], function, args
+    function, args, seconds = pickle.loads(data[LENGTH.size :])
+    return descriptors[0], function, args, seconds
 
 
 def limit_memory(size: int) -> None:

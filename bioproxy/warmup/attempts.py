@@ -23,6 +23,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bioproxy.gate.gate import Gate
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.prefix_tokens import DoesNotFit
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt
@@ -37,7 +38,6 @@ from bioproxy.warmup.due_reasons import Due, Reason
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
 from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmup import Warmup
 
 

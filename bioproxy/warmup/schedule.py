@@ -25,13 +25,13 @@ from collections.abc import Callable, Set
 
 from twisted.internet.interfaces import IReactorTime
 
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt, Source
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.due import Facts, decide
 from bioproxy.warmup.due_reasons import Due, Hold, Waiting
 from bioproxy.warmup.outcomes import Outcomes
-from bioproxy.warmup.shape_learning import ShapeLearning
 
 QUIET = 1.0
 """Seconds without any user at the gate before a learned prompt is warmed up.

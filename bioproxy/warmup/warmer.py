@@ -23,6 +23,8 @@ from __future__ import annotations
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.gate.gate import Gate
+from bioproxy.learning.prompt_learning import PromptLearning
+from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.runtime.metrics import Metrics
@@ -31,11 +33,9 @@ from bioproxy.slot.slot import Slot
 from bioproxy.warmup.attempts import Attempts
 from bioproxy.warmup.head_start import HeadStart
 from bioproxy.warmup.idle_work import IdleWork
-from bioproxy.warmup.prompt_learning import PromptLearning
 from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
-from bioproxy.warmup.shape_learning import ShapeLearning
 from bioproxy.warmup.warmup import Warmup
 
 INTERVAL = 0.5

@@ -58,13 +58,15 @@ class Output(SynchronousTestCase):
         self.assertEqual(["one", "two"], logged(events))
 
     def test_end(self) -> None:
-        """Its input is closed; a process that stays is killed; one that goes is not."""
+        """Its input is closed; a process that stays is killed, which is told; one that goes is not."""
         process, transport = self.make()
         process.end()
         process.end()
         self.assertTrue(transport.stdin_closed)
-        self.clock.advance(ENDING)
+        with capturedLogs() as events:
+            self.clock.advance(ENDING)
         self.assertTrue(transport.killed)
+        self.assertEqual(["llama.cpp has not ended 10 s after it was asked to, and is killed"], logged(events))
         process.processEnded(Failure(ProcessTerminated(None, 9)))
         self.assertEqual((None, 9), (process.code, process.killed_by))
         process, transport = self.make()

@@ -12,7 +12,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
 
+from benchmarks.servers import free_ports
 from bioproxy.child.supervisor import LlamaChild
 from bioproxy.demo.vocabulary import COMMON_WORDS
 from bioproxy.service import Options, makeService
@@ -58,10 +58,6 @@ def async_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coro
 def async_fixture(fixture: Callable[P, AsyncIterator[T]]) -> Callable[P, T]:
     """Mark a fixture that is an asynchronous generator."""
     return cast("Callable[P, T]", pytest_twisted.async_yield_fixture(fixture))
-
-
-GIVEN_PORTS: set[int] = set()
-"""What `free_port` has returned in this process."""
 
 
 async def until(condition: Callable[[], T | None], seconds: float = PATIENCE) -> T:
@@ -92,15 +88,8 @@ def defer(work: Coroutine[Any, Any, T]) -> Deferred[T]:
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on now, another one each time."""
-    # The system may give the same port twice in a row, as nobody listens on the first one yet.
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in GIVEN_PORTS:
-            GIVEN_PORTS.add(port)
-            return port
+    """Return a TCP port of this machine that nobody listens on, another one each time; no other test gets it."""
+    return free_ports(1)[0]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -305,6 +294,11 @@ class LlamaServer:
         assert self.alive, "llama.cpp ended at once"
 
     @property
+    def log(self) -> str:
+        """What it has logged since its start."""
+        return self._output.read_text(errors="replace")
+
+    @property
     def alive(self) -> bool:
         """Tell whether the process runs."""
         return self._process is not None and self._process.poll() is None
@@ -505,10 +499,19 @@ class Twistd:
         code = self.process.returncode
         return code if code >= 0 else 128 - code
 
-    async def terminate(self, seconds: float = 8) -> int:
+    async def terminate(self) -> int:
         """Send SIGTERM; see `ended`."""
         self.process.send_signal(signal.SIGTERM)
-        return await self.ended(seconds)
+        return await self.ended()
+
+    @property
+    def waited_in_vain(self) -> bool:
+        """Tell whether a bioproxy said at its end that it had to give up waiting for something.
+
+        How long an end takes, the machine has a say in; whether it is done at once, it has not: each step that waits
+        for something that does not come is given up at last, and that is logged.
+        """
+        return bool(re.search("stopping before an answer was finished|and is killed", self.output))
 
     def kill(self) -> None:
         """End it the hard way, if it still runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ async def twistd_of(tmp_path: Path, reactor_name: str) -> AsyncIterator[ProxyOf]
 async def hears(call: Call, what: bytes, times: int = 3) -> None:
     """Wait until a client got something a few times more."""
     before = call.received.count(what)
-    await until(lambda: call.over.called or call.received.count(what) >= before + times, 15)
+    await until(lambda: call.over.called or call.received.count(what) >= before + times)
     assert not call.over.called, call.answer
 
 
@@ -121,7 +122,8 @@ async def test_clients_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: Prox
         assert (call.status, call.whole) == (200, True)
         assert call.answer.timings["predicted_n"] == 8
     newest = (await proxy.status())["requests"]
-    assert all(0 <= each["queue_ms"] <= each["total_ms"] < 60_000 for each in newest)
+    # Far less than what the clock was set by, and far more than anything here takes.
+    assert all(0 <= each["queue_ms"] <= each["total_ms"] < DAY * 1000 / 24 for each in newest)
 
 
 @async_test
@@ -136,13 +138,13 @@ async def test_warm_ups_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: Pro
         return bool(0 < (await proxy.template("code"))["progress"] < 1)
 
     for number, ahead in enumerate((DAY, -DAY, 0.0)):
-        await eventually(under_way, 20)
+        await eventually(under_way)
         proxy.set_clock(ahead)
         before = await proxy.warm("code")
         assert llama.alive
         # Something longer each time, so that its tokens tell that it is this text.
         proxy.path("code").write_text(f"Edition {number}. " * (number + 1) + f"{text}<{{message}}>")
-        await eventually(under_way, 20)
+        await eventually(under_way)
         assert await proxy.warm("code") > before
         proxy.path("code").write_text(f"Now {text}<{{message}}>" + " " * number)
     assert await proxy.sample("warmups_total", result="failed") == 0
@@ -150,31 +152,36 @@ async def test_warm_ups_while_the_clock_is_set(llama_of: LlamaOf, twistd_of: Pro
     assert "does not answer" not in proxy.process.output
 
 
+def stalls(proxy: TwistdProxy) -> list[float]:
+    """Return how many seconds bioproxy says that it stood still, each time that was no short one of a busy machine."""
+    told = re.findall(r"was stopped or busy for ([\d.]+) s", proxy.process.output)
+    return [float(seconds) for seconds in told if float(seconds) > 7]
+
+
 @async_test
 async def test_bioproxy_stands_still(llama_of: LlamaOf, twistd_of: ProxyOf, slow: Path) -> None:
     """A machine that stands still for longer than any patience costs nobody an answer, and is told as what it is."""
     llama = llama_of("--ctx-size", "4096", model=slow)
     await llama.start()
-    proxy = await twistd_of(llama, {}, upstream_timeout=4, queue_timeout=6, warmup=False)
+    proxy = await twistd_of(llama, {}, upstream_timeout=6, queue_timeout=7, warmup=False)
     streaming = proxy.ring("tell me everything", stream=True, max_tokens=400)
-    await hears(streaming, b"data: ")
-    plain = proxy.ring("hello")
-    await eventually(lambda: proxy.gate("user", 1))
+    # Most of the answer comes before, so that who waits for its end need not wait long, also on a busy machine.
+    await hears(streaming, b"data: ", 300)
     # llama.cpp first: bioproxy is to be caught in the middle of a look at it.
     llama.signal(signal.SIGSTOP)
-    await until(lambda: llama.unread, 5)
+    plain = proxy.ring("hello")
+    await eventually(lambda: proxy.gate("user", 1))
+    await until(lambda: llama.unread)
     proxy.signal(signal.SIGSTOP)
     # Nothing to wait for but time: more than a look, llama-server's silence and the queue may take.
     await pause(8)
     proxy.signal(signal.SIGCONT)
-    await until(
-        lambda: "was stopped or busy for" in proxy.process.output or streaming.over.called or plain.over.called, 15
-    )
+    await until(lambda: stalls(proxy) or streaming.over.called or plain.over.called)
     llama.signal(signal.SIGCONT)
     for call, tokens in ((streaming, 400), (plain, 8)):
         await call.over
         assert (call.status, call.whole) == (200, True), call.answer
         assert call.answer.timings["predicted_n"] == tokens
     assert await proxy.sample("reactor_stall_seconds_sum") > 7
-    assert proxy.process.output.count("was stopped or busy for") == 1
+    assert len(stalls(proxy)) == 1
     assert "does not answer" not in proxy.process.output

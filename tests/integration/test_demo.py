@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from bioproxy.demo import service
 from bioproxy.demo.demo_model import PACKAGE, installed_model
 from bioproxy.settings.configuration import Settings
 from tests.integration.support import (
+    FOREGROUND,
     ROOT,
     Twistd,
     answers,
@@ -33,8 +33,6 @@ from tests.integration.support import (
     prose,
     until,
 )
-
-TWISTD = str(Path(sys.executable).with_name("twistd"))
 
 Demo = Callable[..., Twistd]
 
@@ -60,9 +58,8 @@ async def demo(home: Path, no_model: str) -> AsyncIterator[Demo]:
     started: list[Twistd] = []
 
     def start(*options: str, real: bool = False) -> Twistd:
-        command = [TWISTD, "--pidfile=", "-n", "bioproxy", "--demo", *options]
         paths = {} if real else {"PYTHONPATH": no_model}
-        started.append(Twistd(home, command, environment(home, **paths)))
+        started.append(Twistd(home, [*FOREGROUND, "--demo", *options], environment(home, **paths)))
         return started[-1]
 
     yield start
@@ -95,7 +92,9 @@ async def until_shown(process: Twistd) -> None:
     """Wait until the demonstration has shown everything."""
     await until(lambda: "Ctrl-C" in process.output or process.process.poll() is not None, seconds=240)
     assert process.process.poll() is None, process.output
-    assert not re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE), "all is well"
+    warnings = re.findall(r"^.* (?:warn|error|critical) .*$", process.output, re.MULTILINE)
+    # That the machine lets bioproxy wait for a second is no fault of the demonstration's.
+    assert not [line for line in warnings if "was stopped or busy for" not in line], "all is well"
 
 
 def compared(output: str) -> tuple[float, float]:
@@ -178,7 +177,8 @@ async def test_ctrl_c_during_the_question(demo: Demo, home: Path) -> None:
     llama = await llama_of(process)
     await until(lambda: "please wait" in process.output, seconds=240)
     process.process.send_signal(signal.SIGINT)
-    await process.ended(5)  # without waiting for the answer
+    await process.ended()
+    assert not process.waited_in_vain, "it does not wait for the answer"
     await until(lambda: not is_running(llama))
     for words in ("Traceback", "Try it yourself", "was not answered"):
         assert words not in process.output
@@ -186,12 +186,13 @@ async def test_ctrl_c_during_the_question(demo: Demo, home: Path) -> None:
 
 @async_test
 async def test_sigterm_while_it_starts(demo: Demo) -> None:
-    """SIGTERM ends it and its llama.cpp within 5 seconds, also before it is ready."""
+    """SIGTERM ends it and its llama.cpp at once, also before it is ready."""
     admin_port = free_port()
     process = demo("--port", str(free_port()), "--admin-port", str(admin_port))
     await eventually(lambda: answers(f"http://127.0.0.1:{admin_port}/healthz"))
     llama = await llama_of(process)
     assert await process.terminate() in (0, 128 + signal.SIGTERM)
+    assert not process.waited_in_vain
     await until(lambda: not is_running(llama))
     assert "Traceback" not in process.output
 

@@ -77,7 +77,7 @@ class Page:
     async def stop(self) -> None:
         """Stop it."""
         assert self._process is not None
-        await self._process.terminate(seconds=15)
+        await self._process.terminate()
         assert "Traceback" not in self._process.output
 
     def open(self) -> None:

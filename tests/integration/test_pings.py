@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,20 @@ TOO_LONG = "The people of the valley read all day. " * 200
 
 
 async def behind_a_long_answer(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> tuple[LlamaServer, RunningProxy]:
-    """Return a llama.cpp that is busy for more than a second, and a proxy that pings every 0.1 s."""
+    """Return a llama.cpp that stands still in a long answer, and a proxy in front of it that pings every 0.1 s."""
     llama = llama_of("--ctx-size", "1024", model=slow)
     await llama.start()
     proxy = proxy_of(llama.url, warmup=False, ping_interval=0.1)
     proxy.ring("tell me everything", max_tokens=900)
     await eventually(llama.decoding)
+    # So the answer is not over before others wait and have heard what they are to hear, however slow that is here.
+    llama.signal(signal.SIGSTOP)
     return llama, proxy
+
+
+async def hears(call: Call, comments: int) -> None:
+    """Wait until a client that waits has heard so many comments."""
+    await until(lambda: len(split(call)[0]) >= comments)
 
 
 def split(call: Call) -> tuple[list[bytes], bytes]:
@@ -43,19 +51,21 @@ def split(call: Call) -> tuple[list[bytes], bytes]:
 @async_test
 async def test_comments_then_the_answer(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> None:
     """Who waits for a stream gets comments with the place in the queue, and then the whole answer."""
-    _, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    llama, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
     first = proxy.ring("hello", stream=True)
     await eventually(lambda: proxy.gate("user", 1))
     second = proxy.ring("hello", stream=True)
     await eventually(lambda: proxy.gate("user", 2))
     plain = proxy.ring("hello")
+    await hears(first, 3)
+    await hears(second, 3)
+    llama.signal(signal.SIGCONT)
     for place, call in enumerate((first, second), start=1):
         await call.over
         assert (call.status, call.whole) == (200, True)
         assert call.headers.getRawHeaders("Content-Type") == ["text/event-stream"]
         comments, rest = split(call)
         assert comments[0].startswith((b": waiting, 1st of ", b": waiting, 2nd of ")[place - 1])
-        assert len(comments) >= 3
         assert rest.startswith(b"data: ") and rest.endswith(b"data: [DONE]\n\n")
         assert call.answer.timings["predicted_n"] == 8
     await plain.over
@@ -65,13 +75,13 @@ async def test_comments_then_the_answer(llama_of: LlamaOf, proxy_of: ProxyOf, sl
 @async_test
 async def test_the_same_as_without(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> None:
     """Behind the comments a stream says what it says without them."""
-    _, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    llama, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
     waited = proxy.ring("hello", stream=True)
+    await hears(waited, 1)
+    llama.signal(signal.SIGCONT)
     await waited.over
     at_once = await proxy.chat("hello", stream=True)
     assert not at_once.body.startswith(b":")
-
-    assert split(waited)[0]
     assert waited.answer.text == at_once.text
 
 
@@ -86,12 +96,14 @@ REFUSED: dict[str, tuple[dict[str, Any], Callable[[str], Any]]] = {
 @async_test
 async def test_an_error_after_comments(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path, path: str) -> None:
     """What llama-server refuses after comments were sent ends the stream with one event that has its own words."""
-    _, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
+    llama, proxy = await behind_a_long_answer(llama_of, proxy_of, slow)
     body, error_of = REFUSED[path]
     call = Call(proxy.url + path, body)
+    await hears(call, 2)
+    llama.signal(signal.SIGCONT)
     await call.over
     assert (call.status, call.whole) == (200, True)
-    assert len(split(call)[0]) >= 2
+    assert split(call)[0]
     [event] = [each for each in call.answer.events() if json.loads(each) != {"type": "ping"}]
     assert "context" in error_of(event)["message"]
     newest = (await proxy.status())["requests"][0]

@@ -6,7 +6,7 @@ import pytest
 
 from bioproxy.demo import tiny_model
 from tests.integration.conftest import LlamaOf, ModelOf, ProxyOf
-from tests.integration.support import ODDS, REST, LlamaServer, agree, async_test, prose
+from tests.integration.support import ODDS, REST, LlamaServer, agree, async_test, eventually, prose
 
 CODE = f"{prose(1000, seed=1)}\nAnswer: <{{message}}>"
 STORY = f"{prose(800, seed=2)}\nAbout: <{{message}}>"
@@ -65,8 +65,13 @@ async def test_after_both_restart(llama: LlamaServer, proxy_of: ProxyOf) -> None
     question = f"@code {prose(400, seed=3)}"
     first = await proxy.chat(question, max_tokens=60)
     whole = first.timings["cache_n"] + first.timings["prompt_n"]
-    await proxy.rounds(4)
-    assert (llama.slots / "code.chat.bin").exists(), "saved in an idle moment"
+
+    async def saved() -> bool:
+        prompts = (await proxy.status())["prompts"]
+        return any(each["kind"] == "conversation" and each["bytes"] for each in prompts)
+
+    await eventually(saved)  # in an idle moment
+    assert (llama.slots / "code.chat.bin").exists()
     await proxy.stop()
     await llama.restart()
     proxy = proxy_of(llama.url, {"code": CODE}, slot_save_path=str(llama.slots))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -16,7 +15,9 @@ from twisted.internet.threads import deferToThread
 
 from tests.integration.conftest import LlamaOf
 from tests.integration.support import (
+    FOREGROUND,
     ODDS,
+    PATIENCE,
     Answer,
     LlamaServer,
     Twistd,
@@ -63,9 +64,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Start it; fires when it answers."""
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        command = [twistd, "--pidfile=", "-n", "bioproxy", "--config", "conf.json"]
-        self.process = Twistd(self._folder, command, environment(self._folder))
+        self.process = Twistd(self._folder, [*FOREGROUND, "--config", "conf.json"], environment(self._folder))
         await eventually(lambda: answers(f"http://127.0.0.1:{self._ports[1]}/healthz"))
 
     @property
@@ -120,7 +119,7 @@ def kill_during_save(kill: Callable[[], None], folder: Path, after: float) -> bo
                 found.add((entry.name, entry.inode(), entry.stat().st_mtime_ns))
         return found
 
-    before, deadline = files(), time.monotonic() + 10
+    before, deadline = files(), time.monotonic() + PATIENCE
     while files() <= before:
         if time.monotonic() > deadline:
             return False

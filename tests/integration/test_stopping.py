@@ -82,10 +82,18 @@ async def test_the_running_answer_is_finished(llama_of: LlamaOf, run: Run, tmp_p
     await llama.start()
     proxy = await start(run, tmp_path, llama)
     running = proxy.ring("@code tell me everything", max_tokens=500, stream=True)
-    await until(lambda: running.received.count(b"data:") > 3)
+    # It stands still when most of it is said: so it is there when SIGTERM comes, and the rest takes a moment only,
+    # however busy the machine is.
+    await until(lambda: running.received.count(b"data:") > 300)
+    llama.signal(signal.SIGSTOP)
+    assert not running.over.called, "it is not at its end yet"
     plain, stream = proxy.ring("hello"), proxy.ring("hello", stream=True)
     await until(lambda: stream.received.startswith(b":"))
-    assert await proxy.waiting() == 2
+
+    async def both_wait() -> bool:
+        return await proxy.waiting() == 2
+
+    await eventually(both_wait)
 
     proxy.process.process.send_signal(signal.SIGTERM)
     await plain.over
@@ -101,6 +109,7 @@ async def test_the_running_answer_is_finished(llama_of: LlamaOf, run: Run, tmp_p
     await late.over
     assert late.status is None, "nobody new comes in"
 
+    llama.signal(signal.SIGCONT)
     await running.over
     assert (running.status, running.whole, running.answer.events()[-1]) == (200, True, "[DONE]")
     assert running.answer.timings["predicted_n"] == 500
@@ -127,8 +136,9 @@ async def test_a_long_answer_is_cut(llama_of: LlamaOf, run: Run, tmp_path: Path,
     running = proxy.ring("tell me everything", max_tokens=15000, stream=True)
     await until(lambda: running.received.count(b"data:") > 3)
     began = time.monotonic()
-    assert await proxy.process.terminate(seconds=20) in ENDED
-    assert 9 < time.monotonic() - began < 20
+    assert await proxy.process.terminate() in ENDED
+    assert time.monotonic() - began > 9
+    assert proxy.process.waited_in_vain
     await running.over
     assert b"[DONE]" not in running.received
     assert b"bioproxy is shutting down" in running.received.rpartition(b"data: ")[2]
@@ -144,4 +154,5 @@ async def test_nobody_there(llama_of: LlamaOf, run: Run, tmp_path: Path) -> None
     proxy = await start(run, tmp_path, llama)
     assert (await proxy.chat("@code why?")).status == 200
     assert await proxy.process.terminate() in ENDED
+    assert not proxy.process.waited_in_vain
     assert "Traceback" not in proxy.process.output

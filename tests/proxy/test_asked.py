@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.prompts.learned_prompts import LearnedPrompt, whole_key
 from bioproxy.proxy.asked import asked_by_chat
-from tests.warmup.test_prompt_learning import chat
+from tests.learning.test_prompt_learning import chat
 
 
 class Chats(SynchronousTestCase):

@@ -86,13 +86,30 @@ class Working(TestCase):
         await self.child()
 
     async def test_too_much_time(self) -> None:
-        """What takes too long is ended, and the next call is served by another child."""
+        """What computes for too long is ended, and the next call is served by another child."""
         first = await self.child()
         self.patch(worker, "SECONDS", 0.2)
+        events = self.log_events()
         with self.assertRaises(TooComplex) as caught:
             await self.call(worker_tasks.take_time)
-        self.assertIn("0.2 s", str(caught.exception))
+        self.assertEqual("reading the request took more than 0.2 s", str(caught.exception))
+        self.assertIn("a request was refused: reading it took more than 0.2 s", logged(events))
         self.patch(worker, "SECONDS", 60)
+        self.assertNotEqual(first, await self.child())
+
+    async def test_waiting_is_not_computing(self) -> None:
+        """Only computing counts: a child that gets no processor for a while still answers."""
+        self.patch(worker, "SECONDS", 0.2)
+        self.assertEqual(1000, await self.call(worker_tasks.wait, 0.5))
+
+    async def test_hanging(self) -> None:
+        """A child that neither computes nor answers is given up after a longer time."""
+        first = await self.child()
+        self.patch(worker, "HANGING", 0.2)
+        with self.assertRaises(TooComplex) as caught:
+            await self.call(worker_tasks.wait, 600)
+        self.assertEqual("reading the request took more than 0.2 s", str(caught.exception))
+        self.patch(worker, "HANGING", 60)
         self.assertNotEqual(first, await self.child())
 
     async def test_cancelled(self) -> None:
@@ -129,7 +146,7 @@ class Working(TestCase):
         assert old is not None
         reported: list[Failure] = []
         report, old.processEnded = old.processEnded, reported.append  # type: ignore[method-assign, assignment]
-        self.patch(worker, "SECONDS", 5)
+        self.patch(worker, "HANGING", 5)
         os.kill(first, signal.SIGKILL)
         while old._line.transport.connected:
             await deferLater(reactor, 0.01)

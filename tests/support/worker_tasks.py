@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from mmap import mmap
 
 from bioproxy.runtime.errors import BodyTooLarge
@@ -33,6 +34,12 @@ def take_time(view: mmap) -> None:
     """Never end."""
     while True:
         pass
+
+
+def wait(view: mmap, seconds: float) -> int:
+    """Do nothing for so long, as a process that gets no processor, or waits for a disk."""
+    time.sleep(seconds)
+    return len(view)
 
 
 def complain(view: mmap) -> int:

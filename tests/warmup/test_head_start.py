@@ -13,7 +13,7 @@ from bioproxy.prompts.request_search import read_request
 from bioproxy.proxy.turns import goes_on_with
 from bioproxy.slot.head_start_use import TRIAL
 from bioproxy.slot_files.record import CHAT
-from bioproxy.warmup import head_start
+from bioproxy.warmup import last_talk
 from bioproxy.warmup.head_start import WORTH
 from tests.support.network import Call
 from tests.support.world import KEY, PREFIX, WarmTest, World, logged
@@ -215,9 +215,9 @@ class NotNeeded(HeadStartTest):
     def test_switched_off(self) -> None:
         """Where head starts are switched off after an answer, nothing is asked, and its text is dropped."""
         self.first()
-        self.built.parts.head_start.enabled = False
+        self.built.parts.last_talk.enabled = False
         self.assertNotIn("/apply-template", self.rounds(3))
-        self.assertIsNone(vars(self.built.parts.head_start)["_candidate"])
+        self.assertIsNone(self.built.parts.last_talk.candidate)
 
     def test_image(self) -> None:
         """What a conversation with an image begins with cannot be told by its text."""
@@ -246,15 +246,15 @@ class NotNeeded(HeadStartTest):
         self.first()
         self.built.send("POST", "/v1/embeddings", b'{"input": "x"}')
         self.nothing_evaluated()
-        self.assertIsNone(vars(self.built.parts.head_start)["_candidate"])
+        self.assertIsNone(self.built.parts.last_talk.candidate)
 
     def test_text_is_dropped(self) -> None:
         """Nothing of the conversation is kept after the head start."""
         self.first()
-        part = vars(self.built.parts.head_start)
-        self.assertIsNotNone(part["_candidate"])
+        part = self.built.parts.last_talk
+        self.assertIsNotNone(part.candidate)
         self.rounds()
-        self.assertEqual((None, None), (part["_candidate"], part["_sent"]))
+        self.assertEqual((None, None), (part.candidate, part._sent))
 
     def test_too_long(self) -> None:
         """A conversation that fills the context gets none."""
@@ -266,7 +266,7 @@ class NotNeeded(HeadStartTest):
 
     def test_too_large(self) -> None:
         """A body that is too large is not kept."""
-        self.patch(head_start, "LARGEST_BODY", 10)
+        self.patch(last_talk, "LARGEST_BODY", 10)
         self.first()
         self.nothing_evaluated()
 
@@ -443,7 +443,7 @@ class WrongGuesses(HeadStartTest):
         self.rounds()
         self.assertEqual("hot", self.second()[0])
         self.wrong()
-        self.assertEqual([], self.built.parts.head_start.kinds.told())
+        self.assertEqual([], self.built.parts.last_talk.kinds.told())
 
     def test_not_judged(self) -> None:
         """Where something else has used the slot in between, the next turn says nothing about the guess."""

@@ -1,6 +1,6 @@
 """How prompts are used: in what shape clients ask for each one, and which one was asked for last.
 
-What is learned from a question is decided by `bioproxy.warmup.shape_rules`, which is pure.  Here is what the rules do
+What is learned from a question is decided by `bioproxy.learning.shape_rules`, which is pure.  Here is what the rules do
 not have: the habits of all prompts by their ids, a log line for each change, and a file, so that a restart forgets
 nothing.
 
@@ -22,9 +22,9 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from bioproxy.learning.shape_rules import Habit, learned
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.warmup.shape_rules import Habit, learned
 
 FILE = "habits.json"
 """The file's name, in the state folder."""

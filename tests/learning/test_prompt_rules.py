@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy.learning.prompt_rules import GAIN, UNPROVEN, Seen, Tokens, longest_part, to_learn
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.learned_prompts import LearnedPrompt
 from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, Shape
-from bioproxy.warmup.learning_rules import GAIN, UNPROVEN, Seen, Tokens, longest_part, to_learn
 
 MINIMUM = 1024
 

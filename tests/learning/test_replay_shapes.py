@@ -6,8 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks.replay_pauses import TROUBLES, tries
 from benchmarks.replay_shapes import CLIENTS, RULES, Question, outcome, replay, told
+from bioproxy.learning.shape_rules import learned
 from bioproxy.runtime.backoff import LONGEST_PAUSE
-from bioproxy.warmup.shape_rules import learned
 
 A, B = told("A"), told("B")
 

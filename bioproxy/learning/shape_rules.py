@@ -18,7 +18,7 @@ Each rule has a figure beside it: what happened when seventeen kinds of clients 
 202 warm-ups, and 68 % of the first questions found their prompt warm.
 
 Nothing of Twisted is needed here.  A rule that has to be right about clients of all kinds should be testable thousands
-of times in a second, without a reactor, a clock or a file; `bioproxy.warmup.shape_learning` has the file.
+of times in a second, without a reactor, a clock or a file; `bioproxy.learning.shape_learning` has the file.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ from typing import Any
 
 from twisted.logger import capturedLogs
 
+from bioproxy.learning.shape_learning import FILE, ShapeLearning
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY as BARE
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.warmup.shape_learning import FILE, ShapeLearning
 from tests.support.folders import FolderTest
 from tests.support.world import logged
 

@@ -21,9 +21,10 @@ have, too, are not in the shared part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.digests import TOKENS_PER_DIGEST
 from bioproxy.prompts.learned_prompts import LearnedPrompt
 from bioproxy.prompts.prompt_shape import Shape
@@ -113,6 +114,32 @@ def to_learn(
         found.append(LearnedPrompt(shape, shared, tokens.marks[shared // TOKENS_PER_DIGEST - 1]))
     # What is known already is not learned again: `LearnedPrompt` is a value.
     return [each for each in found if each not in learned]
+
+
+def may_have(shape: Shape, tokens: int) -> bool:
+    """Tell whether a beginning may have so many tokens: each has at least one character."""
+    return len(shape.source) >= tokens
+
+
+def why_not(chat: ChatRequest, difference: Callable[[Shape], str | None]) -> str:
+    """Say why the beginning of a request is not learned, for operators.
+
+    `difference` says how a beginning differs from the most similar one that was seen before, `None` without one.
+    """
+    # Lasting reasons first: the client has to change before anything can be learned.
+    shape = chat.beginning
+    if shape.is_too_large:
+        return "what stands before the first message is too long to be learned"
+    if not shape.may_be_kept:
+        return "what stands before the first message has more in it than instructions and tools"
+    differs = difference(shape)
+    # What has tools or a mark does not wait for a second conversation: this answer is enough.
+    if chat.has_tools or chat.marked:
+        told = "not seen like this before"
+        return f"{told}, and learned now" if differs is None else f"{told}: {differs}"
+    # The difference is told in any case: a second conversation never comes where a clock is in it.
+    told = "learned when a second conversation begins with it"
+    return told if differs is None else f"{told}; the most similar one so far: {differs}"
 
 
 def equal_marks(first: Sequence[str], second: Sequence[str]) -> Iterable[str]:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bioproxy.learning.beginnings import SEEN, Beginnings
 from bioproxy.prompts.prompt_shape import Shape
-from bioproxy.warmup.beginnings import SEEN, Beginnings
-from tests.warmup.test_prompt_learning import chat
+from tests.learning.test_prompt_learning import chat
 
 PROCESS, ANOTHER = object(), object()
 

@@ -6,7 +6,7 @@ prompt it begins with.  `answered` is called when it was answered: only then it 
 
 Nothing is decided at that moment.  `study` decides later, in a round of the warmer: turning a beginning into tokens
 takes some requests to llama-server, and no user should wait for them.  The rules are pure and stand in
-`bioproxy.warmup.learning_rules`; what was seen so far is in `bioproxy.warmup.beginnings`; here are the requests to
+`bioproxy.learning.prompt_rules`; what was seen so far is in `bioproxy.learning.beginnings`; here are the requests to
 llama-server and what comes of them.
 
 On Twisted: `look` and `study` may both be waiting for llama-server's tokens of the same beginning, for two clients that
@@ -23,6 +23,8 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from bioproxy.learning.beginnings import Beginning, Beginnings
+from bioproxy.learning.prompt_rules import longest_part, may_have, to_learn
 from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.prefix_tokens import STAND_INS, prefix_tokens
 from bioproxy.llama.process_watch import ProcessWatch
@@ -30,8 +32,6 @@ from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.learned_prompts import LearnedPrompt, LearnedPrompts
 from bioproxy.prompts.prompt_shape import Key, Shape
 from bioproxy.runtime.errors import LlamaCallFailed
-from bioproxy.warmup.beginnings import Beginning, Beginnings
-from bioproxy.warmup.learning_rules import longest_part, to_learn
 
 PROOF_SECONDS = 3600.0
 """Seconds after which a prompt that was learned at first sight does not count as waiting for its second use any more.
@@ -261,25 +261,3 @@ class PromptLearning:
         # Only where requests differ behind the part: then a change of the client would make more of them reusable.
         told = self._differences.get(id)
         return None if told is None else f"requests share only this part: {told}"
-
-    def why_not(self, chat: ChatRequest) -> str:
-        """Say why the beginning of a request is not learned."""
-        # Lasting reasons first: the client has to change before anything can be learned.
-        shape = chat.beginning
-        if shape.is_too_large:
-            return "what stands before the first message is too long to be learned"
-        if not shape.may_be_kept:
-            return "what stands before the first message has more in it than instructions and tools"
-        differs = self.difference(shape)
-        # What has tools or a mark does not wait for a second conversation: this answer is enough.
-        if chat.has_tools or chat.marked:
-            told = "not seen like this before"
-            return f"{told}, and learned now" if differs is None else f"{told}: {differs}"
-        # The difference is told in any case: a second conversation never comes where a clock is in it.
-        told = "learned when a second conversation begins with it"
-        return told if differs is None else f"{told}; the most similar one so far: {differs}"
-
-
-def may_have(shape: Shape, tokens: int) -> bool:
-    """Tell whether a beginning may have so many tokens: each has at least one character."""
-    return len(shape.source) >= tokens

@@ -7,12 +7,12 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError
 
+from bioproxy.learning.prompt_learning import PROOF_SECONDS
+from bioproxy.learning.prompt_rules import UNPROVEN, why_not
 from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.learned_prompts import MOST, LearnedPrompt
 from bioproxy.prompts.prompt_shape import LARGEST_SHAPE
 from bioproxy.prompts.request_search import read_request
-from bioproxy.warmup.learning_rules import UNPROVEN
-from bioproxy.warmup.prompt_learning import PROOF_SECONDS
 from tests.support.world import WarmTest
 
 LONG = "All that a careful assistant has to know. " * 40
@@ -237,14 +237,18 @@ class Telling(LearningTest):
         self.learning.forget(part.id)
         self.assertIsNone(self.learning.note(part.id))
 
+    def why_not(self, chat: ChatRequest) -> str:
+        """Say why a beginning is not learned."""
+        return why_not(chat, self.learning.difference)
+
     def test_why_not(self) -> None:
         """The reason why a beginning was not learned is the first one that applies."""
         greeting = [{"role": "assistant", "content": "Hello!"}]
-        self.assertIn("too long", self.learning.why_not(chat("x" * (LARGEST_SHAPE + 1))))
-        self.assertIn("more in it", self.learning.why_not(chat(LONG, before=greeting)))
-        self.assertEqual("learned when a second conversation begins with it", self.learning.why_not(chat(LONG)))
-        told = self.learning.why_not(chat(LONG, tools=TOOLS))
+        self.assertIn("too long", self.why_not(chat("x" * (LARGEST_SHAPE + 1))))
+        self.assertIn("more in it", self.why_not(chat(LONG, before=greeting)))
+        self.assertEqual("learned when a second conversation begins with it", self.why_not(chat(LONG)))
+        told = self.why_not(chat(LONG, tools=TOOLS))
         self.assertEqual("not seen like this before, and learned now", told)
         self.answer(chat(LONG + "one"))
-        self.assertIn("the most similar one so far: messages[0]", self.learning.why_not(chat(LONG)))
-        self.assertIn("not seen like this before: ", self.learning.why_not(chat(LONG, tools=TOOLS)))
+        self.assertIn("the most similar one so far: messages[0]", self.why_not(chat(LONG)))
+        self.assertIn("not seen like this before: ", self.why_not(chat(LONG, tools=TOOLS)))

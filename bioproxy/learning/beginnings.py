@@ -11,7 +11,7 @@ result is written into an object that nobody looks at any more, which is harmles
 
 Texts of beginnings are here, because they can become prompts; no word of any user's message is.
 
-Does not know llama-server, nor what is worth learning (`bioproxy.warmup.learning_rules`).
+Does not know llama-server, nor what is worth learning (`bioproxy.learning.prompt_rules`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from bioproxy.learning.prompt_rules import Seen, Tokens
 from bioproxy.prompts.chat_request import ChatRequest
 from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.digests import prefix_digests
 from bioproxy.prompts.prompt_shape import Shape
-from bioproxy.warmup.learning_rules import Seen, Tokens
 
 SEEN = 64
 """Beginnings that are remembered, at most.  Each may have 256 KiB of text.
