@@ -144,7 +144,7 @@ class ProcessOutput(ProcessProtocol):
 
     def _kill_late(self) -> None:
         """Kill a process that was asked to end and has had its time."""
-        # Operators would look for the reason of a slow stop in vain otherwise.
+        # Otherwise operators could not find out why the stop is slow.
         self.log.warn("llama.cpp has not ended {seconds:g} s after it was asked to, and is killed", seconds=ENDING)
         self.kill()
 

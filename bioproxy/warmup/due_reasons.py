@@ -4,7 +4,7 @@ The value is used three times: `bioproxy.warmup.schedule` chooses among what is 
 warm-up starts, and `/status` shows the value for each template.  An operator who wonders why a template is cold, or why
 llama-server is busy at night, reads the very value that the program acts on.
 
-Values only, so there is nothing of Twisted here.  A value holds until the next ``await`` of whoever has had it decided:
+Values only, so there is nothing of Twisted here.  A value holds until the next ``await`` of the code that asked for it:
 meanwhile other code runs, and may change what it was decided from.
 
 Does not know how it is decided: `bioproxy.warmup.due` does.

@@ -68,7 +68,8 @@ class Readiness:
         prompt = self.catalogue.get(id)
         trouble = None if prompt is None else self.schedule.trouble(prompt)
         problems = [*self.catalogue.problems(id), *([] if trouble is None else [trouble])]
-        error = "; ".join(problems) or None
+        # The error that a client gets names the template.  Here the name stands beside the error already.
+        error = "; ".join(problem.removeprefix(f"template {id}: ") for problem in problems) or None
         # Without a problem and without a text: the file was not read yet, just after the start.  That is no error.
         if prompt is None:
             return ("error" if error else "cold"), error

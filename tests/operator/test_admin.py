@@ -220,7 +220,8 @@ class Status(WorldTest):
         templates = self.status(world)["templates"]
         assert isinstance(templates, list)
         self.assertEqual("error", templates[1]["state"])
-        self.assertIn("no <{message}>", templates[1]["error"])
+        # Without the name, which stands beside it.
+        self.assertEqual(f"{self.folder / 'bad.txt'}: no <{{message}}> in it", templates[1]["error"])
 
     def test_at_work(self) -> None:
         """It tells who is inside, how many wait, and how far a warm-up is."""
