@@ -85,9 +85,9 @@ async def test_command_line_beats_file_beats_default(run: Run, tmp_path: Path) -
     by_file = run(*FOREGROUND, "--check", "--config", "x.json")
     by_option = run(*FOREGROUND, "--check", "--config", "x.json", "--port", "9003", "--warmup")
     for process, expected in (
-        (by_default, {"port = 8081", "admin_port = 8082", "warmup = True", "llama_url = http://127.0.0.1:8080"}),
-        (by_file, {"port = 9001", "admin_port = 9002", "warmup = False"}),
-        (by_option, {"port = 9003", "admin_port = 9002", "warmup = True"}),
+        (by_default, {"port = 8081", "admin_port = 8082", "warmup = true", "llama_url = http://127.0.0.1:8080"}),
+        (by_file, {"port = 9001", "admin_port = 9002", "warmup = false"}),
+        (by_option, {"port = 9003", "admin_port = 9002", "warmup = true"}),
     ):
         assert await process.ended() == 0
         assert expected <= set(process.output.splitlines())
