@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 
 from tests.integration.conftest import ModelOf, ProxyOf, Run
 from tests.integration.support import (
@@ -77,8 +77,11 @@ async def test_a_request_waits_for_the_start(proxy_of: ProxyOf, tiny: Path, tmp_
     """Asked at once, it is answered when llama.cpp is there; a stream is told meanwhile; all its files are private."""
     proxy = proxy_of(None, {"code": f"{KNOW}<{{message}}>"}, model=str(tiny), llama_args=ARGUMENTS, ping_interval=0.05)
     stream = proxy.ring("@code why?", stream=True)
-    assert (await proxy.call("GET", "/v1/models")).status == 503, "what needs no slot is refused"
-    assert (await fetch("GET", proxy.admin_url + "/readyz")).body == b"llama-server is starting\n"
+    # At the same moment: one after the other, the second could find that llama.cpp has started meanwhile.
+    questions = proxy.call("GET", "/v1/models"), fetch("GET", proxy.admin_url + "/readyz")
+    models, ready = await gatherResults([Deferred.fromCoroutine(each) for each in questions])
+    assert models.status == 503, "what needs no slot is refused"
+    assert ready.body == b"llama-server is starting\n"
     await stream.over
     assert (stream.status, stream.whole) == (200, True)
     assert b": llama-server is starting\n" in stream.received
