@@ -13,11 +13,15 @@ from tests.support.tool_callers import TEMPLATE, calling_agent, calls_a_tool
 SLOW = tiny_model.Size(blocks=6, width=256, heads=4, feed_forward=768)
 """A model that needs several seconds for `WORDS`, so that a switch is worth avoiding."""
 
-WORDS = 4000
-"""Of a system message; each is a token."""
+WORDS = 2500
+"""Of a system message; each is a token.
 
-LINGER = 3.0
-"""Seconds to linger: much longer than the agent here needs for its next request, also on a busy machine.
+Few enough for a request to be read at once: a larger one is read by the second process, which gets its turn late on a
+busy machine, perhaps too late for the gate that lingers.
+"""
+
+LINGER = 2.0
+"""Seconds to linger: much longer than the agent here needs for its next request.
 
 With twice as much, a switch would count as cheap beside it on a fast machine.
 """
