@@ -161,7 +161,9 @@ def proxied(
             lambda: any(each["tokens"] >= day.first.whole for each in shelf(admin, "conversation")),
         )
         # A file is given up if llama-server dies while reading it, so the kill comes when all is at rest.
-        wait_for("the last conversation to be back after the warm-ups", lambda: llama.held() >= day.first.whole)
+        # Warm-ups restore files, too, so that it is in the slot says nothing while one may be running.
+        back = "the last conversation to be back after the warm-ups"
+        wait_for(back, lambda: at_rest(admin) and llama.held() >= day.first.whole)
         llama.kill()
         llama.start()
         # Before anybody asks, the slot gets what will probably be asked next: the last conversation.
@@ -182,6 +184,13 @@ def all_warm(admin: int) -> bool:
     """Tell whether all learned prompts are warm."""
     prompts = [each for each in get(admin, "/status")["prompts"] if each["kind"] == "learned"]
     return all(each["state"] == "warm" for each in prompts)
+
+
+def at_rest(admin: int) -> bool:
+    """Tell whether the gate is free and no prompt is due, so that no warm-up runs or will start by itself."""
+    status = get(admin, "/status")
+    due = any(each["warmup"]["due"] for each in status["prompts"] if each["warmup"] is not None)
+    return status["gate"]["busy"] is None and not due
 
 
 def check(answered: Sequence[Answered], new_first: bool = False) -> None:
