@@ -33,7 +33,7 @@ CONTEXT = 8192
 """Tokens of the context."""
 
 READING = 0.3
-"""Seconds between an answer and the next question: what each contestant does after an answer has begun by then."""
+"""Seconds after an answer, in which a proxy begins what it does then, such as saving the slot."""
 
 WARMING = 600.0
 """Seconds that a warm-up may take."""
@@ -89,7 +89,7 @@ class Side:
 
     def settle(self) -> None:
         """Wait until this side has done what it does after an answer, or after a document was written."""
-        time.sleep(READING)
+        # llama.cpp alone does nothing then: what it keeps of a prompt, it keeps when the next one comes.
 
     def restart_llama(self) -> None:
         """End llama.cpp and start it again; returns as soon as it is ready for questions."""
@@ -124,7 +124,7 @@ class Hearth(Side):
 
     def settle(self) -> None:
         """Wait until the slot is saved: the list of files is then newer than each of them."""
-        super().settle()
+        time.sleep(READING)
         wait_for("hearth-llm to save the slot", self._is_saved, WARMING)
 
     def _is_saved(self) -> bool:
