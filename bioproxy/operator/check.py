@@ -25,6 +25,7 @@ from bioproxy.operator import disk_use
 from bioproxy.operator.advice import Advice
 from bioproxy.prompts import templates
 from bioproxy.runtime.errors import ConfigError, TemplateError
+from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.settings import configuration as config
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
@@ -69,6 +70,9 @@ def report(settings: Settings) -> Report:
             read()
         except ConfigError as error:
             problems.append(str(error))
+    # Not opened, which would make it, and fail while a bioproxy runs with this very configuration.
+    if (problem := StateFolder(settings.state_dir).problem()) is not None:
+        problems.append(problem)
     folder = settings.slot_save_path
     # A folder that is there but open to others still works.  Without the folder, bioproxy would not start.
     for complaint in SlotFolder(folder).warnings():

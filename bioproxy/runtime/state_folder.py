@@ -16,6 +16,7 @@ Does not know what the files mean.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -58,6 +59,18 @@ class StateFolder:
             raise ConfigError(f"state_dir: another bioproxy uses {self._path}") from None
         except OSError as error:
             raise ConfigError(f"state_dir: {self._path}: {error.strerror}") from None
+
+    def problem(self) -> str | None:
+        """Return why `open` would fail, as far as that can be told without making anything; `None` without a reason.
+
+        Whether another bioproxy uses the folder is not looked at.  It may be the one whose configuration is checked.
+        """
+        # The folder itself, or the nearest one above it that is there: `open` makes all that are missing in between.
+        place = next((each for each in (self._path, *self._path.parents) if os.path.lexists(each)), self._path)
+        if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+            return None
+        reason = errno.EACCES if os.path.isdir(place) else errno.ENOTDIR
+        return f"state_dir: {place}: {os.strerror(reason)}"
 
     def close(self) -> None:
         """Release the lock.  The file stays: removing it would let a second process lock a new file of that name."""

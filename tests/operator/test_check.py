@@ -67,6 +67,15 @@ class Reporting(FolderTest):
         for folder, count in ((self.folder, 0), (self.folder / "nothing", 1), (self.folder / ("x" * 300), 1)):
             self.assertEqual(count, len(check.report(Settings(slot_save_path=folder))[1]))
 
+    def test_state_dir(self) -> None:
+        """A folder for records that cannot be made is a problem; one that is missing is not, and is not made."""
+        file = self.template("file", "in the folder's place")
+        for folder in (self.folder, self.folder / "new" / "deep"):
+            self.assertEqual([], check.report(Settings(state_dir=folder))[1])
+        self.assertFalse((self.folder / "new").exists())
+        for folder in (file, file / "deep"):
+            self.assertEqual([f"state_dir: {file}: Not a directory"], check.report(Settings(state_dir=folder))[1])
+
     def test_problems(self) -> None:
         """Every problem is found, not only the first; an include is named with its template."""
         lines, problems, _ = self.report(gone="<{nothing.txt}> <{message}>", mute="nothing", fine="a <{message}>")

@@ -5,24 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import count
 from typing import Any
 
-from twisted.logger import capturedLogs
-
 from bioproxy.llama.model_identity import Model
-from bioproxy.prompts.conversation import Conversation, ConversationChain
+from bioproxy.prompts.conversation import Conversation
 from bioproxy.prompts.prompt_shape import Key
 from bioproxy.runtime.state_folder import StateFolder
-from bioproxy.slot_files.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord, Uses
-from bioproxy.slot_files.record_files import FOLDER, FORMAT, OLD_RECORD, USES, file_of
-from bioproxy.slot_files.snapshot import CONVERSATION, PROMPT, TEMPLATE
+from bioproxy.slot_files.record import CHAT, PART, PREFIX, Snapshot, SnapshotRecord
+from bioproxy.slot_files.record_files import FOLDER, FORMAT, file_of
 from tests.support.folders import FolderTest
 from tests.support.record_files import Crash, CrashingState, block, unblock
-from tests.support.world import logged
 
 MODEL = Model("facts", ((7, -0.5), (8, -1.5)), "model.gguf", "b1")
+
+
 CODE = Snapshot("code.bin", Key("text", "shape"), 10, 100, MODEL, "2026-01-01T00:00:00+00:00", ("ab", "cd"))
+
+
 TALK = replace(
     CODE,
     filename="code.chat.bin",
@@ -30,9 +29,13 @@ TALK = replace(
     conversation=Conversation(3, "digest"),
     written_at=1_700_000_000_123_456_789,
 )
+
+
 STORY = replace(CODE, filename="story.bin", key=Key("other", "shape"))
-FORMAT_CODE = replace(CODE, filename="format.bin")
+
+
 LEARNED = "auto-0123456789ab"
+
 
 Entries = list[tuple[str, str, Snapshot]]
 
@@ -45,41 +48,6 @@ def entries(snapshots: SnapshotRecord) -> Entries:
 def before(entry: Snapshot) -> dict[str, Any]:
     """Return the fields of an entry in the formats before."""
     return {name: value for name, value in asdict(entry).items() if name not in ("pinned", "earlier")}
-
-
-def format_2(entry: Any, **other: Any) -> dict[str, Any]:
-    """Return a record of format 2 with one file of ``@code``."""
-    return {"format": 2, "files": [{"prompt": "code", "kind": PREFIX, **entry, **other}]}
-
-
-def format_1(entry: Any) -> dict[str, Any]:
-    """Return the same in format 1."""
-    return {"code": {PREFIX: entry}}
-
-
-def garbage() -> list[Any]:
-    """Return what is no entry's fields."""
-    whole = asdict(CODE)
-    found: list[Any] = [None, 1, "x", [1], {}]
-    found += [{name: value for name, value in before(CODE).items() if name != gone} for gone in before(CODE)]
-    for name, value in (
-        ("key", "text"),
-        ("key", {"text": "a"}),
-        ("tokens", None),
-        ("tokens", float("inf")),
-        ("size", "many"),
-        ("saved_at", "then"),
-        ("saved_at", None),
-        ("model", {"facts": "a", "odds": [[7, {}]]}),
-        ("marks", None),
-        ("conversation", {"length": 1}),
-        ("conversation", 1),
-        ("written_at", "then"),
-        ("pinned", 1),
-        ("more", 1),
-    ):
-        found.append({**whole, name: value})
-    return found
 
 
 class RecordTest(FolderTest):
@@ -245,370 +213,3 @@ class Record(RecordTest):
         self.assertEqual(
             ("code.chat.bin", "model.gguf", 10), (entry["filename"], entry["model"]["file"], entry["tokens"])
         )
-
-
-class Finding(RecordTest):
-    """Conversations, prompts, and what all files amount to."""
-
-    def chain(self, *messages: str) -> ConversationChain:
-        """Return a conversation with these digests of messages, of which each includes those before."""
-        return ConversationChain(tuple("/".join(messages[: n + 1]) for n in range(len(messages))), ((0, "template"),))
-
-    def talk(self, name: str, *messages: str) -> tuple[str, str, Snapshot]:
-        """Return an entry of a conversation."""
-        turns = self.chain(*messages)
-        filename, beginnings = f"{name}.chat.bin", turns.beginnings(2)
-        return name, CHAT, replace(TALK, filename=filename, conversation=turns.all_messages, earlier=beginnings)
-
-    def test_continued_conversations(self) -> None:
-        """The longest conversation that goes on is found, also after one was dropped, replaced, or is of no use."""
-        snapshots = self.load()
-        for entry in (self.talk("code", "a"), self.talk(LEARNED, "a", "b", "c"), self.talk("story", "a", "x", "c")):
-            snapshots.put(*entry)
-
-        def found(record: SnapshotRecord, *messages: str, unusable: str = "") -> str | None:
-            names = [name for name, _ in record.continued_conversations(self.chain(*messages))]
-            return next((name for name in names if name != unusable), None)
-
-        for each in (snapshots, self.load()):
-            self.assertEqual(LEARNED, found(each, "a", "b", "c", "d"))
-            self.assertEqual(LEARNED, found(each, "a", "b", "c"))
-            self.assertEqual("story", found(each, "a", "x", "c", "d"))
-            self.assertEqual("code", found(each, "a", "b"))
-            self.assertEqual("code", found(each, "a", "b", "c", "d", unusable=LEARNED))
-            self.assertEqual(None, found(each, "b", "a"))
-            self.assertEqual([], list(each.continued_conversations(ConversationChain())))
-        snapshots.put(*self.talk(LEARNED, "a", "b"))
-        self.assertEqual(LEARNED, found(snapshots, "a", "b", "c"))
-        snapshots.put(*self.talk("code", "a", "b"))  # the same under two names: the latest
-        self.assertEqual("code", found(snapshots, "a", "b", "c"))
-        snapshots.drop("code", CHAT)
-        self.assertEqual(LEARNED, found(snapshots, "a", "b", "c"))
-        snapshots.drop(LEARNED, CHAT)
-        self.assertEqual(None, found(snapshots, "a", "b", "c"))
-        snapshots.drop("story", CHAT)
-        index = snapshots._index
-        for names in (index._whole, index._beginnings):
-            self.assertEqual(({}, {}), (names._names, names._lengths))
-        self.assertEqual({}, index.entries)
-
-    def test_parting_conversations(self) -> None:
-        """Conversations that begin in the same way and then part are found by the last of their beginnings."""
-        snapshots = self.load()
-        for entry in (self.talk(LEARNED, "a", "b", "c", "d"), self.talk("story", "a", "x", "c")):
-            snapshots.put(*entry)
-        for each in (snapshots, self.load()):
-            for messages, expected in (
-                (("a", "b", "c", "other"), [(3, LEARNED), (2, LEARNED), (1, "story")]),
-                (("a", "b", "other"), [(2, LEARNED), (1, "story")]),
-                (("a", "other"), [(1, "story")]),
-                (("other",), []),
-            ):
-                turns = self.chain(*messages)
-                self.assertEqual(expected, [found[:2] for found in each.parting_conversations(turns)], messages)
-
-    def test_prompts(self) -> None:
-        """Prompts and parts of them are found without the conversations."""
-        snapshots = self.load()
-        expected = [("code", PART, replace(CODE, filename="code.part.bin")), ("story", PREFIX, STORY)]
-        for entry in (*expected, ("code", CHAT, TALK)):
-            snapshots.put(*entry)
-        self.assertEqual(expected, list(snapshots.prompts()))
-
-    def test_totals(self) -> None:
-        """Files and bytes are counted by class, pinned ones also apart, after each change and after a restart."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        snapshots.put("code", CHAT, replace(TALK, size=7))
-        snapshots.put(LEARNED, PREFIX, replace(CODE, filename=f"{LEARNED}.bin", size=5))
-        snapshots.put(LEARNED, PREFIX, replace(CODE, filename=f"{LEARNED}.bin", size=6, pinned=True))
-        snapshots.put("story", PREFIX, STORY)
-        snapshots.drop("story")
-        for each in (snapshots, self.load()):
-            totals = [each.totals(kind) for kind in (TEMPLATE, PROMPT, CONVERSATION)]
-            self.assertEqual([(1, 100, 0), (1, 6, 6), (1, 7, 0)], [(t.files, t.bytes, t.pinned) for t in totals])
-
-    def test_filenames(self) -> None:
-        """All files that must stay are known, those of a newer version's entries too."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        newer = {"format": FORMAT + 1, "prompt": LEARNED, "kind": PREFIX, "filename": f"{LEARNED}.bin"}
-        self.state.write(file_of(LEARNED, PREFIX), newer)
-        self.assertEqual({"code.bin", f"{LEARNED}.bin"}, set(self.load().filenames()))
-
-
-class Using(RecordTest):
-    """Which files were used, and when."""
-
-    def order(self, snapshots: SnapshotRecord) -> list[str]:
-        """Return the names of the templates' files, least recently used first."""
-        return [name for (name, _), _ in snapshots.least_recently_used(TEMPLATE)]
-
-    def test_used(self) -> None:
-        """Uses are counted with their time; saving is the first one, and does not count as a hit."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        snapshots.put("story", PREFIX, STORY)
-        self.assertEqual(Uses(0, CODE.saved_at, CODE.saved_at), snapshots.uses("code", PREFIX))
-        self.assertEqual(["code", "story"], self.order(snapshots))
-        snapshots.used("code", PREFIX)
-        self.time += 1.5
-        snapshots.used("code", PREFIX)
-        snapshots.used("missing", PREFIX)
-        self.assertIsNone(snapshots.uses("missing", PREFIX))
-        expected = Uses(2, "2027-01-15T08:00:01.500+00:00", CODE.saved_at)
-        for _ in range(2):
-            self.assertEqual((expected, ["story", "code"]), (snapshots.uses("code", PREFIX), self.order(snapshots)))
-            snapshots.flush_uses()
-            snapshots = self.load()
-
-    def test_replaced(self) -> None:
-        """A new file counts as used when it was saved, and keeps the hits of the one before; a renamed one does not."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        snapshots.used("code", PREFIX)
-        snapshots.put("story", PREFIX, STORY)
-        snapshots.put("code", PREFIX, replace(CODE, filename="code.new.bin", pinned=True))
-        self.assertEqual(["code", "story"], self.order(snapshots))
-        later = "2028-01-01T00:00:00+00:00"
-        snapshots.put("code", PREFIX, replace(CODE, saved_at=later))
-        self.assertEqual(["story", "code"], self.order(snapshots))
-        self.assertEqual(Uses(1, later, CODE.saved_at), snapshots.uses("code", PREFIX))
-        snapshots.drop("code")
-        snapshots.put("code", PREFIX, CODE)
-        self.assertEqual(Uses(0, CODE.saved_at, CODE.saved_at), snapshots.uses("code", PREFIX))
-
-    def test_written_only_if_needed(self) -> None:
-        """Nothing is written with a use, and nothing by a flush if nothing was used since the last one."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        snapshots.flush_uses()
-        snapshots.used("code", PREFIX)
-        self.assertFalse((self.folder / USES).exists())
-        snapshots.flush_uses()
-        (self.folder / USES).unlink()
-        snapshots.flush_uses()
-        self.assertFalse((self.folder / USES).exists())
-
-    def test_cannot_be_written(self) -> None:
-        """Uses that cannot be written cost a line in the log, and nothing else."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        snapshots.used("code", PREFIX)
-        block(self.folder)
-        with capturedLogs() as events:
-            snapshots.flush_uses()
-            snapshots.flush_uses()
-        self.assertEqual(1, len(events))
-        self.assertIn("cannot be written", logged(events)[0])
-
-    def test_garbage(self) -> None:
-        """Uses that are not understood are no worse than none."""
-        self.load().put("code", PREFIX, CODE)
-        uses = {"hits": 1, "last_used": CODE.saved_at, "created": CODE.saved_at}
-        contents: list[Any] = [
-            *(None, 1, [1], {"code.prefix": None}, {"code.prefix": [1]}, {"code.prefix": {}}),
-            *({"code.prefix": {**uses, name: wrong}} for name, wrong in (("hits", "x"), ("last_used", "then"))),
-            {"code.prefix": {**uses, "last_used": 5}},
-        ]
-        for content in contents:
-            self.state.write(USES, content)
-            snapshots = self.load()
-            self.assertEqual(
-                (CODE, Uses(0, CODE.saved_at, CODE.saved_at)), (snapshots.get("code"), snapshots.uses("code", PREFIX))
-            )
-
-
-class Reading(RecordTest):
-    """What is found on the disk at the start."""
-
-    def test_broken_entries(self) -> None:
-        """A broken entry is as good as none, and the others are used; the log has one line for all."""
-        self.load().put("story", PREFIX, STORY)
-        named = {"format": FORMAT, "prompt": "code", "kind": PREFIX}
-        contents = [*(each for each in garbage() if not isinstance(each, dict)), asdict(CODE)]
-        contents += [{**each, **named} for each in garbage() if isinstance(each, dict)]
-        contents += [
-            {**asdict(CODE), **named, **wrong}
-            for wrong in (
-                *({"prompt": None}, {"kind": [1]}, {"prompt": "story"}, {"kind": CHAT}, {"kind": "image"}),
-                *({"format": "x"}, {"format": None}, {"format": FORMAT - 1}),
-            )
-        ]
-        for content in contents:
-            self.state.write(file_of("code", PREFIX), content)
-            with capturedLogs() as events:
-                snapshots = self.load()
-            self.assertEqual([("story", PREFIX, STORY)], entries(snapshots), content)
-            self.assertEqual(1, len(events), content)
-            snapshots.put("code", PREFIX, CODE)
-            self.assertEqual(CODE, self.load().get("code"))
-
-    def test_one_line(self) -> None:
-        """However many are broken, one line says how many and names one of them."""
-        self.load().put("story", PREFIX, STORY)
-        for number in range(5):
-            (self.folder / file_of(f"code{number}", PREFIX)).write_text('{"half')
-        with capturedLogs() as events:
-            self.assertEqual([("story", PREFIX, STORY)], entries(self.load()))
-        [line] = logged(events)
-        self.assertIn("5 entries", line)
-        self.assertIn("code0", line)
-
-    def test_strange_file_name(self) -> None:
-        """A file name that cannot be the entry's is garbage too: whatever it is, it is not ours."""
-        for filename in (None, 5, ["code.bin"], "", "../code.bin", "story.bin", "code.chat.bin"):
-            content = {"format": FORMAT, "prompt": "code", "kind": PREFIX, **asdict(CODE), "filename": filename}
-            self.state.write(file_of("code", PREFIX), content)
-            self.assertEqual([], entries(self.load()), filename)
-
-    def test_unknown_kind(self) -> None:
-        """An entry of a kind that a later version may have does not disturb, and stays."""
-        self.state.write(file_of("code", "image"), {"format": FORMAT, "prompt": "code", "kind": "image", "new": 1})
-        with capturedLogs() as events:
-            snapshots = self.load()
-        self.assertEqual(([], []), (entries(snapshots), events))
-        snapshots.put("code", PREFIX, CODE)
-        self.assertIn("code.image.json", self.files())
-
-    def test_newer(self) -> None:
-        """An entry of a newer version is not used; it stays until its file is written, or another one noted."""
-        file = file_of("code", PREFIX)
-        content: dict[str, Any] = {"format": FORMAT + 1, "prompt": "code", "kind": PREFIX, "anything": [1]}
-        changes: list[Callable[[SnapshotRecord], None]] = [
-            lambda snapshots: snapshots.will_write("code", PREFIX, "code.bin"),
-            lambda snapshots: snapshots.put("code", PREFIX, CODE),
-        ]
-        for replaces in changes:
-            self.state.write(file, content)
-            with capturedLogs() as events:
-                snapshots = self.load()
-            self.assertEqual(([], []), (entries(snapshots), events))
-            snapshots.drop("code")
-            self.assertEqual(content, self.state.read(file))
-            replaces(snapshots)
-            self.assertNotEqual(content, self.state.read(file))
-            self.assertEqual(entries(snapshots), entries(self.load()))
-            self.assertEqual([], [name for name in snapshots.filenames() if name != "code.bin"])
-
-    def test_drafts(self) -> None:
-        """What a write that was broken off has left goes with the next change."""
-        snapshots = self.load()
-        snapshots.put("code", PREFIX, CODE)
-        draft = self.folder / FOLDER / f"{LEARNED}.chat.new"
-        draft.write_text("{")
-        self.load().put("story", PREFIX, STORY)
-        self.assertFalse(draft.exists())
-
-    def test_unreadable_folder(self) -> None:
-        """Where the folder cannot be read, bioproxy starts without a record, and says so."""
-        block(self.folder)
-        with capturedLogs() as events:
-            self.assertEqual([], entries(self.load()))
-        self.assertIn("cannot be read", logged(events)[0])
-
-
-class TakingOver(RecordTest):
-    """The one file for all entries that earlier versions wrote."""
-
-    CODE = replace(CODE, marks=())
-    """What becomes of `CODE`: the digests of its tokens are of another kind."""
-
-    def test_before(self) -> None:
-        """The formats before are read once and written in the present one; the old file goes."""
-        part = replace(CODE, filename="code.part.bin")
-        format_code = replace(FORMAT_CODE, marks=())
-        files = [("code", CHAT, TALK), ("code", PREFIX, CODE), ("code", PART, part), ("format", PREFIX, FORMAT_CODE)]
-        expected = [("code", CHAT, TALK), ("code", PREFIX, self.CODE), ("format", PREFIX, format_code)]
-        in_format_1: dict[str, Any] = {}
-        for name, kind, entry in files:
-            in_format_1.setdefault(name, {})[kind] = before(entry)
-        in_format_2 = {"format": 2, "files": [{"prompt": name, "kind": kind, **before(e)} for name, kind, e in files]}
-        for content in (in_format_1, in_format_2):
-            self.state.write(OLD_RECORD, content)
-            with capturedLogs() as events:
-                self.assertEqual(expected, entries(self.load()))
-            self.assertEqual([], events)
-            self.assertFalse((self.folder / OLD_RECORD).exists())
-            snapshots = self.load()
-            self.assertEqual(expected, entries(snapshots))
-            for name, kind, _ in expected:
-                snapshots.drop(name, kind)
-
-    def test_crashes(self) -> None:
-        """Wherever the process ends meanwhile, the next start has all entries."""
-        files = {PREFIX: before(CODE), CHAT: before(TALK)}
-        for steps in count():
-            self.state.write(OLD_RECORD, {"code": files})
-            finished = True
-            try:
-                self.load(CrashingState(self.folder, steps))
-            except Crash:
-                finished = False
-            self.assertEqual([("code", CHAT, TALK), ("code", PREFIX, self.CODE)], entries(self.load()), steps)
-            self.assertFalse((self.folder / OLD_RECORD).exists())
-            if finished:
-                self.assertEqual(3, steps)
-                return
-
-    def test_cannot_be_taken_over(self) -> None:
-        """Where nothing can be written, nothing is claimed, and the old entries never replace later ones."""
-        self.state.write(OLD_RECORD, format_1(before(CODE)))
-        block(self.folder)
-        with capturedLogs() as events:
-            snapshots = self.load()
-        self.assertEqual([], entries(snapshots))
-        self.assertIn("cannot be taken over", logged(events)[0])
-        self.assertTrue((self.folder / OLD_RECORD).exists())
-        unblock(self.folder)
-        snapshots.put("story", PREFIX, STORY)
-        self.assertEqual([("story", PREFIX, STORY)], entries(self.load()))
-
-    def test_garbage(self) -> None:
-        """An old record that is not understood is no worse than none, and goes."""
-        found = garbage()
-        contents: list[Any] = [
-            None,
-            [1],
-            "code",
-            {"code": None},
-            {"code": [1]},
-            *(format_1(entry) for entry in found),
-        ]
-        contents += [{"format": number, "files": []} for number in (1, 0, -1)]
-        odds: list[Any] = [None, 1, [1], [{}], [before(CODE)], {"code": before(CODE)}]
-        contents += [{"format": 2, "files": odd} for odd in odds]
-        contents += [format_2(entry) for entry in found if isinstance(entry, dict)]
-        contents += [
-            format_2(before(CODE), **wrong) for wrong in ({"prompt": None}, {"kind": [1]}, {"prompt": ["code"]})
-        ]
-        for content in contents:
-            self.state.write(OLD_RECORD, content)
-            with capturedLogs() as events:
-                snapshots = self.load()
-            self.assertEqual([], entries(snapshots), content)
-            self.assertIn("cannot be read", "".join(logged(events)), content)
-            self.assertFalse((self.folder / OLD_RECORD).exists())
-
-    def test_half_garbage(self) -> None:
-        """One entry that is not understood spoils an old record: what wrote it may have spoilt the others too."""
-        for content in (
-            {"code": {PREFIX: before(CODE)}, "story": {PREFIX: 1}},
-            {"format": 2, "files": [*format_2(before(CODE))["files"], 1]},
-        ):
-            self.state.write(OLD_RECORD, content)
-            self.assertEqual([], entries(self.load()))
-
-    def test_old_unknown_kind(self) -> None:
-        """Kinds of files that nobody knows do not disturb."""
-        self.state.write(OLD_RECORD, {"code": {"image": {"new": 1}, PREFIX: before(CODE)}})
-        self.assertEqual([("code", PREFIX, self.CODE)], entries(self.load()))
-
-    def test_newer_old_record(self) -> None:
-        """One of a version in between that nobody knows is left alone, which is logged."""
-        content = {"format": FORMAT, "anything": [1]}
-        self.state.write(OLD_RECORD, content)
-        with capturedLogs() as events:
-            self.assertEqual([], entries(self.load()))
-        self.assertIn(f"of a newer bioproxy (format {FORMAT})", "".join(logged(events)))
-        self.assertEqual(content, self.state.read(OLD_RECORD))

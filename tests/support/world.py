@@ -189,6 +189,11 @@ PREFIX = [1, *map(ord, "<user>Know this: abc. ")]
 KEY = USER_MESSAGE_ONLY.key(digest("Know this: abc. "))
 """A template, the prefix tokens that the fake makes of it, and its key in a request with nothing else."""
 
+STORY = "Once upon a time there was <{message}>"
+STORY_PREFIX = [1, *map(ord, "<user>Once upon a time there was ")]
+BOTH = {"code": CODE, "story": STORY}
+"""Another template, its prefix tokens, and both templates by name."""
+
 
 class WorldTest(FolderTest):
     """A test with a folder of its own, templates in it, and a `World`."""
