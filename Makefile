@@ -4,7 +4,7 @@
 #   make test    all checks and tests
 #   make lint    the checks alone
 #   make wheel   the packages of the last commit in dist/, the same bytes each time
-#   make bench   what it costs and gains beside what users would use instead, in forty minutes, with tables and plots in
+#   make bench   what it costs and gains beside what users would use instead, in half an hour, with tables and plots in
 #                bench-results/; `make bench QUICK=1` takes three minutes
 #   make docs    the documents as a site in site/, with search, for a browser without a network
 #   make fleet   HAProxy in front of three pairs on real llama.cpp, with a load of agents; needs haproxy, ends by itself

@@ -106,7 +106,7 @@ FULL = Amounts(
     kinds=("dense", "sliding", "hybrid"),
     threads=2,
 )
-"""About forty minutes on two processors: half of it is what llama.cpp alone and hearth-llm compute again."""
+"""About half an hour on two processors: half of it is what llama.cpp alone and hearth-llm compute again."""
 
 TINY = Amounts(
     posts=5,
