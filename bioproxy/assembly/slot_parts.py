@@ -122,6 +122,8 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     if (child := outside.child) is not None:
         child.look, child.is_up, child.count_restart = watch.look, lambda: watch.up, metrics.llama_restarts
         watch.not_running, upstream.child = child.not_running, child
+        # Other programs of this machine can find its port, and web pages in a browser, too.
+        keys.of_child = child.key
     # By name: with so many parts, an order could be mistaken.
     return SlotParts(
         settings=settings,

@@ -20,6 +20,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from bioproxy.child.wheel_flags import KEY_VARIABLE
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.configuration import Settings
 
@@ -77,14 +78,25 @@ def command_line(program: str | None, flags: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", *module, *flags]
 
 
-def environment() -> dict[str, str]:
+def environment(key: str | None) -> dict[str, str]:
     """Return bioproxy's own environment, in which the child finds the same bioproxy, whatever folder it runs in.
 
     The rest of it goes along unchanged, because llama.cpp reads variables of its own there: which graphics card to use,
-    or where to keep downloads.
+    or where to keep downloads.  `key` is the key that the child is to ask for; `None` leaves that to the user.
     """
+    # A variable, because every user of this machine can read command lines, and only this one the environment.
+    keys = {} if key is None else {KEY_VARIABLE: key}
     # `sys.path` goes along, so that a checkout that is not installed works, too.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **keys}
+
+
+def has_keys_of_users(settings: Settings) -> bool:
+    """Tell whether the user has seen to llama.cpp's keys; else bioproxy makes one.
+
+    Clients may have to send one of the user's keys, so bioproxy must not send another one in its place.
+    """
+    in_flags = {"--api-key", "--api-key-file"} & set(settings.llama_args)
+    return bool(in_flags) or settings.llama_api_key_file is not None
 
 
 def port_wanted(settings: Settings) -> int | None:

@@ -24,11 +24,11 @@ from bioproxy.child.program import find_program
 from bioproxy.settings.configuration import Settings
 
 
-def launch(settings: Settings, port: int, reactor: Any, aloud: bool) -> ProcessOutput:
+def launch(settings: Settings, port: int, key: str | None, reactor: Any, aloud: bool) -> ProcessOutput:
     """Start llama.cpp with these settings on a port of this machine, and return its process.
 
-    With `aloud`, its lines are logged from the beginning.  Never fails: a process that cannot be started is returned as
-    one that has ended.
+    `key` is the key that its clients must send; `None` leaves that to the settings.  With `aloud`, its lines are logged
+    from the beginning.  Never fails: a process that cannot be started is returned as one that has ended.
     """
     process = ProcessOutput(reactor, aloud)
     try:
@@ -36,7 +36,7 @@ def launch(settings: Settings, port: int, reactor: Any, aloud: bool) -> ProcessO
         program = find_program(settings)
         refuse_taken(port)
         command = command_line(program, child_flags(settings, port))
-        reactor.spawnProcess(process, command[0], command, env=environment())
+        reactor.spawnProcess(process, command[0], command, env=environment(key))
     except Exception as error:
         # No program, a port that is taken, too many processes or open files.
         process.last_lines.append(f"error: {error}")

@@ -20,6 +20,7 @@ answers (`bioproxy.child.startup`, and the functions that are handed in).
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,6 +29,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from bioproxy.child.attempts import Attempts
+from bioproxy.child.command_line import has_keys_of_users
 from bioproxy.child.failure_reasons import failure_reason
 from bioproxy.child.launch import launch
 from bioproxy.child.process_output import ProcessOutput
@@ -89,10 +91,17 @@ class Life:
         self._look = look
         self._is_up = is_up
         self._restarted = restarted
+        # One for all processes: a request may have it already when the next process starts.
+        self._secret = secrets.token_hex(16)
         # Whether the present process is to be replaced, so that its end is no failure.
         self._replacing = False
         # Fires at the end of a pause; `None` while there is none.
         self._pause: Deferred[None] | None = None
+
+    @property
+    def key(self) -> str | None:
+        """The key that llama.cpp asks for; only bioproxy knows it.  `None` if the user has given llama.cpp keys."""
+        return None if has_keys_of_users(self.settings) else self._secret
 
     def replace(self, settings: Settings) -> None:
         """End the present process, and start one with other settings when it is gone.
@@ -130,7 +139,7 @@ class Life:
                 self.log.info("llama.cpp is starting, with {model}", model=self.settings.model)
             # Never fails: a process that cannot be started is one that has ended already, with its reason.
             # So all that follows has one way to go, whatever is wrong.
-            process = self.process = launch(self.settings, self._port, self._reactor, aloud)
+            process = self.process = launch(self.settings, self._port, self.key, self._reactor, aloud)
             start = await until_up(process, self._look, self._answers, self.start_limit, self._reactor)
             # How long it has answered decides about the pause after its end.
             up_since = None

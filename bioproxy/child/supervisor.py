@@ -98,6 +98,10 @@ class LlamaChild(Service):
         """The path of the model's file that runs, or is to run next."""
         return str(self.life.settings.model)
 
+    def key(self) -> str | None:
+        """Return the key that llama.cpp asks for, `None` if it is for the user to know.  Never shown to anybody."""
+        return self.life.key
+
     def told(self) -> dict[str, Any]:
         """Return what `/status` shows of the child: names and values are part of the interface."""
         return {"pid": self.pid, "restarts": self.restarts, "state": self.state}

@@ -32,6 +32,10 @@ Names, because ``Flag("--no-warmup", "warmup", False)`` would read as if the fla
 """
 
 
+KEY_VARIABLE = "LLAMA_API_KEY"
+"""The variable of the environment from which llama-server takes its clients' keys, if no flag gives any."""
+
+
 @dataclass(frozen=True)
 class Flag:
     """One flag, and what it does to llama.cpp's parameters.

@@ -20,7 +20,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from bioproxy.child.wheel_flags import assign, parsed
+from bioproxy.child.wheel_flags import KEY_VARIABLE, assign, parsed
 
 LOG, FLUSH = "_Z15common_log_mainv", "_Z16common_log_flushP10common_log"
 """The functions `common_log_main()` and `common_log_flush(common_log *)` of llama.cpp, as C++ names them in the wheel.
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> None:
         os.dup2(1, 2)
     try:
         values = parsed(arguments)
+        # A flag wins over the variable, as for llama-server.
+        if key := os.environ.get(KEY_VARIABLE):
+            values.setdefault("api_keys", key.split(","))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     # Ctrl-C in a terminal, and closing the terminal, signal all processes in it, this one too.  But the parent still

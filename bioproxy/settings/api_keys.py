@@ -5,6 +5,9 @@ Anthropic's do (`x-api-key: KEY`).  Such a key is for bioproxy alone: it is remo
 gets its own key instead, the one in `llama_api_key_file`.  So each user can have a key of their own, and none of them
 knows llama-server's.  If `api_key_file` is not set, the headers of a client are passed on, and llama-server decides.
 
+A llama.cpp that bioproxy starts itself asks for a key that only bioproxy knows, so that no other program, and no web
+page in a browser, can use it past bioproxy.  That key goes with each request, whatever the client has sent.
+
 Two kinds of requests need no key, because llama-server answers them without one: ``/health``, and `OPTIONS`, with which
 a browser asks whether a page may send a request.  Browsers never add a key to that.
 
@@ -21,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -47,9 +51,13 @@ class ApiKeys:
     required: bool
     """Whether clients must send a key."""
 
+    of_child: Callable[[], str | None]
+    """Returns the key of a llama.cpp that bioproxy has started.  Assigned by assembly; else there is none."""
+
     def __init__(self, clients: Path | None, llama: Path | None) -> None:
         """Name the files: `api_key_file` and `llama_api_key_file`.  They are read later, by `read`."""
         self.required = clients is not None
+        self.of_child = lambda: None
         self._clients_file = clients
         self._llama_file = llama
         # Digests of the clients' keys, and llama-server's key itself, which has to be sent.
@@ -91,11 +99,11 @@ class ApiKeys:
     def exchange(self, headers: Headers) -> None:
         """Replace the client's key in a request's `headers` by llama-server's.
 
-        Changes nothing if clients need no key: then the header belongs to llama-server.
+        Changes nothing if clients need no key and llama-server is not bioproxy's own: then the header belongs to it.
         """
-        if not self.required:
+        if not self.required and self.of_child() is None:
             return
-        shown = self._shown(headers)
+        shown = not self.required or self._shown(headers)
         for name in SHOWN_IN:
             headers.removeHeader(name)
         # A request that needed no key gets none either: otherwise anybody could reach llama-server with our key.
@@ -106,7 +114,9 @@ class ApiKeys:
     @property
     def own(self) -> list[Pair]:
         """The headers to add to bioproxy's own calls of llama-server: one with its key, or none."""
-        return [] if self._llama is None else [(b"Authorization", b"Bearer " + self._llama)]
+        of_child = self.of_child()
+        key = self._llama if of_child is None else of_child.encode()
+        return [] if key is None else [(b"Authorization", b"Bearer " + key)]
 
     def _shown(self, headers: Headers) -> bool:
         """Tell whether a request has a valid key in one of the headers, each of which may occur several times."""

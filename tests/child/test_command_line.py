@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.child.command_line import adapted, child_flags, command_line, free_port, port_wanted, refuse_taken
+from bioproxy.child.command_line import (
+    adapted,
+    child_flags,
+    command_line,
+    environment,
+    free_port,
+    has_keys_of_users,
+    port_wanted,
+    refuse_taken,
+)
+from bioproxy.child.wheel_flags import KEY_VARIABLE
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.configuration import Settings
 
@@ -47,6 +58,17 @@ class CommandLine(SynchronousTestCase):
         self.assertEqual(wheel, command_line(None, ["-x"]))
         program = [sys.executable, "-m", "bioproxy.child.lifeline", "/b/llama-server", "-x"]
         self.assertEqual(program, command_line("/b/llama-server", ["-x"]))
+
+    def test_key(self) -> None:
+        """The key is in the environment, where other users cannot read it; one of the user's takes its place."""
+        self.assertEqual("secret", environment("secret")[KEY_VARIABLE])
+        self.assertNotIn(KEY_VARIABLE, environment(None))
+        for words, expected in (((), False), (("--api-key", "k"), True), (("--api-key-file", "f"), True)):
+            self.assertEqual(expected, has_keys_of_users(settings(*words)))
+        self.assertTrue(has_keys_of_users(Settings(model=MODEL, llama_api_key_file=Path("/k"))))
+        # A variable of the user's is for another llama-server, or for another program altogether.
+        self.patch(os, "environ", {**os.environ, KEY_VARIABLE: "mine"})
+        self.assertEqual("secret", environment("secret")[KEY_VARIABLE])
 
     def test_port(self) -> None:
         """The last port of `llama_args` is taken; other flags are none of its business."""

@@ -9,8 +9,9 @@ from twisted.logger import capturedLogs
 
 from bioproxy.child.startup import LOOK
 from bioproxy.child.supervisor import IS_STARTING
+from bioproxy.child.wheel_flags import KEY_VARIABLE
 from bioproxy.runtime.errors import ConfigError, ShuttingDown
-from tests.child.support import ChildTest
+from tests.child.support import PAUSE, ChildTest
 from tests.support.world import logged
 
 
@@ -90,6 +91,22 @@ class Child(ChildTest):
         waiting = self.ready()
         self.child.turn_away(lambda: ShuttingDown("bye"))
         self.failureResultOf(waiting, ShuttingDown)
+
+    def test_key(self) -> None:
+        """Each process gets the same key, which is not shown; with keys of the user's there is none."""
+        self.child.startService()
+        self.end()
+        self.reactor.advance(PAUSE)
+        key = self.child.key()
+        assert key is not None
+        self.assertEqual([key, key], [environment.get(KEY_VARIABLE) for _, _, environment in self.reactor.processes])
+        self.assertNotIn(key, str(self.child.told()))
+        self.assertNotIn(key, " ".join(self.reactor.processes[-1][1]))
+        self.child.life.replace(replace(self.settings, llama_args=("--api-key", "mine")))
+        self.end(code=0)
+        self.assertIsNone(self.child.key())
+        self.assertNotIn(KEY_VARIABLE, self.reactor.processes[-1][2])
+        self.child.stopService()
 
     def test_other_settings(self) -> None:
         """Other settings are put into force by whoever is ready next; those of other parts change nothing."""

@@ -135,7 +135,10 @@ async def test_killed_at_random(proxy_of: ProxyOf, tiny: Path, tmp_path: Path) -
     answer = await proxy.chat("@code why?", **ODDS)
     port = proxy.child.port
     cold = conversation(f"{KNOW}why?", cache_prompt=False, **ODDS)
-    right = await fetch("POST", f"http://127.0.0.1:{port}/v1/chat/completions", cold)
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    # Nobody but bioproxy can ask it.
+    assert (await fetch("POST", url, cold)).status == 401
+    right = await fetch("POST", url, cold, {"Authorization": f"Bearer {proxy.child.key()}"})
     assert (answer.cache, agree(answer, right)) == ("restored", True)
     assert not list((tmp_path / "state" / "slots").glob("code.new.bin"))
 

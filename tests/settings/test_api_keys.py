@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from twisted.logger import capturedLogs
+from twisted.web.http_headers import Headers
 
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.api_keys import ApiKeys
@@ -299,6 +300,22 @@ class Files(KeysTest):
         keys.read()
         self.assertNotEqual(before[0], keys._clients)
         self.assertEqual([(b"Authorization", b"Bearer another")], keys.own)
+
+    def test_own_llama(self) -> None:
+        """A llama.cpp of bioproxy's own gets its key with each request, in the place of what the client has sent."""
+        for clients in (None, self.file("one")):
+            keys = ApiKeys(clients, self.file("other", "llama.txt"))
+            keys.read()
+            keys.of_child = lambda: "secret"
+            for name, value in ((b"Authorization", b"Bearer one"), (b"x-api-key", b"one")):
+                headers = Headers({name: [value]})
+                keys.exchange(headers)
+                self.assertEqual([(b"Authorization", [b"Bearer secret"])], list(headers.getAllRawHeaders()))
+            # Where clients need a key, those without one get none of it.
+            headers = Headers()
+            keys.exchange(headers)
+            self.assertEqual(clients is None, headers.hasHeader(b"Authorization"))
+            self.assertEqual([(b"Authorization", b"Bearer secret")], keys.own)
 
     def test_permissions(self) -> None:
         """A file that others may read gets a word in the log, which names it; one for its owner alone gets none."""
