@@ -32,10 +32,13 @@ LITTLE = 30.0
 
 PATIENCE = 60.0
 PIECE = bytes(random.Random(1).randbytes(65536))
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
 
 
 class Server:
     """A server that tells the digest of each body that it gets, and answers a GET with 50 MB, which are `PIECE`s.
+
+    It closes each connection behind its answer, and says so: otherwise the next request may be on its way there.
 
     A body of chat completions is read as JSON: it tells the text that is in it, and the digest of the image.
     """
@@ -61,7 +64,7 @@ class Server:
                 await self._large(writer)
             else:
                 body = json.dumps({"digest": digest.hexdigest(), "begin": kept.decode("latin-1")}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                writer.write(HEAD % len(body) + body)
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
@@ -69,7 +72,7 @@ class Server:
             writer.close()
 
     async def _large(self, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        writer.write(HEAD % SIZE)
         left = SIZE
         while left:
             piece = PIECE[:left]
