@@ -20,10 +20,11 @@ Few enough for a request to be read at once: a larger one is read by the second 
 busy machine, perhaps too late for the gate that lingers.
 """
 
-LINGER = 2.0
-"""Seconds to linger: much longer than the agent here needs for its next request.
+LINGER = 0.7
+"""How long the gate lingers, in parts of the time that computing the whole prompt takes on this machine.
 
-With twice as much, a switch would count as cheap beside it on a fast machine.
+So it is long enough for the agent here, whose next request comes at once.  And it is less than twice the cost of a
+switch: with a longer one the gate would not linger at all, because switching were cheaper than waiting.
 """
 
 
@@ -32,15 +33,18 @@ async def test_lingers(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) 
     """After a tool call others wait, and the conversation's next request passes them and computes only what is new."""
     llama = llama_of(model=model_of("calls-tools", SLOW, chat_template=TEMPLATE))
     await llama.start()
-    proxy = proxy_of(llama.url, slot_save_path=str(llama.slots), patience=60, linger=LINGER, head_start=False)
+    agent, other, first_of_all = (calling_agent(seed, WORDS).session() for seed in ("agent", "other", "first of all"))
+    agent.ask(prose(30, "a question"))
+    other.ask(prose(30, "another one"))
+    first_of_all.ask(prose(30, "a third one"))
+    computed = await llama.call("POST", first_of_all.path, first_of_all.body())
+    linger = LINGER * computed.timings["prompt_ms"] / 1000
+    proxy = proxy_of(llama.url, slot_save_path=str(llama.slots), patience=60, linger=linger, head_start=False)
 
     async def up() -> bool:
         return bool((await proxy.status())["llama"]["up"])
 
     await eventually(up)
-    agent, other = (calling_agent(seed, WORDS).session() for seed in ("agent", "other"))
-    agent.ask(prose(30, "a question"))
-    other.ask(prose(30, "another one"))
     url = proxy.url + agent.path
     first = Call(url, agent.body(**calls_a_tool()))
 
