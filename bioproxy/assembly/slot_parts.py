@@ -36,8 +36,10 @@ from bioproxy.slot.parking import Parking
 from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.loading import FileLoader
 from bioproxy.slot_files.record import SnapshotRecord
 from bioproxy.slot_files.reuse_check import ReuseCheck
+from bioproxy.slot_files.saving import FileSaver
 from bioproxy.slot_files.shelf import Shelf
 
 
@@ -52,9 +54,10 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         ProcessWatch --> LlamaApi, ModelIdentity, Upstream (to give up)
         Slot ----------> SlotContent ------> LlamaApi    what the slot holds
              |---------> ConversationSaver > SlotFiles   what is worth a save
-             |---------> SlotFiles --------> LlamaApi, SnapshotRecord, SlotFolder, Shelf
+             |---------> SlotFiles --------> FileSaver, FileLoader, Shelf
              |---------> Parking ----------> LlamaApi    what no file has
              `---------> ReuseCheck                      whether it helped
+        FileSaver, FileLoader, Shelf ------> LlamaApi, SnapshotRecord, SlotFolder
         LlamaApi ------> Upstream ---------> the network
     """
     # The metrics have a registry of their own instead of prometheus-client's global one, so that two bioproxies in one
@@ -89,9 +92,12 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     reuse_check, content = ReuseCheck(), SlotContent(llama)
     # The shelf removes old files, so it needs both the record and the folder.
     shelf = Shelf(snapshots, folder, metrics, settings.prompts_limit, settings.conversations_limit)
-    # All saves and restores go through `SlotFiles`, so the record and the disk cannot drift apart unnoticed.  It
-    # measures how long a save takes, for all parts that decide whether a save is worth its time.
-    files = SlotFiles(llama, identity, snapshots, folder, shelf, metrics, speed, reuse_check, reactor)
+    # The two ways between the slot and a file.  Both measure how long that takes, for all parts that decide whether it
+    # is worth its time.
+    file_saver = FileSaver(llama, identity, snapshots, folder, shelf, metrics, speed, reactor)
+    file_loader = FileLoader(llama, snapshots, folder, metrics, speed, reactor)
+    # All saves and restores go through `SlotFiles`, so the record and the disk cannot drift apart unnoticed.
+    files = SlotFiles(identity, snapshots, folder, shelf, file_saver, file_loader, reuse_check)
     # The saver decides whether a conversation is worth a save: it needs to know what the slot holds, how long a save
     # takes, and whether restored conversations are of use.
     # Those on templates are saved in any case; others only where learning is on.

@@ -125,7 +125,7 @@ class LlamaApi:
         """Write slot 0 to a file in llama-server's slot folder; fire with what was written.
 
         `filename` is a bare name: llama-server refuses slashes.  An existing file is overwritten in place, so a good
-        file is never the target (`bioproxy.slot_files.files`).  An empty slot is saved without complaint, as a file of
+        file is never the target (`bioproxy.slot_files.saving`).  An empty slot is saved without complaint, as a file of
         0 tokens.
 
         Takes as long as writing takes: about 0.3 s for 100 MB, and more on a slow disk.  While the slot works for

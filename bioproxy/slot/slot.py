@@ -279,7 +279,7 @@ class Slot:
         return self._files.forget_and_remove(id)
 
     async def load_file(self, name: str, kind: str, entry: Snapshot) -> bool:
-        """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `SlotFiles.load`."""
+        """Have llama-server read a file into the slot, in a warm-up.  Fires and fails as `FileLoader.load`."""
         # A user's prompt may be there that no file has.
         displaced = await self._parking.look()
         # This brings only the beginning of a prompt into the slot, and nothing is recorded about

@@ -8,7 +8,7 @@ Two kinds of matches: a *conversation* is found by the digests of its messages, 
 In both cases the longest one wins, because it leaves the least to compute.
 
 Nothing here waits, so an answer is right when it is given.  It may be out of date after the next ``await`` of the
-caller: an operator may forget a file at any time.  Loading checks the file once more (`bioproxy.slot_files.files`).
+caller: an operator may forget a file at any time.  Loading checks the file once more (`bioproxy.slot_files.loading`).
 
 Does not know llama-server's calls, and changes nothing.
 """

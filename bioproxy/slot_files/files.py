@@ -1,18 +1,17 @@
-"""The slot files of all prompts: which may be used, loading them, and forgetting them in time.
+"""The slot files of all prompts, for all code that uses the slot: one object that has all that can be done with them.
 
-llama-server reads a slot file without any check that it belongs to its model or to the text that is
-asked for.  So a file is loaded only if the record has it (`bioproxy.slot_files.record`), it was saved
-from the model that runs now, and the disk, where it can be seen, still has it as it was recorded.
-Whenever one of these is in doubt the file is *forgotten*:  dropped from the record, while it stays
-on the disk until it is written anew.  Forgetting is always safe, it costs a warm-up.  So it comes
-first, and what makes the file doubtful comes after: a crash in between loses time and nothing else.
+A file is loaded only if the record has it (`bioproxy.slot_files.record`), it was saved from the model that runs now,
+and the disk, where it can be seen, still has it as it was recorded.  Whenever one of these is in doubt the file is
+*forgotten*: dropped from the record, while it stays on the disk until it is written anew.  Forgetting is always safe,
+it costs a warm-up.  So it comes first, and what makes the file doubtful comes after: a crash in between loses time and
+nothing else.
 
-How a file is made is in `bioproxy.slot_files.saving`.  It is a part of this object, so that others need
-to know only one.
+How a file is saved (`bioproxy.slot_files.saving`), loaded (`loading`), found (`file_search`) and removed (`shelf`) is
+in modules of their own.  Here is how files are forgotten and how the record is corrected.
 
-Calls that load or save happen inside the gate.  Calls that only forget may come at any time, from
-an operator for example; therefore nobody keeps a record over an ``await`` and believes that it is
-still in force.
+Nothing here has an ``await``, so on Twisted's one thread each of these methods is done when it returns, and may be
+called at any time, from an operator for example.  Therefore code that loads or saves, which happens inside the gate,
+does not keep a record over an ``await`` and believe that it is still in force.
 """
 
 from __future__ import annotations
@@ -20,18 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
-from bioproxy.llama.speed import Speed
-from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
-from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot_files.file_search import FileSearch
 from bioproxy.slot_files.folder import SlotFolder
+from bioproxy.slot_files.loading import FileLoader
 from bioproxy.slot_files.record import PREFIX, Id, Snapshot, SnapshotRecord
 from bioproxy.slot_files.reuse_check import ReuseCheck
 from bioproxy.slot_files.saving import FileSaver
@@ -66,32 +60,27 @@ class SlotFiles:
 
     def __init__(
         self,
-        llama: LlamaApi,
         identity: ModelIdentity,
         snapshots: SnapshotRecord,
         folder: SlotFolder,
         shelf: Shelf,
-        metrics: Metrics,
-        speed: Speed,
+        saver: FileSaver,
+        loader: FileLoader,
         reuse_check: ReuseCheck,
-        clock: IReactorTime,
     ) -> None:
         # Not known before llama-server was asked: its answers do not tell how it was started.
         self.enabled = None
         self.folder = folder
-        self._llama = llama
+        self.saver = saver
         self._identity = identity
-        self._shelf = shelf
         self._snapshots = snapshots
-        self._metrics = metrics
+        self._shelf = shelf
         self._reuse_check = reuse_check
-        self._speed = speed
-        self._clock = clock
-        self.saver = FileSaver(llama, identity, snapshots, folder, shelf, metrics, speed, clock)
         # What other objects do with the same record and the same folder, offered under the same names.  The classes say
-        # what the methods do.  First how a file is made, in `FileSaver`.
-        self.save = self.saver.save
-        self.end_pause = self.saver.pause.end
+        # what the methods do.  First the two ways between the slot and a file.
+        self.save = saver.save
+        self.end_pause = saver.pause.end
+        self.load = loader.load
         # Which file may be used for what, in `FileSearch`.
         search = FileSearch(identity, snapshots, folder)
         self.usable = search.usable
@@ -103,13 +92,10 @@ class SlotFiles:
         # What is done with files as a whole, in `Shelf`.
         self.discard = shelf.discard
         self.forget_and_remove = shelf.forget_and_remove
-        self.pin = shelf.pin
         self.tell_shelf = shelf.tell
-        self.within_limits = shelf.within_limits
         # And their uses, in `SnapshotRecord`.
         self.used = snapshots.used
         self.now = snapshots.now
-        self.uses = snapshots.uses
 
     # What there is.  Answered from memory, and by a look at the disk where the folder is seen.
 
@@ -133,64 +119,7 @@ class SlotFiles:
         # It serves for reasons ("made with another model") and for candidates.
         return self._snapshots.get(name, kind)
 
-    # Loading.  The only way for a file into the slot: who else would look at the disk before, and
-    # compare what was read after?
-
-    async def load(self, name: str, kind: str, entry: Snapshot, for_user: bool = True) -> bool:
-        """Have llama-server read a file into the slot; fire with whether it did.
-
-        Only what is loaded `for_user` counts as a use of the file: warm-ups say nothing about what is asked for.
-        A file that could not be read is forgotten, and the slot is empty then.  Fails with
-        `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
-        Cancelling leaves the slot unknown and the file recorded: nothing is wrong with it.
-        """
-        # What the slot holds is for the caller to forget before this, because from the next
-        # ``await`` on it may be anything: the old content, this file, or nothing.
-        result, loaded = "missing", None
-        began = self._clock.seconds()
-        try:
-            # The disk is looked at before llama-server is asked.  llama-server believes the sizes
-            # that it reads in the file, and one that was cut short ends its process (builds b11434,
-            # b11549).
-            if self.folder.is_intact(entry):
-                loaded = await self._llama.restore(entry.filename)
-        except LlamaError as error:
-            # It answered that it did not load the file.  501: it runs without --slot-save-path now.
-            # Anything else: it cannot use the file, mostly because there is none of that name.  The
-            # slot is empty then, which is no worse than what the caller had given up.
-            result = "refused" if error.status == 501 else "missing"
-        except (UpstreamError, UpstreamTimeout):
-            # It did not answer.  Perhaps it has died of this very file, and it would die again: so
-            # the file is never tried twice.  The error goes on, because what follows would fail as
-            # well.  `CancelledError` is not caught here: a client that hangs up says nothing about
-            # the file.
-            self._metrics.slot_restores.labels(metric_label(name), "failed").inc()
-            self._snapshots.drop(name, kind)
-            raise
-        if loaded is not None:
-            # It was read, but is it the file that was recorded?  Tokens and bytes must be the same.
-            # That catches a file that somebody else has saved under this name where the folder
-            # cannot be seen, unless it has just as many tokens.
-            same = loaded.tokens == entry.tokens and loaded.size == entry.size
-            result = "ok" if same else "failed"
-        # Counted by what came of it, so that an operator sees a wrong flag ("refused"), a folder
-        # that somebody tidies up ("missing") and a broken file ("failed") apart.
-        self._metrics.slot_restores.labels(metric_label(name), result).inc()
-        # Whatever the reason was, the file is forgotten: asking for it once more would fail once
-        # more, and cost the next user the same time.  The next warm-up writes a new one.
-        if loaded is None or result != "ok":
-            self._snapshots.drop(name, kind)
-            return False
-        self._metrics.slot_bytes.labels("restored").inc(loaded.size)
-        # For operators, who are told what a file is worth: seconds of computing against seconds of reading.
-        self._speed.restored(loaded.tokens, self._clock.seconds() - began)
-        # A use: the file goes behind all others in the order in which files are removed.
-        if for_user:
-            self.used(name, kind)
-        return True
-
-    # Forgetting, and correcting the record.  No ``await`` in any of these: they are done when they
-    # return, and can be called from anywhere.
+    # Forgetting, and correcting the record.
 
     def rename_entry(self, name: str, kind: str, new_name: str) -> bool:
         """Give a file another id; return whether that was possible.  Raises `OSError` as `Shelf.rename_entry`."""
@@ -263,4 +192,4 @@ class SlotFiles:
                 "removed from {folder}, not in use: {files}", folder=self.folder.path, files=", ".join(removed)
             )
         # The limits may be lower now than at the last start.
-        self.within_limits()
+        self._shelf.within_limits()

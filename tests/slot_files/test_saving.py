@@ -251,15 +251,15 @@ class Limited(SlotFilesTest):
         """A file that replaces a pinned one is pinned."""
         for kind in (PREFIX, PART, CHAT):
             self.save(kind)
-        self.assertTrue(self.files.pin("code", True))
+        self.assertTrue(self.built.parts.shelf.pin("code", True))
         self.assertTrue(all(self.save(kind).pinned for kind in (PREFIX, PART, CHAT)))
-        self.files.pin("code", False)
+        self.built.parts.shelf.pin("code", False)
         self.assertFalse(any(self.save(kind).pinned for kind in (PREFIX, PART, CHAT)))
 
     def test_used(self) -> None:
         """Restoring is a use; a file that could not be restored has none."""
         self.is_restored(TOKENS)
-        uses = self.files.uses("code", PREFIX)
+        uses = self.built.snapshots.uses("code", PREFIX)
         self.assertEqual(1, uses and uses.hits)
 
 
