@@ -48,7 +48,7 @@ def assemble_requests(settings: Settings, reactor: Any, lower: SlotParts, warmup
     # What waiting clients are told; the status shows the same.
     waits = Waits(lower.gate, prompt_learning, lower.speed, lower.upstream, reactor, Experience())
     # Asked only where a request found nothing to use, so that an operator learns why.
-    miss_reasons = MissReasons(warmups.shape_learning, prompt_learning, warmups.readiness, warmups.warmup, slot)
+    miss_reasons = MissReasons(warmups.shape_learning, prompt_learning, warmups.readiness, warmups.warmup, slot.facts)
     proxy = Proxy(
         warmups.reader,
         lower.gate,

@@ -102,7 +102,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     # Its tokens are remembered, so that a warm-up that is interrupted again and again has them made once.
     prompt_tokens = PromptTokens(Prefixes(llama), settings.learn_minimum)
     # Another one: before a question the slot may be cut back to exactly its prompt, for which the tokens must be known.
-    slot.know_tokens(prompt_tokens.remembered)
+    slot.facts.tokens_of = prompt_tokens.remembered
     # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
     reader = RequestReader(poller, outside.elsewhere, settings.max_body, minimum)
     # Reads a conversation once more when it was answered, to guess how it goes on. That is two parts: one looks after

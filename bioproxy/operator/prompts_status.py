@@ -126,7 +126,7 @@ class PromptsStatus:
         # may have deleted it by hand, and the record would not know.  While the model is not known, just after
         # llama-server's restart, nothing is warm.  That is also what a request of this moment would find, before the
         # model has been identified.
-        warm = self._slot.may_use_files and self._files.usable(id, CHAT) is not None
+        warm = self._slot.facts.may_use_files and self._files.usable(id, CHAT) is not None
         return {
             "name": id,
             "kind": CONVERSATION,

@@ -144,8 +144,8 @@ class Status:
             "model": self._watch.process.props.model,
             "build": self._watch.process.props.build,
             # Asked once for each process of llama-server, by a call that changes nothing.
-            "slot_save": self._slot.llama_keeps_files,
-            "note": self._slot.restore_trouble,
+            "slot_save": self._slot.facts.llama_keeps_files,
+            "note": self._slot.facts.restore_trouble,
             # A sentence for people; programs should look at `up`.
             "trouble": self._watch.trouble,
             "help": self._watch.help,
@@ -210,7 +210,7 @@ class Status:
         # The prompt's key stands for the present text and shape: an older file of this template has another key, and is
         # not taken for it.
         prompt = self._readiness.catalogue.get(name)
-        snapshot = None if prompt is None else self._slot.saved(name, prompt.key)
+        snapshot = None if prompt is None else self._slot.facts.saved(name, prompt.key)
         # The file's own number if there is a file; else what the warm-up has counted, before it has saved anything.
         tokens = snapshot.tokens if snapshot else self._readiness.tokens.get(name)
         hot = prompt is not None and self._slot.holds(prompt.key)

@@ -20,7 +20,7 @@ from bioproxy.learning.prompt_rules import why_not
 from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.prompts.prompt_shape import Shape
 from bioproxy.proxy.asked import Asked
-from bioproxy.slot.slot import Slot
+from bioproxy.slot.facts import PromptFacts
 from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.warmup import Warmup
 
@@ -63,19 +63,19 @@ class MissReasons:
         prompt_learning: PromptLearning,
         readiness: Readiness,
         warmup: Warmup,
-        slot: Slot,
+        facts: PromptFacts,
     ) -> None:
         """Ask these parts for each explanation.
 
         `shape_learning` knows the shapes of earlier questions on templates, and `prompt_learning` the beginnings of
         earlier chats.  `readiness` knows what is wrong with a prompt, `warmup` how far an unfinished warm-up has come,
-        and `slot` which files there are and whether restoring helps.
+        and `facts` which files there are and whether restoring helps.
         """
         self._shape_learning = shape_learning
         self._prompt_learning = prompt_learning
         self._readiness = readiness
         self._warmup = warmup
-        self._slot = slot
+        self._facts = facts
 
     def reason(self, asked: Asked, miss: str) -> str:
         """Return the word for a miss: `miss`, which the slot has found, or another word where that says more."""
@@ -112,9 +112,8 @@ class MissReasons:
         if miss == "shape-changed":
             return self._difference(name, asked.shape)
         if miss == "ineffective":
-            return (
-                self._slot.restore_trouble or "its tokens will be looked at again: does the chat template tell a date?"
-            )
+            doubted = "its tokens will be looked at again: does the chat template tell a date?"
+            return self._facts.restore_trouble or doubted
         if miss == "warming":
             return f"its warm-up is at {self._warmup.unfinished(name, asked.key) or 0:.0%}"
         # For all other words: what is wrong with the prompt, if anything is.  It may well be why there is no file.
@@ -140,7 +139,7 @@ class MissReasons:
         """
         # From the file if there is one, because it has the number of just this text; otherwise from the last warm-up.
         # If nobody ever counted them, the number is 0, and any answer is enough.
-        saved = self._slot.saved(asked.prompt, asked.key)
+        saved = self._facts.saved(asked.prompt, asked.key)
         tokens = saved.tokens if saved is not None else self._readiness.tokens.get(asked.prompt, 0)
         if reused >= tokens * NEARLY_ALL:
             return None

@@ -16,8 +16,9 @@ own module:
 * `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
 
 Code in other folders does not use these parts directly.  To change the slot, it uses one of the
-three blocks.  To get information about the slot, it calls a method here that needs no ``await``.
-The result is what bioproxy knows, which may differ from what llama-server would say at this moment.
+three blocks.  To get information, it calls a method that needs no ``await``: here about what the slot
+holds, and of `facts` about files.  The result is what bioproxy knows, which may differ from what
+llama-server would say at this moment.
 
 This module does not know who waits at the gate, what requests look like, or which prompt is
 warmed up next.
@@ -25,7 +26,7 @@ warmed up next.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -56,6 +57,9 @@ class Slot:
     lock.
     """
 
+    facts: PromptFacts
+    """Answers questions about the files of prompts, and about what llama-server has shown to reuse."""
+
     def __init__(
         self,
         identity: ModelIdentity,
@@ -74,9 +78,9 @@ class Slot:
         self._reuse_check = reuse_check
         self._parking = parking
         # These parts are used only through `Slot`, so they are made here.
-        self._facts = PromptFacts(files, saver, reuse_check)
-        self._preparer = SlotPreparer(self._facts, identity, content, files, saver, reuse_check, parking, clock)
-        self._recorder = SlotRecorder(self._facts, content, files, saver)
+        self.facts = PromptFacts(files, saver, reuse_check)
+        self._preparer = SlotPreparer(self.facts, identity, content, files, saver, reuse_check, parking, clock)
+        self._recorder = SlotRecorder(self.facts, content, files, saver)
         uses = SlotUses(self._preparer, self._recorder, content, files, saver, reuse_check, parking, metrics, clock)
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
@@ -96,10 +100,6 @@ class Slot:
         self.save_conversation = saver.save_if_due
         # Only looks at what is known.
         self.switch_seconds = saver.switch_seconds
-
-    def know_tokens(self, tokens_of: Callable[[Key], Sequence[int] | None]) -> None:
-        """Let `tokens_of` say which tokens a prompt has (`PromptFacts.tokens_of`)."""
-        self._facts.tokens_of = tokens_of
 
     async def find_out_model(self) -> None:
         """Find out which model runs, in a warm-up; what the slot holds is lost.  Fires and fails as `LlamaApi`."""
@@ -183,14 +183,14 @@ class Slot:
         # content is more useful.  After warm-ups the slot holds the prompt that was warmed up last,
         # which may be any; after a restart of llama-server it holds nothing.
         content = self._content
-        if not content.visible or content.left_by_user or not self.may_use_files:
+        if not content.visible or content.left_by_user or not self.facts.may_use_files:
             return None
         # The last conversation, or the prompt that was used last, whichever is later.
         latest = self._files.latest_used(current)
         if latest is None:
             return None
         name, kind, entry = latest
-        return None if self.holds_conversation(entry) or self.is_doubted(name) else (name, kind, entry)
+        return None if self.holds_conversation(entry) or self.facts.is_doubted(name) else (name, kind, entry)
 
     def tokens_of_conversation(self, turns: ConversationChain) -> int | None:
         """Return how many tokens the slot holds of a conversation as it was answered, `None` if it is not there."""
@@ -204,72 +204,7 @@ class Slot:
         # have changed by the time the gate is free, so the save checks again.
         return self._saver.due()
 
-    # Questions about files.  Some check the file on the disk, if this host sees the folder; that
-    # takes microseconds.
-
-    def saved(self, name: str, key: Key | None) -> Snapshot | None:
-        """Return the prompt's file if it may be restored now: for this key, by the model that runs."""
-        # With slot files, "warm" means that there is such a file.  A doubted file does not count:
-        # its prompt is due for a warm-up, which compares the tokens.
-        usable = self.may_use_files and not self.is_doubted(name)
-        return self._facts.file_for(name, key) if usable else None
-
-    def is_doubted(self, name: str) -> bool:
-        """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
-        # The warm-up that compares them must ask llama-server for the tokens again, because the
-        # chat template may produce other tokens now.
-        return self._reuse_check.is_doubted(name)
-
-    @property
-    def llama_keeps_files(self) -> bool | None:
-        """Whether llama-server runs with ``--slot-save-path``; `None`: llama-server was not asked yet."""
-        # The watch asks each new process once, and sets it.  While it is `None` nothing is warmed
-        # up, because the best order of the prompts depends on it.
-        return self._files.enabled
-
-    @property
-    def may_use_files(self) -> bool:
-        """Whether slot files can be saved now, and restoring them helps."""
-        # Without files, only one prompt can be warm at a time: the one in the slot.
-        return self._files.of_use
-
-    @property
-    def restore_trouble(self) -> str | None:
-        """Why nothing is restored with this llama-server, in a sentence for operators; `None` if there is no reason."""
-        # It stays until another process runs: flags and builds do not change before that.
-        return self._reuse_check.trouble
-
-    @property
-    def model_goes_back(self) -> bool:
-        """Whether the model can continue from a point inside the slot's tokens, as far as is known."""
-        # True until an answer has shown that it cannot.  A warm-up that could reuse part of an
-        # older text tests this with a few tokens first, so that no user has to wait because of a
-        # wrong guess.
-        return self._reuse_check.goes_back
-
-    @property
-    def model_is_known(self) -> bool:
-        """Whether it is known which model runs; without that nothing can be saved."""
-        return self._files.model_known
-
-    def recorded_file(self, name: str) -> Snapshot | None:
-        """Return the record of a prompt's file, whatever its model and text."""
-        return self._files.recorded(name, PREFIX)
-
-    def is_intact(self, entry: Snapshot) -> bool:
-        """Tell whether a file is as it was recorded, as far as this host can see it."""
-        return self._files.folder.is_intact(entry)
-
-    def files_sharing(self, tokens: Sequence[int]) -> list[tuple[str, str, Snapshot, int]]:
-        """Return the files of the model that runs now that begin with these tokens, those that share most first.
-
-        As name, kind, entry, and how many tokens are certainly the same.
-        """
-        return self._files.sharing(tokens)
-
-    def conversation_on(self, key: Key) -> tuple[str, Snapshot] | None:
-        """Return the file of a conversation that begins with this key's prompt, as name and entry; `None` without."""
-        return self._files.shortest_conversation_on(key)
+    # Files.
 
     def remove_files(self, id: str) -> bool:
         """Remove all files of a learned prompt or a conversation; return whether there were any."""

@@ -114,7 +114,7 @@ class Attempts:
             # A file was restored and its tokens were not reused.  Perhaps the chat template makes other tokens of the
             # same text now, for example after midnight if it contains the date.  Cached tokens would hide that, so
             # llama-server is asked again.
-            if self._slot.is_doubted(name):
+            if self._slot.facts.is_doubted(name):
                 self._prompt_tokens.forget()
             # Outside the gate: llama-server tokenizes without its slot, so users need not wait for that.  So an
             # arriving user does not cancel this ``await`` either; it takes a second at most, for a very long text.
@@ -172,11 +172,11 @@ class Attempts:
         if not self._shared.usable:
             return True
         # Files are shared by model.  To find out which one runs overwrites the slot, as the warm-up would.
-        if not self._slot.model_is_known and not await self._gate.warmup(self._slot.find_out_model):
+        if not self._slot.facts.model_is_known and not await self._gate.warmup(self._slot.find_out_model):
             return False
         claimed = await self._shared.claim(prompt.id, prompt.key)
         # Fetched, which is as good as computed here.
-        if not claimed and self._slot.saved(prompt.id, prompt.key) is not None:
+        if not claimed and self._slot.facts.saved(prompt.id, prompt.key) is not None:
             self._schedule.succeeded(prompt.id)
         return claimed
 

@@ -118,7 +118,7 @@ class HeadStart:
                 # Whether it really is right, the next answer tells.
                 last_talk.expected = Expected(candidate.talk, held, guessed=False)
                 return
-            if found.end - found.shared < WORTH and self._slot.model_goes_back:
+            if found.end - found.shared < WORTH and self._slot.facts.model_goes_back:
                 # The answer had a few words only.  A model that cannot go back has to compute the whole prompt for
                 # them, so this is about the others.
                 return

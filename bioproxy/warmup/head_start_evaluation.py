@@ -69,7 +69,7 @@ class HeadStartEvaluation:
         async with use_of_slot as use:
             if use is None:
                 return
-            process, goes_back = self._watch.process, self._slot.model_goes_back
+            process, goes_back = self._watch.process, self._slot.facts.model_goes_back
             # From here on nothing is known of the slot but that it probably has some of this conversation.
             #
             # Only the size of pieces is taken from it.  A head start is tried once, so there is nothing to carry over.
@@ -85,7 +85,7 @@ class HeadStartEvaluation:
             else:
                 # A file all of whose tokens are wanted, such as the prompt's own, or nothing.  Files are known to be of
                 # the model that runs only where the model is known.
-                done = await self._resume.restore(found.tokens[: found.end]) if self._slot.model_is_known else 0
+                done = await self._resume.restore(found.tokens[: found.end]) if self._slot.facts.model_is_known else 0
             computed, first, least = 0, True, 0
             while done < found.end:
                 piece = max(progress.piece(self._speed, self._warmup.longest_piece), least)

@@ -80,7 +80,7 @@ class Readiness:
         # A prompt can be warm although something is wrong: an include that cannot be read leaves a text with a remark
         # in its place, and that text can be warmed up.  And a prompt whose last warm-up failed can be warm in the slot,
         # after a user's question on it.
-        if self._slot.holds(prompt.key) or self._slot.saved(id, prompt.key):
+        if self._slot.holds(prompt.key) or self._slot.facts.saved(id, prompt.key):
             return "warm", error
         return ("error" if trouble is not None else "cold"), error
 

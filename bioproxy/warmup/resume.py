@@ -60,17 +60,17 @@ class Resume:
         Fires with how many of the tokens the slot holds now.  Fails as `Slot.load_file` and `LlamaApi`'s calls do.
         Cancelling leaves unknown what the slot holds.
         """
-        if not self._slot.may_use_files:
+        if not self._slot.facts.may_use_files:
             return 0
         # The rest must be worth a batch, or its numbers would not be those of a cold run.
         most = len(tokens) - LEAST_BATCH
-        if key is not None and most >= LEAST and (found := self._slot.conversation_on(key)) is not None:
+        if key is not None and most >= LEAST and (found := self._slot.facts.conversation_on(key)) is not None:
             name, entry = found
             if await self._go_back(name, CHAT, entry, tokens):
                 # More of the prompt is there, and would be used.  A token that does not belong there cuts it off.
                 await self._llama.evaluate(cut_after(tokens, most))
                 return most
-        for name, kind, entry, shared in self._slot.files_sharing(tokens):
+        for name, kind, entry, shared in self._slot.facts.files_sharing(tokens):
             if shared == entry.tokens <= most:
                 # The longest of those that need no going back.  A file that cannot be loaded is out of the record then.
                 if await self._slot.load_file(name, kind, entry):
@@ -84,7 +84,7 @@ class Resume:
 
         Fires with whether the slot holds it now; fails and is cancelled as `restore` is.
         """
-        if not self._slot.model_goes_back or not await self._slot.load_file(name, kind, entry):
+        if not self._slot.facts.model_goes_back or not await self._slot.load_file(name, kind, entry):
             return False
         # Whether the model reuses the first tokens of what the slot holds now.  That cuts the slot down to these.
         if not helped(TRIAL, (await self._llama.evaluate(tokens[:TRIAL])).reused):

@@ -223,13 +223,13 @@ class Schedule:
         """
         name, key = prompt.id, prompt.key
         slot = self._slot
-        recorded, usable = slot.recorded_file(name), slot.may_use_files
+        recorded, usable = slot.facts.recorded_file(name), slot.facts.may_use_files
         return Facts(
             up=self._watch.up,
             asleep=self._watch.process.props.asleep,
-            files_known=slot.llama_keeps_files is not None,
+            files_known=slot.facts.llama_keeps_files is not None,
             files_usable=usable,
-            model_known=slot.model_is_known,
+            model_known=slot.facts.model_is_known,
             wanted=name in self.wanted,
             allowed=self.ahead or name in self._asked,
             # Only while the pause lasts: afterwards a failure is history, and no fact that speaks against a try.
@@ -237,10 +237,10 @@ class Schedule:
             change=self._outcomes.changes.waiting(name),
             recorded=recorded,
             # Looked up on disk, where the folder can be seen: somebody may have deleted the file.
-            whole=recorded is None or slot.is_intact(recorded),
-            saved=slot.saved(name, key) is not None,
+            whole=recorded is None or slot.facts.is_intact(recorded),
+            saved=slot.facts.saved(name, key) is not None,
             # `saved` is false for a prompt in doubt; the doubt itself is only needed as the reason.
-            doubted=slot.is_doubted(name),
+            doubted=slot.facts.is_doubted(name),
             held=slot.holds(key),
             slot_seen=slot.tells_content,
             # To find the favourite all prompts are compared, so it is only done where the answer matters.

@@ -211,7 +211,7 @@ class Warmup:
         # by a whole batch first, with a token behind it that does not belong there; that one is dropped again.
         end = len(tokens) - LEAST
         if end > 0:
-            if not self._slot.model_goes_back:
+            if not self._slot.facts.model_goes_back:
                 return False
             # Asked before the request, which has what the slot holds forgotten.
             # (A slot whose content is only believed, not known, teaches nothing.)
@@ -248,7 +248,7 @@ class Warmup:
         # At least one piece must have been computed since the last save, or a user who comes in every second would meet
         # a save each time instead of a piece.
         seconds = self._speed.save_seconds(done) or 0.0
-        if not self._slot.may_use_files or progress.at_risk < max(progress.piece_seconds, REST * seconds):
+        if not self._slot.facts.may_use_files or progress.at_risk < max(progress.piece_seconds, REST * seconds):
             return
         # Saving cannot be undone halfway: llama-server would write the file to its end, and the record would not have
         # it.

@@ -231,7 +231,7 @@ class Afterwards(SlotTest):
         record: Any = self.built.request_log.latest()[0]
         self.assertEqual(("hot", None, None), (record["cache"], record["miss"], record["miss_detail"]))
         # Where the prompt's tokens are not known, the slot is not cut back to it, and the answer is what tells.
-        self.slot.know_tokens(lambda key: None)
+        self.slot.facts.tokens_of = lambda key: None
         self.server.goes_back = False
         self.built.chat("@code why not?")
         record = self.built.request_log.latest()[0]

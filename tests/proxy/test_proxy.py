@@ -121,7 +121,7 @@ class Templates(WorldTest):
             world = self.warm_world(state_dir=self.folder / action / filename)
             world.send("POST", f"/slots/0?action={action}", json.dumps({"filename": filename}).encode())
             self.assertFalse(world.content.has(KEY))
-            self.assertEqual(kept, world.slot.saved("code", KEY) is not None, (action, filename))
+            self.assertEqual(kept, world.slot.facts.saved("code", KEY) is not None, (action, filename))
             self.assertIsNone(world.gate.busy)
 
     def test_adapters(self) -> None:
@@ -146,7 +146,7 @@ class Templates(WorldTest):
             world.send("POST", ask.target, ask.body, **more)
             passed = world.llama_server.raw[-1][2] == ask.body
             self.assertEqual(name != "an odd escape", passed, name)  # that is refused
-            self.assertEqual(not passed or ask.written == "", world.slot.saved("code", KEY) is not None, name)
+            self.assertEqual(not passed or ask.written == "", world.slot.facts.saved("code", KEY) is not None, name)
         self.flushLoggedErrors()  # the fake's: it is not prepared for such bodies
 
     def test_odd_slot_calls(self) -> None:
@@ -156,7 +156,7 @@ class Templates(WorldTest):
             self.assertIn(world.send("POST", "/slots/0?action=save", body).status, (200, 400, 500), body)
             self.assertEqual("/slots/0?action=save", world.llama_server.paths()[-1])
         self.flushLoggedErrors()  # the fake's: it is not prepared for such bodies
-        self.assertIsNotNone(world.slot.saved("code", KEY))
+        self.assertIsNotNone(world.slot.facts.saved("code", KEY))
 
 
 class Errors(WorldTest):

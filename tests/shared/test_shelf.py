@@ -109,7 +109,7 @@ class Sharing(SharingTest):
         self.warm(self.b)
         self.b.llama_server.reuses_files = False
         self.b.chat("@code why?")
-        self.assertTrue(self.b.slot.is_doubted("code"))
+        self.assertTrue(self.b.slot.facts.is_doubted("code"))
         self.b.llama_server.reuses_files = True
         self.b.llama_server.date = "Today. "
         self.warm(self.b)

@@ -85,7 +85,7 @@ class Preparing(SlotTest):
         self.built.content.forget()
         self.server.files = {}
         self.assertEqual(Prepared("cold", "no-file"), self.prepare())
-        self.assertIsNone(self.slot.saved("code", KEY))
+        self.assertIsNone(self.slot.facts.saved("code", KEY))
 
     def test_trouble(self) -> None:
         """A llama-server in trouble makes the slot cold and unknown; preparing never fails for that."""
@@ -125,6 +125,6 @@ class Preparing(SlotTest):
 
     def test_saved(self) -> None:
         """A template's file is for one text in one shape."""
-        self.assertEqual(self.built.snapshots.get("code"), self.slot.saved("code", KEY))
+        self.assertEqual(self.built.snapshots.get("code"), self.slot.facts.saved("code", KEY))
         for name, key in (("code", OTHER), ("code", SHAPED), ("code", None), ("story", KEY)):
-            self.assertIsNone(self.slot.saved(name, key), (name, key))
+            self.assertIsNone(self.slot.facts.saved(name, key), (name, key))

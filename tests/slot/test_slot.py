@@ -91,7 +91,7 @@ class Conversing(SlotTest):
 
     def test_another_conversation(self) -> None:
         """On another conversation's template a question is hot: a model can go back to where both part."""
-        self.slot.know_tokens(lambda key: None)
+        self.slot.facts.tokens_of = lambda key: None
         held = self.converse(*FIRST, grown=100)
         before = len(self.server.requests)
         self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *SECOND))
@@ -99,7 +99,7 @@ class Conversing(SlotTest):
 
     def test_cut_back(self) -> None:
         """Where the prompt's tokens are known, the slot is cut down to it: the answer is then that of a cold run."""
-        self.slot.know_tokens(lambda key: [*TOKENS[:-3], 7] if key == KEY else None)
+        self.slot.facts.tokens_of = lambda key: [*TOKENS[:-3], 7] if key == KEY else None
         self.converse(*FIRST, grown=100)
         self.assertEqual(Prepared("hot", promised=len(TOKENS)), self.prepare(KEY, *SECOND))
         self.assertEqual([*TOKENS[:-3], 7], self.server.tokens)
@@ -110,7 +110,7 @@ class Conversing(SlotTest):
 
     def test_cut_back_in_vain(self) -> None:
         """A model that cannot go back is found out by that, and gets the prompt from its file, then and later."""
-        self.slot.know_tokens(lambda key: [*TOKENS[:-3], 7])
+        self.slot.facts.tokens_of = lambda key: [*TOKENS[:-3], 7]
         self.server.goes_back = False
         self.converse(*FIRST, grown=100)
         self.assertEqual(("restored", TOKENS), (self.prepare(KEY, *SECOND).cache, self.server.tokens))
@@ -168,7 +168,7 @@ class Conversing(SlotTest):
     def test_unusable_file(self) -> None:
         """A conversation's file that cannot be used is no reason to leave what the slot holds of the template."""
         self.use(self.warm_world(state_dir=self.folder / "other", slot_save_path=self.slots_folder()))
-        self.slot.know_tokens(lambda key: None)
+        self.slot.facts.tokens_of = lambda key: None
         self.keep(*FIRST)
         held = self.converse(*SECOND, grown=210)
         (self.slots_folder() / "code.chat.bin").unlink()
@@ -261,17 +261,19 @@ class Judging(SlotTest):
         for _ in range(3):
             self.judge(self.restored(), len(TOKENS) - 1)
         self.assertEqual((0, None), (self.count("restores", "ineffective"), self.built.reuse_check.trouble))
-        self.assertFalse(self.slot.is_doubted("code"))
+        self.assertFalse(self.slot.facts.is_doubted("code"))
 
     def test_did_not_help(self) -> None:
         """One that did not is counted, and nothing is restored for its template before that was looked at again."""
         self.judge(self.restored(), 0)
         self.assertEqual(1, self.count("restores", "ineffective"))
-        self.assertEqual((True, False), (self.slot.is_doubted("code"), self.slot.is_doubted("story")))
-        self.assertIsNone(self.slot.saved("code", KEY))
+        self.assertEqual((True, False), (self.slot.facts.is_doubted("code"), self.slot.facts.is_doubted("story")))
+        self.assertIsNone(self.slot.facts.saved("code", KEY))
         self.assertEqual(Prepared("cold", "ineffective"), self.restored())
         self.built.reuse_check.tokens_compared("code", same=True)
-        self.assertEqual((False, True), (self.slot.is_doubted("code"), self.slot.saved("code", KEY) is not None))
+        self.assertEqual(
+            (False, True), (self.slot.facts.is_doubted("code"), self.slot.facts.saved("code", KEY) is not None)
+        )
         self.assertEqual("restored", self.restored().cache)
 
     def test_twice(self) -> None:
@@ -325,7 +327,7 @@ class Judging(SlotTest):
             self.assertEqual(CHAT, prepared.source)
             self.judge(prepared, 0)
         self.assertEqual((False, None), (self.built.reuse_check.conversations, self.built.reuse_check.trouble))
-        self.assertFalse(self.slot.is_doubted("code"))
+        self.assertFalse(self.slot.facts.is_doubted("code"))
 
     def test_conversation_is_counted(self) -> None:
         """A restored conversation that did not help is counted as any other file, and one that did is not."""
@@ -364,7 +366,7 @@ class Judging(SlotTest):
         self.assertTrue(self.built.reuse_check.goes_back)
         self.judge(prepared, 0)
         self.assertEqual((False, None), (self.built.reuse_check.goes_back, self.built.reuse_check.trouble))
-        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.is_doubted("code")))
+        self.assertEqual((0, False), (self.count("restores", "ineffective"), self.slot.facts.is_doubted("code")))
 
     def test_conversation_still_counts(self) -> None:
         """What a doubted file has of the tokens counts as saved: a conversation has not grown by that."""

@@ -139,7 +139,7 @@ class Templates(UserTest):
             self.asking(reused)
             self.assertEqual("restored", self.prepared and self.prepared.cache)
             self.go_on()
-            self.assertEqual(doubted, self.slot.is_doubted("code"), reused)
+            self.assertEqual(doubted, self.slot.facts.is_doubted("code"), reused)
 
     def test_not_judged_by_another_slot(self) -> None:
         """A request that names no slot and ran in another one says nothing about what was restored into slot 0."""
@@ -147,7 +147,7 @@ class Templates(UserTest):
         self.asking(0, pinned=False)
         self.assertEqual("restored", self.prepared and self.prepared.cache)
         self.go_on()
-        self.assertEqual((False, True), (self.slot.is_doubted("code"), self.slot.holds(KEY)))
+        self.assertEqual((False, True), (self.slot.facts.is_doubted("code"), self.slot.holds(KEY)))
 
     def test_judged_in_slot_0(self) -> None:
         """A request that names no slot is judged if it has used slot 0."""
@@ -155,7 +155,7 @@ class Templates(UserTest):
         self.asking(0, pinned=False)
         self.evaluate([1, 2, 3])
         self.go_on()
-        self.assertTrue(self.slot.is_doubted("code"))
+        self.assertTrue(self.slot.facts.is_doubted("code"))
 
     def test_reuses_nothing(self) -> None:
         """A request that must not reuse anything has the conversation in the slot saved, and leaves nothing of use."""
@@ -236,7 +236,7 @@ class Others(UserTest):
         for may_write, stays in (("", True), ("mine.bin", True), ("code.bin", False)):
             self.body = Deferred()
             self.built.start(partial(self.call, may_write))
-            self.assertEqual(stays, self.slot.saved("code", KEY) is not None, may_write)
+            self.assertEqual(stays, self.slot.facts.saved("code", KEY) is not None, may_write)
             self.go_on()
 
 

@@ -119,7 +119,7 @@ class Done(HeadStartTest):
         self.first()
         before = len(self.server.requests)
         self.rounds()
-        self.assertFalse(self.built.slot.model_goes_back)
+        self.assertFalse(self.built.slot.facts.model_goes_back)
         self.assertEqual((["code.bin"], NEXT), (self.slot_calls("restore", before), self.server.tokens))
         trial, back, *pieces = self.pieces(before)
         self.assertEqual((TRIAL, TRIAL - 1), (trial, back))
