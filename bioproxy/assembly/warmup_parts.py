@@ -100,7 +100,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     # them together.  It gets the gate as well, because it must not begin anything while a user is there.
     warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
     # Its tokens are remembered, so that a warm-up that is interrupted again and again has them made once.
-    prompt_tokens = PromptTokens(Prefixes(llama), settings.learn_minimum)
+    prompt_tokens = PromptTokens(Prefixes(llama), watch, settings.learn_minimum)
     # Another one: before a question the slot may be cut back to exactly its prompt, for which the tokens must be known.
     slot.facts.tokens_of = prompt_tokens.remembered
     # Large bodies are parsed in another process.  In tests `elsewhere` is a plain call, so that they need no process.
@@ -128,11 +128,9 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
         shared,
         gate,
         slot,
-        watch,
+        forgetting,
         metrics,
         reactor,
-        readiness,
-        forgetting,
     )
     # Twice a second the warmer asks the others, in this order: is there something to be learned, is a head start
     # possible, is a prompt due, is there anything else that an idle slot is good for?  Computing happens inside the

@@ -23,7 +23,6 @@ from twisted.logger import Logger
 from bioproxy.gate.gate import Gate
 from bioproxy.learning.shape_learning import ShapeLearning
 from bioproxy.llama.prefix_tokens import DoesNotFit
-from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
@@ -36,7 +35,6 @@ from bioproxy.warmup.due_reasons import Due, Reason
 from bioproxy.warmup.forgetting import Forgetting
 from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
-from bioproxy.warmup.readiness import Readiness
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.warmup import Warmup
 
@@ -61,22 +59,18 @@ class Attempts:
         shared: SharedShelf,
         gate: Gate,
         slot: Slot,
-        watch: ProcessWatch,
+        forgetting: Forgetting,
         metrics: Metrics,
         clock: IReactorTime,
-        readiness: Readiness,
-        forgetting: Forgetting,
     ) -> None:
         """Store the parts; nothing is asked before the first try.
 
         `schedule` is told what came of a try, `catalogue` has each prompt as it is now, and `shape_learning` hears of
         shapes that llama-server refuses.  `prompt_tokens` turns a prompt into tokens, and `warmup` has these processed,
         inside `gate`.  `idle_work` is told that the slot is about to lose what it holds, and `shared` settles who of
-        several bioproxies computes.  `slot` tells which files may be used, and `watch` which process of llama-server
-        runs.  `metrics` counts the outcomes; `clock` measures how long a failing try took, by which the pause after it
-        is sized.
-
-        `readiness` has the gauges that tell what is warm, and `forgetting` has a learned prompt forgotten.
+        several bioproxies computes.  `slot` tells which files may be used, and `forgetting` has a learned prompt
+        forgotten.  `metrics` counts the outcomes; `clock` measures how long a failing try took, by which the pause
+        after it is sized.
         """
         self._schedule = schedule
         self._catalogue = catalogue
@@ -87,10 +81,8 @@ class Attempts:
         self._shared = shared
         self._gate = gate
         self._slot = slot
-        self._watch = watch
         self._metrics = metrics
         self._clock = clock
-        self._readiness = readiness
         self._forgetting = forgetting
 
     async def try_once(self, due: Due) -> None:
@@ -154,7 +146,7 @@ class Attempts:
             self._forgetting.forget_learned(name)
         except (DoesNotFit, Unusable, TooLarge) as error:
             # A later try would not help.  Another text, another model or a larger context would, and the schedule
-            # notices each of these, because a failure is recorded together with them (`Schedule.about`).  So would a
+            # notices each of these, because a failure is recorded together with them.  So would a
             # higher limit of files: a reload of the configuration has the failures of learned prompts forgotten.
             self._failed(prompt, str(error), None)
         except (LlamaCallFailed, SaveFailed, OSError) as error:
@@ -162,10 +154,8 @@ class Attempts:
             # logs it, and still starts the next round.  `CancelledError` comes at the stop, and must be passed on.
             self._failed(prompt, str(error), self._clock.seconds() - began)
         finally:
-            # Also after an interruption: another bioproxy may have more time for it, and the warm-up may have displaced
-            # another prompt that was warm in the slot only.
+            # Also after an interruption: another bioproxy may have more time for it.
             self._shared.release(name)
-            self._readiness.show()
 
     async def _claim(self, prompt: Prompt) -> bool:
         """Fire with whether this bioproxy is to compute a prompt.  Fails as `LlamaApi`'s calls do."""
@@ -183,7 +173,7 @@ class Attempts:
     async def _tokens_of(self, prompt: Prompt) -> list[int]:
         """Have llama-server turn a prompt into tokens.  Fires, fails and is cancelled as `PromptTokens.of`."""
         try:
-            return await self._prompt_tokens.of(prompt, self._watch.process.props.context, self._schedule.about(prompt))
+            return await self._prompt_tokens.of(prompt)
         except LlamaError as error:
             # A chat template may refuse what a client sent, for example tools that it does not support, and would
             # refuse it each time.  Then the shape without system message and tools is more likely to work.  Status 503

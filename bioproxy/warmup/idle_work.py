@@ -2,15 +2,16 @@
 
 Four things, in this order:
 
-1. The conversation that a user left in the slot is saved, if it is worth that: something else may take the slot soon.
-2. What will probably be asked for next is restored, after warm-ups or a restart of llama-server have displaced it: the
+1. What was used, and when, is written down, so that a restart knows what is asked for.
+2. The conversation that a user left in the slot is saved, if it is worth that: something else may take the slot soon.
+3. What will probably be asked for next is restored, after warm-ups or a restart of llama-server have displaced it: the
    last conversation, or the prompt that was used last.
-3. What was used, and when, is written down, so that a restart knows what is asked for.
 4. The tokens of the prompt in the slot are made, if they are not known: before the next question on it, the slot is cut
    back to exactly that prompt (`bioproxy.slot.preparer`).
 
-Nothing is computed here, so each takes a second at most.  For Twisted each is a short coroutine, and the first two run
-inside the gate like a warm-up, but a user who arrives waits for their end: llama-server would finish them in any case.
+Nothing is computed here, so each takes a second at most.  For Twisted each is a short coroutine.  The save and the
+restore run inside the gate like a warm-up, but a user who arrives waits for their end: llama-server would finish them
+in any case.
 
 Does not know which prompt is due for a warm-up, beyond that none is.
 """
@@ -86,11 +87,11 @@ class IdleWork:
         Fires when that is done, or a user has come.  Errors of llama-server do not make this fail.  After cancelling,
         the slot's content counts as unknown, so the next request may be slower, but is correct.
         """
-        # First the conversation, because restoring something would displace it.  If a user comes, the code below finds
-        # the gate in use, or the user's content in the slot, and does nothing.
         if self._gate.stats.idle_seconds() >= IDLE:
             # Without waiting for the disk: losing them costs nothing but the order of some files.
             self._write_uses()
+            # Before the restore, which would displace it.  If a user comes, the code below finds the gate in use, or
+            # the user's content in the slot, and does nothing.
             if self._slot.conversation_save_is_due():
                 await self._gate.warmup(self._save_conversation)
         if self._schedule.ahead:
@@ -142,12 +143,11 @@ class IdleWork:
         if prompt is None or self._prompt_tokens.remembered(prompt.key) is not None:
             return
         # Once for each process and prompt: what cannot be made now cannot be made in half a second either.
-        about = self._schedule.about(prompt)
-        if self._asked_tokens != about:
+        if self._asked_tokens != (occasion := (self._watch.process, prompt.key)):
             # Noted before the ``await``, so that an error leaves it noted, too.
-            self._asked_tokens = about
+            self._asked_tokens = occasion
             try:
-                await self._prompt_tokens.of(prompt, self._watch.process.props.context, about)
+                await self._prompt_tokens.of(prompt)
             except (LlamaCallFailed, DoesNotFit, Unusable) as error:
                 self.log.debug("{prompt}: its tokens are not known: {error}", prompt=prompt, error=error)
 

@@ -46,7 +46,7 @@ class Outcomes:
     """
 
     failures: Backoff
-    """Warm-ups that failed, each about a prompt and a process of llama-server (`Schedule.about`)."""
+    """Warm-ups that failed, each about a prompt's key and a process of llama-server."""
 
     changes: Backoff
     """Warm-ups during which the text changed."""

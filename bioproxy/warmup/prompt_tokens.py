@@ -21,6 +21,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes, cut_after
+from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import TOKENS_PER_DIGEST, prefix_digests
 from bioproxy.prompts.prompt_shape import Key
@@ -53,11 +54,12 @@ class PromptTokens:
     minimum: int
     """Tokens below which a learned prompt is not worth keeping (``learn_minimum``).  May change at any time."""
 
-    def __init__(self, prefixes: Prefixes, minimum: int) -> None:
-        """Ask `prefixes`, which asks llama-server; `minimum` is the first value of the attribute."""
+    def __init__(self, prefixes: Prefixes, watch: ProcessWatch, minimum: int) -> None:
+        """Ask `prefixes`, which asks llama-server; `watch` knows its context.  `minimum` is a first value."""
         self.counts = {}
         self.minimum = minimum
         self._prefixes = prefixes
+        self._watch = watch
         self._latest: OrderedDict[Key, Sequence[int]] = OrderedDict()
 
     def forget(self) -> None:
@@ -68,14 +70,16 @@ class PromptTokens:
         self._prefixes.forget()
         self._latest.clear()
 
-    async def of(self, prompt: Prompt, context: int, about: object) -> list[int]:
+    async def of(self, prompt: Prompt) -> list[int]:
         """Fire with the tokens that a warm-up of a prompt has to process.
 
-        `context` is how many tokens the model takes, `about` everything else that the tokens depend on.  Fails with
-        `DoesNotFit`, with `Unusable`, or as `LlamaApi`'s calls do; cancelling closes the connection.
+        Fails with `DoesNotFit`, with `Unusable`, or as `LlamaApi`'s calls do; cancelling closes the connection.
         """
+        # The same text may have other tokens in another process: of another model, or with another chat template.
+        process = self._watch.process
+        about = (prompt.key, process)
         try:
-            tokens = await self._prefixes.tokens(prompt.text, prompt.shape, context, about)
+            tokens = await self._prefixes.tokens(prompt.text, prompt.shape, process.props.context, about)
         except DoesNotFit as error:
             # Shown to the operator, who wants to know by how much.
             self.counts[prompt.id] = error.tokens or 0

@@ -99,15 +99,6 @@ class Schedule:
         self.begins = self._outcomes.begins
         self.changed = self._outcomes.changed
 
-    def about(self, prompt: Prompt) -> object:
-        """Return everything that a prompt's tokens depend on: when it is another, so may be the tokens.
-
-        Two such values are only good for comparing them.
-        """
-        # Equal prompts are equal tokens only for one chat template and tokenizer, and these are llama-server's.
-        # `process` is a new object for each process of llama-server, which may have another model, or another context.
-        return prompt.key, self._watch.process
-
     def look(self, id: str) -> Due | Waiting:
         """Return whether the prompt with this id is due now, and why.
 
@@ -146,7 +137,7 @@ class Schedule:
 
         Also after the pause, until a try succeeds: the next try may fail for the same reason.
         """
-        trouble = self._outcomes.failures.current(prompt.id, self.about(prompt))
+        trouble = self._outcomes.failures.current(prompt.id, self._about(prompt))
         return None if trouble is None else trouble.text
 
     # What people ask for.
@@ -201,7 +192,13 @@ class Schedule:
         # An operator's wish is for one try that users do not interrupt; an interrupted one leaves the wish in place.
         # If the wish stayed, the prompt would never pause after failures.
         self.wanted.discard(prompt.id)
-        return self._outcomes.failures.failed(prompt.id, self.about(prompt), text, took)
+        return self._outcomes.failures.failed(prompt.id, self._about(prompt), text, took)
+
+    def _about(self, prompt: Prompt) -> object:
+        """Return what a failure is about: when it is another, the next try may succeed.  Only good for comparing."""
+        # Equal prompts have equal tokens only with one chat template and tokenizer, and these are llama-server's.
+        # `process` is a new object for each process of llama-server, which may have another model, or another context.
+        return prompt.key, self._watch.process
 
     def _order(self, due: Due) -> tuple[bool, bool, bool, int]:
         """Return what prompts that are due are sorted by: four values, of which the first that differs decides."""
@@ -233,7 +230,7 @@ class Schedule:
             wanted=name in self.wanted,
             allowed=self.ahead or name in self._asked,
             # Only while the pause lasts: afterwards a failure is history, and no fact that speaks against a try.
-            failure=self._outcomes.failures.waiting(name, self.about(prompt)),
+            failure=self._outcomes.failures.waiting(name, self._about(prompt)),
             change=self._outcomes.changes.waiting(name),
             recorded=recorded,
             # Looked up on disk, where the folder can be seen: somebody may have deleted the file.

@@ -99,6 +99,8 @@ class Warmer:
         while self._watch.up and not self._gate.busy and (due := self._schedule.next(tried)) is not None:
             tried.add(due.prompt.id)
             await self._attempts.try_once(due)
+            # Whatever came of the try: it may have displaced another prompt that was warm in the slot only.
+            self._readiness.show()
         # A llama-server that sleeps (``--sleep-idle-seconds``) is not woken up for this: waking up means loading the
         # model, and when it falls asleep again, what was restored into the slot is lost.
         if self._watch.up and not self._watch.process.props.asleep and not self._gate.busy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.prompts.catalogue import Prompt
@@ -33,15 +33,15 @@ class TokensTest(SlotTest):
     def setUp(self) -> None:
         """Make it."""
         super().setUp()
-        self.tokens = PromptTokens(Prefixes(self.built.llama), 1024)
+        self.tokens = PromptTokens(Prefixes(self.built.llama), self.built.watch, 1024)
 
-    def of(self, prompt: Prompt, context: int = 16384) -> list[int]:
+    def of(self, prompt: Prompt) -> list[int]:
         """Return the tokens of a prompt."""
-        return self.run_now(lambda: self.tokens.of(prompt, context, None))
+        return self.run_now(lambda: self.tokens.of(prompt))
 
-    def fails(self, prompt: Prompt, error: type[Exception], **more: Any) -> None:
+    def fails(self, prompt: Prompt, error: type[Exception]) -> None:
         """Check that there are none."""
-        self.failureResultOf(self.built.start(lambda: self.tokens.of(prompt, more.get("context", 16384), None)), error)
+        self.failureResultOf(self.built.start(lambda: self.tokens.of(prompt)), error)
 
     def test_exact_end(self) -> None:
         """A warm-up ends a batch before the prompt's end; behind that, one token is remembered that is another one."""
@@ -66,7 +66,9 @@ class TokensTest(SlotTest):
 
     def test_too_large(self) -> None:
         """A text that does not fit the context has no tokens, and 0 where they were too many to count."""
-        self.fails(template("x" * 100), DoesNotFit, context=64)
+        process = self.built.watch.process
+        self.built.watch.process = replace(process, props=replace(process.props, context=64))
+        self.fails(template("x" * 100), DoesNotFit)
         self.assertEqual(["code"], list(self.tokens.counts))
 
     def test_too_short(self) -> None:
