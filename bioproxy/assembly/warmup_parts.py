@@ -38,6 +38,7 @@ from bioproxy.warmup.idle_work import IdleWork
 from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.prompt_tokens import PromptTokens
 from bioproxy.warmup.readiness import Readiness
+from bioproxy.warmup.resume import Resume
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.warmer import Warmer
 from bioproxy.warmup.warmup import Warmup
@@ -52,7 +53,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     An arrow means "knows and calls"::
 
         Warmer ---> Schedule ----> Catalogue --> TemplatePoller, LearnedPrompts
-             |----> Attempts ----> Warmup --> Gate, Slot, LlamaApi
+             |----> Attempts ----> Warmup --> Gate, Slot, Resume
              |----> HeadStart ---> LastTalk, HeadStartEvaluation --> Warmup
              |----> IdleWork                     what else an idle slot is good for
              |----> Readiness                    how warm each prompt is
@@ -96,9 +97,11 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
         learns=minimum is not None,
         is_computed_elsewhere=shared.is_computed_elsewhere,
     )
+    # What need not be computed again, because a file has it; warm-ups and head starts both begin with that.
+    resume = Resume(slot, llama)
     # The schedule decides and changes nothing; the warm-up does one piece of work and decides nothing.  The warmer puts
     # them together.  It gets the gate as well, because it must not begin anything while a user is there.
-    warmup = Warmup(gate, slot, llama, metrics, speed, reactor, settings.warmup_chunk)
+    warmup = Warmup(gate, slot, resume, metrics, speed, reactor, settings.warmup_chunk)
     # Its tokens are remembered, so that a warm-up that is interrupted again and again has them made once.
     prompt_tokens = PromptTokens(Prefixes(llama), watch, settings.learn_minimum)
     # Another one: before a question the slot may be cut back to exactly its prompt, for which the tokens must be known.
@@ -108,7 +111,7 @@ def assemble_warmups(settings: Settings, reactor: Any, outside: Outside, lower: 
     # Reads a conversation once more when it was answered, to guess how it goes on. That is two parts: one looks after
     # each answer whether a head start is worth its time, the other one carries it out. It uses the warm-up's size of
     # pieces, so that a user who comes waits for no longer than for a warm-up.
-    evaluation = HeadStartEvaluation(gate, slot, llama, watch, warmup, speed)
+    evaluation = HeadStartEvaluation(gate, slot, resume, watch, warmup, speed)
     last_talk = LastTalk(metrics, settings.head_start)
     head_start = HeadStart(last_talk, gate, slot, llama, watch, evaluation, reactor, reader.read)
     # What is told of prompts, and what is to be done when one of them goes.

@@ -119,8 +119,8 @@ class SlotAccess:
         # The body as it is sent now, with its templates filled in.  When the answer has ended, its file is closed.
         if asked.reusable and asked.conversation.message_digests:
             agent = exchange.request.getHeader(b"user-agent") or b""
-            conversation = Talk(record.path, kind_of(agent, record.path), asked.prompt, asked.conversation)
-            exchange.answer = self._last_talk.request_sent(conversation, exchange.body)
+            talk = Talk(record.path, kind_of(agent, record.path), asked.prompt, asked.conversation)
+            exchange.answer = self._last_talk.request_sent(talk, exchange.body)
 
     def learn(self, exchange: Exchange, asked: Asked) -> int | None:
         """Draw conclusions from an answer that has ended well.

@@ -17,12 +17,11 @@ Does not know how the prompt was found, nor whether its client will really send 
 from __future__ import annotations
 
 from bioproxy.gate.gate import Gate
-from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.prompts.prompt_shape import Key
 from bioproxy.slot.head_start_use import TRIAL
+from bioproxy.slot.known_content import NO_KEY
 from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.reuse_check import helped
 from bioproxy.warmup.next_prompt import NextPrompt
@@ -42,11 +41,11 @@ class HeadStartEvaluation:
     """How many tokens the last run has computed; `None` if it did not come to its end."""
 
     def __init__(
-        self, gate: Gate, slot: Slot, llama: LlamaApi, watch: ProcessWatch, warmup: Warmup, speed: Speed
+        self, gate: Gate, slot: Slot, resume: Resume, watch: ProcessWatch, warmup: Warmup, speed: Speed
     ) -> None:
         """Store the parts.
 
-        `gate` is asked to let a save finish, `slot` is what is used, and `llama` restores files.  `watch` tells which
+        `gate` is asked to let a save finish, `slot` is what is used, and `resume` restores files.  `watch` tells which
         process runs.  `warmup` has the longest piece, and `speed` says how many tokens a piece has.
         """
         self.computed = None
@@ -55,7 +54,7 @@ class HeadStartEvaluation:
         self._watch = watch
         self._warmup = warmup
         self._speed = speed
-        self._resume = Resume(slot, llama)
+        self._resume = resume
 
     async def run(self, conversation: ConversationChain, found: NextPrompt) -> None:
         """Have the slot, which holds this conversation as it was answered, hold the beginning of its next prompt.
@@ -73,7 +72,7 @@ class HeadStartEvaluation:
             # From here on nothing is known of the slot but that it probably has some of this conversation.
             #
             # Only the size of pieces is taken from it.  A head start is tried once, so there is nothing to carry over.
-            progress = Progress(Key("", ""))
+            progress = Progress(NO_KEY)
             # A model that cannot go back would compute all up to the end of the first piece in one request, and a user
             # who comes would wait for a whole batch of llama-server's, 2,048 tokens.
             if goes_back and found.end > max(progress.piece(self._speed, self._warmup.longest_piece), TRIAL):

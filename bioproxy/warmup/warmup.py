@@ -29,7 +29,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from bioproxy.gate.gate import Gate
-from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.speed import Speed
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.prompt_ids import metric_label
@@ -49,8 +48,7 @@ So saves take at most a twentieth of a warm-up's time, and an interruption loses
 Halved: twice as much time goes into saves.  Doubled: under steady traffic twice as much work is done again and again.
 """
 
-
-Wanted = Callable[[], bool]
+StillWanted = Callable[[], bool]
 """Tells whether a warm-up is still wanted: false as soon as the prompt is another, because its text was edited."""
 
 
@@ -73,37 +71,37 @@ class Warmup:
     """Tokens of a piece at most (``warmup_chunk``).  Changes when the configuration is reloaded."""
 
     def __init__(
-        self, gate: Gate, slot: Slot, llama: LlamaApi, metrics: Metrics, speed: Speed, clock: IReactorTime, piece: int
+        self, gate: Gate, slot: Slot, resume: Resume, metrics: Metrics, speed: Speed, clock: IReactorTime, piece: int
     ) -> None:
         """Put the parts together; nothing is asked or started before the first `run`.
 
-        `gate` is asked to let saves finish.  `slot` is what gets warm, and `llama` processes the tokens.  `metrics`
-        gets the duration of each warm-up, measured by `clock`.  `speed` learns from each piece how fast llama-server
-        is, and says how many tokens make a second's work.  `piece` is the first value of `longest_piece`.
+        `gate` is asked to let saves finish.  `slot` is what gets warm, and `resume` brings what need not be computed
+        again.  `metrics` gets the duration of each warm-up, measured by `clock`.  `speed` learns from each piece how
+        fast llama-server is, and says how many tokens make a second's work.  `piece` is the first value of
+        `longest_piece`.
         """
         self.current = None
         self._gate = gate
         self._slot = slot
+        self._resume = resume
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
         self.longest_piece = piece
-        # What a warm-up need not compute again, because a file has its beginning.
-        self._resume = Resume(slot, llama)
         self.progress = {}
 
-    async def run(self, prompt: Prompt, tokens: Sequence[int], wanted: Wanted) -> None:
+    async def run(self, prompt: Prompt, tokens: Sequence[int], still_wanted: StillWanted) -> None:
         """Bring a prompt's `tokens` into the slot and save them.
 
-        `wanted` is asked between two pieces; when it returns false, the rest is left undone.  Fires with nothing when
-        the prompt is warm, or is not wanted any more.  Fails as `LlamaApi`'s calls do, with `SaveFailed`, or with
+        `still_wanted` is asked between two pieces; when it returns false, the rest is left undone.  Fires with nothing
+        when the prompt is warm, or is not wanted any more.  Fails as `LlamaApi`'s calls do, with `SaveFailed`, or with
         `OSError` if the record cannot be written.  Cancelling loses what was computed since the last save.
         """
         # `finally`, because this coroutine mostly ends by cancellation: otherwise the prompt would be shown as
         # "warming" for as long as the user who interrupted it is answered, and longer.
         self.current = prompt.id
         try:
-            await self._run(prompt.id, prompt.key, tokens, wanted)
+            await self._run(prompt.id, prompt.key, tokens, still_wanted)
         finally:
             self.current = None
 
@@ -116,7 +114,7 @@ class Warmup:
         progress = self.progress.get(name)
         return progress.done if progress is not None and progress.key == key else None
 
-    async def _run(self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted) -> None:
+    async def _run(self, name: str, key: Key, tokens: Sequence[int], still_wanted: StillWanted) -> None:
         """Do the work of `run` for the prompt with this id and key, by which the slot and its files know it.
 
         The steps: save what users left in the slot; look what is there already; have the rest processed; note what the
@@ -136,11 +134,11 @@ class Warmup:
             if use.already_saved:
                 return self._over(name, use)
             if not use.in_slot or not await self._cut_down(tokens, use, progress):
-                await self._in_pieces(name, key, tokens, wanted, use, progress)
+                await self._in_pieces(key, tokens, still_wanted, use, progress)
             # The text has changed meanwhile, or the prompt was forgotten.  What the slot holds now is of no use to
             # anybody, and noting or saving it would replace the file of the old text, whose beginning may still be of
             # use for the new one.
-            if not wanted():
+            if not still_wanted():
                 return
             # On leaving, what the slot holds is noted first and then saved: a save that fails leaves the prompt warm in
             # the slot at least.
@@ -155,19 +153,19 @@ class Warmup:
     # The pieces.
 
     async def _in_pieces(
-        self, name: str, key: Key, tokens: Sequence[int], wanted: Wanted, use: WarmupUse, progress: Progress
+        self, key: Key, tokens: Sequence[int], still_wanted: StillWanted, use: WarmupUse, progress: Progress
     ) -> None:
         """Have the tokens evaluated piece by piece, for as long as they are wanted.
 
-        Fires when all are evaluated, or `wanted` has returned false; fails as `LlamaApi`'s calls do.  Cancelling closes
-        the connection of the piece in progress; what `progress` says then is still right.
+        Fires when all are evaluated, or `still_wanted` has returned false; fails as `LlamaApi`'s calls do.  Cancelling
+        closes the connection of the piece in progress; what `progress` says then is still right.
         """
         # What a file has already: the beginning of an interrupted warm-up, an older text that begins in the same way,
         # or a conversation on the prompt.
         start = done = await self._resume.restore(tokens, key)
         progress.reached(key, done / len(tokens))
         piece = progress.piece(self._speed, self.longest_piece)
-        while done < len(tokens) and wanted():
+        while done < len(tokens) and still_wanted():
             # A user who comes now cancels the ``await`` below, and waits until llama-server has noticed that: one
             # batch.
             end = piece_end(done, piece, len(tokens))
