@@ -27,7 +27,7 @@ from random import Random
 from statistics import mean
 
 from benchmarks.scheduling_run import Machine, Run, conversations
-from bioproxy.gate.order import Enter, Linger, Policy, Waiting, decide, expected_s
+from bioproxy.gate.order import Enter, Linger, Policy, WaitingTurn, decide, expected_s
 from bioproxy.settings.configuration import Settings
 
 
@@ -40,7 +40,7 @@ def by_policy(patience: float, linger: float = Settings().linger) -> Callable[[R
     def choose(run: Run) -> Enter | Linger | None:
         """Ask the function that the gate asks, in its own terms: a queue, and what is known of the past."""
         # The estimate is made of the past, as the real gate makes it; it does not know what the oracle knows.
-        queue = [Waiting(each.conversation == run.holds, each.passed) for each in run.queue]
+        queue = [WaitingTurn(each.conversation == run.holds, each.passed) for each in run.queue]
         return decide(queue, Policy(patience, expected_s(run.recent), min(linger, run.linger_until - run.now)))
 
     return choose

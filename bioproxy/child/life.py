@@ -12,7 +12,7 @@ sends after ``kill -9``.
 
 A process can end for three reasons: it has crashed, its start has failed, or it is being *replaced* because a reload
 has brought other settings.  Only the first two are troubles, with a reason, a line in the log, and a pause
-(`bioproxy.child.attempts`).
+(`bioproxy.child.earlier_starts`).
 
 Does not know the service, requests or reloads (`bioproxy.child.supervisor`), nor how it is found out whether llama.cpp
 answers (`bioproxy.child.startup`, and the functions that are handed in).
@@ -28,8 +28,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from bioproxy.child.attempts import Attempts
 from bioproxy.child.command_line import has_keys_of_users
+from bioproxy.child.earlier_starts import EarlierStarts
 from bioproxy.child.failure_reasons import failure_reason
 from bioproxy.child.launch import launch
 from bioproxy.child.process_output import ProcessOutput
@@ -82,7 +82,7 @@ class Life:
         process is about to be started in the place of one that has ended.
         """
         self.settings = settings
-        self.attempts = Attempts(reactor)
+        self.earlier_starts = EarlierStarts(reactor)
         """What has failed."""
         self.waiting = Waiting(reactor)
         """Those that wait until llama.cpp answers."""
@@ -115,7 +115,7 @@ class Life:
         self.settings = settings
         self.state = STARTING
         # What has failed with the old settings says nothing about these.
-        self.attempts.succeeded()
+        self.earlier_starts.succeeded()
         self._replacing = True
         # The life goes on by itself when the process is gone, or when the pause is over.
         if self.process is not None and not self.process.ended:
@@ -134,7 +134,7 @@ class Life:
             # From here on the end of a process is news again, whatever ended the one before.
             self._replacing = False
             # Where a start has failed before, the lines of another try would only repeat themselves.
-            self.state, aloud = STARTING, self.attempts.is_first(self.settings)
+            self.state, aloud = STARTING, self.earlier_starts.is_first(self.settings)
             if aloud:
                 self.log.info("llama.cpp is starting, with {model}", model=self.settings.model)
             # Never fails: a process that cannot be started is one that has ended already, with its reason.
@@ -170,7 +170,7 @@ class Life:
         # Earlier failures stay known to the pauses until it has answered for some seconds: a llama.cpp that loads its
         # model and crashes at the first request would be restarted without end otherwise.
         self.state = RUNNING
-        self.attempts.succeeded()
+        self.earlier_starts.succeeded()
         process.heard()
         # Not before the state is right: each of those that wait goes on inside this call.
         self.waiting.let_go()
@@ -186,16 +186,16 @@ class Life:
         self.state = PAUSING
         if up_since is not None:
             # Those that wait go on waiting: the next start will probably do.
-            return self.attempts.crashed(self.settings, reason, self._reactor.seconds() - up_since)
+            return self.earlier_starts.crashed(self.settings, reason, self._reactor.seconds() - up_since)
         if start is Start.LATE:
             # It was killed from here, so its last lines are about something else.
             reason = f"it did not get ready within {self.start_limit:g} s"
-        self.attempts.failed(self.settings, reason)
-        self.waiting.turn_away(lambda: self.attempts.error(self.settings))
+        self.earlier_starts.failed(self.settings, reason)
+        self.waiting.turn_away(lambda: self.earlier_starts.error(self.settings))
 
     async def _rest(self) -> None:
         """Wait until the next try is allowed.  Fires then, or when other settings are to be tried."""
-        self._pause = deferLater(self._reactor, self.attempts.seconds_left(self.settings))
+        self._pause = deferLater(self._reactor, self.earlier_starts.seconds_left(self.settings))
         try:
             await self._pause
         except CancelledError:

@@ -84,7 +84,7 @@ class LlamaChild(Service):
     @property
     def trouble(self) -> str | None:
         """Why the last start has failed, in words for an operator; `None` if it has not."""
-        return self.life.attempts.trouble
+        return self.life.earlier_starts.trouble
 
     @property
     def pid(self) -> int | None:
@@ -165,7 +165,7 @@ class LlamaChild(Service):
             return
         # Known to have failed: the caller learns that at once, and when to come again.
         if self.state == PAUSING and self.trouble is not None:
-            raise self.life.attempts.error(self.life.settings)
+            raise self.life.earlier_starts.error(self.life.settings)
         await self.life.waiting.wait(seconds, f"{IS_STARTING}, and did not answer in time")
 
     def turn_away(self, error: Callable[[], ProxyError]) -> None:

@@ -20,8 +20,8 @@ How long a request will be inside is not known before, so the caller hands in an
 passing request takes longer than that, nobody is ever passed over for more than the patience.  If one does, the
 patience is exceeded by that one request's extra time and by no more: afterwards nobody may pass any longer.
 
-Some requests only fill llama-server's cache and produce nothing (`Waiting.fills_only`).  They are let in when nobody
-else waits, so they are outside both rules: everybody passes them, and no patience is counted for them.
+Some requests only fill llama-server's cache and produce nothing (`WaitingTurn.fills_only`).  They are let in when
+nobody else waits, so they are outside both rules: everybody passes them, and no patience is counted for them.
 
 This module is pure.  It knows no clock, no gate and no Twisted, so tests can try thousands of queues, and
 `benchmarks/scheduling.py` runs a whole day with it in a second.
@@ -34,7 +34,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingTurn:
     """One waiting request, as far as the order depends on it.  Its place in the queue tells when it arrived."""
 
     goes_on: bool = False
@@ -132,7 +132,7 @@ def in_order(fills_only: Sequence[bool]) -> list[int]:
     return sorted(range(len(fills_only)), key=fills_only.__getitem__)
 
 
-def decide(queue: Sequence[Waiting], policy: Policy) -> Enter | Linger | None:
+def decide(queue: Sequence[WaitingTurn], policy: Policy) -> Enter | Linger | None:
     """Return who goes next, or for how long to linger first; `None` if the queue is empty.
 
     `queue` is in the order of arrival.  To be asked when nobody is inside, and again whenever the queue changes while

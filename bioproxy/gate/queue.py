@@ -29,7 +29,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from bioproxy.gate.order import RECENT_TURNS, Linger, Policy, Waiting, decide, expected_s, in_order, worth_lingering
+from bioproxy.gate.order import RECENT_TURNS, Linger, Policy, WaitingTurn, decide, expected_s, in_order, worth_lingering
 from bioproxy.gate.turn import Turn
 from bioproxy.runtime.errors import Unavailable
 from bioproxy.runtime.metrics import Metrics
@@ -211,9 +211,9 @@ class WaitingQueue:
         left = 0.0 if self._linger_until is None else self._linger_until - self._clock.seconds()
         return Policy(self.patience, expected_s(self._recent), left)
 
-    def _value(self, turn: Turn) -> Waiting:
+    def _value(self, turn: Turn) -> WaitingTurn:
         """Return a turn as the decision sees it."""
-        return Waiting(self._goes_on(turn), turn.passed_s, turn.fills_for is not None)
+        return WaitingTurn(self._goes_on(turn), turn.passed_s, turn.fills_for is not None)
 
     def _goes_on(self, turn: Turn) -> bool:
         """Tell whether a turn goes on with what the slot holds; not asked where nobody may pass anyway."""

@@ -27,7 +27,7 @@ Work = Coroutine[Deferred[Any], Any, None]
 """A coroutine that awaits Deferreds and gives nothing: what ``async def f() -> None`` makes when it is called."""
 
 
-class Admission(Protocol):
+class Gatekeeper(Protocol):
     """What a turn needs of the gate (`bioproxy.gate.gate.Gate`), which in turn makes the turns.
 
     Named here, so that the two modules do not import each other.
@@ -90,7 +90,7 @@ class Turn:
 
     def __init__(
         self,
-        gate: Admission,
+        gate: Gatekeeper,
         who: Any,
         goes_on: Callable[[], bool] = lambda: False,
         fills_for: Hashable = None,

@@ -26,7 +26,7 @@ from bioproxy.llama.failures import translated
 from bioproxy.runtime.errors import ProxyError, UpstreamTimeout
 
 
-class Waiting(Protocol):
+class PendingCall(Protocol):
     """A pending call to llama-server, of which this module needs nothing but a way to end it."""
 
     def cancel(self) -> None:
@@ -45,9 +45,9 @@ class PendingCalls:
         self._clock = clock
         # Whether llama-server is regarded as unresponsive, until it answers something again.
         self._given_up = False
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[PendingCall] = set()
         # The calls that were ended by `end_all`, each with the error that its caller is to see.
-        self._ended: dict[Waiting, ProxyError] = {}
+        self._ended: dict[PendingCall, ProxyError] = {}
 
     async def waited_for(self, deferred: Deferred[Any]) -> Any:
         """Wait for a call's `Deferred` so that `end_all` can end the wait, and translate its failures.

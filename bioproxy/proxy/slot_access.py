@@ -30,7 +30,7 @@ from bioproxy.slot.preparer import Prepared
 from bioproxy.slot.slot import Slot
 from bioproxy.slot.uses import PromptUse
 from bioproxy.slot_files.client_calls import saved_to
-from bioproxy.warmup.client_kinds import kind_of
+from bioproxy.warmup.client_kinds import client_kind
 from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.talks import Talk
 
@@ -119,7 +119,7 @@ class SlotAccess:
         # The body as it is sent now, with its templates filled in.  When the answer has ended, its file is closed.
         if asked.reusable and asked.conversation.message_digests:
             agent = exchange.request.getHeader(b"user-agent") or b""
-            talk = Talk(record.path, kind_of(agent, record.path), asked.prompt, asked.conversation)
+            talk = Talk(record.path, client_kind(agent, record.path), asked.prompt, asked.conversation)
             exchange.answer = self._last_talk.request_sent(talk, exchange.body)
 
     def learn(self, exchange: Exchange, asked: Asked) -> int | None:

@@ -123,7 +123,7 @@ class Waits:
         prompt = record.template
         if isinstance(found, ChatRequest) and (learned := self._prompt_learning.prompt_for(found)) is not None:
             prompt = learned.id
-        self._visits[record.id] = Visit(kind_of(record.path, prompt, found), size)
+        self._visits[record.id] = Visit(request_kind(record.path, prompt, found), size)
 
     def entered(self, record: Record) -> None:
         """Note that it has the slot now."""
@@ -225,7 +225,7 @@ class Waits:
             return None
 
 
-def kind_of(path: str, prompt: str, found: NamedTemplates | ChatRequest | None) -> Kind:
+def request_kind(path: str, prompt: str, found: NamedTemplates | ChatRequest | None) -> Kind:
     """Return what a request has in common with others: path, `prompt` (its id, or empty), and the turn.
 
     `found` is what its body was found to be.

@@ -34,7 +34,7 @@ from bioproxy.slot_files.save_failures import SaveFailed, TooLarge
 from bioproxy.warmup.due_reasons import Due, Reason
 from bioproxy.warmup.forgetting import Forgetting
 from bioproxy.warmup.idle_work import IdleWork
-from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, Unusable
+from bioproxy.warmup.prompt_tokens import PromptTokens, TooShort, UnusablePrompt
 from bioproxy.warmup.schedule import Schedule
 from bioproxy.warmup.warmup import Warmup
 
@@ -144,7 +144,7 @@ class Attempts:
         except TooShort:
             # Its tokens were only estimated when it was learned.
             self._forgetting.forget_learned(name)
-        except (DoesNotFit, Unusable, TooLarge) as error:
+        except (DoesNotFit, UnusablePrompt, TooLarge) as error:
             # A later try would not help.  Another text, another model or a larger context would, and the schedule
             # notices each of these, because a failure is recorded together with them.  So would a
             # higher limit of files: a reload of the configuration has the failures of learned prompts forgotten.

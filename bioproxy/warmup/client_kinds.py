@@ -37,7 +37,7 @@ LONGEST_NAME = 40
 
 
 @dataclass
-class Kind:
+class ClientKind:
     """What is known of one kind of client."""
 
     wrong: int = 0
@@ -47,7 +47,7 @@ class Kind:
     """Whether its prompts part from what the slot holds although that looked right.  Tool calls may do that."""
 
 
-def kind_of(user_agent: bytes, path: str) -> str:
+def client_kind(user_agent: bytes, path: str) -> str:
     """Return the kind of a client: the first word of its header `User-Agent`, and the path."""
     name = re.split(r"[\s/(;]", user_agent.decode("ascii", "replace").strip(), maxsplit=1)[0][:LONGEST_NAME]
     return f"{''.join(each for each in name if each.isprintable()) or 'unnamed client'} {path}"
@@ -62,7 +62,7 @@ class ClientKinds:
     log = Logger()
 
     def __init__(self) -> None:
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, ClientKind] = {}
 
     def stopped(self, kind: str) -> bool:
         """Tell whether there are no more guesses for this kind."""
@@ -87,10 +87,10 @@ class ClientKinds:
         """Return the kinds that have stopped, as `/status` shows them."""
         return [{"client": kind, "note": note(kind)} for kind in self._kinds if self.stopped(kind)]
 
-    def _kind(self, kind: str) -> Kind:
+    def _kind(self, kind: str) -> ClientKind:
         """Return what is known of a kind, as the one that was met last."""
         # A dict keeps the order in which keys were added, so the first one is the oldest.
-        known = self._kinds[kind] = self._kinds.pop(kind, Kind())
+        known = self._kinds[kind] = self._kinds.pop(kind, ClientKind())
         if len(self._kinds) > KINDS:
             del self._kinds[next(iter(self._kinds))]
         return known

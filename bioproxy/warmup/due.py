@@ -1,7 +1,7 @@
 """Decides whether a prompt is to be warmed up now, and says why.
 
 The decision is one pure function, `decide`, from facts to a value of `bioproxy.warmup.due_reasons`: `Due` with the
-reason, or `Waiting` with the reason why not.
+reason, or `NotDue` with the reason why not.
 
 Nothing here waits or asks: the facts are collected in one go, without an ``await`` in between.  That is what makes them
 fit together.  In Twisted other code runs only while a coroutine awaits something, so between the first and the last
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from bioproxy.prompts.catalogue import Prompt, Source
 from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot_files.record import Snapshot
-from bioproxy.warmup.due_reasons import Due, Hold, Reason, Waiting
+from bioproxy.warmup.due_reasons import Due, Hold, NotDue, Reason
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Facts:
     """
 
 
-def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
+def decide(prompt: Prompt | None, facts: Facts) -> Due | NotDue:
     """Return whether a prompt is due, and why.  `None` is a prompt without a text: its file cannot be read.
 
     The branches come in the order of their weight, and the first that applies is the reason.  So one reason is given
@@ -119,41 +119,41 @@ def decide(prompt: Prompt | None, facts: Facts) -> Due | Waiting:
     # What no wish of an operator can overcome.  Whether there are slot files is asked when llama-server is first seen
     # awake, and not before: the question would wake it up.
     if not facts.up:
-        return Waiting(Hold.DOWN)
+        return NotDue(Hold.DOWN)
     if not facts.files_known:
-        return Waiting(Hold.FILES_UNKNOWN)
+        return NotDue(Hold.FILES_UNKNOWN)
     if prompt is None:
-        return Waiting(Hold.NO_TEXT)
+        return NotDue(Hold.NO_TEXT)
     if prompt.empty:
-        return Waiting(Hold.EMPTY)
+        return NotDue(Hold.EMPTY)
     # No request is compared with learned prompts then, so a file would be of no use, and an operator who has switched
     # learning off does not expect new files.
     if prompt.source is Source.LEARNED and not facts.learns:
-        return Waiting(Hold.NOT_LEARNED)
+        return NotDue(Hold.NOT_LEARNED)
     # An operator's wish goes before all pauses, and before the question whether the prompt is warm already.
     if facts.wanted:
         return Due(prompt, Reason.ASKED_FOR)
     if not facts.allowed:
-        return Waiting(Hold.NOT_ASKED)
+        return NotDue(Hold.NOT_ASKED)
     if prompt.source is Source.LEARNED and not facts.files_usable:
-        return Waiting(Hold.NO_FILES)
+        return NotDue(Hold.NO_FILES)
     # Pauses, before anything is looked at in detail: a prompt in trouble is not due, whatever its file is like.  A
     # failure that no pause can mend has no end (`retry_at` is `None`).
     if facts.failure is not None:
         useless = facts.failure.retry_at is None
-        return Waiting(Hold.USELESS if useless else Hold.PAUSED, facts.failure.retry_at_utc)
+        return NotDue(Hold.USELESS if useless else Hold.PAUSED, facts.failure.retry_at_utc)
     if facts.change is not None:
-        return Waiting(Hold.CHANGING, facts.change.retry_at_utc)
+        return NotDue(Hold.CHANGING, facts.change.retry_at_utc)
     found = by_file(prompt, facts) if facts.files_usable else by_slot(prompt, facts)
     # Asked last, so that a prompt that is warm is not said to wait.
     if isinstance(found, Due) and facts.elsewhere and facts.files_usable:
-        return Waiting(Hold.ELSEWHERE)
+        return NotDue(Hold.ELSEWHERE)
     if isinstance(found, Due) and prompt.source is Source.LEARNED and not facts.quiet:
-        return Waiting(Hold.BUSY)
+        return NotDue(Hold.BUSY)
     return found
 
 
-def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
+def by_file(prompt: Prompt, facts: Facts) -> Due | NotDue:
     """Decide where slot files can be used: every prompt can be warm, each in its file.
 
     llama-server may be asleep here.  It is woken up for a warm-up, because the file stays when it falls asleep again.
@@ -161,7 +161,7 @@ def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
     recorded = facts.recorded
     # Requests rely on the same judgement, so what is called warm here is found warm by the next question.
     if facts.saved:
-        return Waiting(Hold.WARM)
+        return NotDue(Hold.WARM)
     if facts.doubted:
         return Due(prompt, Reason.DOUBTED)
     # Saving what the slot holds is nearly free, and soon impossible: `schedule` has such prompts come first.  So this
@@ -183,7 +183,7 @@ def by_file(prompt: Prompt, facts: Facts) -> Due | Waiting:
     return Due(prompt, Reason.OTHER_MODEL if facts.model_known else Reason.MODEL_UNKNOWN)
 
 
-def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
+def by_slot(prompt: Prompt, facts: Facts) -> Due | NotDue:
     """Decide where slot files cannot be used: one prompt can be warm, in the slot itself.
 
     That is so without ``--slot-save-path``, where restoring does not help on this model, and for some minutes after
@@ -191,16 +191,16 @@ def by_slot(prompt: Prompt, facts: Facts) -> Due | Waiting:
     """
     # A prompt that the slot holds is warm, whether it is the favourite or not.
     if facts.held:
-        return Waiting(Hold.WARM)
+        return NotDue(Hold.WARM)
     # Waking llama-server up would be useless: when it falls asleep again, the slot is empty again.
     if facts.asleep:
-        return Waiting(Hold.ASLEEP)
+        return NotDue(Hold.ASLEEP)
     if not facts.favourite:
-        return Waiting(Hold.OTHER_FIRST)
+        return NotDue(Hold.OTHER_FIRST)
     # If the slot cannot be seen, a warm-up that has succeeded cannot be told from none: it would be repeated endlessly.
     if not facts.slot_seen:
-        return Waiting(Hold.SLOT_UNSEEN)
+        return NotDue(Hold.SLOT_UNSEEN)
     # What a user left on this prompt stays, even if it is in another shape: the user may go on with it.
     if facts.left_by_user:
-        return Waiting(Hold.USERS_SLOT)
+        return NotDue(Hold.USERS_SLOT)
     return Due(prompt, Reason.NOT_IN_SLOT)

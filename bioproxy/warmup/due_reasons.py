@@ -78,12 +78,12 @@ class Due:
     """Why it is due."""
 
     def told(self) -> dict[str, Any]:
-        """Return what `/status` has of this, with the same fields as `Waiting.told`."""
+        """Return what `/status` has of this, with the same fields as `NotDue.told`."""
         return {"due": True, "reason": self.reason.value, "until": None}
 
 
 @dataclass(frozen=True)
-class Waiting:
+class NotDue:
     """A prompt that is not to be warmed up now.
 
     No timer is set for `until`: the decision is made anew twice a second, and will be another one then.

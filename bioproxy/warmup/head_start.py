@@ -37,7 +37,7 @@ from bioproxy.slot.slot import Slot
 from bioproxy.warmup.head_start_evaluation import HeadStartEvaluation
 from bioproxy.warmup.last_talk import LastTalk
 from bioproxy.warmup.next_prompt import NextPrompt, find_next_prompt
-from bioproxy.warmup.talks import Candidate, Expected, Talk
+from bioproxy.warmup.talks import Candidate, ExpectedReuse, Talk
 
 WORTH = 32
 """Tokens that a head start must spare the next request, on a model that can go back.
@@ -116,7 +116,7 @@ class HeadStart:
                 return
             if found.leave_alone(certain=not last_talk.kinds.parts(candidate.talk.kind)):
                 # Whether it really is right, the next answer tells.
-                last_talk.expected = Expected(candidate.talk, held, guessed=False)
+                last_talk.expected = ExpectedReuse(candidate.talk, held, guessed=False)
                 return
             if found.end - found.shared < WORTH and self._slot.facts.model_goes_back:
                 # The answer had a few words only.  A model that cannot go back has to compute the whole prompt for
@@ -166,7 +166,7 @@ class HeadStart:
         if (computed := self._evaluation.computed) is None:
             return None
         # The next request that goes on with this conversation will tell whether the guess was right.
-        self._last_talk.expected = Expected(talk, found.end, guessed=True)
+        self._last_talk.expected = ExpectedReuse(talk, found.end, guessed=True)
         self._last_talk.count(talk, "done")
         return self.log.info(
             "head start: {computed} of {tokens} tokens computed in {seconds:.1f} s",

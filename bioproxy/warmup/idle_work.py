@@ -29,7 +29,7 @@ from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.slot import Slot
 from bioproxy.slot_files.snapshot import CHAT, Snapshot
-from bioproxy.warmup.prompt_tokens import PromptTokens, Unusable
+from bioproxy.warmup.prompt_tokens import PromptTokens, UnusablePrompt
 from bioproxy.warmup.schedule import Schedule
 
 IDLE = 3.0
@@ -148,7 +148,7 @@ class IdleWork:
             self._asked_tokens = occasion
             try:
                 await self._prompt_tokens.of(prompt)
-            except (LlamaCallFailed, DoesNotFit, Unusable) as error:
+            except (LlamaCallFailed, DoesNotFit, UnusablePrompt) as error:
                 self.log.debug("{prompt}: its tokens are not known: {error}", prompt=prompt, error=error)
 
     async def _save_conversation(self) -> None:

@@ -2,7 +2,7 @@
 
 Requests tell three things on their way: that they use the slot, that they are sent, and that they were answered to
 their end.  From these it follows whether there is a conversation whose next turn may be guessed (`Candidate`), and what
-the present request was expected to reuse (`Expected`).
+the present request was expected to reuse (`ExpectedReuse`).
 
 None of this waits for anything, so it costs a request no time.  In Twisted that also means that nothing else runs in
 between: each method leaves everything in order before it returns.  `bioproxy.warmup.head_start` takes the conversation
@@ -20,7 +20,7 @@ from bioproxy.prompts.chat_history import CONVERTERS
 from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.warmup.client_kinds import ClientKinds
-from bioproxy.warmup.talks import Candidate, Expected, Talk
+from bioproxy.warmup.talks import Candidate, ExpectedReuse, Talk
 
 LARGEST_BODY = 1 << 20
 """Bytes of a request's body, with its templates filled in, for which there is a head start.
@@ -55,7 +55,7 @@ class LastTalk:
     candidate: Candidate | None
     """The conversation with its answer, `None` if there is none, or its head start is done."""
 
-    expected: Expected | None
+    expected: ExpectedReuse | None
     """What the next request is expected to reuse."""
 
     def __init__(self, metrics: Metrics, enabled: bool) -> None:
@@ -68,7 +68,7 @@ class LastTalk:
         # The request inside the gate.  When it is answered, it becomes the candidate: only one of both is set.
         self._sent: tuple[Talk, bytes] | None = None
         # What the request that is inside the gate now is expected to reuse.
-        self._awaited: Expected | None = None
+        self._awaited: ExpectedReuse | None = None
 
     def user_came(self) -> None:
         """Note that a user's request is about to use the slot: the last conversation is not kept any longer."""
@@ -118,7 +118,7 @@ class LastTalk:
         if talk.conversation.continues(earlier) and talk.conversation.is_longer_than(earlier):
             self._judge(awaited, reused)
 
-    def _judge(self, expected: Expected, reused: int) -> None:
+    def _judge(self, expected: ExpectedReuse, reused: int) -> None:
         """Compare what an answer has reused, in tokens, with what was expected.
 
         Two mistakes are possible, and each has its own consequence.  The slot was left alone although the next prompt

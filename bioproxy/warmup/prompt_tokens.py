@@ -34,11 +34,11 @@ Halved, who uses five prompts in turn has the tokens made anew for some of them;
 """
 
 
-class Unusable(Exception):
+class UnusablePrompt(Exception):
     """A learned prompt cannot be warmed up for the model that runs now.  The text says why, for operators."""
 
 
-class TooShort(Unusable):
+class TooShort(UnusablePrompt):
     """A learned prompt has fewer tokens than is worth keeping."""
 
 
@@ -73,7 +73,7 @@ class PromptTokens:
     async def of(self, prompt: Prompt) -> list[int]:
         """Fire with the tokens that a warm-up of a prompt has to process.
 
-        Fails with `DoesNotFit`, with `Unusable`, or as `LlamaApi`'s calls do; cancelling closes the connection.
+        Fails with `DoesNotFit`, with `UnusablePrompt`, or as `LlamaApi`'s calls do; cancelling closes the connection.
         """
         # The same text may have other tokens in another process: of another model, or with another chat template.
         process = self._watch.process
@@ -93,7 +93,7 @@ class PromptTokens:
                 len(tokens) < learned.cut
                 or prefix_digests(tokens)[learned.cut // TOKENS_PER_DIGEST - 1] != learned.mark
             ):
-                raise Unusable("it was learned with another model")
+                raise UnusablePrompt("it was learned with another model")
         elif learned is not None and len(tokens) < self.minimum:
             raise TooShort("it is too short")
         # Of the whole prompt only so much is warmed up; this is also what its file will have.

@@ -30,7 +30,7 @@ from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.prompts.catalogue import Catalogue, Prompt, Source
 from bioproxy.slot.slot import Slot
 from bioproxy.warmup.due import Facts, decide
-from bioproxy.warmup.due_reasons import Due, Hold, Waiting
+from bioproxy.warmup.due_reasons import Due, Hold, NotDue
 from bioproxy.warmup.outcomes import Outcomes
 
 QUIET = 1.0
@@ -99,13 +99,13 @@ class Schedule:
         self.begins = self._outcomes.begins
         self.changed = self._outcomes.changed
 
-    def look(self, id: str) -> Due | Waiting:
+    def look(self, id: str) -> Due | NotDue:
         """Return whether the prompt with this id is due now, and why.
 
         Sends nothing and changes nothing, so `/status` may call this at any time.  Looks at one file.
         """
         prompt = self._catalogue.get(id)
-        return Waiting(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
+        return NotDue(Hold.NO_TEXT) if prompt is None else decide(prompt, self._facts(prompt))
 
     def next(self, tried: Set[str]) -> Due | None:
         """Return the prompt to warm up now, if there is any; none whose id is in `tried`.

@@ -2,7 +2,7 @@
 
 Three values, each for another time.  A `Talk` names a request from the moment on at which it is sent.  When its answer
 has ended, both together are a `Candidate`, whose next turn may be guessed.  When nothing is left to do for that, an
-`Expected` remains, without any text, until the next request shows whether the guess was right.
+`ExpectedReuse` remains, without any text, until the next request shows whether the guess was right.
 
 Texts of users are private.  So they are in one of the three only, and there for seconds in most cases.
 
@@ -56,7 +56,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedReuse:
     """What the next answer of a conversation is expected to reuse.
 
     Invariant: it is about the slot as it was left; any other use of the slot ends it.

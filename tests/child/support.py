@@ -8,8 +8,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.python.failure import Failure
 
-from bioproxy.child.attempts import FIRST_PAUSE
 from bioproxy.child.command_line import adapted, free_port
+from bioproxy.child.earlier_starts import FIRST_PAUSE
 from bioproxy.child.startup import LOOK
 from bioproxy.child.supervisor import LlamaChild
 from bioproxy.runtime.errors import LlamaNotRunning

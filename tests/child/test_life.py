@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.logger import LogLevel, capturedLogs
 
-from bioproxy.child.attempts import FIRST_PAUSE, STEADY
+from bioproxy.child.earlier_starts import FIRST_PAUSE, STEADY
 from bioproxy.child.startup import START_LIMIT
 from tests.child.support import PAUSE, ChildTest
 from tests.support.world import logged

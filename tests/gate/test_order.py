@@ -12,23 +12,23 @@ from bioproxy.gate.order import (
     Enter,
     Linger,
     Policy,
-    Waiting,
+    WaitingTurn,
     decide,
     in_order,
     worth_lingering,
 )
 
-OTHER, NEXT, FILL = Waiting(), Waiting(goes_on=True), Waiting(fills_only=True)
+OTHER, NEXT, FILL = WaitingTurn(), WaitingTurn(goes_on=True), WaitingTurn(fills_only=True)
 IN_ORDER, PATIENT = Policy(0), Policy(10)
 LINGERS = Policy(10, 0, 0.5)
 
 
-def passed(seconds: float) -> Waiting:
+def passed(seconds: float) -> WaitingTurn:
     """Return one who was passed over for so long."""
-    return Waiting(passed_s=seconds)
+    return WaitingTurn(passed_s=seconds)
 
 
-TABLE: list[tuple[str, list[Waiting], Policy, Enter | Linger | None]] = [
+TABLE: list[tuple[str, list[WaitingTurn], Policy, Enter | Linger | None]] = [
     ("nobody waits", [], LINGERS, None),
     ("the order of arrival", [OTHER, OTHER], PATIENT, Enter(0)),
     ("one who goes on passes", [OTHER, OTHER, NEXT], PATIENT, Enter(2)),
@@ -47,11 +47,11 @@ TABLE: list[tuple[str, list[Waiting], Policy, Enter | Linger | None]] = [
     ("nor for no time", [OTHER], Policy(10, 0, SHORTEST_LINGER), Enter(0)),
     ("who fills the cache comes last", [FILL, OTHER], IN_ORDER, Enter(1)),
     ("if nobody else waits", [FILL, FILL], PATIENT, Enter(0)),
-    ("and is passed by anybody", [Waiting(passed_s=99, fills_only=True), OTHER, NEXT], PATIENT, Enter(2)),
+    ("and is passed by anybody", [WaitingTurn(passed_s=99, fills_only=True), OTHER, NEXT], PATIENT, Enter(2)),
     ("lingers for him as well", [FILL], LINGERS, Linger(0.5)),
 ]
 
-QUEUES = lists(builds(Waiting, booleans(), floats(0, 20), booleans()), max_size=12)
+QUEUES = lists(builds(WaitingTurn, booleans(), floats(0, 20), booleans()), max_size=12)
 POLICIES = builds(Policy, floats(0, 20), floats(0, 10), floats(0, 2))
 
 
@@ -87,7 +87,7 @@ class Order(SynchronousTestCase):
 
     @settings(max_examples=2000, derandomize=True, deadline=None)
     @given(QUEUES, POLICIES)
-    def test_any_queue(self, queue: list[Waiting], policy: Policy) -> None:
+    def test_any_queue(self, queue: list[WaitingTurn], policy: Policy) -> None:
         """Nobody loses more than there is patience for; the others keep their order; who fills the cache is last."""
         decision = decide(queue, policy)
         users = [each for each in queue if not each.fills_only]
@@ -108,7 +108,7 @@ class Order(SynchronousTestCase):
 
     @settings(max_examples=1000, derandomize=True, deadline=None)
     @given(QUEUES, floats(0, 10), floats(0, 2), integers(0, 12))
-    def test_no_patience(self, queue: list[Waiting], expected: float, linger: float, at: int) -> None:
+    def test_no_patience(self, queue: list[WaitingTurn], expected: float, linger: float, at: int) -> None:
         """Without patience the first user is next, always."""
         queue.insert(min(at, len(queue)), OTHER)
         first = next(index for index, each in enumerate(queue) if not each.fills_only)

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.error import ConnectionLost
 
-from bioproxy.proxy.waits import LOOK_PAUSE, kind_of
+from bioproxy.proxy.waits import LOOK_PAUSE, request_kind
 from tests.support.fakes import Refusal
 from tests.support.network import Call, Wire
 from tests.support.world import World, WorldTest
@@ -233,8 +233,8 @@ class Kinds(WaitsTest):
 
     def test_kinds(self) -> None:
         """Paths, prompts and turns tell them apart; of slot actions only that they are some."""
-        self.assertEqual((CHAT, "code", "first"), kind_of(CHAT, "code", None))
-        self.assertEqual(("/slots/",), kind_of("/slots/7", "", None))
+        self.assertEqual((CHAT, "code", "first"), request_kind(CHAT, "code", None))
+        self.assertEqual(("/slots/",), request_kind("/slots/7", "", None))
         world: World = self.built
         seen: set[Any] = set()
         self.patch(world.proxy._waits._experience, "learn", lambda kind, _: seen.add(kind))

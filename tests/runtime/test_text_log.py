@@ -84,7 +84,7 @@ class Names(SynchronousTestCase):
             ("bioproxy.llama.process_watch.ProcessWatch", "llama"),
             ("bioproxy.warmup.warmer.Warmer", "warmer"),
             ("bioproxy.warmup.attempts.Attempts", "warmer"),
-            ("bioproxy.child.attempts.Attempts", "llama"),
+            ("bioproxy.child.earlier_starts.EarlierStarts", "llama"),
             ("bioproxy.child.process_output.ProcessOutput", "llama.cpp"),
             ("bioproxy.slot_files.shelf.Shelf", "slot"),
             ("bioproxy.gate.gate.Gate", "gate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.warmup.client_kinds import KINDS, ClientKinds, kind_of
+from bioproxy.warmup.client_kinds import KINDS, ClientKinds, client_kind
 
 
 class Kinds(SynchronousTestCase):
@@ -47,4 +47,4 @@ class Kinds(SynchronousTestCase):
             (b"x" * 99, "x" * 40 + " /p"),
             (b"a\x1bb\xff", "ab\ufffd /p"),
         ):
-            self.assertEqual(kind, kind_of(agent, "/p"))
+            self.assertEqual(kind, client_kind(agent, "/p"))

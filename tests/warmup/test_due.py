@@ -15,7 +15,7 @@ from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY
 from bioproxy.runtime.backoff import Trouble
 from bioproxy.slot_files.record import Snapshot
 from bioproxy.warmup.due import Facts, decide
-from bioproxy.warmup.due_reasons import Due, Hold, Reason, Waiting
+from bioproxy.warmup.due_reasons import Due, Hold, NotDue, Reason
 from tests.support.world import CODE, WarmTest, logged
 
 PROMPT = Prompt("code", USER_MESSAGE_ONLY, "Know this: ", "digest")
@@ -126,8 +126,8 @@ class Decision(SynchronousTestCase):
     def test_without_text(self) -> None:
         """Not even an operator's wish makes a prompt due that has no text, or nothing in it."""
         facts = replace(COLD, wanted=True)
-        self.assertEqual(Waiting(Hold.NO_TEXT), decide(None, facts))
-        self.assertEqual(Waiting(Hold.EMPTY), decide(replace(PROMPT, text=" \n"), facts))
+        self.assertEqual(NotDue(Hold.NO_TEXT), decide(None, facts))
+        self.assertEqual(NotDue(Hold.EMPTY), decide(replace(PROMPT, text=" \n"), facts))
 
     def test_until(self) -> None:
         """A pause says when it ends; what does not end by itself says nothing."""

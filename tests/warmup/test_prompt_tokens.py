@@ -10,7 +10,7 @@ from bioproxy.prompts.digests import TOKENS_PER_DIGEST, digest, prefix_digests
 from bioproxy.prompts.learned_prompts import LearnedPrompt
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
 from bioproxy.warmup.progress import exact_end
-from bioproxy.warmup.prompt_tokens import REMEMBERED, PromptTokens, TooShort, Unusable
+from bioproxy.warmup.prompt_tokens import REMEMBERED, PromptTokens, TooShort, UnusablePrompt
 from tests.support.world import SlotTest
 
 BEGINNING = Shape.of([{"role": "system", "content": "Be careful. " * 100}], {}, [], {})
@@ -83,5 +83,5 @@ class TokensTest(SlotTest):
         cut = 8 * TOKENS_PER_DIGEST
         mark = prefix_digests(whole)[cut // TOKENS_PER_DIGEST - 1]
         self.assertEqual(whole[: exact_end(cut)], self.of(learned(cut, mark)))
-        self.fails(learned(cut, "another"), Unusable)
-        self.fails(learned(64 * TOKENS_PER_DIGEST, mark), Unusable)
+        self.fails(learned(cut, "another"), UnusablePrompt)
+        self.fails(learned(64 * TOKENS_PER_DIGEST, mark), UnusablePrompt)

@@ -37,8 +37,8 @@ START = "start"
 """The only name in the `Backoff`, which can keep failures of several things apart."""
 
 
-class Attempts:
-    """What is known of earlier tries.
+class EarlierStarts:
+    """What is known of earlier starts.
 
     Invariant: `trouble` is the reason of the last start if that has failed, and `None` in all other cases.
     """
@@ -49,7 +49,7 @@ class Attempts:
     """Why the last start has failed, in words for an operator and for clients."""
 
     def __init__(self, clock: IReactorTime) -> None:
-        """Begin without a past; `clock` measures the pauses."""
+        """Know of none yet; `clock` measures the pauses."""
         self._clock = clock
         self._backoff = Backoff(clock, FIRST_PAUSE)
 
