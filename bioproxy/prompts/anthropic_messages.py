@@ -52,26 +52,12 @@ def parse_messages(request: Object) -> ParsedRequest:
     its texts; only the parts of type ``text`` are the user's own words.
     """
     messages = list_items(request.get("messages"))
-    # What is no object is no tool, and llama-server will refuse the request.
-    tools = objects(list_items(request.get("tools")))
+    tools = tools_of(request)
     first = first_user_message(messages)
 
-    # The conversion is done in functions, because most requests are passed on without it.  There are two of them, for
-    # what both shapes share: the one around a template's text and that of the beginning must be equal wherever the text
-    # is all that stands between them, or a template and a learned prompt could not share a KV cache.
-    def fields() -> Object:
-        """Return the fields that can change the prompt, as chat completions call them."""
-        # Of `PROMPT_FIELDS` only these three have a meaning in this API.  The others are left out.
-        # A list without tools gives an empty list, which a shape treats like an absent one.
-        converted = {
-            "chat_template_kwargs": request.get("chat_template_kwargs"),
-            "tools": [chat_tool(tool) for tool in tools],
-        }
-        choice = request.get("tool_choice")
-        if isinstance(choice, dict):
-            converted["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
-        return converted
-
+    # The conversion is done in functions, because most requests are passed on without it.  Both shapes share them: the
+    # one around a template's text and that of the beginning must be equal wherever the text is all that stands between
+    # them, or a template and a learned prompt could not share a KV cache.
     def before(index: int | None) -> list[Any]:
         """Return the messages of chat completions before the message at `index`; all of them for `None`."""
         # The messages themselves are not converted.  Before a first user message there usually are none.
@@ -81,13 +67,13 @@ def parse_messages(request: Object) -> ParsedRequest:
         return [*([] if system is None else [system_message(system_text(system))]), *messages[:index]]
 
     def shape_around(text: UserText) -> Shape:
-        return shape_in_message(messages[text.message_index], text, before(text.message_index), fields())
+        return shape_in_message(messages[text.message_index], text, before(text.message_index), prompt_fields(request))
 
     return ParsedRequest(
         tuple(user_texts_in("messages", messages, "text")),
         messages,
         shape_around,
-        beginning=lambda: Shape.of(before(first), {}, [], fields()),
+        beginning=lambda: Shape.of(before(first), {}, [], prompt_fields(request)),
         first_user_message=first,
         has_tools=bool(tools),
         # Marks on messages say nothing of the beginning, and may not tell two turns of a conversation apart.
@@ -95,6 +81,25 @@ def parse_messages(request: Object) -> ParsedRequest:
         # At the top level the mark means "the last block that can be cached", and so the beginning before it, too.
         marked=any(map(is_marked, (request, *tools, *objects(list_items(request.get("system")))))),
     )
+
+
+def tools_of(request: Object) -> list[Object]:
+    """Return the tools of a request.  What is no object is no tool, and llama-server will refuse the request."""
+    return objects(list_items(request.get("tools")))
+
+
+def prompt_fields(request: Object) -> Object:
+    """Return the fields of a request that can change the prompt, as chat completions call them."""
+    # Of `PROMPT_FIELDS` only these three have a meaning in this API.  The others are left out.
+    fields: Object = {"chat_template_kwargs": request.get("chat_template_kwargs")}
+    if isinstance(request.get("tools"), list):
+        fields["tools"] = [chat_tool(tool) for tool in tools_of(request)]
+    # llama-server knows whether a tool must be called, and not which.  Some chat templates have another text for each
+    # of these cases.
+    choice = request.get("tool_choice")
+    if isinstance(choice, dict):
+        fields["tool_choice"] = TOOL_CHOICES.get(str(choice.get("type")))
+    return fields
 
 
 def is_marked(block: Object) -> bool:

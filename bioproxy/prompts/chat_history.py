@@ -28,9 +28,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bioproxy.prompts.anthropic_messages import chat_tool as anthropic_tool
-from bioproxy.prompts.anthropic_messages import system_text
-from bioproxy.prompts.openai_responses import chat_tool as responses_tool
+from bioproxy.prompts import anthropic_messages, openai_responses
 from bioproxy.prompts.parsed_request import Object, list_items, objects, system_message
 from bioproxy.prompts.prompt_shape import PROMPT_FIELDS
 
@@ -60,22 +58,12 @@ def from_messages(request: Object) -> Converted:
     # As for the beginning of a prompt: one text, in which what changes with each request is replaced.  The system
     # message has a field of its own in this API, and is the first message of chat completions.
     system = request.get("system")
-    history = [] if system is None else [system_message(system_text(system))]
+    history = [] if system is None else [system_message(anthropic_messages.system_text(system))]
     for message in all_objects(request.get("messages")):
         history.extend(chat_messages(message))
-    # Only these three fields of a request reach the chat template, as `bioproxy.prompts.anthropic_messages` has it for
-    # the beginning of a prompt.
-    fields: Object = {"chat_template_kwargs": request.get("chat_template_kwargs")}
-    if isinstance(request.get("tools"), list):
-        fields["tools"] = [anthropic_tool(tool) for tool in objects(request["tools"])]
-    # llama-server knows whether a tool must be called, and not which.  Some chat templates have another text for each
-    # of these cases.
-    choice = request.get("tool_choice")
-    if isinstance(choice, dict):
-        fields["tool_choice"] = {"auto": "auto", "any": "required", "tool": "required"}.get(str(choice.get("type")))
     # The official client has thinking blocks sent back with the message that they are a part of.  The chat template may
     # drop them anyway.
-    return fields, history, True
+    return anthropic_messages.prompt_fields(request), history, True
 
 
 def chat_messages(message: Object) -> Iterator[Object]:
@@ -151,20 +139,9 @@ def from_responses(request: Object) -> Converted:
     # `add_item` may change the last message of `history`, which is made here and is not a part of the request.
     for item in [{"role": "user", "content": given}] if isinstance(given, str) else all_objects(given):
         add_item(history, item)
-    # llama-server passes on all fields that it does not convert, so those of chat completions work here, too.  Two of
-    # them have another form.
-    fields: Object = {name: request.get(name) for name in PROMPT_FIELDS}
-    if isinstance(request.get("tools"), list):
-        # Tools of other types, such as a web search, do not reach the prompt.  Without any function there must be no
-        # list at all: a template may ask only whether there is one.
-        functions = [tool for tool in objects(request["tools"]) if tool.get("type") == "function"]
-        fields["tools"] = [responses_tool(tool) for tool in functions] or None
-    # The same switch, one level deeper than in chat completions.
-    if isinstance(request.get("reasoning"), dict):
-        fields["reasoning_effort"] = request["reasoning"].get("effort")
     # Clients add the output of a response to the next input as a whole, with the items that have the reasoning.  A
     # client that lets the server keep the conversation sends none of it, but llama-server keeps no conversations.
-    return fields, history, True
+    return openai_responses.prompt_fields(request), history, True
 
 
 def add_item(history: list[Object], item: Object) -> None:

@@ -58,26 +58,12 @@ def parse_responses(request: Object) -> ParsedRequest:
         items = list_items(given)
         texts = tuple(user_texts_in("input", items, "input_text"))
 
-    # llama-server drops tools that are not functions, such as a web search: they do not reach the prompt.
-    functions = [tool for tool in objects(list_items(request.get("tools"))) if tool.get("type") == "function"]
     # Where the beginning ends.  Calls of functions and their outputs have no role, and so never end it.
     first = first_user_message(items)
 
-    # The conversion is done in functions, because most requests are passed on without it.  There are two of them, for
-    # what both shapes share: the one around a template's text and that of the beginning must be equal wherever the text
-    # is all that stands between them, or a template and a learned prompt could not share a KV cache.
-    def fields() -> Object:
-        """Return the fields that can change the prompt, as chat completions call them."""
-        # Unlike in Anthropic's API, all fields of chat completions are allowed here and reach the chat template.
-        converted = {name: request.get(name) for name in PROMPT_FIELDS}
-        if isinstance(request.get("tools"), list):
-            converted["tools"] = [chat_tool(tool) for tool in functions]
-        # The same switch, one level deeper than in chat completions.
-        reasoning = request.get("reasoning")
-        if isinstance(reasoning, dict):
-            converted["reasoning_effort"] = reasoning.get("effort")
-        return converted
-
+    # The conversion is done in functions, because most requests are passed on without it.  Both shapes share them: the
+    # one around a template's text and that of the beginning must be equal wherever the text is all that stands between
+    # them, or a template and a learned prompt could not share a KV cache.
     def before(index: int | None) -> list[Any]:
         """Return the messages of chat completions before the item at `index`; all of them for `None`."""
         messages = [chat_message(item) for item in items[:index]]
@@ -89,7 +75,7 @@ def parse_responses(request: Object) -> ParsedRequest:
 
     def shape_around(text: UserText) -> Shape:
         message = chat_message(items[text.message_index])
-        return shape_in_message(message, text, before(text.message_index), fields())
+        return shape_in_message(message, text, before(text.message_index), prompt_fields(request))
 
     # There are no marks in this API: `prompt_cache_key` only tells which requests may share a beginning, which the
     # beginnings themselves tell as well.
@@ -100,11 +86,31 @@ def parse_responses(request: Object) -> ParsedRequest:
         texts,
         items,
         shape_around,
-        beginning=lambda: Shape.of(before(first), {}, [], fields()),
+        beginning=lambda: Shape.of(before(first), {}, [], prompt_fields(request)),
         first_user_message=first,
-        has_tools=bool(functions),
+        has_tools=bool(functions_of(request)),
         self_contained=not request.get("previous_response_id"),
     )
+
+
+def functions_of(request: Object) -> list[Object]:
+    """Return the tools of a request that reach the prompt: llama-server drops all others, such as a web search."""
+    return [tool for tool in objects(list_items(request.get("tools"))) if tool.get("type") == "function"]
+
+
+def prompt_fields(request: Object) -> Object:
+    """Return the fields of a request that can change the prompt, as chat completions call them."""
+    # llama-server passes on all fields that it does not convert, so those of chat completions work here, too.  Two of
+    # them have another form.
+    fields: Object = {name: request.get(name) for name in PROMPT_FIELDS}
+    if isinstance(request.get("tools"), list):
+        # Without any function there must be no list at all: a template may ask only whether there is one.
+        fields["tools"] = [chat_tool(tool) for tool in functions_of(request)] or None
+    # The same switch, one level deeper than in chat completions.
+    reasoning = request.get("reasoning")
+    if isinstance(reasoning, dict):
+        fields["reasoning_effort"] = reasoning.get("effort")
+    return fields
 
 
 def chat_tool(tool: Object) -> Object:
