@@ -101,7 +101,6 @@ def assemble_operator(
         events,
         Page(),
         warmups.poller,
-        warmups.schedule,
         lower.watch,
         reload,
         # What may be done with one prompt: warm it up, forget it, pin its files.

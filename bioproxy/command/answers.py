@@ -22,19 +22,13 @@ from urllib.parse import urlsplit
 
 from bioproxy.child.program import check_model
 from bioproxy.command.http_get import NoAnswer, get
-from bioproxy.operator.llama_flags import command_line, value
+from bioproxy.operator.llama_flags import THIS_MACHINE, command_line, value
 from bioproxy.prompts.templates import END, read_file
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import kinds
 
 LOADING = 503
 """The status of llama-server's `/health` while it loads its model."""
-
-THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-"""Names in an address by which it is known to lead to this machine.
-
-Others may lead here, too, such as the machine's own name.  Then the slot folder is not looked for, and a user sets it.
-"""
 
 
 def source_at(text: str) -> dict[str, Any]:

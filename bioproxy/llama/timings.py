@@ -27,8 +27,8 @@ from collections.abc import Callable
 
 # Repetitions and numbers are bounded, so that no answer can make a search slow or a number huge.
 TIMINGS = re.compile(rb'"timings":(\{[^{}]{,1900}\})')
-COMPUTED = re.compile(rb'"cache_read_input_tokens":(\d{1,15}),"input_tokens":(\d{1,15})')
-IN_ALL = re.compile(rb'"input_tokens":(\d{1,15}),[^{}]{,200}"input_tokens_details":\{"cached_tokens":(\d{1,15})')
+ANTHROPIC = re.compile(rb'"cache_read_input_tokens":(\d{1,15}),"input_tokens":(\d{1,15})')
+RESPONSES = re.compile(rb'"input_tokens":(\d{1,15}),[^{}]{,200}"input_tokens_details":\{"cached_tokens":(\d{1,15})')
 
 WORDS = (b'"timings":', b'"input_tokens":')
 """Each of the three patterns contains one of these."""
@@ -89,7 +89,7 @@ class Timings:
         return int(values["cache_n"]) + int(values["prompt_n"])
 
 
-def timings(found: bytes) -> dict[str, float]:
+def from_timings(found: bytes) -> dict[str, float]:
     """Return the numbers in llama.cpp's own `timings`, and nothing where that is not a JSON object."""
     try:
         values = json.loads(found)
@@ -99,19 +99,19 @@ def timings(found: bytes) -> dict[str, float]:
     return {key: value for key, value in values.items() if isinstance(value, int | float) and 0 <= value < 1e15}
 
 
-def computed(cached: bytes, computed: bytes) -> dict[str, float]:
+def from_anthropic(cached: bytes, computed: bytes) -> dict[str, float]:
     """Return the two numbers in Anthropic's `usage`, under llama.cpp's names."""
     return {"cache_n": int(cached), "prompt_n": int(computed)}
 
 
-def in_all(tokens: bytes, cached: bytes) -> dict[str, float]:
+def from_responses(tokens: bytes, cached: bytes) -> dict[str, float]:
     """Return the two numbers in the `usage` of OpenAI's responses, where the total has the reused ones in it."""
     return {"cache_n": int(cached), "prompt_n": max(0, int(tokens) - int(cached))}
 
 
 READERS: tuple[tuple[re.Pattern[bytes], Callable[..., dict[str, float]]], ...] = (
-    (COMPUTED, computed),
-    (IN_ALL, in_all),
-    (TIMINGS, timings),
+    (ANTHROPIC, from_anthropic),
+    (RESPONSES, from_responses),
+    (TIMINGS, from_timings),
 )
 """Each pattern, and the function that turns its groups into numbers."""

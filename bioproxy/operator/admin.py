@@ -31,13 +31,12 @@ from bioproxy.http.resources import RoutedResource
 from bioproxy.llama.process_watch import ProcessWatch
 from bioproxy.operator.live_events import LiveEvents
 from bioproxy.operator.page import FIRST, Page, secure
-from bioproxy.operator.prompt_actions import PromptActions, Result
+from bioproxy.operator.prompt_actions import PromptActions, Result, no_template
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
 from bioproxy.prompts.template_poller import TemplatePoller
 from bioproxy.runtime.errors import ConfigError, TemplateError
 from bioproxy.runtime.metrics import Metrics
-from bioproxy.warmup.schedule import Schedule
 
 
 class Admin:
@@ -52,7 +51,6 @@ class Admin:
         events: LiveEvents,
         page: Page,
         poller: TemplatePoller,
-        schedule: Schedule,
         watch: ProcessWatch,
         reload: Reload,
         prompt_actions: PromptActions,
@@ -64,7 +62,6 @@ class Admin:
         self._events = events
         self._page = page
         self._poller = poller
-        self._schedule = schedule
         self._watch = watch
         self._reload = reload
         self._prompt_actions = prompt_actions
@@ -172,7 +169,7 @@ class Admin:
         secure(request)
         template = self._poller.templates.get(name)
         if template is None:
-            return unknown(request, name)
+            return told(request, no_template(name))
         # Twisted keeps the query as bytes, with a list for each name, because a name may occur several times.
         message = (request.args or {}).get(b"message", [b""])[0].decode("utf-8", "replace")
         # The files are read in a thread, as for a request of a user; the `await` waits for it without blocking.
@@ -184,16 +181,10 @@ class Admin:
             return plain(request, f"{error}\n")
         return plain(request, text.fill(message))
 
-    # For an operator who does not trust a slot file, or does not want to wait for the pause after failures.
     @app.route("/templates/<name>/warm", methods=["POST"])
     def warm(self, request: Request, name: str) -> bytes:
         """Have a template warmed up next.  Answers 202 at once: the warm-up waits until no user needs the slot."""
-        if name not in self._poller.templates:
-            return unknown(request, name)
-        # Only noted here.  The warmer looks twice a second for what there is to do.
-        self._schedule.want(name)
-        request.setResponseCode(202)
-        return plain(request, f"template {name} is warmed up next\n")
+        return told(request, self._prompt_actions.warm_template(name))
 
     # For an operator who does not want to keep what was learned from requests, or wants to keep it in any case.  The id
     # is one of those in `prompts` of ``/status``.
@@ -243,9 +234,3 @@ def told(request: Request, result: Result) -> bytes:
     status, text = result
     request.setResponseCode(status)
     return plain(request, f"{text}\n")
-
-
-def unknown(request: Request, name: str) -> bytes:
-    """Answer with 404 that there is no such template."""
-    request.setResponseCode(404)
-    return plain(request, f"there is no template {name}\n")

@@ -42,9 +42,6 @@ makes an operator wait for a check of a server that is not there.
 TRIAL = "bioproxy-check.bin"
 """The slot file that `survey` has llama-server write, and removes again.  No template can have a file of this name."""
 
-HERE = {"localhost", "127.0.0.1", "::1"}
-"""Hosts in `llama_url` that mean this machine."""
-
 Say = Callable[[str | Advice], None]
 """Takes a finding: a line of text, which begins with ``ok:`` or ``note:``, or an advice."""
 
@@ -84,7 +81,7 @@ class Advisor:
         process of llama-server.
         """
         parts = urlsplit(self._url)
-        near = parts.hostname in HERE
+        near = parts.hostname in flags.THIS_MACHINE
         # What only a llama-server on this machine shows, and stays unknown for all others.
         arguments = window = None
         if near:

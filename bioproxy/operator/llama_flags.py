@@ -19,6 +19,12 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+"""Hosts in `llama_url` that are known to mean this machine.
+
+Others may lead here, too, such as the machine's own name.  Then llama-server's flags are not looked for.
+"""
+
 PROGRAM = "llama-server"
 """What the program's file name contains."""
 

@@ -79,11 +79,10 @@ def to_remove(
     for each in by_use:
         newest.setdefault((each.name, each.kind), []).append(each)
     removed: list[str] = []
-    excess = {
-        PROMPT: sum(each.snapshot.size for each in by_use if class_of(each.name, each.kind) == PROMPT) - limits.prompts,
-        CONVERSATION: sum(each.snapshot.size for each in by_use if class_of(each.name, each.kind) == CONVERSATION)
-        - limits.conversations,
-    }
+    excess = {PROMPT: -limits.prompts, CONVERSATION: -limits.conversations}
+    for each in by_use:
+        if (of_class := class_of(each.name, each.kind)) in excess:
+            excess[of_class] += each.snapshot.size
     for each in by_use:
         of_class, age = class_of(each.name, each.kind), now - used_at[each.stem]
         # A time in the future is of a clock that was set back; it counts as new.
