@@ -33,9 +33,6 @@ Halved, a llama.cpp that crashes with each request is started more often; double
 with each other cost a second.
 """
 
-START = "start"
-"""The only name in the `Backoff`, which can keep failures of several things apart."""
-
 
 class EarlierStarts:
     """What is known of earlier starts.
@@ -55,7 +52,7 @@ class EarlierStarts:
 
     def is_first(self, settings: Settings) -> bool:
         """Tell whether nothing has failed with these settings: then the process may write into the log."""
-        return self._backoff.current(START, settings) is None
+        return self._backoff.current(about=settings) is None
 
     def succeeded(self) -> None:
         """Note that llama.cpp answers.  The pauses go on growing until it has done so for `STEADY` seconds."""
@@ -64,20 +61,20 @@ class EarlierStarts:
     def crashed(self, settings: Settings, reason: str, seconds: float) -> None:
         """Note the end of a process that had answered for so many seconds, and log it."""
         if seconds >= STEADY:
-            self._backoff.over(START)
-        self._backoff.failed(START, settings, reason)
+            self._backoff.over()
+        self._backoff.failed(about=settings, text=reason)
         # Each crash is news: a request may have been lost by it.
         self.log.warn("llama.cpp ended and is started again: {reason}", reason=reason)
 
     def failed(self, settings: Settings, reason: str) -> None:
         """Note the end of a process that never answered, and log it once for each reason."""
         self.trouble = f"llama.cpp does not start: {reason}"
-        if self._backoff.failed(START, settings, reason):
+        if self._backoff.failed(about=settings, text=reason):
             self.log.error("{trouble}", trouble=self.trouble)
 
     def seconds_left(self, settings: Settings) -> float:
         """Return in how many seconds the next start with these settings is allowed."""
-        last = self._backoff.current(START, settings)
+        last = self._backoff.current(about=settings)
         return max(0.0, (last.retry_at or 0.0) - self._clock.seconds()) if last is not None else 0.0
 
     def error(self, settings: Settings) -> LlamaNotRunning:

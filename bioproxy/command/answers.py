@@ -18,11 +18,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from bioproxy.child.program import check_model
 from bioproxy.command.http_get import NoAnswer, get
-from bioproxy.operator.llama_flags import THIS_MACHINE, command_line, value
+from bioproxy.operator.llama_flags import command_line, leads_here, value
 from bioproxy.prompts.templates import END, read_file
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import kinds
@@ -82,10 +81,8 @@ def slot_folder(url: str, proc: Path = Path("/proc")) -> dict[str, Any]:
     """
     # llama-server does not tell over HTTP where its slot files are, but Linux shows how a process was started.
     # The port is looked for in the command lines of this machine, so it must be a port of this machine.
-    parts = urlsplit(url)
-    local = parts.hostname in THIS_MACHINE
     # A llama-server in a container has another port inside than outside; then nothing is found, and nothing wrong.
-    flags = command_line(parts.port or 80, None, proc) if local else None
+    flags = command_line(kinds.port_of(url), None, proc) if leads_here(url) else None
     folder = value(flags or (), "--slot-save-path")
     # A relative path starts at llama-server's working folder, which is not known.  A folder that is not here belongs to
     # a container, whose files bioproxy cannot see either.

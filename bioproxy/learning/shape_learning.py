@@ -24,7 +24,7 @@ from twisted.logger import Logger
 
 from bioproxy.learning.shape_rules import Habit, learned
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
-from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.runtime.state_folder import MALFORMED, StateFolder
 
 FILE = "habits.json"
 """The file's name, in the state folder."""
@@ -55,7 +55,7 @@ class ShapeLearning:
         """
         try:
             self._known = {id: habit(entry) for id, entry in self._state.read(FILE).items()}
-        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        except MALFORMED as error:
             self.log.warn("{file} is not understood, starting without: {error!r}", file=FILE, error=error)
         self._turn = max((each.turn for each in self._known.values()), default=0)
 

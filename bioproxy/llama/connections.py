@@ -56,6 +56,7 @@ from zope.interface import implementer
 from bioproxy.llama.http_client import Factory
 from bioproxy.runtime.clock import elapsed
 from bioproxy.runtime.errors import ConfigError
+from bioproxy.settings.kinds import port_of
 
 CONNECT_TIMEOUT = 5.0
 """Seconds that connecting may take.
@@ -181,7 +182,7 @@ class Agents:
         fresh._factory = once._factory = shared._factory = Factory
         parts = urlsplit(url)
         assert parts.hostname is not None  # `bioproxy.settings.kinds` made sure
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = port_of(url)
         # For a host name, `HostnameEndpoint` tries all of its addresses, IPv6 and IPv4, a moment apart, and takes the
         # first that answers ("happy eyeballs").  For an address that only takes half a millisecond longer.
         kind: Any = HostnameEndpoint

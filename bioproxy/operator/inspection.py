@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -30,6 +29,7 @@ from bioproxy.operator import llama_flags as flags
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY
 from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
+from bioproxy.settings.kinds import port_of
 from bioproxy.slot_files.folder import SlotFolder
 
 FIRST = 5.0
@@ -80,14 +80,12 @@ class Advisor:
         beginning of the model's file, which takes a few milliseconds; that blocks the reactor, but only once for each
         process of llama-server.
         """
-        parts = urlsplit(self._url)
-        near = parts.hostname in flags.THIS_MACHINE
+        near = flags.leads_here(self._url)
         # What only a llama-server on this machine shows, and stays unknown for all others.
         arguments = window = None
         if near:
             # A URL without a port has the default port of its scheme, and llama-server's flags always say the number.
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            arguments = flags.command_line(port, props.model, self._proc)
+            arguments = flags.command_line(port_of(self._url), props.model, self._proc)
             window = flags.sliding_window(props.model)
         # Unknown values are `None`, and `advice` says nothing about them.
         return list(advice(Seen(props, files, self._folder, near, arguments, window)))

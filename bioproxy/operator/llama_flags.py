@@ -18,6 +18,7 @@ import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 """Hosts in `llama_url` that are known to mean this machine.
@@ -40,6 +41,11 @@ still be enough; twice as much takes longer to read and finds nothing more.
 
 UINT32 = 4
 """GGUF's number for the type of a plain whole number."""
+
+
+def leads_here(url: str) -> bool:
+    """Tell whether the address of a llama-server is known to lead to this machine."""
+    return urlsplit(url).hostname in THIS_MACHINE
 
 
 def command_line(port: int, model: str | None, proc: Path = Path("/proc")) -> tuple[str, ...] | None:

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from bioproxy.prompts.digests import digest
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.prompts.prompt_shape import Key, Shape
-from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.runtime.state_folder import MALFORMED, StateFolder
 
 FILE = "learned.json"
 """The file's name, in the state folder."""
@@ -99,7 +99,7 @@ class LearnedPrompts:
             if content["format"] != FORMAT:
                 raise ValueError(content["format"])
             known = [learned_prompt(each) for each in content["prompts"]]
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        except MALFORMED as error:
             self.log.warn("{file} cannot be read, starting without it: {error!r}", file=FILE, error=error)
             return
         self._known = {each.id: each for each in known[-MOST:]}

@@ -50,6 +50,10 @@ minutes instead of 20.
 """
 
 
+ONLY = ""
+"""The name in a `Backoff` that is about one thing alone."""
+
+
 @dataclass(frozen=True)
 class Trouble:
     """The last failure under one name."""
@@ -71,7 +75,7 @@ class Trouble:
 
 
 class Backoff:
-    """The last failure of each name.
+    """The last failure of each name; where there is only one thing that fails, it needs no name.
 
     Invariant: a name without an entry, or with an entry about something else, may be tried at once.
     """
@@ -95,7 +99,7 @@ class Backoff:
         self._jitter = jitter
         self._known: dict[str, Trouble] = {}
 
-    def current(self, name: str, about: object = None) -> Trouble | None:
+    def current(self, name: str = ONLY, about: object = None) -> Trouble | None:
         """Return the last failure of this name, unless it was about something else.
 
         Also after its pause: the failure is over only with a success (`over`).
@@ -103,7 +107,7 @@ class Backoff:
         trouble = self._known.get(name)
         return trouble if trouble is not None and trouble.about == about else None
 
-    def waiting(self, name: str, about: object = None) -> Trouble | None:
+    def waiting(self, name: str = ONLY, about: object = None) -> Trouble | None:
         """Return the last failure if it is too early for another try, else `None`.
 
         The failure and not just a yes, so that the caller can report why there is a pause and until when.
@@ -113,7 +117,7 @@ class Backoff:
             return None
         return trouble
 
-    def failed(self, name: str, about: object = None, text: str = "", took: float | None = 0.0) -> bool:
+    def failed(self, name: str = ONLY, about: object = None, text: str = "", took: float | None = 0.0) -> bool:
         """Note a failure of a try that took so many seconds (`None`: another try about the same would be useless).
 
         Returns whether the failure is news: the first one, or another `text` than the last time.
@@ -128,7 +132,7 @@ class Backoff:
         self._known[name] = Trouble(about, text, failures, retry_at, retry_at_utc)
         return last is None or last.text != text
 
-    def over(self, name: str) -> None:
+    def over(self, name: str = ONLY) -> None:
         """Note a success: the next failure of this name is the first one again."""
         self._known.pop(name, None)
 

@@ -30,6 +30,9 @@ from twisted.logger import Logger
 
 from bioproxy.runtime.errors import ConfigError
 
+MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What code raises that takes values out of JSON which is not of the form that it expects."""
+
 
 class StateFolder:
     """A folder with JSON files.  Between `open` and `close` no other process uses it."""

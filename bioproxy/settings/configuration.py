@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.fields import FIELDS, Settings, templates_of, xdg_folder
+from bioproxy.settings.kinds import port_of
 
 # mypy takes a name that was imported as known only here, unless this list has it.
 __all__ = ["FIELDS", "Settings", "templates_of", "xdg_folder"]
@@ -140,7 +141,7 @@ def refuse_loop(settings: Settings) -> None:
     """
     # A URL without a port has the default port of its scheme.  `url` has checked it, so `port` raises no error here.
     target = urlsplit(settings.llama_url)
-    port = target.port or (443 if target.scheme == "https" else 80)
+    port = port_of(settings.llama_url)
     # Both of bioproxy's ports count: requests to the operator's port make no loop, but it is not llama-server either.
     # Different names for this machine.  Listening on 0.0.0.0 or :: means all of its addresses, these included.
     local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}

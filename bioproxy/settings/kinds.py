@@ -170,6 +170,12 @@ def url(value: Any, folder: Path) -> str:
     return address
 
 
+def port_of(address: str) -> int:
+    """Return the port of an HTTP server, by its address as `url` accepts it."""
+    parts = urlsplit(address)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
 def program(value: Any, folder: Path) -> str:
     """Accept a program: a name, which is looked for on the path, or a path, which has a slash in it."""
     name = text(value, folder)

@@ -48,9 +48,6 @@ SHORTEST_PAUSE = 5.0
 Halved, a disk that is gone is asked twice as often at first; doubled, a short trouble costs more computing.
 """
 
-DISK = "disk"
-"""The name under which trouble is kept."""
-
 
 class Unusable(Exception):
     """The shared shelf cannot be used now.  The text says why, for operators.
@@ -80,7 +77,7 @@ class Disk:
     @property
     def trouble(self) -> str | None:
         """What is wrong, in words for operators; `None` if the last call succeeded."""
-        trouble = self._backoff.current(DISK)
+        trouble = self._backoff.current()
         return None if trouble is None else trouble.text
 
     @property
@@ -91,7 +88,7 @@ class Disk:
     @property
     def may_try(self) -> bool:
         """Whether the folder may be called now: after a failure only when its pause is over."""
-        return self._backoff.waiting(DISK) is None
+        return self._backoff.waiting() is None
 
     async def call(self, work: Callable[[], T], patience: float, copies: bool = False) -> T:
         """Call a function in a thread; fire with its result.
@@ -139,7 +136,7 @@ class Disk:
         # begun long before the trouble.
         if not copies and self.trouble is not None:
             self.log.info("the shared shelf can be used again")
-            self._backoff.over(DISK)
+            self._backoff.over()
         return result
 
     def failed(self, text: str) -> None:
@@ -148,5 +145,5 @@ class Disk:
         `text` is the reason, for operators.  The next call may come after a pause, which grows from failure to failure.
         """
         # One line for each new reason, not one for each try: a disk may be away for a night, with a try a minute.
-        if self._backoff.failed(DISK, text=text):
+        if self._backoff.failed(text=text):
             self.log.warn("the shared shelf cannot be used, going on without it: {reason}", reason=text)

@@ -25,9 +25,6 @@ FORMAT = 1
 NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 """What the id of a prompt consists of."""
 
-MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What is raised for JSON that is no entry."""
-
 
 @dataclass(frozen=True)
 class SharedEntry:

@@ -35,9 +35,9 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.runtime.state_folder import MALFORMED, StateFolder
 from bioproxy.shared.copying import is_as_recorded, link_or_copy
-from bioproxy.shared.entry import MALFORMED, SharedEntry, entry_from_json, stem_for
+from bioproxy.shared.entry import SharedEntry, entry_from_json, stem_for
 from bioproxy.shared.layout import ENTRIES, FILES, LEASES, prepare
 from bioproxy.shared.lease_files import LeaseFiles
 from bioproxy.slot_files.folder import free_bytes

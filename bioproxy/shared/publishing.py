@@ -52,9 +52,6 @@ MOST_WAITING = 1000
 Halved, fewer conversations of a time without the shared folder are shared afterwards; doubled, twice the memory.
 """
 
-WRITING = "writing"
-"""The name under which trouble with writing is kept."""
-
 
 class Publishing:
     """Publishes one file at a time.
@@ -83,7 +80,7 @@ class Publishing:
     @property
     def trouble(self) -> str | None:
         """Why nothing can be published although the folder can be used, in words for operators; `None` if it can."""
-        trouble = self._backoff.current(WRITING)
+        trouble = self._backoff.current()
         return None if trouble is None else trouble.text
 
     def saved(self, name: str, kind: str, entry: Snapshot) -> None:
@@ -109,7 +106,7 @@ class Publishing:
             # entry says any more, and its turn comes with the next call.
             for id, entry in [each for each in self.waiting.items() if each[0][1] == kind]:
                 # Asked for each file: the one before may have found out that the disk is full.
-                if self._view.usable and self._backoff.waiting(WRITING) is None:
+                if self._view.usable and self._backoff.waiting() is None:
                     await self._publish(id, entry)
         finally:
             self._lock.release()
@@ -122,7 +119,7 @@ class Publishing:
         """
         try:
             if await self._put(*id, entry):
-                self._backoff.over(WRITING)
+                self._backoff.over()
                 self.lacking = 0
         except Unusable as error:
             self._metrics.shared_files.labels("published", "failed").inc()
@@ -131,7 +128,7 @@ class Publishing:
             if self._view.usable:
                 self.lacking = entry.size
                 # One line for each new reason: a disk may be full for days.
-                if self._backoff.failed(WRITING, text=str(error)):
+                if self._backoff.failed(text=str(error)):
                     self.log.warn("files cannot be put on the shared shelf: {reason}", reason=str(error))
             return
         # Published, or not as its entry says any more; either way it is done with.

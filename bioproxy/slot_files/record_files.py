@@ -27,7 +27,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import Model
-from bioproxy.runtime.state_folder import StateFolder
+from bioproxy.runtime.state_folder import MALFORMED, StateFolder
 from bioproxy.slot_files.snapshot import NAMES, PART, Id, Snapshot
 
 FOLDER = "shelf"
@@ -45,9 +45,6 @@ FORMAT = 3
 Format 2 was one file for all: ``{"format": 2, "files": [{"prompt": ID, "kind": KIND, ...}, ...]}``.  Format 1 had no
 number: ``{ID: {KIND: {...}}}``.  Add 1 when older versions of bioproxy would misread what is written.
 """
-
-MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
-"""What is raised for JSON that is no entry."""
 
 
 class RecordFiles:

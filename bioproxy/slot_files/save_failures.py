@@ -56,9 +56,6 @@ twice as often, each time after a warm-up.  Twice the longest: after space was f
 takes up to twenty minutes until saving is tried again.
 """
 
-SAVES = "saves"
-"""The name under which the pause of all saves is kept."""
-
 
 class SavePause:
     """Whether saving pauses.
@@ -80,12 +77,12 @@ class SavePause:
         """Whether saving pauses because it has failed, and would probably fail again."""
         # Asked before anything is computed or begun only to save it.  A save itself does not ask: when it is called,
         # the content is there already, so saving may as well be tried.
-        return self._backoff.waiting(SAVES) is not None
+        return self._backoff.waiting() is not None
 
     def end(self) -> None:
         """End a pause, because an operator expects saving to work now."""
         # The operator's request counts like a success: if saving fails again, the next pause is the shortest again.
-        self._backoff.over(SAVES)
+        self._backoff.over()
 
     def failed(self, name: str, error: Exception) -> None:
         """Note that a save of this prompt ended with this error, and pause if another prompt could not be saved either.
@@ -97,9 +94,9 @@ class SavePause:
             return
         self._failed.add(name)
         if len(self._failed) > 1:
-            self._backoff.failed(SAVES)
+            self._backoff.failed()
 
     def succeeded(self) -> None:
         """Note that a file was saved: earlier failures had another cause, and the next pause is the shortest again."""
-        self._backoff.over(SAVES)
+        self._backoff.over()
         self._failed.clear()

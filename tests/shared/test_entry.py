@@ -7,7 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bioproxy.shared.entry import MALFORMED, entry_from_json, same_content
+from bioproxy.runtime.state_folder import MALFORMED
+from bioproxy.shared.entry import entry_from_json, same_content
 from bioproxy.slot_files.snapshot import CHAT, PART
 from tests.shared.support import OTHER, chat, entry, snapshot
 
