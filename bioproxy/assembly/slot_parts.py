@@ -89,7 +89,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     # A llama.cpp of bioproxy's own gets a folder of bioproxy's making, if there is none.
     folder = SlotFolder(settings.slot_save_path, outside.free_space, makes=outside.child is not None)
     # Neither of these two is ever stored.  After a restart nothing is believed, and the first answers teach it again.
-    reuse_check, content = ReuseCheck(), SlotContent(llama)
+    reuse_check, content = ReuseCheck(), SlotContent(llama, reactor)
     # The shelf removes old files, so it needs both the record and the folder.
     shelf = Shelf(snapshots, folder, metrics, settings.prompts_limit, settings.conversations_limit)
     # The two ways between the slot and a file.  Both measure how long that takes, for all parts that decide whether it

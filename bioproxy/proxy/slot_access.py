@@ -27,8 +27,8 @@ from bioproxy.proxy.asked import Asked
 from bioproxy.proxy.exchange import Exchange
 from bioproxy.proxy.miss_reasons import MissReasons
 from bioproxy.slot.preparer import Prepared
+from bioproxy.slot.prompt_use import PromptUse
 from bioproxy.slot.slot import Slot
-from bioproxy.slot.uses import PromptUse
 from bioproxy.slot_files.client_calls import saved_to
 from bioproxy.warmup.client_kinds import client_kind
 from bioproxy.warmup.last_talk import LastTalk

@@ -62,11 +62,12 @@ class SlotContent:
     left_by_user: bool
     """Whether a user's request used the slot last, and not a warm-up or a new process."""
 
-    def __init__(self, llama: LlamaApi) -> None:
+    def __init__(self, llama: LlamaApi, clock: IReactorTime) -> None:
         self.known = self.probable = None
         self.visible = True
         self.left_by_user = False
         self._llama = llama
+        self._clock = clock
 
     # Before the slot changes.  None of these waits for anything, so nothing can come in between a
     # call and the request to llama-server that follows it.
@@ -221,12 +222,12 @@ class SlotContent:
         self.taken_by_warmup(probable)
         return await self._llama.evaluate(tokens)
 
-    async def until_idle(self, clock: IReactorTime) -> None:
+    async def until_idle(self) -> None:
         """Fire when nobody works in the slot, as far as llama-server tells.  Never fails."""
         # Polling, because llama-server has no way to say when it is done.  `deferLater` is
         # Twisted's sleep: a Deferred that the clock fires, while everything else goes on.
         try:
             while (witness := await self._llama.witness()) is not None and witness.busy:
-                await deferLater(clock, IDLE_POLL)
+                await deferLater(self._clock, IDLE_POLL)
         except LlamaCallFailed:
             return  # it is away, or restarted: nobody works there

@@ -61,6 +61,10 @@ class Prepared:
     source: str | None = None
 
 
+REUSES_NOTHING = Prepared("cold", "ineffective")
+"""How the slot is prepared for a request that must not reuse anything, whatever the slot holds."""
+
+
 class SlotPreparer:
     """Prepares slot 0 for the next request.
 

@@ -13,7 +13,8 @@ own module:
 * `bioproxy.slot.facts`, `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what is known of a prompt,
   what must be done before a request, and the code that does it;
 * `bioproxy.slot.recorder`: what it was left with is written down;
-* `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups.
+* `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups;
+* `bioproxy.slot.prompt_use`: whether an answer has reused what was promised.
 
 Code in other folders does not use these parts directly.  To change the slot, it uses one of the
 three blocks.  To get information, it calls a method that needs no ``await``: here about what the slot
@@ -41,6 +42,7 @@ from bioproxy.slot.head_start_use import HeadStartUses
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
+from bioproxy.slot.prompt_use import AnswerJudge
 from bioproxy.slot.recorder import SlotRecorder
 from bioproxy.slot.uses import SlotUses
 from bioproxy.slot_files.files import SlotFiles
@@ -81,7 +83,8 @@ class Slot:
         self.facts = PromptFacts(files, saver, reuse_check)
         self._preparer = SlotPreparer(self.facts, identity, content, files, saver, reuse_check, parking, clock)
         self._recorder = SlotRecorder(self.facts, content, files, saver)
-        uses = SlotUses(self._preparer, self._recorder, content, files, saver, reuse_check, parking, metrics, clock)
+        judge = AnswerJudge(content, reuse_check, parking, metrics)
+        uses = SlotUses(self._preparer, self._recorder, judge, content, files, saver, reuse_check)
         # Methods that use the slot, always inside the gate.  They are methods of the parts, with
         # the same names, and are documented there.  Requests and warm-ups need only the first
         # three.
@@ -89,7 +92,7 @@ class Slot:
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
         self.use_for_head_start = HeadStartUses(content, files, saver, reuse_check).use
-        self.judge = uses.judge
+        self.judge = judge.compare
         # The steps of these uses.  Of these only `bring_back` is called from another folder, by the
         # warmer, to restore a prompt that other warm-ups have displaced.  It changes the slot but
         # computes nothing, so no step has to follow.

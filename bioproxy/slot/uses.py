@@ -25,49 +25,21 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.gate.gate import Gate
 from bioproxy.gate.turn import Turn
 from bioproxy.prompts.conversation import ConversationChain
-from bioproxy.prompts.prompt_ids import metric_label
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.metrics import Metrics
 from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
-from bioproxy.slot.known_content import KnownContent, ProbableContent
-from bioproxy.slot.parking import Parking
-from bioproxy.slot.preparer import Prepared, SlotPreparer
+from bioproxy.slot.known_content import ProbableContent
+from bioproxy.slot.preparer import REUSES_NOTHING, SlotPreparer
+from bioproxy.slot.prompt_use import AnswerJudge, PromptUse
 from bioproxy.slot.recorder import SlotRecorder
 from bioproxy.slot.warmup_use import WarmupUse
 from bioproxy.slot_files.files import SlotFiles
-from bioproxy.slot_files.record import CHAT, PREFIX
-from bioproxy.slot_files.reuse_check import ReuseCheck, helped
-
-REUSES_NOTHING = Prepared("cold", "ineffective")
-"""How the slot is prepared for a request that must not reuse anything, whatever the slot holds."""
-
-
-class PromptUse:
-    """A user's request on a prompt while it uses the slot.
-
-    `prepared` is how the slot was prepared for it.  Invariant: unless `answered` was called,
-    nothing is recorded about the slot when the use ends.
-    """
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.prepared = prepared
-        self.is_answered = False
-        self.reused: int | None = None
-        self.prompt: int | None = None
-
-    def answered(self, reused: int | None, prompt: int | None = None) -> None:
-        """Have the slot's content recorded on leaving, because llama-server answered the request to its end.
-
-        `reused` is the number of tokens that llama-server reports as reused, and `prompt` that of the
-        whole prompt, `None` if it reports no number.
-        """
-        self.is_answered, self.reused, self.prompt = True, reused, prompt
+from bioproxy.slot_files.record import PREFIX
+from bioproxy.slot_files.reuse_check import ReuseCheck
 
 
 class SlotUses:
@@ -80,23 +52,19 @@ class SlotUses:
         self,
         preparer: SlotPreparer,
         recorder: SlotRecorder,
+        judge: AnswerJudge,
         content: SlotContent,
         files: SlotFiles,
         saver: ConversationSaver,
         reuse_check: ReuseCheck,
-        parking: Parking,
-        metrics: Metrics,
-        clock: IReactorTime,
     ) -> None:
         self._preparer = preparer
         self._recorder = recorder
+        self._judge = judge
         self._content = content
         self._files = files
         self._saver = saver
         self._reuse_check = reuse_check
-        self._parking = parking
-        self._metrics = metrics
-        self._clock = clock
 
     @asynccontextmanager
     async def use_for_prompt(
@@ -127,11 +95,11 @@ class SlotUses:
         else:
             await self._saver.save_if_due(displaced=True)
             prepared = REUSES_NOTHING
-        use = PromptUse(prepared)
         # A request that names no slot may run in another one.  Slot 0 then still holds afterwards what it
         # holds now, and only a witness of this moment can prove that.  Cancelled in this ``await``,
         # nothing has changed.
         before = None if pinned else await self._content.as_it_is()
+        use = PromptUse(name, key, turns, prepared, before)
         with self._user_changes_slot(turn, ProbableContent(key, turns, name) if reuses else None, llama_continues):
             yield use
         # The client has its whole answer by now.  The client may hang up at any moment, and that
@@ -139,7 +107,7 @@ class SlotUses:
         # work instead: it keeps the gate closed, runs the work in a separate coroutine that no
         # client can cancel, and then lets the next user in.
         if use.is_answered:
-            turn.hold_gate_for(lambda: self._after_answer(name, key, turns, use, before))
+            turn.hold_gate_for(lambda: self._after_answer(use))
 
     @asynccontextmanager
     async def use_otherwise(
@@ -213,58 +181,14 @@ class SlotUses:
                 # connection is closed: the answer can be picked up at /v1/stream.  The next user
                 # would find the slot busy with another client's answer.  So the gate stays closed
                 # until llama-server says that the slot is idle.
-                turn.hold_gate_for(lambda: self._content.until_idle(self._clock))
+                turn.hold_gate_for(self._content.until_idle)
             raise
 
-    async def _after_answer(
-        self, name: str, key: Key, turns: ConversationChain, use: PromptUse, before: KnownContent | None
-    ) -> None:
+    async def _after_answer(self, use: PromptUse) -> None:
         """Learn from an answer whether preparing helped, and record what the request left in the slot."""
         # Runs inside the gate but outside the client's coroutine, so no hang-up can end it.
         # `judge` comes first: its result decides which files count as saved.
-        if use.reused is not None and not await self._ran_elsewhere(use, use.reused, before):
-            self.judge(name, use.prepared, use.reused)
-            # What is reused although nothing was prepared comes from llama-server's memory.  A request
-            # that must not reuse anything proves nothing about that.
-            if use.prepared.cache == "cold" and use.prepared is not REUSES_NOTHING:
-                self._parking.judge(key, turns, use.reused)
-        self._parking.answered(use.prompt)
+        await self._judge.judge(use)
         # A file that is restored counts as used at that moment, even if its client hangs up before the answer.
         is_counted = use.prepared.cache == "restored" and use.prepared.source == PREFIX
-        await self._recorder.remember(name, key, turns, before, is_counted=is_counted)
-
-    async def _ran_elsewhere(self, use: PromptUse, reused: int, before: KnownContent | None) -> bool:
-        """Tell whether a request that reused too little has used another slot than the one that was prepared for it.
-
-        Fires with that; never fails for reasons of llama-server's.
-        """
-        # llama-server chooses the slot of a request that names none: where it has several, the least recently used one
-        # if too small a part of the prompt is in any.  That says nothing about what was restored into slot 0.  One more
-        # question, but only where otherwise restoring would be given up after two such answers.
-        promised = use.prepared.promised
-        if before is None or promised is None or helped(promised, reused):
-            return False
-        now = await self._content.as_it_is()
-        return now is not None and now.witness == before.witness
-
-    def judge(self, name: str, prepared: Prepared, reused: int) -> None:
-        """Compare the number of tokens that an answer reports as `reused` with the number that was promised."""
-        # There are three kinds of promises, and each shows one fact: whether the model can continue
-        # from a point inside the slot's tokens, whether restoring conversations helps, and whether
-        # restoring templates helps.
-        if prepared.promised is None:
-            return
-        if prepared.source is None:
-            return self._reuse_check.went_back(prepared.promised, reused)
-        useful = helped(prepared.promised, reused)
-        if not useful and prepared.cache == "restored":
-            self._metrics.slot_restores.labels(metric_label(name), "ineffective").inc()
-        if prepared.source == CHAT:
-            self._reuse_check.conversation_restored(useful)
-        elif useful:
-            self._reuse_check.helped()
-        else:
-            # Either this llama-server reuses nothing, or the chat template makes other tokens of
-            # the same text now, for example after midnight if it contains the date.  That then
-            # concerns all templates.  The next warm-up compares the tokens and so finds the cause.
-            self._reuse_check.doubt(name, prepared.promised, reused)
+        await self._recorder.remember(use.name, use.key, use.turns, use.before, is_counted=is_counted)

@@ -101,7 +101,7 @@ class HoldingTest(SlotTest):
         """It can be waited for that nobody works in the slot: with some time between the questions, and no end else."""
         self.server.busy = True
         before = len(self.server.requests)
-        waiting = self.built.start(lambda: self.content.until_idle(self.built.clock))
+        waiting = self.built.start(self.content.until_idle)
         for count in range(1, 5):
             self.built.advance(IDLE_POLL - 0.1)
             self.assertEqual(["/slots"] * count, self.asked_since(before))
@@ -122,7 +122,7 @@ class HoldingTest(SlotTest):
         )
         for change in changes:
             vars(self.server).update(change)
-            self.successResultOf(self.built.start(lambda: self.content.until_idle(self.built.clock)))
+            self.successResultOf(self.built.start(self.content.until_idle))
 
     def test_fresh_server(self) -> None:
         """The witness of a server that did nothing yet proves nothing: the next fresh one's looks the same."""
