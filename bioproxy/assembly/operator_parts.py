@@ -23,6 +23,7 @@ from bioproxy.assembly.parts import OperatorParts, RequestParts, SlotParts, Warm
 from bioproxy.assembly.takers import takers_of
 from bioproxy.operator.admin import Admin
 from bioproxy.operator.first_steps import FirstSteps
+from bioproxy.operator.gate_status import GateStatus
 from bioproxy.operator.history import History
 from bioproxy.operator.host_check import HostCheck
 from bioproxy.operator.live_events import LiveEvents
@@ -31,6 +32,7 @@ from bioproxy.operator.prompt_actions import PromptActions
 from bioproxy.operator.prompts_status import PromptsStatus
 from bioproxy.operator.reload import Reload
 from bioproxy.operator.status import Status
+from bioproxy.operator.templates_status import TemplatesStatus
 from bioproxy.settings.configuration import Settings
 
 
@@ -60,7 +62,9 @@ def assemble_operator(
     # The history is collected from the metrics, so the curves and Prometheus never show different numbers.
     history = History(lower.metrics, lower.gate, reactor)
     # The status asks the parts each time and stores nothing, so it cannot be out of date.
-    # The part of it about prompts and conversations is made apart, since there may be ten thousand of them.
+    # Three parts of it are made apart: each shows another thing, as the live page does.
+    gate_status = GateStatus(lower.gate, requests.waits, warmups.readiness)
+    templates_status = TemplatesStatus(warmups.poller, warmups.readiness, lower.slot, requests.request_log, lower.speed)
     prompts_status = PromptsStatus(
         warmups.readiness, lower.slot, lower.files, lower.snapshots, requests.request_log, lower.speed
     )
@@ -70,15 +74,13 @@ def assemble_operator(
     # It knows most of the parts, and calls nothing that would change one.  The clock is for the age of the process
     # only.
     status = Status(
-        warmups.poller,
-        lower.gate,
-        lower.slot,
-        warmups.readiness,
         lower.watch,
         lower.upstream,
-        requests.request_log,
+        lower.slot.facts,
+        gate_status,
+        templates_status,
         prompts_status,
-        requests.waits,
+        requests.request_log,
         warmups.last_talk.kinds,
         first_steps,
         warmups.shared,

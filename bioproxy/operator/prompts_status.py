@@ -107,7 +107,7 @@ class PromptsStatus:
             "tokens": tokens or None,
             "bytes": sum(each.size for each in files),
             **self._use(id, PREFIX, whole),
-            **self.worth(tokens, state == "warm", prompt is not None and self._slot.holds(prompt.key)),
+            **worth(self._speed, tokens, state == "warm", prompt is not None and self._slot.holds(prompt.key)),
             "pinned": any(each.pinned for each in files),
             "part": learned is not None and learned.cut is not None,
             # The very decision that warm-ups follow, so what is shown cannot differ from what is done.
@@ -135,7 +135,7 @@ class PromptsStatus:
             "tokens": entry.tokens,
             "bytes": entry.size,
             **self._use(id, CHAT, entry),
-            **self.worth(entry.tokens, warm, self._slot.holds_conversation(entry)),
+            **worth(self._speed, entry.tokens, warm, self._slot.holds_conversation(entry)),
             "pinned": entry.pinned,
             # For a reader who does not look at `kind`, the fields of prompts are there, too.
             "part": False,
@@ -143,20 +143,6 @@ class PromptsStatus:
             "error": None,
             "note": None,
         }
-
-    def worth(self, tokens: int | None, warm: bool, hot: bool) -> dict[str, Any]:
-        """Return how long a prompt of so many tokens takes when it is computed, and how long it would take now.
-
-        `cold_s` is an estimate of the seconds that computing takes, `None` where its tokens or llama-server's speed are
-        not known.  `now_s` is 0 for a prompt that is `hot`, in the slot, and for a `warm` one how many seconds
-        restoring its file takes.  It is `None` for any other prompt, and as long as no restore was measured.
-        """
-        # Both by the latest measurements, as llama-server's speed depends on what else the machine does.  They are
-        # rounded, since they change a little with each one, and that should not be news for every page.
-        cold = round(tokens * self._speed.seconds_per_token, 1) if tokens else 0.0
-        restore = self._speed.restore_seconds(tokens) if warm and tokens else None
-        now = 0.0 if hot else restore
-        return {"cold_s": cold or None, "now_s": None if now is None else round(now, 2)}
 
     def _use(self, id: str, kind: str, entry: Snapshot | None) -> dict[str, Any]:
         """Return the fields about the use of a file; `entry` is `None` where there is no file.
@@ -188,3 +174,18 @@ class PromptsStatus:
             "saved_at": None if entry is None else entry.saved_at,
             "saved_s": round(hits * (0 if entry is None else entry.tokens) * seconds, 1) if known else None,
         }
+
+
+def worth(speed: Speed, tokens: int | None, warm: bool, hot: bool) -> dict[str, Any]:
+    """Return how long a prompt of so many tokens takes when it is computed, and how long it would take now.
+
+    `cold_s` is an estimate of the seconds that computing takes, `None` where its tokens or llama-server's speed are
+    not known.  `now_s` is 0 for a prompt that is `hot`, in the slot, and for a `warm` one how many seconds
+    restoring its file takes.  It is `None` for any other prompt, and as long as no restore was measured.
+    """
+    # Both by the latest measurements, as llama-server's speed depends on what else the machine does.  They are
+    # rounded, since they change a little with each one, and that should not be news for every page.
+    cold = round(tokens * speed.seconds_per_token, 1) if tokens else 0.0
+    restore = speed.restore_seconds(tokens) if warm and tokens else None
+    now = 0.0 if hot else restore
+    return {"cold_s": cold or None, "now_s": None if now is None else round(now, 2)}
