@@ -14,13 +14,13 @@ Pure, but for `free_port`.  Which program there is on this machine is found out 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import socket
 import sys
 from collections.abc import Sequence
 
 from bioproxy.child.wheel_flags import KEY_VARIABLE
+from bioproxy.runtime import child_processes
 from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings.configuration import Settings
 
@@ -86,8 +86,7 @@ def environment(key: str | None) -> dict[str, str]:
     """
     # A variable, because every user of this machine can read command lines, and only this one the environment.
     keys = {} if key is None else {KEY_VARIABLE: key}
-    # `sys.path` goes along, so that a checkout that is not installed works, too.
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **keys}
+    return {**child_processes.environment(), **keys}
 
 
 def has_keys_of_users(settings: Settings) -> bool:

@@ -29,6 +29,8 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from bioproxy.runtime.child_processes import until_fired
+
 LAST_LINES = 60
 """Lines that are kept to find out why the process ended.
 
@@ -127,11 +129,7 @@ class ProcessOutput(ProcessProtocol):
 
     async def until_gone(self) -> None:
         """Fire when the process is gone, at once if it is.  Cancelling only ends this waiting."""
-        # A Deferred of its own: awaiting `gone` directly would leave nothing for others that wait, and cancelling would
-        # cancel it for all of them.
-        own: Deferred[None] = Deferred()
-        self.gone.addCallback(lambda _: own.callback(None) if not own.called else None)
-        await own
+        await until_fired(self.gone)
 
     def end(self) -> None:
         """Ask the process to end, by closing its standard input.  Does nothing if it is gone."""

@@ -145,7 +145,6 @@ def admin_address(settings: Settings) -> str:
     # Nobody can connect to "all addresses".
     host = WILDCARDS.get(host, host)
     # IPv6 addresses have colons, and stand in brackets in a URL.
-    name = f"[{host}]" if ":" in host else host
     # bioproxy's own certificate has to be one that this machine trusts.
     scheme = "https" if listen is not None and listen.startswith("ssl:") else "http"
-    return f"{scheme}://{name}:{port}"
+    return f"{scheme}://{kinds.bracketed(host)}:{port}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from bioproxy.demo.demo_model import DemoModel
 from bioproxy.demo.question import Answer
 from bioproxy.settings.configuration import Settings
+from bioproxy.settings.kinds import bracketed
 
 QUESTION = "Where is the meeting place after an alarm?"
 """What is asked about the handbook.  The answer is in its section 12, and the small model finds it."""
@@ -112,8 +113,3 @@ def chat_url(settings: Settings) -> str:
     # For the tour itself it makes no difference whether `host` means all addresses (``0.0.0.0``): the operating system
     # takes that for this machine.
     return f"http://{bracketed(settings.host)}:{settings.port}/v1/chat/completions"
-
-
-def bracketed(host: str) -> str:
-    """Return a host as URLs have it: an IPv6 address stands in brackets."""
-    return f"[{host}]" if ":" in host else host

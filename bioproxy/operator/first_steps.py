@@ -26,6 +26,7 @@ from twisted.internet.interfaces import IAddress
 
 from bioproxy.settings.api_keys import ApiKeys
 from bioproxy.settings.configuration import Settings
+from bioproxy.settings.kinds import bracketed
 
 
 class FirstSteps:
@@ -81,9 +82,7 @@ def url(address: IAddress | None, listen: str | None) -> str | None:
     if not isinstance(address, IPv4Address | IPv6Address):
         return None
     scheme = "https" if listen is not None and listen.startswith("ssl:") else "http"
-    # A colon in the host separates no port there: URLs have such addresses in brackets.
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"{scheme}://{host}:{address.port}"
+    return f"{scheme}://{bracketed(address.host)}:{address.port}"
 
 
 def socket_path(address: IAddress | None) -> str | None:

@@ -15,7 +15,6 @@ Does not know when a child is needed, or how long a question may take: `bioproxy
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 import sys
@@ -30,6 +29,8 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
+
+from bioproxy.runtime.child_processes import environment, until_fired
 
 MEMORY = 1 << 30
 """Bytes of memory that the child may use (where the operating system can limit that).
@@ -69,12 +70,10 @@ class Child(ProcessProtocol):
             # new connection; here there is one connection, and its protocol exists already, too.
             reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: self._line))
             command = [sys.executable, "-m", "bioproxy.runtime.worker_main", str(MEMORY)]
-            # Whatever folder this process runs in, the child finds the same bioproxy.
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             # The child's standard input is its end of the socket; Twisted reads what it prints ("r").
             descriptors = {0: theirs.fileno(), 1: "r", 2: "r"}
             self._process: IProcessTransport = reactor.spawnProcess(
-                self, command[0], command, env=environment, childFDs=descriptors
+                self, command[0], command, env=environment(), childFDs=descriptors
             )
 
     @property
@@ -96,11 +95,7 @@ class Child(ProcessProtocol):
 
         Cancelling only ends this waiting.
         """
-        # A Deferred of its own: awaiting `gone` directly would leave nothing for others that wait, and cancelling would
-        # cancel it for all of them.
-        own: Deferred[None] = Deferred()
-        self.gone.addCallback(lambda _: own.callback(None) if not own.called else None)
-        await own
+        await until_fired(self.gone)
         return self._signal
 
     def end(self) -> None:

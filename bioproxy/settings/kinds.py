@@ -176,6 +176,11 @@ def port_of(address: str) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
+def bracketed(host: str) -> str:
+    """Return a host as URLs have it: an IPv6 address stands in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def program(value: Any, folder: Path) -> str:
     """Accept a program: a name, which is looked for on the path, or a path, which has a slash in it."""
     name = text(value, folder)
