@@ -160,7 +160,7 @@ class ProcessWatch:
             pending.give_up()
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
         # the result of the look before this one.
-        # What a llama-server of bioproxy's own does is logged by who starts it.
+        # The part that starts a llama-server of bioproxy's own logs what that does.
         if trouble is not None and not_running is not None:
             trouble, fix = not_running, ""
         elif trouble is not None and trouble != self.trouble:

@@ -72,7 +72,7 @@ def prepare(path: Path, small_files: StateFolder, known_device: int | None) -> i
     # A name of its own: another process may be checking at the same moment.
     probe = f"{LEASES}/probe-{secrets.token_hex(8)}"
     try:
-        # Leases need that of two who create the same file only one succeeds.
+        # Leases rely on this: if two processes create the same file, only one succeeds.
         if not create_once(path / probe, b"1") or create_once(path / probe, b"2"):
             raise OSError("a file can be created twice")
         # Entries need that a rename replaces a file as a whole, and that everybody sees the names at once.

@@ -47,9 +47,7 @@ class Points(WorldTest):
             world.chat("hello")
         self.assertEqual((2, None), self.take()[-1][1:3])
         world.clock.advance(1)
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.assertEqual((2, 6.0), self.take(1)[-1][1:3])
         self.assertEqual((0, None), self.take()[-1][1:3])
 

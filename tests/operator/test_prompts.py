@@ -297,9 +297,7 @@ class Acting(LearningTest):
         world.start(world.warmer.round)
         self.assertEqual(learned, world.readiness.current)
         self.assertEqual(200, self.post(world, learned, "forget")[0])
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.rounds(world)
         self.assertEqual([], [kind for name, kind, _ in world.snapshots.items() if name == learned])
 
@@ -399,9 +397,7 @@ class Counting(LearningTest):
         world.llama_server.pause_at = {"/completion"}
         world.start(world.warmer.round)
         call = world.chat("four?", system=SYSTEM)
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.assertEqual(200, call.status)
         (self.folder / "slots" / f"{learned}.bin").unlink()
         world.chat("@code why?")

@@ -35,9 +35,7 @@ class LateTest(WorldTest):
 
     def free(self, world: World) -> None:
         """Let the one inside, and all that follow, get their answers."""
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.assertEqual(200, self.inside.status)
 
     def ask(self, world: World, path: str = CHAT, stream: bool = True, text: str = "@code why?") -> Call:
@@ -111,14 +109,8 @@ class Comments(LateTest):
         self.assertTrue(begun.startswith(PREPARED + b"data: "))
         world.advance(30)
         self.assertEqual(begun, call.body)
-        self.free_stream(world)
+        world.go_on()
         self.assertTrue(call.whole)
-
-    def free_stream(self, world: World) -> None:
-        """Let a stream go on to its end."""
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
 
     def test_restoring(self) -> None:
         """So too while the slot is being restored."""
@@ -128,7 +120,7 @@ class Comments(LateTest):
         call = self.ask(world)
         world.advance(10)
         self.assertEqual(PREPARED, call.body)
-        self.free_stream(world)
+        world.go_on()
         self.assertTrue(call.whole)
         self.assertEqual("restored", self.record(world, call)["cache"])
 
@@ -280,9 +272,7 @@ class TooLate(LateTest):
         """So does a llama-server that has gone meanwhile."""
         for world, path, call in self.each():
             world.llama_server.down = True
-            world.llama_server.pause_at = set()
-            world.llama_server.go_on()
-            world.settle()
+            world.go_on()
             self.check_late(world, path, call, 502, "upstream_error", "refuses connections")
 
     def test_waited_too_long(self) -> None:

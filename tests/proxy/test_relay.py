@@ -136,9 +136,7 @@ class Backpressure(WorldTest):
         slow = world.chat("@code slow", stream=True)
         producer: Any = slow.transport.producer
         producer.pauseProducing()
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.assertIsNone(world.gate.busy)
         self.assertFalse(slow.whole)
         self.assertEqual(200, world.chat("@code quick").status)

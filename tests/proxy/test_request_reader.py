@@ -40,18 +40,12 @@ class Turns(WorldTest):
         world.llama_server.pause_at = {CHAT}
         world.chat("hello")
 
-    def let_in(self, world: World) -> None:
-        """Let the one inside leave, and whoever waits come in."""
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
-
     def test_newest_text(self) -> None:
         """The text is that of the moment in which the request gets its turn."""
         world = self.busy_world()
         call = world.chat("@code why?")
         self.template("code", "Changed: <{message}>")
-        self.let_in(world)
+        world.go_on()
         self.assertEqual(200, call.status)
         self.assertTrue(any(b"Changed: why?" in body for _, _, body in world.llama_server.raw))
 
@@ -75,7 +69,7 @@ class Turns(WorldTest):
             self.assertEqual(1, world.gate.waiting)
             self.template("code", text)
             before = len(world.llama_server.requests)
-            self.let_in(world)
+            world.go_on()
             self.assertEqual(status, call.status)
             sent = [path for path, _ in world.llama_server.requests[before:]]
             self.assertNotIn(CHAT, sent)

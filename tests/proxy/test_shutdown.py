@@ -63,9 +63,7 @@ class FarewellTest(WorldTest):
 
     def go_on(self) -> None:
         """Let everything go on."""
-        self.server.pause_at = set()
-        self.server.go_on()
-        self.built.settle()
+        self.built.go_on()
 
 
 class Stopping(FarewellTest):

@@ -46,18 +46,14 @@ class Turns(WorldTest):
         world.llama_server.go_on()
         world.settle()
         self.assertEqual("other", self.asked(world)[-1])
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
 
     def test_not_reusable(self) -> None:
         """Nor one that asks for nothing to be reused."""
         world, _first = self.busy_world()
         world.chat("@code other")
         world.chat("@code one", "fine", "@code two", cache_prompt=False)
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.assertEqual(["one", "other", "two"], self.asked(world)[-3:])
 
     def test_tool_calls(self) -> None:
@@ -68,9 +64,7 @@ class Turns(WorldTest):
         world.speed.saved(10, 100, 1.0)
         world.speed.measured(100, 10_000)
         world.llama_server.answers[CHAT] = CALLS
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         self.assertEqual(200, first.status)
         status = json.loads(world.operate("GET", "/status").body)["gate"]
         self.assertEqual((None, 1, True), (status["busy"], status["waiting"], status["lingering"]))
@@ -89,9 +83,7 @@ class Turns(WorldTest):
             other = world.chat("@code other")
             if answer is not None:
                 world.llama_server.answers[CHAT] = answer
-            world.llama_server.pause_at = set()
-            world.llama_server.go_on()
-            world.settle()
+            world.go_on()
             self.assertEqual(200, other.status)
 
     def test_filling(self) -> None:
@@ -106,8 +98,6 @@ class Turns(WorldTest):
         ]
         self.assertEqual([503, 0, 0, 0, 0], [call.status for call in waiting])
         self.assertIn(b"replaced by a newer request", waiting[0].body)
-        world.llama_server.pause_at = set()
-        world.llama_server.go_on()
-        world.settle()
+        world.go_on()
         asked = [body for path, body in world.llama_server.requests if path == "/infill"]
         self.assertEqual([5, None, 0, 0], [body.get("n_predict") for body in asked])

@@ -235,9 +235,7 @@ class LlamaApi(KeysTest):
             for _ in range(2):
                 world.send("POST", CHAT, ASK, authorization="Bearer one")
             world.keys.use(clients, self.folder / "llama.txt")
-            world.llama_server.pause_at = set()
-            world.llama_server.go_on()
-            world.settle()
+            world.go_on()
             self.assertEqual([(["Bearer llama-key"], [])] * 2, self.arrived(world))
             world.close()
 

@@ -113,9 +113,7 @@ class Saving(SlotFilesTest):
         saving = self.saving()
         self.another_model()
         self.server.tokens = list(TOKENS)
-        self.server.pause_at = set()
-        self.server.go_on()
-        self.built.settle()
+        self.built.go_on()
         self.assertIn("the model changed", self.fails(saving))
         self.assertEqual(entry, self.recorded())
 

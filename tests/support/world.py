@@ -135,6 +135,12 @@ class World:
             self.agent.flush()
             quiet = quiet + 1 if len(self.llama_server.requests) == before else 0
 
+    def go_on(self) -> None:
+        """Have llama-server pause nowhere any more, and all that was paused go on."""
+        self.llama_server.pause_at = set()
+        self.llama_server.go_on()
+        self.settle()
+
     def start(self, work: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
         """Start a coroutine and let everything move as far as it can."""
         result = Deferred.fromCoroutine(work())

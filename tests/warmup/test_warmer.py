@@ -58,9 +58,7 @@ class Ahead(WarmTest):
             warming = self.begin()
             self.assertEqual(1, self.server.paused, path)
             self.edit("New: <{message}>")
-            self.server.pause_at = set()
-            self.server.go_on()
-            self.built.settle()
+            self.built.go_on()
             self.successResultOf(warming)
             self.assertNotEqual("warm", self.state(), path)
             self.rounds(2)
@@ -77,9 +75,7 @@ class Ahead(WarmTest):
             if self.server.paused:
                 began.append(number / 2)
                 self.edit(f"It is {number} past. <{{message}}>")
-            self.server.pause_at = set()
-            self.server.go_on()
-            self.built.settle()
+            self.built.go_on()
             self.successResultOf(warming)
             self.built.clock.advance(0.5)
         # Two changes cost no pause.  Each pause is longer by up to a fifth, at random; a round comes every half second.
