@@ -92,7 +92,6 @@ class Slot:
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
         self.use_for_head_start = HeadStartUses(content, files, saver, reuse_check).use
-        self.judge = judge.compare
         # The steps of these uses.  Of these only `bring_back` is called from another folder, by the
         # warmer, to restore a prompt that other warm-ups have displaced.  It changes the slot but
         # computes nothing, so no step has to follow.
