@@ -6,18 +6,19 @@ task is to have the right tokens in the slot in time.  `Slot` combines several p
 own module:
 
 * `bioproxy.slot.content`: what the slot holds, and whether that is still true;
-* `bioproxy.slot_files.files`, `bioproxy.slot_files.saving`: the files that it was saved to;
+* `bioproxy.slot_files.files`: the files that the slot was saved to;
 * `bioproxy.slot.conversation_saver`: when a conversation is worth a file;
 * `bioproxy.slot.parking`: what llama-server keeps in memory because no file has it;
 * `bioproxy.slot_files.reuse_check`: whether restoring and reuse work with the present model;
 * `bioproxy.slot.facts`, `bioproxy.slot.plan`, `bioproxy.slot.preparer`: what is known of a prompt,
   what must be done before a request, and the code that does it;
-* `bioproxy.slot.recorder`: what it was left with is written down;
-* `bioproxy.slot.uses`: the ``async with`` blocks around requests and warm-ups;
+* `bioproxy.slot.recorder`: writes down what the slot was left with;
+* `bioproxy.slot.uses`, `bioproxy.slot.head_start_use`: the ``async with`` blocks around requests,
+  warm-ups and head starts;
 * `bioproxy.slot.prompt_use`: whether an answer has reused what was promised.
 
 Code in other folders does not use these parts directly.  To change the slot, it uses one of the
-three blocks.  To get information, it calls a method that needs no ``await``: here about what the slot
+blocks.  To get information, it calls a method that needs no ``await``: here about what the slot
 holds, and of `facts` about files.  The result is what bioproxy knows, which may differ from what
 llama-server would say at this moment.
 
@@ -85,15 +86,14 @@ class Slot:
         self._recorder = SlotRecorder(self.facts, content, files, saver)
         judge = AnswerJudge(content, reuse_check, parking, metrics)
         uses = SlotUses(self._preparer, self._recorder, judge, content, files, saver, reuse_check)
-        # Methods that use the slot, always inside the gate.  They are methods of the parts, with
-        # the same names, and are documented there.  Requests and warm-ups need only the first
-        # three.
+        # Methods that use the slot, always inside the gate.  They are methods of the parts, and are
+        # documented there.  First the blocks around requests, warm-ups and head starts.
         self.use_for_prompt = uses.use_for_prompt
         self.use_otherwise = uses.use_otherwise
         self.use_for_warmup = uses.use_for_warmup
         self.use_for_head_start = HeadStartUses(content, files, saver, reuse_check).use
-        # The steps of these uses.  Of these only `bring_back` is called from another folder, by the
-        # warmer, to restore a prompt that other warm-ups have displaced.  It changes the slot but
+        # The steps of these blocks.  Of these only `bring_back` is called from another folder, in
+        # idle moments, to restore a prompt that warm-ups have displaced.  It changes the slot but
         # computes nothing, so no step has to follow.
         self.prepare = self._preparer.prepare
         self.remember = self._recorder.remember

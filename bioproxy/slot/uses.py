@@ -1,4 +1,4 @@
-"""The three ways to use slot 0: ``async with`` blocks that do what is necessary before and after each use.
+"""How requests and warm-ups use slot 0: ``async with`` blocks that do what is necessary before and after each use.
 
 Slot 0 holds the tokens that llama-server has processed last, with their KV cache.  Each request
 leaves tokens there that the next request may reuse.  So each use has steps before it (save what

@@ -26,7 +26,6 @@ from twisted.internet.threads import deferToThread
 from tests.integration.support import PATIENCE, LlamaServer, RunningProxy, async_fixture, async_test, reactor, until
 
 ProxyOf = Callable[..., RunningProxy]
-Pairs = list[tuple[str, str]]
 
 PER_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 """Headers that each side of a proxy makes for itself; that the length is right shows in the body."""
