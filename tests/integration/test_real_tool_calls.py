@@ -20,11 +20,11 @@ Few enough for a request to be read at once: a larger one is read by the second 
 busy machine, perhaps too late for the gate that lingers.
 """
 
-LINGER = 0.7
+LINGER = 1.0
 """How long the gate lingers, in parts of the time that computing the whole prompt takes on this machine.
 
-So it is long enough for the agent here, whose next request comes at once.  And it is less than twice the cost of a
-switch: with a longer one the gate would not linger at all, because switching were cheaper than waiting.
+So the agent has time to see that the gate lingers, and to send its next request.  And it is less than twice the cost of
+a switch: with a longer one the gate would not linger at all, because switching were cheaper than waiting.
 """
 
 
@@ -59,6 +59,12 @@ async def test_lingers(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) 
 
     await eventually(waits)
     await first.over
+
+    async def lingers() -> bool:
+        return bool((await proxy.status())["gate"]["lingering"])
+
+    # The answer is whole a little before the gate is free: a request that comes in between would simply be the next.
+    await eventually(lingers)
     assert json.loads(first.received)["choices"][0]["finish_reason"] == "tool_calls"
     before = agent.hear(first.received)
     agent.use_tool(prose(30, "what the tool found"))
