@@ -32,6 +32,7 @@ from twisted.web.http_headers import Headers
 
 from bioproxy.http.headers import Pair
 from bioproxy.runtime.errors import ConfigError, NotAuthenticated, ProxyError
+from bioproxy.runtime.regular_file import read_regular
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key, as on llama-server."""
@@ -153,7 +154,7 @@ def read_keys(setting: str, file: Path | None) -> list[bytes]:
         return []
     # Empty lines and white space around a key are ignored, since editors add both.
     try:
-        keys = [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
+        keys = [line.strip() for line in read_regular(file).splitlines() if line.strip()]
     except OSError as error:
         raise ConfigError(f"{setting}: {file}: {error.strerror}") from None
     # An empty file would lock out all clients, which is hardly meant, and a file that is just being written is empty.
