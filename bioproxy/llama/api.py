@@ -192,8 +192,9 @@ class LlamaApi:
         """
         # `cache_prompt` reuses the longest common beginning of these tokens and the slot's; `id_slot` keeps
         # llama-server from choosing another slot whose content is more similar.  `n_predict: 0` adds no token to the
-        # slot, although `predicted_n` in the answer says 1.
-        question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": True, "id_slot": 0}
+        # slot, although `predicted_n` in the answer says 1.  With ``--cache-reuse`` llama-server would also move what
+        # stands behind a difference to other positions, which gives other numbers; no file should have those.
+        question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": True, "id_slot": 0, "n_cache_reuse": 0}
         # Never streamed: llama-server notices that the client of a stream is gone only when it has something to write,
         # which is after the whole prompt.  For other requests it looks at the connection about once a second.
         answer = await self._upstream.ask("POST", "/completion", question, fresh=True, growth=PROMPT_BYTES)

@@ -160,6 +160,14 @@ def _of_arguments(seen: Seen) -> Iterator[Advice]:
         yield Advice(
             "it runs with --no-cache-prompt, so it computes each prompt from the start", "start it without that flag"
         )
+    # Of requests that are not bioproxy's own: those of clients leave such a slot behind, and it may be saved.
+    if value(seen.arguments, "--cache-reuse") not in (None, "0"):
+        yield Advice(
+            "it runs with --cache-reuse, which moves computed text to other places of a prompt: answers are not those"
+            " of a cold run, also later ones, from files",
+            "start it without that flag",
+            serious=False,
+        )
     theirs = value(seen.arguments, "--slot-save-path")
     # A relative path starts at llama-server's working folder, which is not known here.
     if theirs and os.path.isabs(theirs) and seen.folder is not None and not _same(Path(theirs), seen.folder):

@@ -54,6 +54,8 @@ class Saying(FolderTest):
         for batch in ("-b 4096", "--batch-size 2049", "-b 512 -b 8192"):
             self.one("batches of " + batch.split()[-1], "-b", arguments=batch)
         self.one("--no-cache-prompt", arguments="--no-cache-prompt")
+        self.one("--cache-reuse", serious=False, arguments="--cache-reuse 256")
+        self.assertEqual([], self.said(arguments="--cache-reuse 0"))
         self.one("slot_save_path is", "/other", arguments="--slot-save-path /other/")
         self.one("slot_save_path is", arguments="--slot-save-path /a/b", folder=self.folder / "nothing")
 
