@@ -1,7 +1,7 @@
 """Does restoring help?  Compares what a restore promised with what llama-server really reused.
 
 Some models can only go on from the end of what they hold, and some builds of llama-server reuse
-nothing of a restored file with them: a sliding window without ``--swa-full``, for example.  Nothing
+nothing of a restored file with them: a sliding window without checkpoints, for example.  Nothing
 that llama-server says of itself tells which.  But each answer says how many prompt tokens were
 reused (`timings.cache_n`), so a restore that does not help is noticed, and not repeated for the
 model that runs now.  The next process of llama-server may have other flags; it is judged from the
@@ -85,8 +85,8 @@ class ReuseCheck:
             return
         self.trouble = (
             f"restoring slot files does not help: of {promised} tokens restored llama-server reused {reused}."
-            " A model with a sliding window needs --swa-full; some older builds reuse nothing with such models,"
-            " or with recurrent ones; --no-cache-prompt prevents it altogether"
+            " A model with a sliding window, or a recurrent one, needs checkpoints, which older builds have not and"
+            " --ctx-checkpoints 0 switches off; --no-cache-prompt prevents it altogether"
         )
         self.log.warn("{text}; no more is restored until llama-server is started again", text=self.trouble)
 

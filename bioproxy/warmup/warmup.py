@@ -185,7 +185,7 @@ class Warmup:
             # llama-server computes them again, and then restoring is of no use at all.
             if done == start and start:
                 use.judge_beginning(start, reused)
-            # Some models cannot even go on from the end (a sliding window without --swa-full, in older builds).  Then
+            # Some models cannot even go on from the end (a sliding window, in older builds).  Then
             # each piece computes all those before once more.  With equal pieces the work would grow with the square of
             # the length; with pieces that double, everything is computed twice.
             piece = max(progress.piece(self._speed, self.longest_piece), 0 if helped(done, reused) else end)
