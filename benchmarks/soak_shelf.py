@@ -146,7 +146,10 @@ def kills(folder: Path, count: int, seed: int) -> None:
             victim.start()
             traffic.end()
             here.wait_up()
-            check_agreement(here, learned, f"after kill {turn + 1}, of {type(victim).__name__}")
+            # A llama-server that dies while it restores a file may have died of it: that one is never tried again, and
+            # the prompt is warmed up anew.
+            may_lose = 1 if victim is here.llama else 0
+            check_agreement(here, learned, f"after kill {turn + 1}, of {type(victim).__name__}", may_lose)
             now = answers(here)
             assert now == before, f"kill {turn + 1}: other answers: {now} instead of {before}"
         here.look_for_trouble()

@@ -28,13 +28,21 @@ from tests.integration.support import (
 
 CODE = f"{prose(600, seed=1)}\nAnswer: <{{message}}>"
 LONG = f"{prose(3000, seed=2)}\nAbout: <{{message}}>"
+"""Takes some seconds on the slow model."""
+
 LONGER = f"{prose(6000, seed=2)}\nAbout: <{{message}}>"
 """So long that its warm-up is not over when its first part is seen to be saved, however busy the machine is."""
-"""Takes about four seconds on the slow model."""
+
+INTERVAL = 1.2
+"""Seconds between two questions: more than bioproxy waits for further ones before it warms up, and not much more."""
 
 
-LONGISH = f"{prose(2500, seed=2)}\nAbout: <{{message}}>"
-"""Takes about three."""
+async def longer_than(seconds: float, llama: LlamaServer) -> str:
+    """Return a template that takes longer than that on this machine, and at least 2,500 tokens."""
+    words = 2500
+    computed = (await llama.cold(prose(words, seed=3))).timings["prompt_ms"] / 1000
+    # The time grows faster than the tokens, so this is enough.
+    return f"{prose(int(words * max(1.0, seconds / computed)), seed=2)}\nAbout: <{{message}}>"
 
 
 async def warm_with(proxy: RunningProxy, llama: LlamaServer, text: str) -> None:
@@ -61,13 +69,15 @@ async def test_among_users(llama_of: LlamaOf, proxy_of: ProxyOf, slow: Path) -> 
     proxy = proxy_of(llama.url, {"code": CODE}, slot_save_path=str(llama.slots))
     await proxy.warm("code")
     await proxy.stop()
-    proxy = proxy_of(llama.url, {"code": CODE, "story": LONGISH}, slot_save_path=str(llama.slots))
+    # So long that it cannot become warm between two questions.
+    story = await longer_than(1.5 * INTERVAL, llama)
+    proxy = proxy_of(llama.url, {"code": CODE, "story": story}, slot_save_path=str(llama.slots))
     began, progress = time.monotonic(), [0.0]
     while (template := await proxy.template("story"))["state"] != "warm":
         assert time.monotonic() < began + 2 * PATIENCE
         answer = await proxy.chat("@code why?", max_tokens=4)
         assert (answer.status, answer.cache != "cold") == (200, True)
-        await pause(1.2)
+        await pause(INTERVAL)
         progress.append(template["progress"])
     assert await proxy.sample("slot_saves_total", template="story", result="ok") >= 2, "a part was saved, and the whole"
     assert any(0 < each < 1 for each in progress), "it is told on the way"
