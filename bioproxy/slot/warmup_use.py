@@ -72,7 +72,9 @@ class WarmupUse:
             # The file may be recorded for another key: not everything that looks different to us
             # makes other tokens.
             self._files.rename_key(self._name, self._key)
-        self._reuse_check.tokens_compared(self._name, self.already_saved)
+        # An earlier llama-server with other flags may have saved a file that this one cannot go on from.
+        if self._reuse_check.tokens_compared(self._name, self.already_saved):
+            self.already_saved = False
         if self.already_saved or prepared.cache != "hot":
             return
         # Hot means only that the plan found the slot good enough.  After an answer that was broken

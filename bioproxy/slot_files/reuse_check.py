@@ -12,7 +12,9 @@ reuses nothing, which is true of all prompts.  Or the chat template makes other 
 text today, because it has a date in it, say; then only the file is out of date.  So a prompt
 whose restore did not help is *doubted* first: nothing is restored for it until a warm-up has
 compared its tokens with those in the file.  Equal tokens that were not reused count against
-llama-server, other tokens only against the file.
+llama-server, other tokens only against the file.  The file is written anew in both cases, unless
+restoring is given up: an earlier process may have saved it with other flags, without what this one
+needs to go on from it.
 
 Nothing of Twisted here: plain state, changed by plain calls.  It knows nothing of slots and files,
 and prompts are only names to it.
@@ -98,11 +100,16 @@ class ReuseCheck:
         """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
         return name in self._doubted
 
-    def tokens_compared(self, name: str, same: bool) -> None:
-        """Note that the prompt's tokens were compared, and whether they are the `same` as in its file."""
+    def tokens_compared(self, name: str, same: bool) -> bool:
+        """Note that the prompt's tokens were compared, and whether they are the `same` as in its file.
+
+        Return whether the file is to be written anew although it has them: it was doubted, and files may help.
+        """
         numbers = self._doubted.pop(name, None)
-        if numbers is not None and same:
-            self.did_not_help(*numbers)
+        if numbers is None or not same:
+            return False
+        self.did_not_help(*numbers)
+        return self.trouble is None
 
     def conversation_restored(self, useful: bool) -> None:
         """Note whether a conversation that was restored was reused."""
