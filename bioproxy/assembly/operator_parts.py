@@ -55,7 +55,7 @@ def assemble_operator(
 
         Hangup, Admin --> Reload ----> the parts with settings
         Admin ----------> Status ----> most parts, to show what they believe
-             |----------> PromptActions --> TemplatePoller, Schedule, Forgetting, Shelf
+             |----------> PromptActions --> TemplatePoller, Schedule, Forgetting, Shelf, SharedShelf
              `----------> LiveEvents --> Status, History
     """
     # What an operator sees: the numbers of the last hour, the state at this moment, and both as events for open pages.
@@ -106,7 +106,9 @@ def assemble_operator(
         lower.watch,
         reload,
         # What may be done with one prompt: warm it up, forget it, pin its files.
-        PromptActions(warmups.poller, warmups.catalogue, warmups.schedule, warmups.forgetting, lower.shelf),
+        PromptActions(
+            warmups.poller, warmups.catalogue, warmups.schedule, warmups.forgetting, lower.shelf, warmups.shared
+        ),
         lower.metrics,
         lower.gate,
     )

@@ -24,6 +24,7 @@ from pathlib import Path
 from bioproxy.child.command_line import adapted, child_flags, port_wanted
 from bioproxy.child.wheel_flags import parsed
 from bioproxy.runtime.errors import ConfigError
+from bioproxy.runtime.regular_file import read_regular
 from bioproxy.settings.configuration import Settings
 
 GGUF = b"GGUF"
@@ -108,11 +109,7 @@ def check_model(model: Path) -> None:
     only llama.cpp can tell.
     """
     try:
-        # Asked before it is opened: a named pipe would block bioproxy until somebody writes into it.
-        if model.exists() and not model.is_file():
-            raise ConfigError(f"model: {model}: not a file")
-        with open(model, "rb") as file:
-            begin = file.read(len(GGUF))
+        begin = read_regular(model, len(GGUF))
     except OSError as error:
         raise ConfigError(f"model: {model}: {error.strerror}") from None
     if begin != GGUF:

@@ -184,16 +184,18 @@ class LlamaApi:
             return None
         return Table(answer).whole("input_tokens")
 
-    async def evaluate(self, tokens: Sequence[int]) -> Evaluated:
-        """Have slot 0 hold exactly these tokens, reusing what it holds of their beginning; fire with what that took.
+    async def evaluate(self, tokens: Sequence[int], *, anew: bool = False) -> Evaluated:
+        """Have slot 0 hold exactly these tokens; fire with what that took.
 
+        What it holds of their beginning is reused, or computed `anew`.
         Cancelling closes the connection, and llama-server stops at the end of the batch that it works on (``-b``, 2048
         tokens by default).  What it has computed until then stays in the slot.
         """
         # `cache_prompt` reuses the longest common beginning of these tokens and the slot's; `id_slot` keeps
         # llama-server from choosing another slot whose content is more similar.  `n_predict: 0` adds no token to the
-        # slot, although `predicted_n` in the answer says 1.
-        question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": True, "id_slot": 0}
+        # slot, although `predicted_n` in the answer says 1.  With ``--cache-reuse`` llama-server would also move what
+        # stands behind a difference to other positions, which gives other numbers; no file should have those.
+        question = {"prompt": list(tokens), "n_predict": 0, "cache_prompt": not anew, "id_slot": 0, "n_cache_reuse": 0}
         # Never streamed: llama-server notices that the client of a stream is gone only when it has something to write,
         # which is after the whole prompt.  For other requests it looks at the connection about once a second.
         answer = await self._upstream.ask("POST", "/completion", question, fresh=True, growth=PROMPT_BYTES)

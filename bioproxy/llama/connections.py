@@ -56,6 +56,7 @@ from zope.interface import implementer
 from bioproxy.llama.http_client import Factory
 from bioproxy.runtime.clock import elapsed
 from bioproxy.runtime.errors import ConfigError
+from bioproxy.runtime.regular_file import read_regular
 from bioproxy.settings.kinds import port_of
 
 CONNECT_TIMEOUT = 5.0
@@ -247,6 +248,8 @@ def check_ca_file(ca_file: Path | None) -> None:
     if ca_file is None:
         return
     try:
+        # OpenSSL, which reads the file by its name, would wait for a named pipe.
+        read_regular(ca_file, 0)
         ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"llama_ca_file: {ca_file}: {error.strerror or error}") from None

@@ -114,6 +114,7 @@ class Upstream:
         sent = Headers()
         for name, value in headers:
             sent.addRawHeader(name, value)
+        self._keys.give(sent)
         # HTTP/1.0 clients need not send `Host`, but HTTP/1.1, which is spoken from here on, demands it.
         if not sent.hasHeader(b"host"):
             sent.addRawHeader(b"host", self._host)

@@ -121,13 +121,21 @@ def advice(seen: Seen) -> Iterator[Advice]:
             "use a newer build",
             serious=False,
         )
-    # Layers with a sliding window drop the keys and values of tokens outside it.  With --swa-full they keep all, at the
-    # price of memory.  Newer builds save states to go back to, so this is a note and no warning.
-    if seen.window and "--swa-full" not in (seen.arguments or ()):
+    # Layers with a sliding window drop the keys and values of tokens outside it.  With --swa-full they keep all, but
+    # what llama-server writes to a file, or to its memory of prompts, has the last window only.  It does not know that
+    # when it has read it again and goes back: a token before the end then misses a part of its window.
+    if seen.window and "--swa-full" in (seen.arguments or ()):
+        yield Advice(
+            f"it runs with --swa-full, and its model has a sliding window of {seen.window} tokens: once it has read a"
+            " slot file, or a prompt from its memory (--cache-ram), an edited question may get a wrong answer",
+            "start it without --swa-full, and remove its slot files, which it could not use then",
+        )
+    # Newer builds save states to go back to, so this is a note and no warning.
+    elif seen.window:
         yield Advice(
             f"its model has a sliding window of {seen.window} tokens: older builds of llama-server cannot reuse the"
             " slot files of such a model",
-            "if bioproxy reports that restoring does not help, start it with --swa-full",
+            "if bioproxy reports that restoring does not help, use a newer build",
             serious=False,
         )
     # Warnings come before the last note, which only offers a bit more safety.
@@ -159,6 +167,14 @@ def _of_arguments(seen: Seen) -> Iterator[Advice]:
     if "--no-cache-prompt" in seen.arguments:
         yield Advice(
             "it runs with --no-cache-prompt, so it computes each prompt from the start", "start it without that flag"
+        )
+    # Of requests that are not bioproxy's own: those of clients leave such a slot behind, and it may be saved.
+    if value(seen.arguments, "--cache-reuse") not in (None, "0"):
+        yield Advice(
+            "it runs with --cache-reuse, which moves computed text to other places of a prompt: answers are not those"
+            " of a cold run, also later ones, from files",
+            "start it without that flag",
+            serious=False,
         )
     theirs = value(seen.arguments, "--slot-save-path")
     # A relative path starts at llama-server's working folder, which is not known here.

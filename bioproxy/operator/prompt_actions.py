@@ -18,6 +18,7 @@ from twisted.logger import Logger
 
 from bioproxy.prompts.catalogue import Catalogue
 from bioproxy.prompts.template_poller import TemplatePoller
+from bioproxy.shared.shelf import SharedShelf
 from bioproxy.slot_files.shelf import Shelf
 from bioproxy.warmup.forgetting import Forgetting
 from bioproxy.warmup.schedule import Schedule
@@ -35,9 +36,15 @@ class PromptActions:
     log = Logger()
 
     def __init__(
-        self, poller: TemplatePoller, catalogue: Catalogue, schedule: Schedule, forgetting: Forgetting, shelf: Shelf
+        self,
+        poller: TemplatePoller,
+        catalogue: Catalogue,
+        schedule: Schedule,
+        forgetting: Forgetting,
+        shelf: Shelf,
+        shared: SharedShelf,
     ) -> None:
-        """Act on the `schedule` of warm-ups, on the files of `shelf`, and by `forgetting`.
+        """Act on the `schedule` of warm-ups, on the files of `shelf` and of the `shared` one, and by `forgetting`.
 
         `poller` knows which names are templates, and `catalogue` which are prompts.
         """
@@ -46,6 +53,7 @@ class PromptActions:
         self._schedule = schedule
         self._forgetting = forgetting
         self._shelf = shelf
+        self._shared = shared
 
     def forget(self, id: str) -> Result:
         """Forget a learned prompt, with its text and its files, or a conversation with its file.
@@ -64,7 +72,9 @@ class PromptActions:
             found = self._forgetting.forget_learned(id)
         except OSError as error:
             return self._failed(error)
-        if not found:
+        # An operator who has a text removed wants it gone from the shared shelf, too.  From there a prompt would be
+        # learned again with the next request, and a conversation restored.
+        if not self._shared.forget(id) and not found:
             return unknown(id)
         self.log.info("an operator had {id} forgotten", id=id)
         return 200, f"{id} is forgotten"

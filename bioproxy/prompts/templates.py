@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +35,7 @@ from pathlib import Path
 
 from bioproxy.prompts.digests import digest
 from bioproxy.runtime.errors import TemplateError
+from bioproxy.runtime.regular_file import read_regular
 
 BEGIN, END = "<{", "}>"
 """What stands before and behind the name of a place.  Both must be on one line."""
@@ -218,15 +218,9 @@ def read_file(path: Path) -> str:
     Raises `ValueError` with a human-readable reason if the file cannot be read, is too large, or is not UTF-8.
     """
     try:
-        # Opening a named pipe waits until another program opens it for writing, perhaps forever, and would occupy a
-        # thread of the pool for that long.  With O_NONBLOCK it is opened at once, and then refused like other special
-        # files.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("not a regular file")
-            # One byte more than allowed tells whether the file is too large.  Its size in `fstat` would not be
-            # reliable: a log file may grow while it is read.
-            content = file.read(MAX_FILE + 1)
+        # One byte more than allowed tells whether the file is too large.  Its size in `stat` would not be reliable: a
+        # log file may grow while it is read.
+        content = read_regular(path, MAX_FILE + 1)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
     if len(content) > MAX_FILE:

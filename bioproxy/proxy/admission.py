@@ -24,15 +24,15 @@ from bioproxy.settings.api_keys import ApiKeys
 class Admission:
     """Judges requests to the clients' port by their heads.
 
-    Invariant: a request that was not refused has no key of a client in its headers any more, at most llama-server's.
+    Invariant: where clients need a key, a request that was not refused has none of a client in its headers any more.
     """
 
     def __init__(self, keys: ApiKeys) -> None:
-        """`keys` has the clients' keys and llama-server's, as they were last read."""
+        """`keys` has the clients' keys, as they were last read."""
         self._keys = keys
 
     def judge(self, method: bytes, target: bytes, headers: Headers) -> ProxyError | None:
-        """Return why a request is refused, or `None`, and then replace the client's key in `headers`.
+        """Return why a request is refused, or `None`, and then remove the client's key from `headers`.
 
         `target` is the request's target as the client wrote it.  Called by the site for each head.
         """
@@ -44,8 +44,8 @@ class Admission:
             refusal = self._keys.judge(method, path_of(origin_form(target)), headers)
         except BadTarget as error:
             return error
-        # The exchange happens now and not when the request is sent: a reload of the keys may come in between, and the
-        # request was admitted by the old ones.
+        # The key is judged and removed now and not when the request is sent: a reload of the keys may come in between,
+        # and the request was admitted by the old ones.
         if refusal is None:
-            self._keys.exchange(headers)
+            self._keys.take(headers)
         return refusal

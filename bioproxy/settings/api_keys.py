@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ from twisted.web.http_headers import Headers
 
 from bioproxy.http.headers import Pair
 from bioproxy.runtime.errors import ConfigError, NotAuthenticated, ProxyError
+from bioproxy.runtime.regular_file import read_regular
 
 OPEN_PATHS = frozenset({"/health"})
 """Paths that need no key, as on llama-server."""
@@ -63,6 +65,8 @@ class ApiKeys:
         # Digests of the clients' keys, and llama-server's key itself, which has to be sent.
         self._clients: tuple[bytes, ...] = ()
         self._llama: bytes | None = None
+        # Stands for llama-server's key in a request that waits.  Random, because a client could send a known one.
+        self._placeholder = b"Bearer " + secrets.token_hex(16).encode()
 
     def read(self) -> None:
         """Read the files.  Raises `ConfigError`, and then the keys in use stay the same."""
@@ -96,18 +100,29 @@ class ApiKeys:
             return None
         return NotAuthenticated("a valid key is needed, as `Authorization: Bearer KEY` or `x-api-key: KEY`")
 
-    def exchange(self, headers: Headers) -> None:
-        """Replace the client's key in a request's `headers` by llama-server's.
+    def take(self, headers: Headers) -> None:
+        """Remove the client's key from the `headers` of a request that has come, and note there whether it was valid.
 
-        Changes nothing if clients need no key and llama-server is not bioproxy's own: then the header belongs to it.
+        Changes nothing if clients need no key.
         """
-        if not self.required and self.of_child() is None:
-            return
-        shown = not self.required or self._shown(headers)
-        for name in SHOWN_IN:
-            headers.removeHeader(name)
-        # A request that needed no key gets none either: otherwise anybody could reach llama-server with our key.
-        if shown:
+        if self.required:
+            shown = self._shown(headers)
+            for name in SHOWN_IN:
+                headers.removeHeader(name)
+            # A request that needed no key gets none either: otherwise anybody could reach llama-server with our key.
+            if shown:
+                headers.addRawHeader(b"Authorization", self._placeholder)
+
+    def give(self, headers: Headers) -> None:
+        """Add llama-server's key to the `headers` of a request that is about to be sent, if that is to have it.
+
+        Otherwise what the client has sent belongs to llama-server.
+        """
+        # A request may have waited for minutes since `take`, and llama-server may have another key by now.
+        has_placeholder = headers.getRawHeaders(b"authorization") == [self._placeholder]
+        if has_placeholder or (not self.required and self.of_child() is not None):
+            for name in SHOWN_IN:
+                headers.removeHeader(name)
             for own in self.own:
                 headers.addRawHeader(*own)
 
@@ -153,7 +168,7 @@ def read_keys(setting: str, file: Path | None) -> list[bytes]:
         return []
     # Empty lines and white space around a key are ignored, since editors add both.
     try:
-        keys = [line.strip() for line in file.read_bytes().splitlines() if line.strip()]
+        keys = [line.strip() for line in read_regular(file).splitlines() if line.strip()]
     except OSError as error:
         raise ConfigError(f"{setting}: {file}: {error.strerror}") from None
     # An empty file would lock out all clients, which is hardly meant, and a file that is just being written is empty.

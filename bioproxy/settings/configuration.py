@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bioproxy.runtime.errors import ConfigError
+from bioproxy.runtime.regular_file import read_regular
 from bioproxy.settings.fields import FIELDS, Settings, templates_of, xdg_folder
 from bioproxy.settings.kinds import port_of
 
@@ -57,7 +58,7 @@ def read_file(file: Path, may_be_missing: bool = False) -> dict[str, Any]:
     # A reload reads the file in the reactor's thread, while nothing else runs: it is small and on a local disk.
     # `utf-8-sig` accepts the byte-order mark that some editors under Windows put in front.
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        content = json.loads(read_regular(file).decode("utf-8-sig"), object_pairs_hook=once)
     except OSError as error:
         if may_be_missing and isinstance(error, FileNotFoundError):
             return {}

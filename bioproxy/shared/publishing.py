@@ -30,7 +30,7 @@ from bioproxy.runtime.metrics import Metrics
 from bioproxy.shared.disk import Unusable
 from bioproxy.shared.local_files import LocalFiles
 from bioproxy.shared.view import PATIENCE, SharedView
-from bioproxy.slot_files.snapshot import CHAT, PART, Id, Snapshot
+from bioproxy.slot_files.snapshot import CHAT, PART, PREFIX, Id, Snapshot
 
 COPY_SECONDS = 300.0
 """Seconds that copying a file may take when nobody waits for it.
@@ -94,6 +94,11 @@ class Publishing:
         if len(self.waiting) > MOST_WAITING:
             del self.waiting[next(iter(self.waiting))]
 
+    def forget(self, name: str) -> None:
+        """Publish nothing of an id that was saved until now."""
+        for kind in (PREFIX, CHAT):
+            self.waiting.pop((name, kind), None)
+
     async def publish_all(self, kind: str) -> None:
         """Publish what was saved of a kind since the last call.
 
@@ -142,7 +147,7 @@ class Publishing:
         Fails with `Unusable`.
         """
         # `None` on a host that does not see its own slot folder: nothing can be shared from there.
-        source, folder = self._local.path_of(entry), self._view.folder
+        source, folder, id = self._local.path_of(entry), self._view.folder, (name, kind)
         # The last conversation on a template is called after the template here.  Elsewhere it is one of many.
         if kind == CHAT and entry.conversation is not None:
             name = learned_id(entry.conversation.digest)
@@ -161,6 +166,9 @@ class Publishing:
         # At once, and not with the next look, or this process would publish it once more.
         self._view.mirror.add([shared.stem], [shared])
         old = self._view.mirror.superseded(shared)
+        # It was forgotten while it was copied.
+        if id not in self.waiting:
+            old.append(shared.stem)
         # After the new one is there, so that there is no moment with neither.  If the process dies here, both stay
         # until the limits are reached.
         if old:

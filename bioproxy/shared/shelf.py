@@ -26,6 +26,8 @@ Does not know the slot, the queue, or when a warm-up is due.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -45,9 +47,9 @@ from bioproxy.shared.prompt_claims import PromptClaims
 from bioproxy.shared.publishing import Publishing
 from bioproxy.shared.removal import REMOVAL, Limits
 from bioproxy.shared.upkeep import Upkeep
-from bioproxy.shared.view import SharedView
+from bioproxy.shared.view import PATIENCE, SharedView
 from bioproxy.slot.plan import Files, Wanted
-from bioproxy.slot_files.snapshot import CHAT, PREFIX, Snapshot
+from bioproxy.slot_files.snapshot import CHAT, PREFIX, TEMPLATE, Snapshot, class_of
 
 INTERVAL = 2.0
 """Seconds between two looks at the shared folder.
@@ -86,6 +88,8 @@ class SharedShelf:
         self._view = view
         self._local = local
         self._metrics = metrics
+        # Stems of files that an operator wants to be gone, and that are still there.
+        self._unwanted: set[str] = set()
         # From those that know only the folder to those that put them together.
         # What follows exists only with a folder.  Each method below asks for that first.
         if view is not None:
@@ -168,6 +172,7 @@ class SharedShelf:
         # lease. The list is taken before, so that what is released while a file is copied waits for the next call: its
         # own file may be noted only now.
         released = self._prompt_claims.released()
+        await self._remove_unwanted()
         await self._publishing.publish_all(PREFIX)
         for name in released:
             await self._prompt_claims.give_up(name)
@@ -182,10 +187,23 @@ class SharedShelf:
         leaves the rest unpublished; the leases then die by themselves.
         """
         if self._view is not None:
+            await self._remove_unwanted()
             # Prompts are small in number and help everybody; a conversation helps one client.
             for kind in (PREFIX, CHAT):
                 await self._publishing.publish_all(kind)
             await self._claims.give_up_all()
+
+    async def _remove_unwanted(self) -> None:
+        """Remove what was forgotten.
+
+        Fires when it is gone, or the folder cannot be used; cancelling leaves the rest for the next call.
+        """
+        view, stems = self._view, set(self._unwanted)
+        # Where the folder cannot be used or written, as `Disk` has logged, they stay for the next call.
+        with suppress(Unusable):
+            if view is not None and stems:
+                await view.disk.call(partial(view.folder.remove, stems), PATIENCE)
+                self._unwanted -= stems
 
     # What others tell and ask.
 
@@ -196,6 +214,26 @@ class SharedShelf:
         """
         if self._view is not None:
             self._publishing.saved(name, kind, entry)
+
+    def forget(self, name: str) -> bool:
+        """Have the files of a learned prompt or a conversation removed; return whether there are any that are known.
+
+        From now on nothing of them is used here, and soon they are gone for others, too.
+        """
+        if self._view is None:
+            return False
+        self._publishing.forget(name)
+        mirror = self._view.mirror
+        stems = {
+            stem
+            for stem, entry in mirror.entries.items()
+            if entry.name == name and class_of(name, entry.kind) != TEMPLATE
+        }
+        for stem in stems:
+            mirror.ignore(stem)
+        # The disk is slow, and the operator's answer does not wait for it.
+        self._unwanted |= stems
+        return bool(stems)
 
     def prompt_tokens(self, name: str, key: Key) -> int:
         """Return how many tokens a prompt with just this text and shape has on the shelf, 0 if it is not there.

@@ -213,14 +213,16 @@ class SlotContent:
             return turns.continues(probable.turns.all_messages)
         return witness.tokens > tokens
 
-    async def evaluate_for_warmup(self, tokens: Sequence[int], probable: ProbableContent | None = None) -> Evaluated:
+    async def evaluate_for_warmup(
+        self, tokens: Sequence[int], probable: ProbableContent | None = None, anew: bool = False
+    ) -> Evaluated:
         """Have the slot hold exactly these tokens, for a warm-up, or for a head start that has `probable` there.
 
-        Fires and fails as `LlamaApi.evaluate`.  Cancelling closes the connection and leaves the
-        slot unknown.
+        Fires and fails as `LlamaApi.evaluate`, which also says what `anew` is.  Cancelling closes the
+        connection and leaves the slot unknown.
         """
         self.taken_by_warmup(probable)
-        return await self._llama.evaluate(tokens)
+        return await self._llama.evaluate(tokens, anew=anew)
 
     async def until_idle(self) -> None:
         """Fire when nobody works in the slot, as far as llama-server tells.  Never fails."""

@@ -72,7 +72,9 @@ class WarmupUse:
             # The file may be recorded for another key: not everything that looks different to us
             # makes other tokens.
             self._files.rename_key(self._name, self._key)
-        self._reuse_check.tokens_compared(self._name, self.already_saved)
+        # An earlier llama-server with other flags may have saved a file that this one cannot go on from.
+        if self._reuse_check.tokens_compared(self._name, self.already_saved):
+            self.already_saved = False
         if self.already_saved or prepared.cache != "hot":
             return
         # Hot means only that the plan found the slot good enough.  After an answer that was broken
@@ -87,13 +89,13 @@ class WarmupUse:
         # To be asked before `evaluate`, which has everything forgotten that is known of the slot.
         return self._content.known is not None and self._content.known.conversation is not None
 
-    async def evaluate(self, end: int) -> Evaluated:
-        """Have the slot hold exactly the first `end` tokens.
+    async def evaluate(self, end: int, anew: bool = False) -> Evaluated:
+        """Have the slot hold exactly the first `end` tokens, all of them computed `anew` or not.
 
         Fires with how many of them were reused and what the rest took.  Fails as `LlamaApi`'s calls
         do.  Cancelling closes the connection, and llama-server stops after the batch it works on.
         """
-        return await self._content.evaluate_for_warmup(self._tokens[:end])
+        return await self._content.evaluate_for_warmup(self._tokens[:end], anew=anew)
 
     async def cut_back(self, end: int) -> Evaluated:
         """Have the slot, which holds all tokens, hold the first `end` ones and a token that does not belong there.

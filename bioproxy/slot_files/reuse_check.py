@@ -1,7 +1,7 @@
 """Does restoring help?  Compares what a restore promised with what llama-server really reused.
 
 Some models can only go on from the end of what they hold, and some builds of llama-server reuse
-nothing of a restored file with them: a sliding window without ``--swa-full``, for example.  Nothing
+nothing of a restored file with them: a sliding window without checkpoints, for example.  Nothing
 that llama-server says of itself tells which.  But each answer says how many prompt tokens were
 reused (`timings.cache_n`), so a restore that does not help is noticed, and not repeated for the
 model that runs now.  The next process of llama-server may have other flags; it is judged from the
@@ -12,7 +12,9 @@ reuses nothing, which is true of all prompts.  Or the chat template makes other 
 text today, because it has a date in it, say; then only the file is out of date.  So a prompt
 whose restore did not help is *doubted* first: nothing is restored for it until a warm-up has
 compared its tokens with those in the file.  Equal tokens that were not reused count against
-llama-server, other tokens only against the file.
+llama-server, other tokens only against the file.  The file is written anew in both cases, unless
+restoring is given up: an earlier process may have saved it with other flags, without what this one
+needs to go on from it.
 
 Nothing of Twisted here: plain state, changed by plain calls.  It knows nothing of slots and files,
 and prompts are only names to it.
@@ -85,8 +87,8 @@ class ReuseCheck:
             return
         self.trouble = (
             f"restoring slot files does not help: of {promised} tokens restored llama-server reused {reused}."
-            " A model with a sliding window needs --swa-full; some older builds reuse nothing with such models,"
-            " or with recurrent ones; --no-cache-prompt prevents it altogether"
+            " A model with a sliding window, or a recurrent one, needs checkpoints, which older builds have not and"
+            " --ctx-checkpoints 0 switches off; --no-cache-prompt prevents it altogether"
         )
         self.log.warn("{text}; no more is restored until llama-server is started again", text=self.trouble)
 
@@ -98,11 +100,16 @@ class ReuseCheck:
         """Tell whether the prompt's tokens must be compared with its file before that is restored again."""
         return name in self._doubted
 
-    def tokens_compared(self, name: str, same: bool) -> None:
-        """Note that the prompt's tokens were compared, and whether they are the `same` as in its file."""
+    def tokens_compared(self, name: str, same: bool) -> bool:
+        """Note that the prompt's tokens were compared, and whether they are the `same` as in its file.
+
+        Return whether the file is to be written anew although it has them: it was doubted, and files may help.
+        """
         numbers = self._doubted.pop(name, None)
-        if numbers is not None and same:
-            self.did_not_help(*numbers)
+        if numbers is None or not same:
+            return False
+        self.did_not_help(*numbers)
+        return self.trouble is None
 
     def conversation_restored(self, useful: bool) -> None:
         """Note whether a conversation that was restored was reused."""

@@ -171,7 +171,7 @@ class Warmup:
             end = piece_end(done, piece, len(tokens))
             # A piece that fails ends the warm-up; what was saved on the way stays, and the next try goes on from there.
             try:
-                reused = await self._evaluate(use, end, progress)
+                reused = await self._piece(start, done, end, use, progress)
             except CancelledError:
                 if done == start:
                     # Users come so often that not even one piece gets done.  A smaller one may.  Without this, a prompt
@@ -183,7 +183,7 @@ class Warmup:
             # llama-server computes them again, and then restoring is of no use at all.
             if done == start and start:
                 use.judge_beginning(start, reused)
-            # Some models cannot even go on from the end (a sliding window without --swa-full, in older builds).  Then
+            # Some models cannot even go on from the end (a sliding window, in older builds).  Then
             # each piece computes all those before once more.  With equal pieces the work would grow with the square of
             # the length; with pieces that double, everything is computed twice.
             piece = max(progress.piece(self._speed, self.longest_piece), 0 if helped(done, reused) else end)
@@ -194,6 +194,21 @@ class Warmup:
             done = end
             if done < len(tokens):
                 await self._save_part(use, done, progress)
+
+    async def _piece(self, start: int, done: int, end: int, use: WarmupUse, progress: Progress) -> int:
+        """Have the tokens up to `end` evaluated, of which `done` are; the first `start` ones came from a file.
+
+        Fires with how many of them llama-server had already; fails as its calls do.  Cancelling closes the connection.
+        """
+        # All chats begin alike, so the slot may have the first tokens of any prompt.  A short chat has computed them in
+        # a small batch, with other numbers than a cold run's, on which those of all later tokens depend.
+        reused = await self._evaluate(use, end, progress, anew=not done)
+        # An older text's file may have some tokens more than its marks tell of.  What was left of the piece was too
+        # small a batch then.
+        if done == start < reused and end - reused < LEAST:
+            await use.cut_back(start)
+            reused = await self._evaluate(use, end, progress)
+        return reused
 
     async def _cut_down(self, tokens: Sequence[int], use: WarmupUse, progress: Progress) -> bool:
         """Have the slot, which holds the prompt already, hold nothing behind it.
@@ -223,12 +238,12 @@ class Warmup:
         await self._evaluate(use, len(tokens), progress)
         return True
 
-    async def _evaluate(self, use: WarmupUse, end: int, progress: Progress) -> int:
-        """Have llama-server evaluate the tokens up to `end`.
+    async def _evaluate(self, use: WarmupUse, end: int, progress: Progress, anew: bool = False) -> int:
+        """Have llama-server evaluate the tokens up to `end`, all of them `anew` or not.
 
         Fires with how many of them llama-server had already; fails as its calls do.  Cancelling closes the connection.
         """
-        result = await use.evaluate(end)
+        result = await use.evaluate(end, anew)
         # llama-server's own measurement, in milliseconds: ours would count the time that the answer waited for its turn
         # in the reactor as llama-server's work.
         progress.at_risk += result.ms / 1000

@@ -72,7 +72,7 @@ class Program(FolderTest):
         other.write_bytes(b"PK")
         for path, words in (
             (self.folder / "none", "No such file or directory"),
-            (self.folder, "not a file"),
+            (self.folder, "Is a directory"),
             (other, "not a GGUF file, which llama.cpp needs"),
         ):
             text = self.refused(replace(self.settings, model=path))

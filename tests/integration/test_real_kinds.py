@@ -83,7 +83,7 @@ async def test_restoring_does_not_help(llama_of: LlamaOf, proxy_of: ProxyOf, mod
 
     await eventually(lambda: told(True))
     note = (await proxy.status())["llama"]["note"]
-    assert "--swa-full" in note and "--no-cache-prompt" in note
+    assert "--ctx-checkpoints 0" in note and "--no-cache-prompt" in note
 
     third = await proxy.chat("@code why?")
     assert (third.status, third.cache, third.miss) == (200, "cold", "ineffective")
@@ -91,9 +91,11 @@ async def test_restoring_does_not_help(llama_of: LlamaOf, proxy_of: ProxyOf, mod
     await proxy.rounds()
     assert (await proxy.chat("@story a chair")).miss == "ineffective"
     assert await proxy.sample("slot_restores_total", result="ok") == before + 2
-    assert await proxy.sample("slot_saves_total") == saves
+    # One file is written anew, as only that file might be of no use.
+    assert await proxy.sample("slot_saves_total") <= saves + 1
 
-    # The next one, with other flags, gets a new chance, and the files are still good.
+    # The next one, with other flags, gets a new chance, and the files are still good.  (They have no checkpoints, so a
+    # sliding window needs all tokens.)
     for argument in arguments:
         llama.arguments.remove(argument)
     llama.arguments.append("--swa-full")
@@ -102,6 +104,30 @@ async def test_restoring_does_not_help(llama_of: LlamaOf, proxy_of: ProxyOf, mod
     answer = await proxy.chat("@code why?")
     assert answer.cache in ("restored", "hot")
     assert answer.timings["prompt_n"] <= FEW
+
+
+@async_test
+async def test_file_of_other_flags(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf) -> None:
+    """A file that only an earlier process of llama-server could use is written anew, and is of use from then on."""
+    llama = llama_of(*CANNOT_GO_BACK, model=model_of("sliding", tiny_model.SLIDING))
+    await llama.start()
+    proxy = proxy_of(llama.url, {"code": SHORT})
+    await proxy.warm("code")
+    saves = await proxy.sample("slot_saves_total", template="code", result="ok")
+    for argument in CANNOT_GO_BACK:
+        llama.arguments.remove(argument)
+    await llama.restart()
+    first = await proxy.chat("@code why?")
+    assert (first.cache, first.timings["cache_n"]) == ("restored", 0)
+
+    async def saved_again() -> bool:
+        return await proxy.sample("slot_saves_total", template="code", result="ok") > saves
+
+    await eventually(saved_again)
+    await llama.restart()
+    second = await proxy.chat("@code how?")
+    assert (second.cache, second.timings["prompt_n"] <= FEW) == ("restored", True)
+    assert (await proxy.status())["llama"]["note"] is None
 
 
 @async_test

@@ -8,6 +8,7 @@ is restored after a restart of llama-server; and one whose warm-up was interrupt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,49 @@ async def test_template(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf,
     answers += [await proxy.chat(f"@code {question}", **EXACT) for question in QUESTIONS[:2]]
     questions = [conversation(f"{NOTES}\n{each}", **EXACT) for each in (*QUESTIONS, *QUESTIONS[:2])]
     await compare(llama, answers, questions)
+
+
+@async_test
+async def test_after_a_short_chat(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf, tmp_path: Path) -> None:
+    """A chat of a few tokens is in the slot before a warm-up, and another one when the template's end is edited."""
+    llama = llama_of(model=model_of("same-Q8_0", DENSE, quantization="Q8_0"))
+    await llama.start()
+    await llama.call("POST", "/v1/chat/completions", conversation("hello", max_tokens=4))
+    proxy = proxy_of(llama.url, {"code": f"{NOTES}\n<{{message}}>"})
+    before = await proxy.warm("code")
+    answers = [await proxy.chat(f"@code {QUESTIONS[0]}", **EXACT)]
+    assert (await proxy.chat("hello", max_tokens=4)).status == 200
+    # The old text's file has all but a few of the tokens that are warmed up.
+    edited = NOTES[: NOTES.rindex(" ", 0, len(NOTES) - 300)]
+    (tmp_path / "code.txt").write_text(f"{edited}\n<{{message}}>")
+
+    async def warm_again() -> bool:
+        return await proxy.warm("code") < before
+
+    await eventually(warm_again)
+    answers += [await proxy.chat(f"@code {QUESTIONS[1]}", **EXACT)]
+    texts = (f"{NOTES}\n{QUESTIONS[0]}", f"{edited}\n{QUESTIONS[1]}")
+    await compare(llama, answers, [conversation(text, **EXACT) for text in texts])
+
+
+@async_test
+async def test_moved_text(llama_of: LlamaOf, proxy_of: ProxyOf, model_of: ModelOf, tmp_path: Path) -> None:
+    """With ``--cache-reuse`` a warm-up after an edit computes what llama-server would only move to another position."""
+    one, two, three = (prose(words, seed=words) for words in (600, 300, 400))
+    llama = llama_of("--cache-reuse", "16", model=model_of("same-Q8_0", DENSE, quantization="Q8_0"))
+    await llama.start()
+    proxy = proxy_of(llama.url, {"code": f"{one}{two}{three}\n<{{message}}>"})
+    before = await proxy.warm("code")
+    (tmp_path / "code.txt").write_text(f"{one}{three}\n<{{message}}>")
+
+    async def edited() -> bool:
+        return await proxy.warm("code") < before
+
+    await eventually(edited)
+    await llama.restart()
+    answer = await proxy.chat("@code hello", **EXACT)
+    assert answer.cache == "restored"
+    await compare(llama, [answer], [conversation(f"{one}{three}\nhello", **EXACT)])
 
 
 @async_test

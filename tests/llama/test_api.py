@@ -67,7 +67,7 @@ class Answers(LlamaTest):
         self.assertEqual(Evaluated(3, 2, 1.0), self.result(lambda: self.llama.evaluate([1, 2, 3, 4, 5])))
         self.assertEqual([1, 2, 3, 4, 5], self.server.tokens)
         body = self.server.requests[-1][1]
-        self.assertEqual((0, 0), (body["id_slot"], body["n_predict"]))
+        self.assertEqual((0, 0, 0), (body["id_slot"], body["n_predict"], body["n_cache_reuse"]))
         self.assertNotIn("stream", body)
 
     def test_odds(self) -> None:

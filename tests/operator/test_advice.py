@@ -38,7 +38,7 @@ class Saying(FolderTest):
         self.assertEqual([], self.said(files=None))
         self.assertEqual([], self.said(near=False, folder=None))
         good = f"-m /models/x.gguf -np 1 -b 2048 --slot-save-path {self.folder}/ --swa-full"
-        self.assertEqual([], self.said(arguments=good, window=512))
+        self.assertEqual([], self.said(arguments=good))
         self.assertEqual([], self.said(arguments="--slot-save-path slots/ -b many -b"))
 
     def test_told(self) -> None:
@@ -54,6 +54,8 @@ class Saying(FolderTest):
         for batch in ("-b 4096", "--batch-size 2049", "-b 512 -b 8192"):
             self.one("batches of " + batch.split()[-1], "-b", arguments=batch)
         self.one("--no-cache-prompt", arguments="--no-cache-prompt")
+        self.one("--cache-reuse", serious=False, arguments="--cache-reuse 256")
+        self.assertEqual([], self.said(arguments="--cache-reuse 0"))
         self.one("slot_save_path is", "/other", arguments="--slot-save-path /other/")
         self.one("slot_save_path is", arguments="--slot-save-path /a/b", folder=self.folder / "nothing")
 
@@ -65,9 +67,10 @@ class Saying(FolderTest):
         self.assertEqual([], self.said(arguments="--slot-save-path /no/such/", folder=self.folder / "/no/such"))
 
     def test_window(self) -> None:
-        """A sliding window may be trouble, unless all of the past is kept."""
-        self.one("512 tokens", "--swa-full", serious=False, window=512)
-        self.one("--swa-full", serious=False, window=512, arguments="-np 1")
+        """A sliding window may be trouble, and is certainly if llama-server takes what it reads for all of the past."""
+        self.one("512 tokens", "newer build", serious=False, window=512)
+        self.one("newer build", serious=False, window=512, arguments="-np 1")
+        self.one("512 tokens", "without --swa-full", window=512, arguments="--swa-full -np 1")
 
     def test_our_folder(self) -> None:
         """A folder that we could see should be named."""

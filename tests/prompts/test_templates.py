@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import signal
 import time
 from pathlib import Path
 
@@ -131,18 +130,6 @@ class Reading(FolderTest):
         """A byte-order mark is dropped in the template and in an include."""
         self.template("one", "\ufeff1")
         self.assertEqual("1Q", self.read("\ufeff<{one.txt}><{message}>").fill("Q"))
-
-    def test_named_pipe(self) -> None:
-        """A named pipe without a writer is refused at once instead of waiting for one."""
-        os.mkfifo(self.folder / "pipe")
-
-        def give_up(*_: object) -> None:
-            self.fail("it waits")
-
-        self.addCleanup(signal.signal, signal.SIGALRM, signal.signal(signal.SIGALRM, give_up))
-        self.addCleanup(signal.alarm, 0)
-        signal.alarm(10)
-        self.assertEqual("not a regular file", self.refused(self.folder / "pipe"))
 
     def test_many_includes(self) -> None:
         """Reading takes linear time: four times as many includes take about four times as long, not sixteen."""

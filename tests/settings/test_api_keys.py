@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from twisted.logger import capturedLogs
@@ -239,6 +240,24 @@ class LlamaApi(KeysTest):
             self.assertEqual([(["Bearer llama-key"], [])] * 2, self.arrived(world))
             world.close()
 
+    def test_another_key_of_llama_meanwhile(self) -> None:
+        """A request that waits is sent with the key that llama-server has by then, in a file or as bioproxy's own."""
+        for clients in (self.file("one"), None):
+            world = self.world(api_key_file=clients, llama_api_key_file=self.file("old", "llama.txt"))
+            if clients is None:
+                world.keys.of_child = partial(str, "old")
+            world.llama_server.pause_at = {CHAT}
+            for _ in range(2):
+                world.send("POST", CHAT, ASK, authorization="Bearer one")
+            world.keys.use(clients, self.file("new", "llama.txt"))
+            if clients is None:
+                world.keys.of_child = partial(str, "new")
+            world.llama_server.pause_at = set()
+            world.llama_server.go_on()
+            world.settle()
+            self.assertEqual([(["Bearer old"], []), (["Bearer new"], [])], self.arrived(world))
+            world.close()
+
     def test_nowhere(self) -> None:
         """No key shows up in an answer, in the list of requests, or in the log."""
         world = self.locked("secret-one\n", "secret-two\n")
@@ -307,11 +326,13 @@ class Files(KeysTest):
             keys.of_child = lambda: "secret"
             for name, value in ((b"Authorization", b"Bearer one"), (b"x-api-key", b"one")):
                 headers = Headers({name: [value]})
-                keys.exchange(headers)
+                keys.take(headers)
+                keys.give(headers)
                 self.assertEqual([(b"Authorization", [b"Bearer secret"])], list(headers.getAllRawHeaders()))
             # Where clients need a key, those without one get none of it.
             headers = Headers()
-            keys.exchange(headers)
+            keys.take(headers)
+            keys.give(headers)
             self.assertEqual(clients is None, headers.hasHeader(b"Authorization"))
             self.assertEqual([(b"Authorization", b"Bearer secret")], keys.own)
 

@@ -20,6 +20,9 @@ from tests.shared.sharing import LONG, SharingTest
 from tests.shared.support import no_space, snapshot
 from tests.support.world import KEY, World, WorldTest, logged
 
+SYSTEM = "You are helpful. " * 102
+"""A system message that is long enough to be learned."""
+
 
 class Sharing(SharingTest):
     """What one has, the other gets."""
@@ -102,6 +105,72 @@ class Sharing(SharingTest):
             answer = self.b.chat("another one", system=system)
         self.assertIn("the shared shelf has it", " ".join(logged(events)))
         self.assertEqual("restored", answer.headers["x-bioproxy-cache"])
+
+    def learned(self, world: World) -> str:
+        """Have a world learn a prompt, and publish it; return its id."""
+        for number in range(2):
+            world.chat(f"question {number}", system=SYSTEM)
+        for _ in range(6):
+            self.advance(2)
+            self.warm(world)
+        return next(iter(world.parts.learned))
+
+    def forget(self, world: World, name: str) -> int:
+        """Have the operator of a world forget something; return the status."""
+        return world.operate("POST", f"/prompts/{name}/forget").status
+
+    def on_shelf(self) -> set[str]:
+        """Return the ids of what is on the shelf, by the names of its files."""
+        folders = self.path / "entries", self.path / "files"
+        return {each.name.partition(".")[0] for folder in folders for each in folder.iterdir()}
+
+    def test_forgotten(self) -> None:
+        """What an operator has forgotten leaves the shelf, and is not learned from there again; templates stay."""
+        name = self.learned(self.a)
+        self.a.chat(LONG, system=SYSTEM)
+        self.do(self.a, self.a.saver.save_if_due)
+        self.round(self.a)
+        talks = self.on_shelf() - {name, "code"}
+        self.assertTrue(talks)
+        # A folder that cannot be used for a while is no obstacle.
+        self.threads[0].error = OSError(errno.EIO, "broken")
+        self.assertEqual({200}, {self.forget(self.a, each) for each in (name, *talks)})
+        self.assertEqual(404, self.forget(self.a, name))
+        self.round(self.a)
+        self.assertEqual({name, *talks, "code"}, self.on_shelf())
+        self.threads[0].error = None
+        self.advance(120)
+        self.round(self.a)
+        self.assertEqual({"code"}, self.on_shelf())
+        self.round(self.b)
+        self.assertEqual("cold", self.b.chat("another", system=SYSTEM).headers["x-bioproxy-cache"])
+
+    def test_forgotten_elsewhere(self) -> None:
+        """An operator can have forgotten what another bioproxy has put there; a stop does not prevent it."""
+        name = self.learned(self.a)
+        self.round(self.b)
+        self.assertEqual(200, self.forget(self.b, name))
+        self.do(self.b, self.b.parts.shared.finish)
+        self.assertNotIn(name, self.on_shelf())
+
+    def test_forgotten_while_it_is_published(self) -> None:
+        """What is forgotten while it is copied, or before that, does not stay on the shelf."""
+        self.learned(self.a)
+        self.round(self.a)
+        before = self.on_shelf()
+        for copied in (True, False):
+            self.a.chat(f"{copied}" * 200, system=SYSTEM)
+            self.do(self.a, self.a.saver.save_if_due)
+            [talk] = {name for name, kind, _ in self.a.snapshots.items() if kind == CHAT} - before
+            self.threads[0].hangs = copied
+            publishing = self.a.start(self.a.parts.shared.publish) if copied else None
+            self.assertEqual(200, self.forget(self.a, talk))
+            self.threads[0].go_on()
+            self.a.settle()
+            if publishing is not None:
+                self.successResultOf(publishing)
+            self.round(self.a)
+            self.assertEqual(before, self.on_shelf())
 
     def test_doubted(self) -> None:
         """A file whose tokens are doubted is computed anew, although the shelf has it; the others get the new one."""

@@ -36,7 +36,7 @@ class Proving(SynchronousTestCase):
                 self.reuse_check.did_not_help(6000, reused)
         [line] = logged(events)
         self.assertIn("of 6000 tokens restored llama-server reused 14", line)
-        self.assertIn("--swa-full", line)
+        self.assertIn("--ctx-checkpoints 0", line)
         self.assertIn(str(self.reuse_check.trouble), line)
 
     def test_stays(self) -> None:

@@ -141,15 +141,16 @@ class Doubt(WarmTest):
         self.assertEqual(("restored", len(self.built.saved() or ())), self.ask("@code why?"))
 
     def test_same_tokens(self) -> None:
-        """If they are the same as before, nothing is computed or saved again."""
+        """If they are the same as before, the file is written anew, as only that may be of no use; but not twice."""
         self.use()
         self.rounds()
         self.server.reuses_files = False
-        self.built.chat("hello")
-        self.assertEqual(("restored", 0), self.ask("@code why?"))
-        before = len(self.server.requests)
-        self.built.chat("hello")
-        self.rounds()
-        self.assertIn("/tokenize", self.server.paths()[before:])
-        self.assertEqual(([], []), (self.pieces(before), self.slot_calls("save", before)))
-        self.assertEqual("warm", self.state())
+        for saves in (["code.new.bin"], []):
+            self.built.chat("hello")
+            self.assertEqual(("restored", 0), self.ask("@code why?"))
+            before = len(self.server.requests)
+            self.built.chat("hello")
+            self.rounds()
+            self.assertIn("/tokenize", self.server.paths()[before:])
+            self.assertEqual(saves, self.slot_calls("save", before))
+        self.assertIsNotNone(self.built.reuse_check.trouble)

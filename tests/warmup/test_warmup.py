@@ -18,6 +18,11 @@ def warmed(text: str) -> list[int]:
     return found[: exact_end(len(found))]
 
 
+def again(end: int) -> list[int]:
+    """Return where pieces end if the last one is done again, as fewer than 64 tokens were left for it."""
+    return [end, end - LEAST + 1, end]
+
+
 LENGTH = len(warmed(LINES))
 ENDS = [128, *range(512, LENGTH, 512), LENGTH]
 """Where the pieces of its warm-up end at half a millisecond for each token: at multiples of 512, once that is known."""
@@ -40,6 +45,16 @@ class Pieces(WarmTest):
         self.rounds()
         self.assertEqual([10, 20, len(PREFIX)], self.pieces())
         self.assertEqual({"code.bin": PREFIX}, self.server.files)
+
+    def test_from_nothing(self) -> None:
+        """What a short chat has left in the slot is not gone on with: its numbers are not those of a cold run."""
+        self.use({"code": f"{LINES}<{{message}}>"}, warmup=False)
+        self.built.chat("hello")
+        self.assertEqual(self.server.tokens[:6], warmed(LINES)[:6])
+        self.built.operate("POST", "/templates/code/warm")
+        self.rounds()
+        bodies = [body for path, body in self.server.requests if path == "/completion" and not body["n_predict"]]
+        self.assertEqual([False, *[True] * (len(ENDS) - 1)], [body["cache_prompt"] for body in bodies])
 
     def test_speed(self) -> None:
         """Once the speed is known a piece takes about half a second, with 64, 128, 256 or 512 tokens."""
@@ -251,7 +266,7 @@ class Parts(LongTest):
         """After an edit in what the part has, what stands before that is not computed; the part is gone in the end."""
         early, late, cut = f"X{LINES[1:]}", f"{LINES[:900]}X{LINES[901:]}", LINES[:1000]
         # The marks tell of 896 of the 907 tokens before the late edit.  The cut one leaves a whole batch to compute.
-        begins = {early: (0, [512]), late: (2, [64, 1024]), cut: (2, [64, 944])}
+        begins = {early: (0, [512]), late: (2, [64, 1024]), cut: (2, [64, *again(944)])}
         for number, (text, (restores, first)) in enumerate(begins.items()):
             self.use({"code": f"{LINES}<{{message}}>"}, state_dir=self.folder / str(number))
             self.find_out()
@@ -306,17 +321,17 @@ class OlderText(LongTest):
         """After an edit at the end only the end is computed, once it was tried whether the model can go back."""
         text = f"{LINES[:2000]}."
         # The texts have 2,007 tokens in common, and the marks tell of 1,792 of them.
-        self.assertEqual((["code.bin"] * 2, [64, len(warmed(text))]), self.edited(text))
+        self.assertEqual((["code.bin"] * 2, [64, *again(len(warmed(text)))]), self.edited(text))
 
     def test_cut(self) -> None:
         """So too where the end was only cut off; the slot is cut down to it."""
         text = LINES[:2041]
-        self.assertEqual((["code.bin"] * 2, [64, 2048]), self.edited(text))
+        self.assertEqual((["code.bin"] * 2, [64, *again(2048)]), self.edited(text))
 
     def test_longer(self) -> None:
         """So too where something was added."""
         text = f"{LINES}More. "
-        self.assertEqual((["code.bin"] * 2, [64, len(warmed(text))]), self.edited(text))
+        self.assertEqual((["code.bin"] * 2, [64, *again(len(warmed(text)))]), self.edited(text))
 
     def test_beginning(self) -> None:
         """After an edit at the beginning nothing is restored."""
