@@ -143,6 +143,10 @@ class LlamaApi:
         answer = Table(await self._slot_action("restore", filename))
         return SlotFile(answer.whole("n_restored"), answer.whole("n_read"))
 
+    async def erase(self) -> None:
+        """Empty slot 0; fires when that is done.  Needs a slot folder, as all actions do."""
+        await self._slot_action("erase", "")
+
     async def slot_files_enabled(self) -> bool:
         """Fire with whether llama-server runs with ``--slot-save-path``, without touching any file or the slot."""
         try:

@@ -79,6 +79,9 @@ class ChatRequest:
     instructions: int = 0
     """How many of the messages stand before the first one of a user."""
 
+    adapters: bool = False
+    """Whether the request has LoRA adapters of its own; see `has_adapters`."""
+
     @property
     def conversation(self) -> ConversationChain:
         """The conversation, to recognise the earlier requests that this one continues."""
@@ -109,7 +112,13 @@ def read_chat(request: Mapping[str, Any], parsed: ParsedRequest) -> ChatRequest 
     here = request.get("id_slot") in (None, 0, -1)
     reusable = here and may_reuse(request, parsed)
     return ChatRequest(
-        beginning, digests, parsed.marked, parsed.has_tools, reusable, instructions=parsed.first_user_message
+        beginning,
+        digests,
+        parsed.marked,
+        parsed.has_tools,
+        reusable,
+        instructions=parsed.first_user_message,
+        adapters=has_adapters(request),
     )
 
 
@@ -119,8 +128,12 @@ def may_reuse(request: Mapping[str, Any], parsed: ParsedRequest) -> bool:
     It may not if the client forbids that (``"cache_prompt": false``), if the request changes the model (``"lora"``), or
     if the request does not contain its one prompt completely (`ParsedRequest.self_contained`).
     """
-    # With LoRA adapters of its own a request computes other keys and values for the same tokens.
-    return parsed.self_contained and request.get("cache_prompt") is not False and not request.get("lora")
+    return parsed.self_contained and request.get("cache_prompt") is not False and not has_adapters(request)
+
+
+def has_adapters(request: Mapping[str, Any]) -> bool:
+    """Tell whether a request has LoRA adapters of its own: it computes other keys and values for the same tokens."""
+    return bool(request.get("lora"))
 
 
 def digest_messages(beginning: Shape, parsed: ParsedRequest) -> tuple[str, ...]:

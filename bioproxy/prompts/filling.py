@@ -87,6 +87,8 @@ class FilledRequest:
     """As in `NamedTemplates`."""
     reusable: bool
     """As in `NamedTemplates`."""
+    adapters: bool = False
+    """As in `NamedTemplates`."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class NamedTemplates:
     See `bioproxy.prompts.chat_request.may_reuse`.  An ``id_slot`` of the client does not matter here, because the
     filled request gets another one.
     """
+    adapters: bool = False
+    """Whether the request has LoRA adapters of its own."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -182,6 +186,7 @@ class NamedTemplates:
             shape=self.shape,
             first_question=self.first_question,
             reusable=self.reusable,
+            adapters=self.adapters,
         )
 
 

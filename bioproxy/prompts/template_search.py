@@ -26,7 +26,7 @@ from mmap import mmap
 
 from bioproxy.prompts import json_positions
 from bioproxy.prompts.api_formats import UNGATED
-from bioproxy.prompts.chat_request import digest_messages, may_reuse
+from bioproxy.prompts.chat_request import digest_messages, has_adapters, may_reuse
 from bioproxy.prompts.filling import Match, NamedTemplates
 from bioproxy.prompts.json_positions import ByteOffsets, Span
 from bioproxy.prompts.parsed_request import ParsedRequest, UserText
@@ -146,6 +146,7 @@ def locate(
         instructions=parsed.first_user_message or 0,
         first_question=first.message_index == len(parsed.messages) - 1,
         reusable=may_reuse(request, parsed),
+        adapters=has_adapters(request),
     )
 
 

@@ -53,6 +53,9 @@ class Asked:
     learned: LearnedPrompt | None = None
     """The prompt, if it was learned."""
 
+    adapters: bool = False
+    """Whether the request has LoRA adapters of its own."""
+
     @property
     def pinned(self) -> bool:
         """Whether the request names slot 0.  Those with templates do; all others go on as they came."""
@@ -70,6 +73,7 @@ def asked_by_template(filled: FilledRequest) -> Asked:
         filled.conversation,
         filled.reusable,
         first_question=filled.first_question,
+        adapters=filled.adapters,
     )
 
 
@@ -78,4 +82,13 @@ def asked_by_chat(chat: ChatRequest, learned: LearnedPrompt | None) -> Asked:
     # The key of a whole prompt is that of each request on it, so a prompt that is learned between two requests of one
     # conversation does not make the second one look like another conversation's.
     id, key = ("", whole_key(chat.beginning)) if learned is None else (learned.id, learned.key)
-    return Asked(id, key, chat.beginning, chat.conversation, chat.reusable, chat=chat, learned=learned)
+    return Asked(
+        id,
+        key,
+        chat.beginning,
+        chat.conversation,
+        chat.reusable,
+        chat=chat,
+        learned=learned,
+        adapters=chat.adapters,
+    )

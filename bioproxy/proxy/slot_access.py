@@ -82,6 +82,7 @@ class SlotAccess:
                 asked.key,
                 asked.conversation,
                 reuses=asked.reusable,
+                adapters=asked.adapters,
                 pinned=asked.pinned,
                 llama_continues=continues,
             )

@@ -30,7 +30,7 @@ from bioproxy.llama.answers import Evaluated
 from bioproxy.llama.api import LlamaApi
 from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_shape import Key
-from bioproxy.runtime.errors import LlamaCallFailed
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.slot.known_content import NO_CONVERSATION, NO_KEY, KnownContent, ProbableContent
 
 IDLE_POLL = 1.5
@@ -62,10 +62,24 @@ class SlotContent:
     left_by_user: bool
     """Whether a user's request used the slot last, and not a warm-up or a new process."""
 
+    foreign: ConversationChain | None
+    """The conversation of the last request with LoRA adapters of its own, until what it left is dropped; else `None`.
+
+    Tokens in the slot may have the keys and values of other adapters then.  llama-server compares the tokens only.
+    """
+
+    mixed: bool
+    """Whether adapters were switched while this process of llama-server ran.
+
+    Its memory of prompts (``--cache-ram``) does not tell adapters apart, so what users' requests leave in the slot may
+    have keys and values of the earlier ones.  Nothing of it is saved then.
+    """
+
     def __init__(self, llama: LlamaApi, clock: IReactorTime) -> None:
         self.known = self.probable = None
         self.visible = True
-        self.left_by_user = False
+        self.left_by_user = self.mixed = False
+        self.foreign = None
         self._llama = llama
         self._clock = clock
 
@@ -102,7 +116,7 @@ class SlotContent:
         """Note that another process of llama-server runs, whose slot is empty."""
         self.forget()
         # The new process may have been started with or without --no-slots.
-        self.visible, self.left_by_user = True, False
+        self.visible, self.left_by_user, self.mixed, self.foreign = True, False, False, None
 
     # What is known, without asking llama-server.
 
@@ -133,6 +147,24 @@ class SlotContent:
             self.known = self.known.with_saved(tokens)
 
     # Asking llama-server.
+
+    async def drop_foreign(self) -> None:
+        """Empty the slot if its tokens may have the keys and values of other adapters (`foreign`).
+
+        Otherwise the next request would reuse them, llama-server would keep a copy in memory, and the prompt would be
+        saved to a file that gives everybody another model's answers.  Never fails for reasons of llama-server's.
+        Cancelling leaves the slot unknown, to be emptied later.
+        """
+        if self.foreign is None:
+            return
+        self.forget()
+        try:
+            await self._llama.erase()
+        except LlamaError:
+            pass  # there is no slot folder, so nothing can be saved either
+        except LlamaCallFailed:
+            return
+        self.foreign = None
 
     async def remember(
         self,

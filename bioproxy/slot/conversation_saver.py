@@ -139,7 +139,7 @@ class ConversationSaver:
 
     def _can_keep(self, known: KnownContent) -> bool:
         """Tell whether what the slot holds can be saved at all, and the file be of use."""
-        if known.conversation is None or not self.enabled or not self._reuse_check.conversations:
+        if known.conversation is None or not self.enabled or not self._reuse_check.conversations or self._content.mixed:
             return False
         # One without a template is kept with those that were learned, or not at all.
         if not is_template(known.name) and (self.minimum is None or known.witness.tokens < self.minimum):

@@ -106,6 +106,7 @@ class SlotPreparer:
         Never fails for reasons of llama-server's or of the disk; cancelling leaves the slot
         unknown, or as known as it was before if nothing had changed it yet.
         """
+        await self._content.drop_foreign()
         try:
             prepared = await self._prepare(Wanted(name, key, turns, self._last_keys.get(name) == key))
         except (LlamaCallFailed, OSError) as error:
@@ -122,6 +123,7 @@ class SlotPreparer:
     async def bring_back(self, name: str, kind: str, entry: Snapshot) -> None:
         """Restore a file before anybody asks for it.  Fires and fails as `prepare`."""
         try:
+            await self._content.drop_foreign()
             # In this order for the same reasons as in `_replace`.
             self._content.forget()
             model = await self._identity.find_out()

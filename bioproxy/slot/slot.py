@@ -31,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.prompts.conversation import ConversationChain
@@ -40,6 +41,7 @@ from bioproxy.slot.content import SlotContent
 from bioproxy.slot.conversation_saver import ConversationSaver
 from bioproxy.slot.facts import PromptFacts
 from bioproxy.slot.head_start_use import HeadStartUses
+from bioproxy.slot.known_content import NO_CONVERSATION
 from bioproxy.slot.parking import Parking
 from bioproxy.slot.plan import Files, Wanted
 from bioproxy.slot.preparer import SlotPreparer
@@ -62,6 +64,8 @@ class Slot:
 
     facts: PromptFacts
     """Answers questions about the files of prompts, and about what llama-server has shown to reuse."""
+
+    log = Logger()
 
     def __init__(
         self,
@@ -139,6 +143,12 @@ class Slot:
         # The tokens in the slot stay, but their KV cache does not belong to the new model.  The new
         # model is identified, by its behaviour, before the next file is restored.
         self._content.forget()
+        self._content.foreign = NO_CONVERSATION
+        if not self._content.mixed:
+            self._content.mixed = True
+            self.log.info(
+                "adapters are switched: conversations are kept in files again when llama-server was restarted"
+            )
         self._identity.current = None
 
     def discard_prompt_file(self, name: str) -> None:

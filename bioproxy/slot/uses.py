@@ -75,6 +75,7 @@ class SlotUses:
         turns: ConversationChain,
         *,
         reuses: bool = True,
+        adapters: bool = False,
         pinned: bool = True,
         llama_continues: bool = False,
     ) -> AsyncIterator[PromptUse]:
@@ -84,8 +85,8 @@ class SlotUses:
         user's turn at the gate.  `pinned` tells that the request names slot 0; another one may use
         any slot of a llama-server that has several.  A request that does not reuse (``reuses=False``: it
         has ``"cache_prompt": false`` or adapters of its own) leaves nothing that can be reused
-        either.  `llama_continues` tells that llama-server goes on with the request even if its
-        client is gone.
+        either.  `adapters` tells that it has the latter.  `llama_continues` tells that llama-server
+        goes on with the request even if its client is gone.
 
         Errors of llama-server never make entering fail.  After cancelling while entering, the
         slot's content is unknown or unchanged; after cancelling in the body, it is unknown.
@@ -94,12 +95,17 @@ class SlotUses:
             prepared = await self._preparer.prepare(name, key, turns)
         else:
             await self._saver.save_if_due(displaced=True)
+            # The same conversation with the same adapters may go on: with others, llama-server computes all anew.
+            if not (adapters and self._content.foreign is not None and turns.begins_with(self._content.foreign)):
+                await self._content.drop_foreign()
             prepared = REUSES_NOTHING
         # A request that names no slot may run in another one.  Slot 0 then still holds afterwards what it
         # holds now, and only a witness of this moment can prove that.  Cancelled in this ``await``,
         # nothing has changed.
         before = None if pinned else await self._content.as_it_is()
         use = PromptUse(name, key, turns, prepared, before)
+        if adapters:
+            self._content.foreign = turns
         with self._user_changes_slot(turn, ProbableContent(key, turns, name) if reuses else None, llama_continues):
             yield use
         # The client has its whole answer by now.  The client may hang up at any moment, and that
@@ -120,6 +126,9 @@ class SlotUses:
         `llama_continues` are as in `use_for_prompt`.
         """
         await self._saver.save_if_due(displaced=True)  # the request overwrites what the slot holds
+        # llama-server would keep a copy in its memory.  A client that saves the slot wants what is there.
+        if may_write == "":
+            await self._content.drop_foreign()
         # The file's record is dropped before the call is sent, not after: from then on the file may
         # change at any time, and a crash of bioproxy must not leave the record in place.
         self._files.written_by_client(may_write)
@@ -137,11 +146,12 @@ class SlotUses:
         # A warm-up is cancelled whenever a user comes, here as well as in the body.  Before the
         # first evaluation, cancelling does not change what `prepare` has recorded about the slot.
         use = WarmupUse(self._content, self._files, self._reuse_check, name, key, tokens)
-        if not self._files.model_known:
+        if not self._files.model_known or self._content.mixed:
             # llama-server was restarted, and has answered a request since.  What that request left
             # in the slot is correct, but the record of a file needs the model, and identifying the
             # model overwrites the slot.  So the slot's content counts as unknown, and the prefix
-            # has to be computed again.
+            # has to be computed again.  The same is true where the slot's content may be of other
+            # adapters.
             self._content.forget()
         # What users left in the slot would be lost, even if it is a conversation on this template,
         # so it is saved first.  The template's own tokens are marked as saved before that, because

@@ -20,8 +20,17 @@ def assign(params: Any, values: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, dict):
             assign(getattr(params, name), value)
+        elif name == "lora_adapters":
+            params.lora_adapters = [adapter(path) for path in value]
         else:
             setattr(params, name, value)
+
+
+def adapter(path: str) -> Any:
+    """Return a LoRA adapter that is in a file, for the list `lora_adapters`."""
+    made = xllamacpp.CommonAdapterLoraInfo()
+    made.path, made.scale = path, 1.0
+    return made
 
 
 def main() -> None:

@@ -356,6 +356,7 @@ class Reusable(SynchronousTestCase):
         cases += [({"id_slot": slot}, False) for slot in slots]
         for fields, expected in cases:
             self.assertIs(expected, chat(**fields).reusable, fields)
+            self.assertIs(bool(fields.get("lora")), chat(**fields).adapters, fields)
         self.assertFalse(responses(previous_response_id="resp_1").reusable)
         self.assertTrue(responses(previous_response_id=None).reusable)
 

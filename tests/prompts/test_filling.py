@@ -260,3 +260,6 @@ class Keys(SynchronousTestCase):
         for fields, expected in (({}, True), ({"cache_prompt": True}, True), ({"cache_prompt": None}, True)):
             self.assertIs(expected, fill(chat("@code", **fields)).reusable)
         self.assertIs(False, fill(chat("@code", cache_prompt=False)).reusable)
+        self.assertIs(False, fill(chat("@code")).adapters)
+        found = fill(chat("@code", lora=[{"id": 0, "scale": 1}]))
+        self.assertEqual((False, True), (found.reusable, found.adapters))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -11,7 +12,7 @@ from bioproxy.prompts.conversation import ConversationChain
 from bioproxy.prompts.digests import digest, prefix_digests
 from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Key
 from bioproxy.slot.content import IDLE_POLL
-from bioproxy.slot.known_content import ProbableContent
+from bioproxy.slot.known_content import NO_CONVERSATION, ProbableContent
 from bioproxy.slot.preparer import Prepared
 from bioproxy.slot_files.record import CHAT, PART
 from bioproxy.slot_files.save_failures import SaveFailed
@@ -20,6 +21,7 @@ from tests.support.world import KEY, PREFIX, SlotTest
 OTHER = USER_MESSAGE_ONLY.key(digest("something else "))
 TURNS = ConversationChain(("question",))
 SAVE = "/slots/0?action=save"
+ERASE = "/slots/0?action=erase"
 
 
 class UserTest(SlotTest):
@@ -32,12 +34,26 @@ class UserTest(SlotTest):
         self.prepared: Prepared | None = None
 
     async def ask(
-        self, turn: Turn, reused: int | None, answered: bool, reuses: bool, continues: bool, pinned: bool
+        self,
+        turn: Turn,
+        reused: int | None,
+        answered: bool,
+        reuses: bool,
+        continues: bool,
+        pinned: bool,
+        adapters: bool,
     ) -> None:
         """Use the slot for ``@code``."""
         async with turn:
             use = self.slot.use_for_prompt(
-                turn, "code", KEY, TURNS, reuses=reuses, pinned=pinned, llama_continues=continues
+                turn,
+                "code",
+                KEY,
+                TURNS,
+                reuses=reuses,
+                adapters=adapters,
+                pinned=pinned,
+                llama_continues=continues,
             )
             async with use as used:
                 self.prepared = used.prepared
@@ -53,11 +69,12 @@ class UserTest(SlotTest):
         reuses: bool = True,
         continues: bool = False,
         pinned: bool = True,
+        adapters: bool = False,
     ) -> Deferred[None]:
         """Begin to ask; the slot is prepared, and the request is on its way."""
         self.body = Deferred()
         turn = self.built.gate.user()
-        return self.built.start(lambda: self.ask(turn, reused, answered, reuses, continues, pinned))
+        return self.built.start(lambda: self.ask(turn, reused, answered, reuses, continues, pinned, adapters))
 
     def go_on(self) -> None:
         """Let the body end, and what it leads to happen."""
@@ -165,6 +182,84 @@ class Templates(UserTest):
         self.assertEqual(held, self.built.saved("code", CHAT))
         self.go_on()
         self.assertEqual((None, None), (self.built.content.known, self.built.content.probable))
+
+
+class Adapters(UserTest):
+    """A request with LoRA adapters of its own leaves keys and values of another model for the same tokens."""
+
+    def test_erased(self) -> None:
+        """What it left is erased before the next use, once; its own conversation may go on with it."""
+        self.leave(NO_CONVERSATION)
+        self.assertEqual(1, self.erased_by(lambda: self.asking(reuses=False)))
+        self.leave(TURNS)
+        self.assertEqual(0, self.erased_by(lambda: self.asking(reuses=False, adapters=True)))
+        self.assertEqual(TURNS, self.built.content.foreign)
+        self.assertEqual(1, self.erased_by(self.asking))
+        self.assertEqual(0, self.erased_by(self.asking))
+
+    def test_hung_up(self) -> None:
+        """A client that hangs up leaves it to be erased, and so does one that hangs up while it is erased."""
+        self.built.content.foreign = None
+        self.asking(reuses=False, adapters=True).addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+        self.built.settle()
+        self.server.pause_at = {ERASE}
+        asking = self.asking()
+        asking.cancel()
+        self.failureResultOf(asking, CancelledError)
+        self.server.go_on()
+        self.built.settle()
+        self.assertEqual((TURNS, None), (self.built.content.foreign, self.built.content.known))
+        self.assertEqual(1, self.erased_by(self.asking))
+
+    def test_refused(self) -> None:
+        """A llama-server that has no slot folder is asked once; one that does not answer, again."""
+        self.server.files = None
+        self.leave(NO_CONVERSATION)
+        self.assertEqual(1, self.erased_by(self.asking))
+        self.assertIsNone(self.built.content.foreign)
+        self.server.misbehaves = {ERASE: "cut"}
+        self.leave(TURNS)
+        self.assertEqual(1, self.erased_by(self.asking))
+        self.assertEqual(TURNS, self.built.content.foreign)
+
+    def test_otherwise(self) -> None:
+        """It is erased before a request that bioproxy does not read, and stays for a client that saves the slot."""
+        for written, times in (("", 1), ("mine.bin", 0), (None, 0)):
+            self.leave(TURNS)
+            self.assertEqual(times, self.erased_by(lambda written=written: self.otherwise(written)), written)  # type: ignore[misc]
+
+    def test_switched(self) -> None:
+        """After a switch nothing that users left is saved until llama-server restarts."""
+        self.slot.model_changed()
+        self.slot.model_changed()
+        self.run_now(self.built.identity.find_out)
+        held = self.converse("q")
+        self.run_now(lambda: self.built.saver.save_if_due(displaced=True))
+        self.assertNotEqual(held, self.built.saved("code", CHAT))
+        self.slot.llama_restarted()
+        self.assertFalse(self.built.content.mixed)
+
+    def otherwise(self, written: str | None) -> Deferred[None]:
+        """Begin a request that is not read."""
+        self.body = Deferred()
+        turn = self.built.gate.user()
+
+        async def use() -> None:
+            async with turn, self.slot.use_otherwise(turn, may_write=written):
+                await self.body
+
+        return self.built.start(use)
+
+    def leave(self, turns: ConversationChain) -> None:
+        """Have such a request of this conversation leave the slot."""
+        self.built.content.foreign = turns
+
+    def erased_by(self, asking: Callable[[], Deferred[None]]) -> int:
+        """Return how often the slot was erased for a request."""
+        before = len(self.server.requests)
+        asking()
+        self.go_on()
+        return self.asked_since(before).count(ERASE)
 
 
 class Unpinned(UserTest):

@@ -244,6 +244,9 @@ class FakeLlama:
         body = await self._begin(request)
         if self.files is None:
             raise Refusal(501, "This server does not support slots action.", "not_supported_error")
+        if request.uri.endswith(b"action=erase"):
+            n_erased, self.tokens = len(self.tokens), []
+            return self._json(request, {"n_erased": n_erased})
         filename = body["filename"]
         if "/" in filename or ".." in filename:
             raise Refusal(400, "Invalid filename")
