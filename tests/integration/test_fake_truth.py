@@ -450,6 +450,18 @@ async def test_error_shapes(server_of: ServerOf, method: str, path: str, body: A
 
 
 @on_both
+@async_test
+async def test_erase(server_of: ServerOf) -> None:
+    """An erased slot tells how many tokens it had, and nothing of it is reused."""
+    server = await server_of()
+    question = conversation("one two three")
+    whole = (await server.call("POST", "/v1/chat/completions", question)).timings["prompt_n"]
+    erased = await server.call("POST", "/slots/0?action=erase", {"filename": ""})
+    assert (erased.status, erased.json()["n_erased"] >= whole) == (200, True)
+    assert (await server.call("POST", "/v1/chat/completions", question)).timings["prompt_n"] == whole
+
+
+@on_both
 @pytest.mark.parametrize(("method", "path"), [("POST", "/slots/0?action=save"), ("GET", "/slots")])
 @async_test
 async def test_not_supported(server_of: ServerOf, method: str, path: str) -> None:
