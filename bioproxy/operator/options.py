@@ -187,8 +187,8 @@ class Options(usage.Options):
             except KeyboardInterrupt:
                 code = 130  # the exit code that a shell gives to a program that Ctrl-C ended
             except BrokenPipeError:
-                # The program that read the output has enough, such as ``head``.  Python would complain once more when it
-                # closes the stream at its end, so the rest goes nowhere.
+                # The program that read the output has enough, such as ``head``.  Python would complain once more when
+                # it closes the stream at its end, so the rest goes nowhere.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = 1
             raise SystemExit(code)
