@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from typing import Any
 
 from twisted.application.service import IService, MultiService
@@ -128,10 +129,22 @@ def makeService(options: Options, reactor: Any = None) -> MultiService:
         # such as classes and functions, stay until the end.  Frozen, they are left out.  The reactor calls what it gets
         # from `callWhenRunning` once all services have started.
         reactor.callWhenRunning(gc.freeze)
+        # Called as soon as a stop has begun.
+        reactor.addSystemEventTrigger("before", "shutdown", ignore_further_stops)
     # What to try is announced when the templates are warm.
     if demo is not None:
         demo.announce(lambda: all(parts.readiness.state(name)[0] == "warm" for name in parts.poller.templates))
     return root
+
+
+def ignore_further_stops() -> None:
+    """Ignore Ctrl-C and SIGTERM from now on, because bioproxy stops already.
+
+    A user who sees nothing happen, while answers in progress are finished, presses Ctrl-C again.  Twisted would stop
+    the reactor a second time, which fails, and log a traceback.  How the process ends is decided by the first signal.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def services(parts: Parts, root: Root, reactor: Any) -> list[IService]:

@@ -126,7 +126,9 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
     watch = ProcessWatch(llama, upstream, identity, listeners, metrics, reactor, settings.upstream_timeout)
     # The child asks the watch whether it answers, and tells in turn why it does not; requests wait for it.
     if (child := outside.child) is not None:
-        child.look, child.is_up, child.count_restart = watch.look, lambda: watch.up, metrics.llama_restarts
+        child.look, child.count_restart = watch.look, metrics.llama_restarts
+        # With a key of the user's that bioproxy does not know, clients that know it can be served all the same.
+        child.is_up = lambda: watch.up or watch.wants_key
         watch.not_running, upstream.child = child.not_running, child
         # Other programs of this machine can find its port, and web pages in a browser, too.
         keys.of_child = child.key

@@ -92,6 +92,8 @@ def takers_of(
 
     async def restart_in_turn() -> None:
         """Restart llama-server as soon as the request in progress is answered.  A warm-up makes room."""
+        assert lower.outside.child is not None
+        lower.outside.child.hurry()
         # As a user: a warm-up makes room, and requests that came before have their turns first.
         async with lower.gate.user():
             await lower.upstream.ready(lower.gate.timeout)

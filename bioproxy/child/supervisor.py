@@ -7,7 +7,7 @@ between, one process after the other, is the coroutine in `bioproxy.child.life`.
 
 Two things are decided here.  A request may be sent when llama.cpp answers, and is told at once when that is known to be
 for nothing (`ready`).  And a reload puts other settings into force at the one moment when that breaks off no answer:
-when somebody has the gate and has not begun (`use`, then `ready`).
+when somebody has the gate and has not begun (`use`, then `ready`), or while llama.cpp does not answer anyway (`hurry`).
 
 Whether llama.cpp answers is not seen in its output, but by the watch over llama-server, which asks `/health` anyway
 (`look` and `is_up` are handed in).  So "running" means one thing for a llama-server of the operator's and for this one,
@@ -27,7 +27,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from bioproxy.child.life import PAUSING, RUNNING, STOPPED, Life
+from bioproxy.child.life import PAUSING, RUNNING, STARTING, STOPPED, Life
 from bioproxy.child.program import check_child
 from bioproxy.runtime.errors import LlamaNotRunning, ProxyError
 from bioproxy.settings.configuration import Settings
@@ -158,9 +158,7 @@ class LlamaChild(Service):
         more than so many seconds, or if bioproxy stops.  Cancelling only ends the waiting.
         """
         # The caller has the gate, so no request is in progress that a restart could break off.
-        if (wanted := self._wanted) is not None:
-            self._wanted = None
-            self.life.replace(wanted)
+        self._put_into_force()
         if self.state == RUNNING:
             return
         # Known to have failed: the caller learns that at once, and when to come again.
@@ -173,9 +171,24 @@ class LlamaChild(Service):
         self.life.waiting.turn_away(error)
 
     def use(self, settings: Settings) -> None:
-        """Run what these (`adapted`) settings say, from the next call of `ready` on."""
+        """Run what these (`adapted`) settings say, from the next call of `ready` or `hurry` on."""
         # Compared with what runs, so that a reload that takes the last one back restarts nothing.
         self._wanted = None if what_runs(settings) == what_runs(self.life.settings) else settings
+
+    def hurry(self) -> None:
+        """Run what `use` was told at once, if llama.cpp does not answer requests yet.
+
+        There is no request in progress then.  Whoever has the gate waits in `ready`, perhaps for a start that takes
+        minutes and leads to nothing, which the new settings are to correct.
+        """
+        if self.state in (STARTING, PAUSING):
+            self._put_into_force()
+
+    def _put_into_force(self) -> None:
+        """Replace the process if a reload has brought other settings for it."""
+        if (wanted := self._wanted) is not None:
+            self._wanted = None
+            self.life.replace(wanted)
 
 
 def what_runs(settings: Settings) -> tuple[object, ...]:

@@ -118,7 +118,7 @@ def body(address: str) -> bytes:
     try:
         reply = get(address, "/status")
     except NoAnswer as error:
-        raise SystemExit(f"bioproxy status: bioproxy does not run at {address}: {error}") from None
+        raise SystemExit(f"bioproxy status: no answer from bioproxy at {address}: {error}") from None
     # Such as 403, for a name in `Host` that the operator's port does not know, or 404 from the clients' port, which
     # passes the question on to llama-server.
     if reply.status != 200:

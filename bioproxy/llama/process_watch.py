@@ -33,7 +33,7 @@ from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process import NOT_MET, LlamaProcess
 from bioproxy.llama.upstream import Upstream
-from bioproxy.runtime.errors import LlamaCallFailed
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
 from bioproxy.runtime.metrics import Metrics
 
 INTERVAL = 2.0
@@ -106,6 +106,8 @@ class ProcessWatch:
         """Why the last look failed, in words for operators; `None` if it succeeded."""
         self.help: str | None = None
         """What an operator can do about `trouble`; `None` if that is not known, or there is no trouble."""
+        self.wants_key = False
+        """Whether the last look failed only for want of llama-server's key; clients may have it."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
         self.not_running: Callable[[], str | None] = lambda: None
@@ -137,7 +139,7 @@ class ProcessWatch:
         """
         # Called first: a connection that is refused during the start may be reported only after the start has ended.
         not_running = self.not_running()
-        trouble, fix, complete = None, "", False
+        trouble, fix, complete, wants_key = None, "", False, False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
         except TimeoutError:
@@ -148,6 +150,8 @@ class ProcessWatch:
         except LlamaCallFailed as error:
             # For example 503 while the model is being loaded.
             trouble, fix = str(error), self._listeners.what_helps(error)
+            # `/health` needs no key, so it has been answered before: the model is loaded.
+            wants_key = isinstance(error, LlamaError) and error.status == 401
         # A failed look alone does not prove much: llama-server may be sending a stream meanwhile.  `last_heard` is
         # updated by every answer and every piece of an answer, to any request.  This is the only time limit of a
         # relayed request: the time for a long prompt cannot be predicted, so a limit for each request would end good
@@ -179,7 +183,7 @@ class ProcessWatch:
         # changed.
         if complete:
             self._listeners.advise(self.process.props, bool(self.process.slot_files))
-        self.trouble, self.help = trouble, fix or None
+        self.trouble, self.help, self.wants_key = trouble, fix or None, wants_key
         self._metrics.upstream_up.set(self.up)
 
     async def _ask(self) -> bool:

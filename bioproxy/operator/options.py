@@ -21,6 +21,7 @@ Does not know the rules of the settings (`bioproxy.settings.configuration`).
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,11 @@ class Options(usage.Options):
                 code = check.run(self.settings, None if self.demo else self.survey, sys.stdout)
             except KeyboardInterrupt:
                 code = 130  # the exit code that a shell gives to a program that Ctrl-C ended
+            except BrokenPipeError:
+                # The program that read the output has enough, such as ``head``.  Python would complain once more when
+                # it closes the stream at its end, so the rest goes nowhere.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                code = 1
             raise SystemExit(code)
 
     def read(self) -> config.Settings:

@@ -67,12 +67,13 @@ def parse_prompt(request: Object) -> ParsedRequest:
     """Read a request with a plain prompt: a text, an object with a text (``prompt_string``), or a list of these.
 
     A prompt may also be a list of tokens, or of tokens and texts.  Those are written by programs, which know nothing of
-    templates, and a text between tokens need not begin where a word begins.  They contain no user texts.
+    templates, and a text between tokens need not begin where a word begins.  They contain no user texts, but a text
+    that stands beside such a prompt, in a list of several prompts, is one.
     """
     given = request.get("prompt")
     prompts = given if isinstance(given, list) else [given]
-    # One number in the list is enough to make it a list of tokens.
-    if not all(isinstance(each, str | dict) for each in prompts):
+    # One number in the list is enough to make it a single prompt of tokens.
+    if any(isinstance(each, int | float) for each in prompts):
         prompts = []
     # The path mirrors how the client wrote the prompt, because the text is replaced right there.
     texts = []

@@ -46,7 +46,8 @@ def log_observer(log_format: str, twistd: Mapping[str, Any], reactor: Any) -> Fi
     """Return an observer that writes in `log_format` to where twistd's options say.
 
     To be called before the process becomes a daemon, because a daemon may have another working folder and a relative
-    file name means the present one.  Raises `SystemExit` for a daemon that is to log to standard output.
+    file name means the present one.  Raises `SystemExit` for a daemon that is to log to standard output, and for a file
+    that cannot be written.
     """
     formatter = FORMATS[log_format]
     name = twistd.get("logfile")
@@ -54,7 +55,11 @@ def log_observer(log_format: str, twistd: Mapping[str, Any], reactor: Any) -> Fi
         return FileLogObserver(sys.stdout, formatter)
     if name == "-":
         raise SystemExit("bioproxy: a daemon cannot log to standard output")
-    file = LogFile.fromFullPath(name or DAEMONS_FILE)
+    # The folder may be missing, or belong to another user.
+    try:
+        file = LogFile.fromFullPath(name or DAEMONS_FILE)
+    except OSError as error:
+        raise SystemExit(f"bioproxy: the log file {error.filename} cannot be written: {error.strerror}") from None
     # A signal interrupts the main thread anywhere, also in the middle of writing a line.  `callFromThread` has the
     # reactor rotate the file between two events instead.  A handler that somebody else installed is left alone.
     if not signal.getsignal(signal.SIGUSR1):

@@ -47,11 +47,16 @@ that does not answer.
 """
 
 
+class Killed(TooComplex):
+    """The child was killed, and not for one of its own limits: by the operating system, where memory is short."""
+
+
 class Worker(Service):
     """Runs functions in a child process, one at a time.
 
     There is at most one child.  It is started by the first call that needs it, and serves many calls.  A child whose
-    call did not end by itself is killed, since it may still be busy, and the next call starts another.
+    call did not end by itself is killed, since it may still be busy, and the next call starts another.  A call whose
+    child is killed by somebody else is made once more, with another child.
     """
 
     log = Logger()
@@ -77,38 +82,54 @@ class Worker(Service):
         # A coroutine that is cancelled raises `CancelledError` at the `await` where it waits.  In the queue that is the
         # line below, and the lock takes the caller out of its queue; further down it is the answer's `await`.
         async with self._one_at_a_time:
-            # A child may also have died between two calls, for example because the system ran out of memory.
-            child = self._child
-            if child is None or not child.usable:
-                child = self._child = self._start()
-            # A child that has just been started need not be waited for: the question waits in the socket.
-            done = False
             try:
-                # `addTimeout` cancels the Deferred after `HANGING` and turns the cancellation into a `TimeoutError`.
-                # The reactor's clock stands still while bioproxy is stopped, but the child could run then, too: so
-                # the limit is never reached only because bioproxy itself was slow.
-                answer = child.ask(function, descriptor, args, SECONDS)
-                succeeded, result = await answer.addTimeout(HANGING, self._reactor)
-                done = True
-            except TimeoutError:
-                raise self._too_long(HANGING) from None
-            except ConnectionLost:
-                # The connection may be gone some moments before it is known how the process has ended.  Should it still
-                # run, it is of no use; if not, this changes nothing about its end.
+                return await self._ask(function, descriptor, args)
+            except Killed:
+                # Where memory is short, the system chooses whom to kill, and this request need not be the reason.
+                # Reading changes nothing, so another child may do it again; once, as the reason may be this request.
+                self.log.warn("the process that reads large requests was killed; another one is asked")
+                return await self._ask(function, descriptor, args)
+
+    async def _ask(self, function: Callable[..., Any], descriptor: int, args: tuple[Any, ...]) -> Any:
+        """Have the child answer one question.  Fires and fails as `call`, or fails with `Killed`.
+
+        Cancelling kills the child.
+        """
+        # A child may also have died between two calls, for example because the system ran out of memory.
+        child = self._child
+        if child is None or not child.usable:
+            child = self._child = self._start()
+        # A child that has just been started need not be waited for: the question waits in the socket.
+        done = False
+        try:
+            # `addTimeout` cancels the Deferred after `HANGING` and turns the cancellation into a `TimeoutError`.
+            # The reactor's clock stands still while bioproxy is stopped, but the child could run then, too: so
+            # the limit is never reached only because bioproxy itself was slow.
+            answer = child.ask(function, descriptor, args, SECONDS)
+            succeeded, result = await answer.addTimeout(HANGING, self._reactor)
+            done = True
+        except TimeoutError:
+            raise self._too_long(HANGING) from None
+        except ConnectionLost:
+            # The connection may be gone some moments before it is known how the process has ended.  Should it still
+            # run, it is of no use; if not, this changes nothing about its end.
+            child.end()
+            ended = await child.how_it_ended()
+            if ended == signal.SIGPROF:
+                raise self._too_long(SECONDS) from None
+            # `stopService` kills the child, too, and then there must not be another one.
+            if ended == signal.SIGKILL and self._child is child:
+                raise Killed("the process that reads large requests was killed") from None
+            raise TooComplex("reading the request took more memory than is allowed") from None
+        finally:
+            # Reached by a time-out, a lost connection, and a cancellation alike.  A child that still works would
+            # send its answer later, and the next call would take it for its own.
+            if not done:
                 child.end()
-                if await child.how_it_ended() == signal.SIGPROF:
-                    raise self._too_long(SECONDS) from None
-                raise TooComplex("reading the request took more memory than is allowed") from None
-            finally:
-                # Reached by a time-out, a lost connection, and a cancellation alike.  A child that still works would
-                # send its answer later, and the next call would take it for its own.
-                if not done:
-                    child.end()
-            # An exception was pickled in the child like any other result, and is raised here for the request that
-            # asked.
-            if succeeded:
-                return result
-            raise result
+        # An exception was pickled in the child like any other result, and is raised here for the request that asked.
+        if succeeded:
+            return result
+        raise result
 
     def _too_long(self, seconds: float) -> TooComplex:
         """Log that reading a request took longer than so many seconds, and return the error for its client."""

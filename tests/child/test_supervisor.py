@@ -92,6 +92,39 @@ class Child(ChildTest):
         self.child.turn_away(lambda: ShuttingDown("bye"))
         self.failureResultOf(waiting, ShuttingDown)
 
+    def test_other_settings_in_a_start(self) -> None:
+        """Other settings need not wait for a start that leads to nothing, though somebody waits for it at the gate."""
+        self.child.startService()
+        waiting = self.ready()
+        for words in (("-c", "1"), ("-c", "2")):
+            self.child.use(replace(self.settings, llama_args=words))
+        self.assertFalse(self.process.transport.stdin_closed)
+        self.child.hurry()
+        self.assertTrue(self.process.transport.stdin_closed)
+        self.end(code=0)
+        self.assertEqual(["-c", "2"], self.reactor.processes[-1][1][-2:])
+        self.assertNoResult(waiting)
+        self.answer()
+        self.successResultOf(waiting)
+        # A request may be in progress from now on.
+        self.child.use(replace(self.settings, llama_args=("-c", "3")))
+        self.child.hurry()
+        self.assertFalse(self.process.transport.stdin_closed)
+        # And after a stop there is nothing to hurry for.
+        self.child.stopService()
+        self.end(code=0)
+        self.child.hurry()
+        self.assertEqual(("stopped", 2), (self.child.state, len(self.reactor.processes)))
+
+    def test_other_settings_in_a_pause(self) -> None:
+        """Other settings need not wait for the end of a pause."""
+        self.child.startService()
+        self.end()
+        self.child.use(replace(self.settings, llama_args=("-c", "1")))
+        self.child.hurry()
+        self.assertEqual(["-c", "1"], self.reactor.processes[-1][1][-2:])
+        self.child.stopService()
+
     def test_key(self) -> None:
         """Each process gets the same key, which is not shown; with keys of the user's there is none."""
         self.child.startService()

@@ -60,7 +60,7 @@ class Address(FolderTest):
             (("--admin", "ftp://h"), "ftp://h: must be an address like http://127.0.0.1:8082"),
             (("--config", str(broken)), "broken.json: not JSON"),
             (("--config", str(self.folder / "none.json")), "none.json: No such file or directory"),
-            (("--admin", "http://127.0.0.1:1"), "bioproxy does not run at http://127.0.0.1:1: Connection refused"),
+            (("--admin", "http://127.0.0.1:1"), "no answer from bioproxy at http://127.0.0.1:1: Connection refused"),
         ):
             for more in ((), ("--json",)):
                 done = command("status", *words, *more)

@@ -119,7 +119,7 @@ async def test_a_new_user(typed: Type, run: Run, llama: LlamaServer, tmp_path: P
     assert not (tmp_path / "twistd.pid").exists()
     gone = typed("status", "--admin", admin)
     assert gone.ended() == 1
-    assert gone.seen == f"bioproxy status: bioproxy does not run at {admin}: Connection refused\r\n"
+    assert gone.seen == f"bioproxy status: no answer from bioproxy at {admin}: Connection refused\r\n"
 
 
 @async_test

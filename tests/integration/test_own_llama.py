@@ -257,6 +257,24 @@ async def test_lifeline_killed(proxy_of: ProxyOf, tiny: Path, tmp_path: Path) ->
 
 
 @async_test
+async def test_a_key_that_bioproxy_has_not(proxy_of: ProxyOf, tiny: Path, tmp_path: Path) -> None:
+    """With a key of the user's alone nobody waits for a start: clients with it are served, and what helps is told."""
+    proxy = proxy_of(
+        None, {"code": f"{KNOW}<{{message}}>"}, model=str(tiny), llama_args=[*ARGUMENTS, "--api-key", "mine"]
+    )
+    chat, body = proxy.url + "/v1/chat/completions", conversation("@code why?", max_tokens=1)
+    assert (await fetch("POST", chat, body)).status == 401
+    assert (await fetch("POST", chat, body, {"Authorization": "Bearer mine"})).status == 200
+    ready = await fetch("GET", proxy.admin_url + "/readyz")
+    assert (ready.status, "401" in ready.body.decode()) == (503, True)
+    (tmp_path / "key").write_text("mine")
+    settings = json.loads(proxy.file.read_text())
+    proxy.file.write_text(json.dumps({**settings, "llama_api_key_file": str(tmp_path / "key")}))
+    assert (await fetch("POST", proxy.admin_url + "/reload")).status == 200
+    await proxy.warm("code")
+
+
+@async_test
 async def test_another_model(proxy_of: ProxyOf, slow: Path, other: Path, tiny: Path) -> None:
     """A reload with another model finishes the answer in progress, and the next one is the new model's; all is warm."""
     proxy = proxy_of(None, {"code": f"{KNOW}<{{message}}>"}, model=str(slow), llama_args=ARGUMENTS)

@@ -108,6 +108,9 @@ async def test_the_running_answer_is_finished(llama_of: LlamaOf, run: Run, tmp_p
     late = proxy.ring("hello")
     await late.over
     assert late.status is None, "nobody new comes in"
+    # Nor does a user who presses Ctrl-C again change anything, or see a traceback.
+    proxy.process.process.send_signal(signal.SIGTERM)
+    proxy.process.process.send_signal(signal.SIGINT)
 
     llama.signal(signal.SIGCONT)
     await running.over

@@ -246,6 +246,14 @@ class CommandLine(FolderTest):
         self.interrupted = True
         self.assertEqual(130, self.exit("--check"))
 
+    def test_check_into_a_closed_pipe(self) -> None:
+        """A reader that has enough, such as ``head``, ends a check without a traceback, also at the stream's end."""
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as output:
+            self.patch(sys, "stdout", output)
+            self.assertEqual(1, self.exit("--check"))
+
     def test_check_finds_problems(self) -> None:
         """``--check`` exits with 1 and a line for each problem, and still prints what it found."""
         good, bad = self.template("good", "Know. <{message}>"), self.template("bad", "nothing")

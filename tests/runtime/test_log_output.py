@@ -51,6 +51,13 @@ class Where(FolderTest):
         self.assertRaises(SystemExit, self.say, nodaemon=False, logfile="-")
         self.assertEqual("", self.output.getvalue())
 
+    def test_not_writable(self) -> None:
+        """A file that cannot be written is a mistake in one line."""
+        for name, reason in (("none/a.log", "No such file or directory"), (".", "Is a directory")):
+            error = self.assertRaises(SystemExit, self.say, nodaemon=True, logfile=name)
+            self.assertIn("bioproxy: the log file ", str(error))
+            self.assertTrue(str(error).endswith(f" cannot be written: {reason}"), error)
+
     def test_rotate(self) -> None:
         """SIGUSR1 begins another file, but not in the middle of whatever is going on."""
         reactor = Reactor()

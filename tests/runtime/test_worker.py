@@ -132,13 +132,34 @@ class Working(TestCase):
         self.assertEqual((first, 1000), await one)
 
     async def test_killed(self) -> None:
-        """If the child dies, as for want of memory, the request is refused and the next one served."""
+        """If the child is killed, as where memory is short, another one answers, and the log tells of it."""
+        events = self.log_events()
+        first = await self.child()
+        call = self.call(worker_tasks.measure, 3)
+        os.kill(first, signal.SIGKILL)
+        second, length = await call
+        self.assertEqual(3000, length)
+        self.assertNotEqual(first, second)
+        self.assertEqual(second, await self.child())
+        self.assertIn("the process that reads large requests was killed; another one is asked", logged(events))
+
+    async def test_killed_each_time(self) -> None:
+        """A request whose second child is killed as well is refused, and the next one served."""
+        first = await self.child()
+        with self.assertRaises(TooComplex) as caught:
+            await self.call(worker_tasks.be_killed)
+        self.assertEqual("the process that reads large requests was killed", str(caught.exception))
+        self.assertNotEqual(first, await self.child())
+
+    async def test_stopped_while_reading(self) -> None:
+        """A call in progress fails when the service stops, and no other child is started for it."""
         first = await self.child()
         call = self.call(worker_tasks.take_time)
-        os.kill(first, signal.SIGKILL)
+        await self.worker.stopService()
         with self.assertRaises(TooComplex):
             await call
-        self.assertNotEqual(first, await self.child())
+        self.assertFalse(Path(f"/proc/{first}").exists())
+        self.assertIsNone(self.worker._child)
 
     async def test_connection_lost(self) -> None:
         """A child whose connection is lost is not asked, even while nothing is known of its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from mmap import mmap
@@ -28,6 +29,11 @@ def make_a_mistake(view: mmap) -> None:
 def take_memory(view: mmap) -> int:
     """Take more memory than there is."""
     return len(bytearray(1 << 40))
+
+
+def be_killed(view: mmap) -> None:
+    """Be killed, as by the operating system."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def take_time(view: mmap) -> None:
