@@ -33,7 +33,7 @@ from tests.integration.support import (
 ProxyOf = Callable[..., RunningProxy]
 
 SEED = int(os.environ.get("BIOPROXY_SEED", "1"))
-KILLS = int(os.environ.get("BIOPROXY_KILLS", "30"))
+KILLS = int(os.environ.get("BIOPROXY_KILLS", "20"))
 CLIENTS = 8
 
 TEMPLATES = {

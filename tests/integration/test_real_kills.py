@@ -34,7 +34,7 @@ from tests.integration.support import (
     prose,
 )
 
-ROUNDS = 20
+ROUNDS = 14
 SAVE_SECONDS = 0.012
 """About how long a save takes here, and what is done after it."""
 
