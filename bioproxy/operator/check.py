@@ -74,7 +74,8 @@ def report(settings: Settings) -> Report:
     if (problem := StateFolder(settings.state_dir).problem()) is not None:
         problems.append(problem)
     folder = settings.slot_save_path
-    # A folder that is there but open to others still works.  Without the folder bioproxy starts, too, but finds no file: a mistake.
+    # A folder that is there but open to others still works.  Without the folder bioproxy starts, too, but finds no
+    # file there.
     for complaint in SlotFolder(folder).warnings():
         # Otherwise the setting names no folder.  `os.path.isdir` is false for a path that cannot be looked at, such as
         # one that is too long; `Path.is_dir` raises an error for some of these.
