@@ -214,7 +214,8 @@ class Wiring(ServiceTest):
             self.reactor = Reactor()
             self.reactor.taken = {taken}
             error = self.assertRaises(SystemExit, self.start)
-            self.assertRegex(str(error), rf"\Abioproxy: cannot listen on [0-9.]+:{taken}: Address (already )?in use\Z")
+            where = rf"127\.0\.0\.1:{taken}"
+            self.assertRegex(str(error), rf"\Abioproxy: cannot listen on {where}: Address (already )?in use\Z")
             self.assertNotIn(error.code, (None, 0))
 
     def test_bad_folder(self) -> None:
