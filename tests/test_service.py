@@ -214,7 +214,8 @@ class Wiring(ServiceTest):
             self.reactor = Reactor()
             self.reactor.taken = {taken}
             error = self.assertRaises(SystemExit, self.start)
-            self.assertRegex(str(error), rf"\Abioproxy: cannot listen on 127\.0\.0\.1:{taken}: .*in use\Z")
+            where = rf"127\.0\.0\.1:{taken}"
+            self.assertRegex(str(error), rf"\Abioproxy: cannot listen on {where}: Address (already )?in use\Z")
             self.assertNotIn(error.code, (None, 0))
 
     def test_bad_folder(self) -> None:
@@ -270,6 +271,15 @@ class Demonstration(ServiceTest):
         self.assertEqual(CODE, file.read_text())
         self.assertFalse(self.demo.settings.state_dir.exists())
         self.assertEqual(1, self.output.getvalue().count("making a model"))
+
+    def test_second(self) -> None:
+        """A second demonstration leaves the records of one that runs alone, and does not start."""
+        running = StateFolder(self.demo.settings.state_dir)
+        running.open()
+        self.addCleanup(running.close)
+        running.write("uses.json", {})
+        self.assertIn("another bioproxy", str(self.assertRaises(ConfigError, self.demo.startService)))
+        self.assertEqual({}, running.read_strictly("uses.json"))
 
     def test_child(self) -> None:
         """llama.cpp is started with the demonstration's model and folder, by the service for the setting `model`."""

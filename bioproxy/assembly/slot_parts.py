@@ -25,6 +25,7 @@ from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process_watch import Listeners, ProcessWatch
 from bioproxy.llama.speed import Speed
 from bioproxy.llama.upstream import Upstream
+from bioproxy.operator.advice import of_trouble
 from bioproxy.operator.inspection import Advisor
 from bioproxy.runtime.metrics import Metrics
 from bioproxy.runtime.state_folder import StateFolder
@@ -118,7 +119,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         another_process=slot.llama_restarted,
         slot_files=partial(setattr, files, "enabled"),
         advise=advisor.tell,
-        what_helps=advisor.what_helps,
+        what_helps=lambda error: of_trouble(error).fix,
     )
     # The watch can end all calls of `upstream` at once: when llama-server is unresponsive, each of them would wait
     # for its own time-out otherwise, one after the other.

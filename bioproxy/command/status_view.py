@@ -149,7 +149,7 @@ def prompts(status: Status, screen: Screen) -> list[str]:
     # Conversations are many, and have names that say nothing to a person.
     # The list has the latest conversations only; the number of all of them is elsewhere.
     count = status.get("shelf", {}).get("conversation", {}).get("files", 0)
-    below = [cut(f"and {count} conversations in files", screen.width)] if count else []
+    below = [cut(f"and {count} conversation{'s' * (count != 1)} in files", screen.width)] if count else []
     # A table without rows would look as if something were missing.
     if not kept:
         return ["", cut("no prompts: no template is configured, and nothing was learned yet", screen.width), *below]
@@ -231,8 +231,7 @@ def clock(time: str, now: datetime) -> str:
 
 def duration(seconds: float) -> str:
     """Return a number of seconds in the two largest units that it has, such as ``2 h 5 min``."""
-    # bioproxy may run on another machine, whose clock is ahead.
-    # A clock that was set may make a beginning lie in the future.
+    # bioproxy may run on another machine, whose clock is ahead, and clocks may be set.
     whole = max(int(seconds), 0)
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     # Two units are exact enough for "how long?", and short enough for a narrow terminal.

@@ -18,15 +18,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Cooperator
-from twisted.web.client import FileBodyProducer
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent
 
+from bioproxy.http.request_body import BytesProducer
 from bioproxy.http.response_body import receive
 from bioproxy.llama.failures import translated
 from bioproxy.llama.timings import Timings
@@ -119,10 +117,8 @@ async def ask(agent: IAgent, url: str, request: Mapping[str, Any], clock: IReact
     Fails with `QuestionFailed` if bioproxy is not reached or refuses, or if the answer breaks off.  Cancelling closes
     the connection.
     """
-    body = BytesIO(json.dumps({**request, "stream": True}).encode())
-    # A producer writes a body in pieces, between which other things are done.  A `Cooperator` decides when; Twisted's
-    # own one belongs to the global reactor, and this one to the clock that was handed in.
-    producer = FileBodyProducer(body, cooperator=Cooperator(scheduler=lambda step: clock.callLater(0, step)))
+    # In Twisted a request's body is an object that writes it to the connection.
+    body = BytesProducer(json.dumps({**request, "stream": True}).encode())
     headers = Headers({b"Content-Type": [b"application/json"]})
     # From here on time is measured.  Connecting belongs to it, because a user waits for that, too.
     reader = AnswerReader(clock)
@@ -132,7 +128,7 @@ async def ask(agent: IAgent, url: str, request: Mapping[str, Any], clock: IReact
         # Twisted has another exception for each phase of a call, also for cancelling.  After `translated` there is one
         # for each of both.
         with translated():
-            response = await agent.request(b"POST", url.encode(), headers, producer)
+            response = await agent.request(b"POST", url.encode(), headers, body)
             done, _ = receive(response, reader.feed if response.code == 200 else refusal.append)
             await done
     except UpstreamError:

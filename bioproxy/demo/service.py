@@ -33,6 +33,7 @@ from bioproxy.demo.question import Answer, ask
 from bioproxy.demo.tour import ANSWER_TOKENS
 from bioproxy.llama.connections import Agents
 from bioproxy.prompts.templates import Template
+from bioproxy.runtime.state_folder import StateFolder
 from bioproxy.settings.configuration import Settings, xdg_folder
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -86,9 +87,12 @@ class Demo(Service):
         self.model = choose_model(folder)
         self._templates = folder / "templates"
         self._reactor = reactor
-        self._announcement: LoopingCall | None = None
-        self._tour: Deferred[None] | None = None
         self._folder = folder
+        # `announce` says when all is ready.  A `LoopingCall` calls a function every so many seconds, by the clock that
+        # it is given.
+        self._ready: Callable[[], bool] = lambda: False
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
         # The user's settings go in, for ports, limits and templates of the user's own.
         self.settings = self.adapted(settings)
 
@@ -111,25 +115,21 @@ class Demo(Service):
         )
 
     def announce(self, ready: Callable[[], bool]) -> None:
-        """Show what there is to see as soon as `ready` returns true.  To be called before the service starts."""
+        """Show what there is to see as soon as `ready` returns true, which is asked while the service runs."""
+        self._ready = ready
 
-        def look() -> None:
-            """Ask once more.  Called by the loop."""
-            assert self._announcement is not None
-            # Once is enough, also if a template becomes cold again later.
-            if ready():
-                self._announcement.stop()
-                # From here on a coroutine goes on by itself, until it has shown all or is cancelled.
-                self._tour = Deferred.fromCoroutine(self._show())
-                # `stopService` would be too late: before it is called, bioproxy waits for requests in progress, and the
-                # tour's own question is one.  A trigger is a function that the reactor calls when it is told to stop.
-                self._reactor.addSystemEventTrigger("before", "shutdown", self._tour.cancel)
-                # A cancelled tour fails with `CancelledError`, which Twisted would log as a bug if nobody took it.
-                self._tour.addErrback(lambda failure: None if failure.check(CancelledError) else failure)
-
-        # A `LoopingCall` calls a function every so many seconds, by the clock that it is given.
-        self._announcement = LoopingCall(look)
-        self._announcement.clock = self._reactor
+    def _look(self) -> None:
+        """Begin the tour if all is ready.  Called by Twisted, every `LOOK` seconds."""
+        # Once is enough, also if a template becomes cold again later.
+        if self._ready():
+            self._looking.stop()
+            # From here on a coroutine goes on by itself, until it has shown all or is cancelled.
+            tour = Deferred.fromCoroutine(self._show())
+            # `stopService` would be too late: before it is called, bioproxy waits for requests in progress, and the
+            # tour's own question is one.  A trigger is a function that the reactor calls when it is told to stop.
+            self._reactor.addSystemEventTrigger("before", "shutdown", tour.cancel)
+            # A cancelled tour fails with `CancelledError`, which Twisted would log as a bug if nobody took it.
+            tour.addErrback(lambda failure: None if failure.check(CancelledError) else failure)
 
     def startService(self) -> None:
         """Make the model and the templates.  Called by the parent service, before it starts llama.cpp."""
@@ -141,23 +141,25 @@ class Demo(Service):
             if not (self._templates / source.name).exists():
                 shutil.copyfile(source, self._templates / source.name)
         # A demonstration begins cold, because the warm-up is what there is to see.  Without records, no slot file of
-        # an earlier demonstration is used.
+        # an earlier demonstration is used.  Those of one that runs on other ports are in use, which the lock tells.
+        state = StateFolder(self.settings.state_dir)
+        state.open()
         shutil.rmtree(self.settings.state_dir, ignore_errors=True)
+        state.close()
         # Some seconds in which nothing else runs; nothing has been started yet that could be kept waiting.
         if self.model.is_random and not self.model.file.exists():
             self._say(f"making a model, once: {self.model.file} (112 MB)")
             tiny_model.write_model(self.model.file, self.size)
         self._say("starting llama.cpp, which then reads two documents in advance: up to half a minute")
         # The first look comes at once.
-        if self._announcement is not None:
-            self._announcement.start(LOOK)
+        self._looking.start(LOOK)
 
     def stopService(self) -> None:
         """Announce nothing any more.  Called by the parent service."""
         super().stopService()
         # Not running if the tour has begun, or if the start failed before the loop began.
-        if self._announcement is not None and self._announcement.running:
-            self._announcement.stop()
+        if self._looking.running:
+            self._looking.stop()
 
     def _say(self, text: str) -> None:
         """Print a text as it is.

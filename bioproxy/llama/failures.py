@@ -39,7 +39,7 @@ from twisted.web.client import (
 )
 
 from bioproxy.llama.connections import CONNECT_TIMEOUT
-from bioproxy.runtime.errors import UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import TlsFailed, UpstreamError, UpstreamTimeout
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def translated() -> Iterator[None]:
         # A TLS handshake happens after the connection is made, so its failure arrives as one of sending or waiting.
         trouble = next(filter(None, (tls_trouble(reason.value) for reason in error.reasons)), None)
         # Otherwise the connection ended, cleanly or not: llama-server crashed, was stopped, or answered in no HTTP.
-        raise UpstreamError(trouble or "llama-server broke off before its answer was complete") from None
+        raise (trouble or UpstreamError("llama-server broke off before its answer was complete")) from None
     except ConnectionRefusedError:
         # Nothing listens at that port.  (A host that is down says nothing at all, and ends in the next case.)
         raise UpstreamError("llama-server refuses connections: is it running?") from None
@@ -78,13 +78,13 @@ def translated() -> Iterator[None]:
         raise UpstreamError(f"llama-server cannot be reached: {error}") from None
 
 
-def tls_trouble(error: object) -> str | None:
+def tls_trouble(error: object) -> TlsFailed | None:
     """Return what is wrong with TLS or with the certificate, or `None` if `error` is about something else."""
     if isinstance(error, VerificationError):
-        return "llama-server's certificate is not for the host in llama_url"
+        return TlsFailed("llama-server's certificate is not for the host in llama_url")
     # OpenSSL keeps a queue of errors, each with its library, its function and its reason; the reason is what tells
     # most.
     if isinstance(error, SSL.Error):
         reasons = ", ".join(str(entry[-1]) for entry in (error.args[0] if error.args else ()))
-        return f"TLS with llama-server failed: {reasons or 'the connection broke off'}"
+        return TlsFailed(f"TLS with llama-server failed: {reasons or 'the connection broke off'}")
     return None

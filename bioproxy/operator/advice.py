@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bioproxy.llama.answers import FIXED_MARKER, Props
 from bioproxy.operator.llama_flags import value
-from bioproxy.runtime.errors import LlamaError
+from bioproxy.runtime.errors import LlamaError, TlsFailed, UpstreamTimeout
 
 USUAL_BATCH = 2048
 """Tokens of llama-server's logical batch unless ``-b`` sets another number.
@@ -83,6 +83,11 @@ def of_trouble(error: Exception) -> Advice:
     # Any other error of `/health` or `/props`, such as 404: llama-server has both.
     if status is not None:
         return Advice(f"the server there seems to be no llama-server: {error}", "correct llama_url")
+    # Something listens there in both cases, so starting llama-server would not help.
+    if isinstance(error, UpstreamTimeout):
+        return Advice(str(error), "if it hangs, restart it")
+    if isinstance(error, TlsFailed):
+        return Advice(str(error), "correct llama_url, or set llama_ca_file to the file with its CA's certificate")
     # Nobody listens, the name does not resolve, or the connection breaks off: the error says which.
     return Advice(str(error), "start llama-server there, or correct llama_url")
 

@@ -74,7 +74,8 @@ def report(settings: Settings) -> Report:
     if (problem := StateFolder(settings.state_dir).problem()) is not None:
         problems.append(problem)
     folder = settings.slot_save_path
-    # A folder that is there but open to others still works.  Without the folder, bioproxy would not start.
+    # A folder that is there but open to others still works.  Without the folder bioproxy starts, too, but finds no
+    # file there.
     for complaint in SlotFolder(folder).warnings():
         # Otherwise the setting names no folder.  `os.path.isdir` is false for a path that cannot be looked at, such as
         # one that is too long; `Path.is_dir` raises an error for some of these.
@@ -126,9 +127,8 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
     # The usual conventions: https://no-color.org, and a terminal that has no escape sequences.
     colour = out.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
-    def say(what: str | Advice) -> None:
+    def say(text: str) -> None:
         """Print a finding."""
-        text = what if isinstance(what, str) else in_words(what)
         # A file name may have bytes that are no UTF-8, which `print` would fail on; they are shown as escapes.
         text = text.encode(errors="backslashreplace").decode()
         # Flushed at once, because the survey below may take a minute, and each line is news.
@@ -145,7 +145,7 @@ def run(settings: Settings, survey: Survey | None, out: TextIO, environ: Mapping
     elif survey is not None:
         # All findings about it are indented below its address.
         say(f"llama-server at {settings.llama_url}")
-        survey(settings, found.texts, lambda what: say(indented(what if isinstance(what, str) else in_words(what))))
+        survey(settings, found.texts, lambda what: say(indented(in_words(what))))
     # Python prints the text that `SystemExit` is raised with, and nothing for 0.
     # Last, so that problems are at the end of a long output, where a user looks first.
     return "\n".join(f"bioproxy: {problem}" for problem in found.problems) or 0
@@ -159,10 +159,12 @@ def shown(value: Any) -> str:
     return json.dumps(value) if isinstance(value, (bool, int, float, tuple)) else str(value)
 
 
-def in_words(advice: Advice) -> str:
-    """Return an advice as two lines: what was found, and what helps."""
+def in_words(finding: str | Advice) -> str:
+    """Return an advice as two lines, what was found and what helps; any other finding as it is."""
+    if isinstance(finding, str):
+        return finding
     # `Advice` has no word for how serious it is: the log has levels instead, and needs none.
-    return f"{'warning' if advice.serious else 'note'}: {advice.what}\n    what helps: {advice.fix}"
+    return f"{'warning' if finding.serious else 'note'}: {finding.what}\n    what helps: {finding.fix}"
 
 
 def indented(text: str) -> str:

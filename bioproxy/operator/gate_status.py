@@ -83,16 +83,9 @@ def who(record: Record | None) -> dict[str, Any]:
     `record` is `None` for a turn that belongs to no request; the fields are there anyway, so that a reader need
     not check.
     """
-    if record is None:
-        return {"id": None, "path": None, "template": None, "prompt": None}
     # The id is also in the answer's header `X-Bioproxy-Request-Id` and in the log, so an operator can connect them.
     # The prompt is known from the moment on at which the request is inside.
-    return {
-        "id": record.id,
-        "path": record.path,
-        "template": record.template or None,
-        "prompt": record.prompt or None,
-    }
+    return {field: getattr(record, field, None) or None for field in ("id", "path", "template", "prompt")}
 
 
 def estimate(record: Record | None) -> float | None:

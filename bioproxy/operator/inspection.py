@@ -106,10 +106,6 @@ class Advisor:
                 say("llama-server at {url}: {what} (what helps: {fix})", url=self._url, what=each.what, fix=each.fix)
         self._told = found
 
-    def what_helps(self, error: Exception) -> str:
-        """Return what an operator can do about a failed call to llama-server."""
-        return of_trouble(error).fix
-
 
 async def survey(
     llama: LlamaApi,

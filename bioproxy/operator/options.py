@@ -203,6 +203,10 @@ class Options(usage.Options):
         file = None if self["config"] is None else self._folder / Path(self["config"]).expanduser()
         self.configuration = file or (None if self.demo else config.default_file())
         settings = config.load(self.given, file, self._folder, use_file=self.configuration is not None)
+        # A file that was read once has to be there at each reload.  Without it all settings would have their defaults,
+        # and no client would need a key.
+        if self.configuration is not None and self.configuration.exists():
+            self["config"] = str(self.configuration)
         # A demonstration replaces `llama_url`, so what stands there does not matter.
         # With a model of its own, bioproxy chooses the port, or `llama_args` have one.
         if settings.model is not None:

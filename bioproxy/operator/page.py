@@ -4,9 +4,10 @@ There is no build step, and nothing is loaded from other servers: the browser ge
 header `Content-Security-Policy` makes the browser enforce that.  Should somebody manage to get a script into a path or
 an error text that the page shows, the browser would not run it.
 
-All files are read when the process starts.  They are small, so nothing has to be read in the reactor's thread later,
-and a file that is replaced by an update cannot be mixed with older ones.  An *ETag* identifies a file's content: a
-browser that has the file already asks whether it is still the same, and gets an answer of a few bytes.
+All files are read when the first of them is asked for, and kept.  They are small, so reading all of them in the
+reactor's thread takes a few milliseconds, once, and a file that an update replaces later cannot be mixed with older
+ones.  An *ETag* identifies a file's content: a browser that has the file already asks whether it is still the same, and
+gets an answer of a few bytes.
 
 Does not know what the page shows; its own code is in `page_files`.
 """
@@ -64,7 +65,7 @@ class File:
 
 
 class Page:
-    """The files, by their path.  They stay the same for as long as the process runs."""
+    """The files, by their path.  From the first request on they stay the same for as long as the process runs."""
 
     @cached_property
     def _files(self) -> dict[str, File]:

@@ -124,6 +124,10 @@ class UpstreamError(ProxyError, LlamaCallFailed):
     kind = "upstream_error"
 
 
+class TlsFailed(UpstreamError):
+    """There is no TLS with llama-server: its certificate is not trusted, or what listens there does not speak TLS."""
+
+
 class ShuttingDown(UpstreamError):
     """bioproxy is stopping, and llama-server's answer did not end within the time that a stop allows."""
 

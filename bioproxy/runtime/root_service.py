@@ -79,6 +79,8 @@ def one_line() -> Iterator[None]:
     except CannotListenError as error:
         # For a Unix socket, Twisted keeps its path in `port`.
         where = f"{error.interface}:{error.port}" if isinstance(error.port, int) else os.fsdecode(error.port)
-        raise CannotStart(f"bioproxy: cannot listen on {where}: {error.socketError}") from None
+        # An error of the system has a number in its text, which says nothing to a user.
+        reason = getattr(error.socketError, "strerror", None) or error.socketError
+        raise CannotStart(f"bioproxy: cannot listen on {where}: {reason}") from None
     except (ConfigError, OSError) as error:
         raise CannotStart(f"bioproxy: {error}") from None

@@ -22,7 +22,6 @@ from twisted.logger import LogEvent, LogLevel, eventAsText, formatTime
 PARTS = {
     "child": "llama",
     "child.process_output": "llama.cpp",
-    "demo": "demo",
     "llama.process_watch": "llama",
     "operator.inspection": "llama",
     "prompts.template_poller": "templates",

@@ -143,9 +143,9 @@ def refuse_loop(settings: Settings) -> None:
     # A URL without a port has the default port of its scheme.  `url` has checked it, so `port` raises no error here.
     target = urlsplit(settings.llama_url)
     port = port_of(settings.llama_url)
-    # Both of bioproxy's ports count: requests to the operator's port make no loop, but it is not llama-server either.
     # Different names for this machine.  Listening on 0.0.0.0 or :: means all of its addresses, these included.
     local = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
+    # Both of bioproxy's ports count: requests to the operator's port make no loop, but it is not llama-server either.
     own = [
         endpoint_address(settings.listen) or (settings.host, settings.port),
         endpoint_address(settings.admin_listen) or (settings.admin_host, settings.admin_port),

@@ -153,6 +153,7 @@ async def test_refused(
     status = (await proxy.status())["llama"]
     assert status["up"] is False
     assert word in json.dumps(status), "/status says why"
+    assert "llama_ca_file" in status["help"], "/status says what helps"
     assert "id_task" not in await llama.slot(), "llama-server has had nothing to do"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from bioproxy.llama.answers import FIXED_MARKER, Props
 from bioproxy.operator.advice import Advice, Seen, advice, of_trouble
-from bioproxy.runtime.errors import LlamaError, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import LlamaError, TlsFailed, UpstreamError, UpstreamTimeout
 from tests.support.folders import FolderTest
 
 PROPS = Props("/models/x.gguf", "b11549", 16384, "<__media_one__>", "about", False)
@@ -88,7 +88,8 @@ class Saying(FolderTest):
             (LlamaError(401, "Invalid API Key"), True, "llama_api_key_file"),
             (LlamaError(404, "no reason given"), True, "llama_url"),
             (UpstreamError("llama-server refuses connections: is it running?"), True, "start llama-server"),
-            (UpstreamTimeout("x"), True, "start llama-server"),
+            (UpstreamTimeout("x"), True, "if it hangs, restart it"),
+            (TlsFailed("x"), True, "llama_ca_file"),
         ):
             found = of_trouble(error)
             self.assertIn(str(error), found.what)

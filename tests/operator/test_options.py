@@ -12,6 +12,7 @@ from twisted.python.usage import UsageError
 
 from bioproxy import __version__
 from bioproxy.operator.options import Options
+from bioproxy.runtime.errors import ConfigError
 from bioproxy.settings import configuration as config
 from tests.support.folders import FolderTest
 
@@ -173,6 +174,15 @@ class CommandLine(FolderTest):
         options = self.parse("--config", str(other))
         self.assertEqual((3, self.folder / "s"), (options.settings.port, options.settings.slot_save_path))
         self.assertEqual(other, options.configuration)
+
+    def test_file_that_is_gone(self) -> None:
+        """A reload does without a default file only if there never was one: without it no keys would be asked for."""
+        options = self.parse()
+        self.assertEqual(config.Settings(), options.read())
+        self.configure('{"port": 1}')
+        self.assertEqual(1, options.read().port)
+        config.default_file().unlink()
+        self.assertIn("No such file", str(self.assertRaises(ConfigError, options.read)))
 
     def test_demo(self) -> None:
         """A demonstration leaves the user's own file alone, unless it is named."""

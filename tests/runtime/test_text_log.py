@@ -89,7 +89,6 @@ class Names(SynchronousTestCase):
             ("bioproxy.slot_files.shelf.Shelf", "slot"),
             ("bioproxy.gate.gate.Gate", "gate"),
             ("bioproxy.runtime.spool", "requests"),
-            ("bioproxy.demo.service.LlamaProcess", "demo"),
             ("bioproxy", "bioproxy"),
             ("twisted.web.http._GenericHTTPChannelProtocol", "twisted"),
             ("klein._app.Klein", "klein"),

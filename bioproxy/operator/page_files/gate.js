@@ -20,7 +20,7 @@ export function showGate({ busy, waiting, inside, queue }, llama) {
   const more = waiting - Math.min(waiting, SHOWN);
   const first = queue[0];
   byId("queue-length").replaceChildren(...(first ? [`${plural(waiting, "request waits", "requests wait")}, the first for `, age(first.since, "for")] : ["one at a time, users first"]));
-  say(byId("queue-more"), waiting === 0 ? "No requests waiting." : `and ${more} more requests`);
+  say(byId("queue-more"), waiting === 0 ? "No requests waiting." : `and ${plural(more, "more request", "more requests")}`);
   show(byId("queue-more"), (waiting === 0 && inside !== null) || more > 0);
 }
 
