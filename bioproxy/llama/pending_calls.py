@@ -97,12 +97,13 @@ class PendingCalls:
         silence = self._clock.seconds() - self.last_heard
         return UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s")
 
-    def give_up(self) -> None:
+    def give_up(self, fail_fast: bool = True) -> None:
         """Fail all pending calls with `UpstreamTimeout`: llama-server has been unresponsive for too long.
 
-        Closes their connections.  Later calls are sent anyway: one of them will find out that it answers again.
+        Closes their connections.  Later calls are sent anyway: one of them will find out that it answers again.  With
+        `fail_fast`, `check` fails until then.
         """
-        self._given_up = True
+        self._given_up = fail_fast
         self.end_all(self._timeout)
 
     # Also called by `bioproxy.proxy.shutdown` when the time for open answers is over, with another error.

@@ -33,7 +33,7 @@ from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process import NOT_MET, LlamaProcess
 from bioproxy.llama.upstream import Upstream
-from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, NothingListens
 from bioproxy.runtime.metrics import Metrics
 
 INTERVAL = 2.0
@@ -139,7 +139,7 @@ class ProcessWatch:
         """
         # Called first: a connection that is refused during the start may be reported only after the start has ended.
         not_running = self.not_running()
-        trouble, fix, complete, wants_key = None, "", False, False
+        trouble, fix, complete, wants_key, refused = None, "", False, False, False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
         except TimeoutError:
@@ -152,6 +152,7 @@ class ProcessWatch:
             trouble, fix = str(error), self._listeners.what_helps(error)
             # `/health` needs no key, so it has been answered before: the model is loaded.
             wants_key = isinstance(error, LlamaError) and error.status == 401
+            refused = isinstance(error, NothingListens)
         # A failed look alone does not prove much: llama-server may be sending a stream meanwhile.  `last_heard` is
         # updated by every answer and every piece of an answer, to any request.  This is the only time limit of a
         # relayed request: the time for a long prompt cannot be predicted, so a limit for each request would end good
@@ -161,7 +162,8 @@ class ProcessWatch:
         quiet = not_running is not None
         pending = self._upstream.pending
         if trouble is not None and not quiet and self._clock.seconds() - pending.last_heard >= self.timeout:
-            pending.give_up()
+            # A request that is refused fails fast by itself, and need not wait for the look after llama-server's return.
+            pending.give_up(fail_fast=not refused)
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
         # the result of the look before this one.
         # The part that starts a llama-server of bioproxy's own logs what that does.

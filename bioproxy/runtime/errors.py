@@ -124,6 +124,10 @@ class UpstreamError(ProxyError, LlamaCallFailed):
     kind = "upstream_error"
 
 
+class NothingListens(UpstreamError):
+    """llama-server refuses connections.  That is known at once, for each request anew."""
+
+
 class ShuttingDown(UpstreamError):
     """bioproxy is stopping, and llama-server's answer did not end within the time that a stop allows."""
 
