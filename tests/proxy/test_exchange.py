@@ -376,12 +376,14 @@ class Mistakes(SynchronousTestCase):
         self.assertEqual((b"all of it", True, False), (call.body, call.whole, call.aborted))
 
         def slowly(exchange: Exchange, call: Call) -> None:
-            call.transport.producer.pauseProducing()
+            full: Any = call.transport.producer
+            full.pauseProducing()
             exchange.output.end()
 
         call = self.call(slowly)
         self.assertFalse(call.whole)
-        call.transport.producer.resumeProducing()
+        producer: Any = call.transport.producer
+        producer.resumeProducing()
         self.assertEqual((b"all of it", True, False), (call.body, call.whole, call.aborted))
 
     def test_left_at_the_end(self) -> None:
