@@ -162,7 +162,7 @@ class ProcessWatch:
         quiet = not_running is not None
         pending = self._upstream.pending
         if trouble is not None and not quiet and self._clock.seconds() - pending.last_heard >= self.timeout:
-            # A request that is refused fails fast by itself, and need not wait for the look after llama-server's return.
+            # A request that is refused fails fast by itself.  It need not wait for another look.
             pending.give_up(fail_fast=not refused)
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
         # the result of the look before this one.

@@ -125,7 +125,7 @@ class Exchange:
         """Tell the client of an error, in the way that is still possible.  Never fails."""
         # The comments end first: one of them behind the error would be garbage.
         self.keepalive.end()
-        # Behind the answer's end only a mistake of ours can come, in what is learned from it.  The client has its answer.
+        # Behind the answer's end only a mistake of ours can come, in what is learned from it.  Its client has it.
         if self.output.ended or self.left_at_end:
             return
         self.record.status = error.status
