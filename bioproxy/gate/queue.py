@@ -98,6 +98,7 @@ class WaitingQueue:
 
     def place(self, turn: Turn) -> int:
         """Return a turn's place in that order, 1 for the first; 0 for a turn that does not wait."""
+        # Searched every few seconds, when a client is sent its place, instead of being kept up to date for all users.
         return self.in_order().index(turn) + 1 if turn in self._turns else 0
 
     # Joining and leaving.

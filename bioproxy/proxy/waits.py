@@ -168,7 +168,7 @@ class Waits:
         if self._upstream.child is not None and (reason := self._upstream.child.not_running()) is not None:
             return reason
         # In the queue nothing has to be asked: the answer is known here.
-        if place := turn.place:
+        if place := self._gate.queue.place(turn):
             return waiting(place, self._gate.waiting, self.seconds_until(turn))
         # From here on the request is inside.  It may have ended meanwhile, as the comment's turn of the reactor is
         # another.
