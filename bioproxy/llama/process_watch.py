@@ -110,11 +110,6 @@ class ProcessWatch:
         """Whether the last look failed only for want of llama-server's key; clients may have it."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
-        self.not_running: Callable[[], str | None] = lambda: None
-        """Tells why no answer can be expected: the llama-server that bioproxy starts itself is loading, or has failed.
-
-        The wiring assigns another function; if an operator starts llama-server, the result is always `None`.
-        """
         self._llama = llama
         self._upstream = upstream
         self._identity = identity
@@ -138,7 +133,7 @@ class ProcessWatch:
         the connection of the request in progress; what the look has stored until then is kept.
         """
         # Called first: a connection that is refused during the start may be reported only after the start has ended.
-        not_running = self.not_running()
+        not_running = self._upstream.not_running()
         trouble, fix, complete, wants_key, refused = None, "", False, False, False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
@@ -159,9 +154,8 @@ class ProcessWatch:
         # requests.  `give_up` is called again at each further failed look, because it also ends the calls that were
         # begun meanwhile.
         # A llama-server that is being started by bioproxy is silent for good reason.
-        quiet = not_running is not None
         pending = self._upstream.pending
-        if trouble is not None and not quiet and self._clock.seconds() - pending.last_heard >= self.timeout:
+        if trouble is not None and not_running is None and self._clock.seconds() - pending.last_heard >= self.timeout:
             # A request that is refused fails fast by itself.  It need not wait for another look.
             pending.give_up(fail_fast=not refused)
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still

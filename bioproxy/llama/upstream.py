@@ -205,7 +205,11 @@ class Upstream:
             await self.child.ready(seconds)
         self.pending.check()
 
+    def not_running(self) -> str | None:
+        """Return why no answer can be expected: that llama-server is loading, or has failed; otherwise `None`."""
+        return None if self.child is None else self.child.not_running()
+
     def refuse_while_starting(self) -> None:
         """Raise `LlamaNotRunning` while that llama-server does not run: for requests that need not wait."""
-        if self.child is not None and (reason := self.child.not_running()) is not None:
+        if (reason := self.not_running()) is not None:
             raise LlamaNotRunning(reason)

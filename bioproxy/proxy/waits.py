@@ -165,7 +165,7 @@ class Waits:
         Fires within `LOOK_SECONDS`, and does not fail for llama-server's reasons.  Cancelling ends the question.
         """
         # While llama-server starts, all wait for the same, whatever their place.
-        if self._upstream.child is not None and (reason := self._upstream.child.not_running()) is not None:
+        if (reason := self._upstream.not_running()) is not None:
             return reason
         # In the queue nothing has to be asked: the answer is known here.
         if place := self._gate.queue.place(turn):
