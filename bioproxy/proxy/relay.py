@@ -49,9 +49,9 @@ def send_head(response: IResponse, request: Request) -> None:
     keep_only_proxy_headers(request)
     request.defaultContentType = None
     # Added and not set, because a header may come several times.
-    pairs = [(name, value) for name, values in response.headers.getAllRawHeaders() for value in values]
-    for name, value in end_to_end(pairs):
-        request.responseHeaders.addRawHeader(name, value)
+    for name, values in end_to_end(response.headers).getAllRawHeaders():
+        for value in values:
+            request.responseHeaders.addRawHeader(name, value)
     # Twisted's client takes the length out of the headers, so it has to be put back.
     length = content_length(response, request)
     if length is not None:
