@@ -1,7 +1,7 @@
 """llama-server's own endpoints as functions: read the slot's state, save it, restore it, evaluate tokens, and so on.
 
-The only module that knows how these calls are spelled, and the only one that reads their answers.  Everything else in
-bioproxy sees the values of `bioproxy.llama.answers`.  An answer of another shape (another program listens there, a new
+The only module that knows how these calls are spelled, and the only one that reads their answers, but for
+`bioproxy.llama.prompt_progress`.  Everything else in bioproxy sees the values of `bioproxy.llama.answers`.  An answer of another shape (another program listens there, a new
 version renamed a field) is an `UpstreamError`, exactly as no answer would be; `bioproxy.runtime.expect` does these
 checks.
 
