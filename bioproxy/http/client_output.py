@@ -162,8 +162,9 @@ class ClientOutput:
         else:
             self._release()
             # Not finished: `finish` would write the last chunk, and the answer would look complete.  Abort before
-            # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.
-            self.request.channel.forceAbortClient()
+            # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.  Not by
+            # `forceAbortClient`, which would log that the client was too slow.
+            self.request.channel.transport.abortConnection()
             self.done.callback(None)
 
     def pauseProducing(self) -> None:
