@@ -19,6 +19,7 @@ This module knows neither llama-server nor the gate, only a source that can be p
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -164,7 +165,8 @@ class ClientOutput:
             # Not finished: `finish` would write the last chunk, and the answer would look complete.  Abort before
             # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.  Not by
             # `forceAbortClient`, which would log that the client was too slow.
-            self.request.channel.transport.abortConnection()
+            connection: Any = self.request.channel.transport
+            connection.abortConnection()
             self.done.callback(None)
 
     def pauseProducing(self) -> None:
