@@ -130,7 +130,7 @@ def assemble_slot(settings: Settings, reactor: Any, outside: Outside) -> SlotPar
         child.look, child.count_restart = watch.look, metrics.llama_restarts
         # With a key of the user's that bioproxy does not know, clients that know it can be served all the same.
         child.is_up = lambda: watch.up or watch.wants_key
-        watch.not_running, upstream.child = child.not_running, child
+        upstream.child = child
         # Other programs of this machine can find its port, and web pages in a browser, too.
         keys.of_child = child.key
     # By name: with so many parts, an order could be mistaken.

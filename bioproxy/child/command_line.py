@@ -28,6 +28,8 @@ OURS = {
     "-m": "the setting model names the file",
     "--model": "the setting model names the file",
     "-hf": "the setting model names the file",
+    "-hfr": "the setting model names the file",
+    "--hf-repo": "the setting model names the file",
     "--slot-save-path": "the setting slot_save_path names the folder",
     "--host": "bioproxy connects to 127.0.0.1",
     "--api-prefix": "bioproxy asks without one",

@@ -156,7 +156,9 @@ class Life:
                 await self._look()
                 # A pause also when it has crashed only once.  It is short then, and whatever the process held, its port
                 # above all, has a moment to be free again.
-                await self._rest()
+                # Unless a reload has come during the look: its settings need not wait.
+                if not self._replacing:
+                    await self._rest()
             self.restarts += 1
             self._restarted()
 

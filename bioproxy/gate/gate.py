@@ -115,11 +115,6 @@ class Gate:
         # Always up to date: a turn whose Deferred is cancelled leaves the queue at once.
         return len(self.queue)
 
-    def place(self, turn: Turn) -> int:
-        """Return a user's place in the queue, 1 for the next one; 0 for a user who does not wait."""
-        # Searched every few seconds, when a client is sent its place, instead of being kept up to date for all users.
-        return self.queue.place(turn)
-
     # Users.
 
     def user(
@@ -139,44 +134,35 @@ class Gate:
 
     async def enter(self, turn: Turn) -> float:
         """Wait until a user may enter.  Called by `Turn`, whose `__aenter__` describes the result and the errors."""
-        # If waiting fails, the turn is out of the queue before the caller gets the error: the queue has removed it, and
-        # the code below removes it from the statistics.  A Deferred that has fired can no longer be cancelled, so a
-        # user who gives up while waiting never keeps the token.
-        arrived, meets_warmup = self._clock.seconds(), self.busy == "warmup"
+        # If waiting fails, the turn is out of the queue before the caller gets the error: the queue has removed it.  A
+        # Deferred that has fired can no longer be cancelled, so a user who gives up while waiting never keeps the
+        # token.  `Unavailable` passes unchanged: a newer request of the same client has replaced this one.
+        arrived, timeout, meets_warmup = self._clock.seconds(), self.timeout, self.busy == "warmup"
         acquired = self._join_queue(turn)
         turn.since = timestamp()
-        self.stats.turns.append(turn)
         try:
             await acquired
-        except Unavailable:
-            # A newer request of the same client has replaced this one.
-            self.stats.turns.remove(turn)
-            raise
         except TimeoutError:
-            self.stats.turns.remove(turn)
-            raise self.unavailable(f"waited {self.timeout:g} s for llama-server to be free") from None
+            raise self.unavailable(f"waited {timeout:g} s for llama-server to be free") from None
         except CancelledError:
             # There are two causes.  If the client has hung up, it gets no answer, and the error is passed on unchanged.
             # If `close` has cancelled the wait, the client must be told the reason.
-            self.stats.turns.remove(turn)
             if self.closed:
                 raise self.unavailable("bioproxy is shutting down") from None
             raise
         # No ``await`` from here to the return.  This coroutine may be running inside the call that handed the token
         # to it, and no other code may read the gate's state before the state says that a user is inside.
-        self._user_inside = turn.has_entered = True
+        self._user_inside = True
         turn.since = timestamp()
         waited = self._clock.seconds() - arrived
-        self.stats.user_entered(waited, meets_warmup)
+        self.stats.user_entered(turn, waited, meets_warmup)
         return waited
 
     def leave(self, turn: Turn, work: Callable[[], Work] | None) -> None:
         """Let the next user in, after `work` if there is any.  Called by `Turn`."""
         # Not a coroutine: leaving must not be cancellable, or a hang-up at that moment would leave the gate closed.
         if work is None:
-            self.stats.turns.remove(turn)
-            self._release(turn)
-            return
+            return self._release(turn)
         self._user_has_left = True
         # `fromCoroutine` starts the work in a coroutine of its own.  That coroutine belongs to no client, so no
         # client's hang-up can cancel it.  The gate opens even if the work fails: a gate that stays closed would be

@@ -98,6 +98,7 @@ class WaitingQueue:
 
     def place(self, turn: Turn) -> int:
         """Return a turn's place in that order, 1 for the first; 0 for a turn that does not wait."""
+        # Searched every few seconds, when a client is sent its place, instead of being kept up to date for all users.
         return self.in_order().index(turn) + 1 if turn in self._turns else 0
 
     # Joining and leaving.
@@ -154,8 +155,7 @@ class WaitingQueue:
     def user_left(self, turn: Turn, seconds: float) -> None:
         """Note that a user's turn has ended, after so many seconds inside."""
         # Only now is it known how long this turn has taken, so only now those that it passed have lost that time.
-        if self._turns:
-            self._charge(ends=True)
+        self._charge(ends=True)
         self._recent.append(seconds if turn.went_on else 0.0)
         # The next request can be recognised only if the slot is known to hold this conversation now.  Otherwise
         # lingering would delay the others, and that very request as well.

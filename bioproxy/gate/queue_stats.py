@@ -41,8 +41,8 @@ Less than one second would have clients hammer at a full queue.  Twice the most 
 class QueueStats:
     """What has happened at the gate.  Invariant: it has heard of every user who came in or left, in that order."""
 
-    turns: list[Turn]
-    """All users who wait or are inside, in the order of arrival.  The gate adds and removes them."""
+    inside: Turn | None
+    """The turn of the user who is inside, `None` for a warm-up or nobody."""
 
     def __init__(
         self, clock: IReactorTime, metrics: Metrics, waiting: Callable[[], int], busy: Callable[[], str | None]
@@ -50,7 +50,7 @@ class QueueStats:
         """Count at a gate; `waiting` and `busy` tell how it is there at the moment of the call."""
         # They are functions and no numbers because they change without notice: a turn whose Deferred is
         # cancelled leaves the queue by itself.
-        self.turns = []
+        self.inside = None
         self._clock = clock
         self._metrics = metrics
         self._warmup_since = ""
@@ -71,8 +71,9 @@ class QueueStats:
         # is what the live page draws, and a queue that nobody stood in must not show there.
         self._peak = max(self._peak, self._waiting())
 
-    def user_entered(self, waited: float, behind_warmup: bool) -> None:
+    def user_entered(self, turn: Turn, waited: float, behind_warmup: bool) -> None:
         """Note that a user came in after so many seconds; `behind_warmup`: a warm-up was inside at the arrival."""
+        self.inside = turn
         self._entered_at = self._clock.seconds()
         # How quickly warm-ups give way is a promise of its own, so it has a metric of its own.
         if behind_warmup:
@@ -83,6 +84,7 @@ class QueueStats:
 
         Return for how many seconds the user was inside.
         """
+        self.inside = None
         self._user_left_at = self._clock.seconds()
         # An exponential moving average: old users count less and less, and there is no list of them to keep.
         seconds, known = self._user_left_at - self._entered_at, self._service_seconds
@@ -94,11 +96,6 @@ class QueueStats:
         self._warmup_since = timestamp()
 
     # What others ask.
-
-    @property
-    def inside(self) -> Turn | None:
-        """The turn of the user who is inside, `None` for a warm-up or nobody."""
-        return next((turn for turn in self.turns if turn.has_entered), None)
 
     @property
     def inside_since(self) -> str | None:

@@ -33,9 +33,6 @@ class Gatekeeper(Protocol):
     Named here, so that the two modules do not import each other.
     """
 
-    def place(self, turn: Turn) -> int:
-        """Return the turn's place in the queue."""
-
     async def enter(self, turn: Turn) -> float:
         """Wait until the turn may come in."""
 
@@ -79,9 +76,6 @@ class Turn:
     Both are kept by `bioproxy.gate.queue`.
     """
 
-    has_entered: bool
-    """Whether the user is or was inside."""
-
     since: str
     """When the user began to wait or, once inside, came in: ISO 8601, empty before either."""
 
@@ -103,15 +97,9 @@ class Turn:
         self.lingers = self.went_on = False
         self.passed_s = 0.0
         self.passed_since = None
-        self.has_entered = False
         self.since = ""
         self._gate = gate
         self._work_afterwards: Callable[[], Work] | None = None
-
-    @property
-    def place(self) -> int:
-        """The place in the queue, 1 for the next one; 0 for a user who does not wait."""
-        return self._gate.place(self)
 
     def hold_gate_for(self, work: Callable[[], Work]) -> None:
         """Keep the gate closed after leaving, until `work` is done, whether it succeeds or fails.

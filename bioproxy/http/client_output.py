@@ -19,6 +19,7 @@ This module knows neither llama-server nor the gate, only a source that can be p
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -67,6 +68,9 @@ class ClientOutput:
         self.begun = False
         """Whether `begin` was called: the connection belongs to this object."""
 
+        self.ended = False
+        """Whether `end` was called: nothing more is written."""
+
         self._buffers = buffers
         # `None` if there is nothing to pause: the answer has ended, or llama-server's had arrived as a whole with its
         # head, or the data is the proxy's own.
@@ -74,9 +78,8 @@ class ClientOutput:
         # What was written while the connection was full, oldest piece first, and its size in bytes.
         self._kept: deque[bytes] = deque()
         self._kept_size = 0
-        # Three facts, each set by one event: the connection is full; `end` was called; the connection is lost.
+        # Two facts, each set by one event: the connection is full; the connection is lost.
         self._paused = False
-        self._ended = False
         self._client_gone = False
         # Whether the answer is one whose length is not known before its end.
         self._is_stream = False
@@ -131,7 +134,7 @@ class ClientOutput:
         source, and `done` tells when that is over.
         """
         self._source = None
-        self._ended = True
+        self.ended = True
         # A full connection is waited for even if nothing is kept here.  Finishing would let Twisted parse the client's
         # next request, whose answer would be written into the same full buffer, and so on without a limit.
         if not self._kept and not self._paused:
@@ -160,8 +163,10 @@ class ClientOutput:
         else:
             self._release()
             # Not finished: `finish` would write the last chunk, and the answer would look complete.  Abort before
-            # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.
-            self.request.channel.forceAbortClient()
+            # firing `done`, which resumes the coroutine that waits for it: the answer has ended by then.  Not by
+            # `forceAbortClient`, which would log that the client was too slow.
+            connection: Any = self.request.channel.transport
+            connection.abortConnection()
             self.done.callback(None)
 
     def pauseProducing(self) -> None:
@@ -187,7 +192,7 @@ class ClientOutput:
             piece = self._kept.popleft()
             self._count(-len(piece))
             self.request.write(piece)
-        if self._ended and not self._kept and not self._paused:
+        if self.ended and not self._kept and not self._paused:
             self._finish()
         # The source may go on as soon as there is room for one more piece, not only when all is written: llama-server
         # then computes while the client reads.  Where nothing is kept for this client it may go on in any case, or one

@@ -113,7 +113,8 @@ class ConnectionLimits:
         if received + more > self.max_body:
             return BodyTooLarge(f"the request's body is larger than {self.max_body} bytes")
         # This one is nobody's fault, so the client is told to try again (503) instead of that the body is wrong (413).
-        if self._bytes + more > LARGEST_BODIES * self.max_body:
+        # After `max_body` was lowered there may be less than no room: a request without a body needs none.
+        if more > max(0, LARGEST_BODIES * self.max_body - self._bytes):
             return Unavailable("too many large requests are being processed")
         self._bytes += more
         return None

@@ -9,16 +9,15 @@ Forwarding them is a classic way to let two servers disagree about where a reque
 `Content-Length` is about the message, not about the connection.  It is left out as well, because Twisted writes it
 where it knows the length of a body, and two of them make a request that servers refuse.
 
-Everything here is pure: functions over pairs of name and value.  This module knows nothing of Twisted.
+Everything here is pure; of Twisted it knows only `Headers`, a dictionary of lists whose keys ignore case.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-Pair = tuple[bytes, bytes]
-"""Name and value of a header, as they were received.  Names mean the same in capital and in small letters."""
+from twisted.web.http_headers import Headers
 
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What the name of a header may consist of (RFC 9110, section 5.6.2)."""
@@ -39,17 +38,16 @@ HOP_BY_HOP = frozenset(
 """Names, in small letters, of the headers that are about one connection."""
 
 
-def end_to_end(headers: Iterable[Pair]) -> Iterator[Pair]:
-    """Yield the headers that cross the proxy, in order.
+def end_to_end(headers: Headers) -> Headers:
+    """Return a copy of the headers that cross the proxy, in order.
 
     Left out are the hop-by-hop ones, `Content-Length`, and those whose names are in `Connection`: a sender may declare
     any header as hop-by-hop by naming it there.
     """
-    # A list, because the headers are read twice: `Connection` may stand behind what it names.
-    pairs = list(headers)
-    named = connection_options(value for name, value in pairs if name.lower() == b"connection")
-    dropped = HOP_BY_HOP | named | {b"content-length"}
-    return ((name, value) for name, value in pairs if name.lower() not in dropped)
+    crossing = headers.copy()
+    for name in HOP_BY_HOP | connection_options(headers.getRawHeaders(b"connection", [])) | {b"content-length"}:
+        crossing.removeHeader(name)
+    return crossing
 
 
 def connection_options(values: Iterable[bytes]) -> set[bytes]:

@@ -31,11 +31,11 @@ class Connection(Protocol):
     site: Any
     """The port's `CheckedSite`, which has the `limits`."""
 
+    transport: Any
+    """The network connection below, which Twisted writes to."""
+
     def end_request_early(self) -> None:
         """Have the request answered before its body is complete."""
-
-    def forceAbortClient(self) -> None:
-        """Reset the connection at once."""
 
 
 class IncomingRequest(Request):

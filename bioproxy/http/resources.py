@@ -60,7 +60,7 @@ class CatchAllResource(Resource):
             # After a hang-up there is nothing to note and nobody to tell.
             if failure.check(CancelledError) is None:
                 self.log.failure("a request was not answered", failure)
-                request.channel.forceAbortClient()
+                request.channel.transport.abortConnection()
 
         answering.addErrback(failed)
         return NOT_DONE_YET

@@ -1,9 +1,9 @@
 """llama-server's own endpoints as functions: read the slot's state, save it, restore it, evaluate tokens, and so on.
 
-The only module that knows how these calls are spelled, and the only one that reads their answers.  Everything else in
-bioproxy sees the values of `bioproxy.llama.answers`.  An answer of another shape (another program listens there, a new
-version renamed a field) is an `UpstreamError`, exactly as no answer would be; `bioproxy.runtime.expect` does these
-checks.
+The only module that knows how these calls are spelled, and the only one that reads their answers, but for
+`bioproxy.llama.prompt_progress`.  Everything else in bioproxy sees the values of `bioproxy.llama.answers`.  An answer
+of another shape (another program listens there, a new version renamed a field) is an `UpstreamError`, exactly as no
+answer would be; `bioproxy.runtime.expect` does these checks.
 
 Where the facts come from: llama.cpp's tools/server/README.md has the endpoints, and what it does not say was measured
 with builds b11434 (the program ``llama-server``) and b11549 (the wheel ``xllamacpp``).

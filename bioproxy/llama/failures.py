@@ -39,7 +39,7 @@ from twisted.web.client import (
 )
 
 from bioproxy.llama.connections import CONNECT_TIMEOUT
-from bioproxy.runtime.errors import TlsFailed, UpstreamError, UpstreamTimeout
+from bioproxy.runtime.errors import NothingListens, TlsFailed, UpstreamError, UpstreamTimeout
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def translated() -> Iterator[None]:
         raise (trouble or UpstreamError("llama-server broke off before its answer was complete")) from None
     except ConnectionRefusedError:
         # Nothing listens at that port.  (A host that is down says nothing at all, and ends in the next case.)
-        raise UpstreamError("llama-server refuses connections: is it running?") from None
+        raise NothingListens("llama-server refuses connections: is it running?") from None
     # Twisted's own class, raised by the endpoint after its time-out; not the one that `addTimeout` raises, nor
     # Python's.
     except TimeoutError:

@@ -93,7 +93,7 @@ class ModelIdentity:
 
     def __init__(self, llama: LlamaApi) -> None:
         self.current: Model | None = None
-        """The model as last found; `None` while it is unknown.  Code that changes the model's adapters resets it."""
+        """The model as last found; `None` while it is unknown."""
         self._llama = llama
         # The process in which the fingerprint was taken, by what it said about itself then.
         self._taken_in: Props | None = None
@@ -101,11 +101,18 @@ class ModelIdentity:
         self._sleeps = False
         # Whether the fingerprint is younger than the last sleep that was seen.
         self._certain = False
+        # How often the model's adapters were switched.
+        self._switches = 0
 
     @property
     def certain(self) -> bool:
         """Whether nothing was noticed, since the fingerprint was taken, that could have changed the model."""
         return self.current is not None and self._certain
+
+    def adapters_switched(self) -> None:
+        """Note that somebody changes the model within its process; what is just being found out may be of before."""
+        self.current = None
+        self._switches += 1
 
     def fell_asleep(self) -> None:
         """Note that llama-server has unloaded its model, and may load another one from the same file.
@@ -144,6 +151,7 @@ class ModelIdentity:
         calls do.  Cancelling closes the connection; what was not found out is not believed, and what slot 0 holds is
         unknown then.
         """
+        switches = self._switches
         props = await self._llama.props()
         facts = digest(props.about_model, await self._llama.model_facts())
         self.met(props)
@@ -160,4 +168,8 @@ class ModelIdentity:
             # Evaluating has woken it up, if it was asleep.  (`Props` compares equal, asleep or not.)
             self._taken_in = props
             self._certain = True
+        # Some of the answers above may be about other adapters than others.
+        if switches != self._switches:
+            self.current = None
+            return await self.find_out()
         return self.current

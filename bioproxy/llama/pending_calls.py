@@ -17,20 +17,13 @@ This module does not know what the calls are, nor when to give up.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.failures import translated
 from bioproxy.runtime.errors import ProxyError, UpstreamTimeout
-
-
-class PendingCall(Protocol):
-    """A pending call to llama-server, of which this module needs nothing but a way to end it."""
-
-    def cancel(self) -> None:
-        """End the call; its `Deferred` then fails with `CancelledError`, or an error that wraps one."""
 
 
 class PendingCalls:
@@ -45,9 +38,9 @@ class PendingCalls:
         self._clock = clock
         # Whether llama-server is regarded as unresponsive, until it answers something again.
         self._given_up = False
-        self._waiting: set[PendingCall] = set()
+        self._waiting: set[Deferred[Any]] = set()
         # The calls that were ended by `end_all`, each with the error that its caller is to see.
-        self._ended: dict[PendingCall, ProxyError] = {}
+        self._ended: dict[Deferred[Any], ProxyError] = {}
 
     async def waited_for(self, deferred: Deferred[Any]) -> Any:
         """Wait for a call's `Deferred` so that `end_all` can end the wait, and translate its failures.
@@ -97,12 +90,13 @@ class PendingCalls:
         silence = self._clock.seconds() - self.last_heard
         return UpstreamTimeout(f"llama-server has not answered for {silence:.0f} s")
 
-    def give_up(self) -> None:
+    def give_up(self, fail_fast: bool = True) -> None:
         """Fail all pending calls with `UpstreamTimeout`: llama-server has been unresponsive for too long.
 
-        Closes their connections.  Later calls are sent anyway: one of them will find out that it answers again.
+        Closes their connections.  Later calls are sent anyway: one of them will find out that it answers again.  With
+        `fail_fast`, `check` fails until then.
         """
-        self._given_up = True
+        self._given_up = fail_fast
         self.end_all(self._timeout)
 
     # Also called by `bioproxy.proxy.shutdown` when the time for open answers is over, with another error.

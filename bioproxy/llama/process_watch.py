@@ -33,7 +33,7 @@ from bioproxy.llama.api import LlamaApi
 from bioproxy.llama.model_identity import ModelIdentity
 from bioproxy.llama.process import NOT_MET, LlamaProcess
 from bioproxy.llama.upstream import Upstream
-from bioproxy.runtime.errors import LlamaCallFailed, LlamaError
+from bioproxy.runtime.errors import LlamaCallFailed, LlamaError, NothingListens
 from bioproxy.runtime.metrics import Metrics
 
 INTERVAL = 2.0
@@ -110,11 +110,6 @@ class ProcessWatch:
         """Whether the last look failed only for want of llama-server's key; clients may have it."""
         self.timeout = timeout
         """Seconds of silence after which llama-server is given up (`upstream_timeout`); a reload may set it."""
-        self.not_running: Callable[[], str | None] = lambda: None
-        """Tells why no answer can be expected: the llama-server that bioproxy starts itself is loading, or has failed.
-
-        The wiring assigns another function; if an operator starts llama-server, the result is always `None`.
-        """
         self._llama = llama
         self._upstream = upstream
         self._identity = identity
@@ -138,8 +133,8 @@ class ProcessWatch:
         the connection of the request in progress; what the look has stored until then is kept.
         """
         # Called first: a connection that is refused during the start may be reported only after the start has ended.
-        not_running = self.not_running()
-        trouble, fix, complete, wants_key = None, "", False, False
+        not_running = self._upstream.not_running()
+        trouble, fix, complete, wants_key, refused = None, "", False, False, False
         try:
             complete = await Deferred.fromCoroutine(self._ask()).addTimeout(PATIENCE, self._clock)
         except TimeoutError:
@@ -152,16 +147,17 @@ class ProcessWatch:
             trouble, fix = str(error), self._listeners.what_helps(error)
             # `/health` needs no key, so it has been answered before: the model is loaded.
             wants_key = isinstance(error, LlamaError) and error.status == 401
+            refused = isinstance(error, NothingListens)
         # A failed look alone does not prove much: llama-server may be sending a stream meanwhile.  `last_heard` is
         # updated by every answer and every piece of an answer, to any request.  This is the only time limit of a
         # relayed request: the time for a long prompt cannot be predicted, so a limit for each request would end good
         # requests.  `give_up` is called again at each further failed look, because it also ends the calls that were
         # begun meanwhile.
         # A llama-server that is being started by bioproxy is silent for good reason.
-        quiet = not_running is not None
         pending = self._upstream.pending
-        if trouble is not None and not quiet and self._clock.seconds() - pending.last_heard >= self.timeout:
-            pending.give_up()
+        if trouble is not None and not_running is None and self._clock.seconds() - pending.last_heard >= self.timeout:
+            # A request that is refused fails fast by itself.  It need not wait for another look.
+            pending.give_up(fail_fast=not refused)
         # Changes are logged, states are not: a server that is down for an hour gets one line.  `self.trouble` is still
         # the result of the look before this one.
         # The part that starts a llama-server of bioproxy's own logs what that does.

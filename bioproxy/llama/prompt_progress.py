@@ -6,9 +6,8 @@ far it is, and this module uses the second:
 * The request may ask for it (``"return_progress": true``).  Then llama-server sends chunks with `prompt_progress` in
   the stream.  But that is a field in the client's body, which goes on as it came, and the chunks would have to be taken
   out of the stream again: bytes that are not ours, cut anywhere.
-* ``GET /slots`` tells it while the prompt is read, and touches neither the request nor its answer.  Measured with
-  b11549
-  it is answered within 5 ms also in the middle of a batch.
+* ``GET /slots`` tells it while the prompt is read, and touches neither the request nor its answer.  It is answered
+  within 5 ms, also in the middle of a batch (measured with b11549).
 
 What it tells (measured): `n_prompt_tokens_cache` are the tokens that were reused; `n_prompt_tokens_processed` are those
 that were computed, and grow with each batch that is complete (2048 tokens by default).  `n_prompt_tokens` looks like

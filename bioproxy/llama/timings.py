@@ -55,8 +55,9 @@ class Timings:
     """
 
     def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+        """What was found, under llama.cpp's names (`cache_n`, `prompt_n`, `prompt_ms`); empty if nothing was."""
         self._tail = b""
-        self._found: dict[str, float] = {}
 
     def feed(self, data: bytes) -> None:
         """Search the next piece of the body, together with the end of what came before."""
@@ -73,20 +74,14 @@ class Timings:
             # The last match counts: a stream may tell numbers in between (`timings_per_token`), and its end has the
             # final ones.  What ends within the old tail was found with the piece before.
             if end > before:
-                self._found = read(*match.groups()) or self._found
-
-    @property
-    def values(self) -> dict[str, float]:
-        """What was found, under llama.cpp's names (`cache_n`, `prompt_n`, `prompt_ms`); empty if nothing was."""
-        return self._found
+                self.values = read(*match.groups()) or self.values
 
     @property
     def prompt_tokens(self) -> int | None:
         """How many tokens the prompt has, reused and computed ones; `None` if the answer does not say."""
-        values = self._found
-        if "cache_n" not in values or "prompt_n" not in values:
+        if "cache_n" not in self.values or "prompt_n" not in self.values:
             return None
-        return int(values["cache_n"]) + int(values["prompt_n"])
+        return int(self.values["cache_n"]) + int(self.values["prompt_n"])
 
 
 def from_timings(found: bytes) -> dict[str, float]:

@@ -23,7 +23,6 @@ not know what the calls mean; `bioproxy.llama.api` does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -33,7 +32,6 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IResponse
 
 from bioproxy.child.supervisor import LlamaChild
-from bioproxy.http.headers import Pair
 from bioproxy.http.request_body import BytesProducer, RequestBody
 from bioproxy.http.response_body import collect
 from bioproxy.http.targets import has_dot_segments
@@ -92,13 +90,14 @@ class Upstream:
         # llama-server may run below a path (``--api-prefix``, or behind another proxy); it precedes each target.
         self._path = parts.path.encode()
 
-    async def relay(self, method: bytes, target: bytes, headers: Iterable[Pair], body: RequestBody) -> IResponse:
+    async def relay(self, method: bytes, target: bytes, headers: Headers, body: RequestBody) -> IResponse:
         """Send a client's request to llama-server.
 
         `target` is path and query as the client wrote them; it begins with a slash.  Whatever it says, the request goes
-        to `url`.  Fires with the response as soon as its head is here; the body comes later, see
-        `bioproxy.proxy.relay`.  Fails with `UpstreamError` or `UpstreamTimeout`, and with `BadTarget` for a target or
-        method that cannot be sent.  Cancelling closes the connection.
+        to `url`.  `headers` are those to send; what llama-server needs is added there.  Fires with the response as soon
+        as its head is here; the body comes later, see `bioproxy.proxy.relay`.  Fails with `UpstreamError` or
+        `UpstreamTimeout`, and with `BadTarget` for a target or method that cannot be sent.  Cancelling closes the
+        connection.
         """
         # Where llama-server is below a path, ".." could lead to a neighbour on the same host that clients may not
         # reach.  Elsewhere such a target goes on unchanged: what it means is llama-server's business.
@@ -110,21 +109,17 @@ class Upstream:
         agent = self._agents.relay_once if method == b"POST" else self._agents.relay_fresh
         if repeatable:
             agent = self._agents.relay_shared
-        # Raw headers keep values as bytes, and those of repeated headers apart: nothing is decoded or joined.
-        sent = Headers()
-        for name, value in headers:
-            sent.addRawHeader(name, value)
-        self._keys.give(sent)
+        self._keys.give(headers)
         # HTTP/1.0 clients need not send `Host`, but HTTP/1.1, which is spoken from here on, demands it.
-        if not sent.hasHeader(b"host"):
-            sent.addRawHeader(b"host", self._host)
+        if not headers.hasHeader(b"host"):
+            headers.addRawHeader(b"host", self._host)
         # A *producer* is what Twisted asks to write the body, and to pause while the network is slower: a large body is
         # never in memory twice.  With a producer Twisted sends `Content-Length`, without one it does not.
         # A POST with an empty body says so with `Content-Length: 0` (RFC 9110, 8.6); a GET or DELETE without a body has
         # nothing to say.
         sending = None if repeatable or (method == b"DELETE" and not body.size) else body.producer(self._clock)
         try:
-            answer = agent.request(method, self._path + target, sent, sending)
+            answer = agent.request(method, self._path + target, headers, sending)
         except ValueError as error:
             # Twisted checks method and target before it connects, and raises instead of returning a `Deferred`.
             raise BadTarget(f"this request cannot be relayed: {error}") from None
@@ -205,7 +200,11 @@ class Upstream:
             await self.child.ready(seconds)
         self.pending.check()
 
+    def not_running(self) -> str | None:
+        """Return why no answer can be expected: that llama-server is loading, or has failed; otherwise `None`."""
+        return None if self.child is None else self.child.not_running()
+
     def refuse_while_starting(self) -> None:
         """Raise `LlamaNotRunning` while that llama-server does not run: for requests that need not wait."""
-        if self.child is not None and (reason := self.child.not_running()) is not None:
+        if (reason := self.not_running()) is not None:
             raise LlamaNotRunning(reason)

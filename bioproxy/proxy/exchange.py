@@ -92,12 +92,12 @@ class Exchange:
         """
         # The headers as they came, in their order and with repetitions, but for those that are about one connection.
         # `Expect` asks us to say when the body may come (RFC 9110, section 10.1.1).  It is here already.
-        pairs = [(name, value) for name, values in self.request.requestHeaders.getAllRawHeaders() for value in values]
-        crossing = [(name, value) for name, value in end_to_end(pairs) if name.lower() != b"expect"]
+        headers = end_to_end(self.request.requestHeaders)
+        headers.removeHeader(b"expect")
         # Waits for the head of the answer without a limit: llama-server sends it only when the prompt is processed,
         # which may take minutes.  Whether llama-server is still alive is watched elsewhere.
         self.is_sent = True
-        response = await upstream.relay(self.request.method, self.target, crossing, self.body)
+        response = await upstream.relay(self.request.method, self.target, headers, self.body)
         # The head of a stream comes at once, and its first event when the prompt is read: comments go on until then.
         # For any other answer they end here.  From here to the head of our own answer there is no `await` on the usual
         # path, so no comment can come in between.
@@ -125,6 +125,9 @@ class Exchange:
         """Tell the client of an error, in the way that is still possible.  Never fails."""
         # The comments end first: one of them behind the error would be garbage.
         self.keepalive.end()
+        # Behind the answer's end only a mistake of ours can come, in what is learned from it.  Its client has it.
+        if self.output.ended or self.left_at_end:
+            return
         self.record.status = error.status
         if self.request.startedWriting:
             # Stages 2 and 3.  `output` knows which one it is by the content type that was sent.

@@ -60,7 +60,8 @@ class Forecast:
         """Return the same for a request that comes now; `None` also if it need not wait."""
         self._renew()
         # Those that let everybody pass are at the end of the order.
-        ahead = sum(turn.has_entered or turn.fills_for is None for turn in self._turns)
+        inside = self._gate.stats.inside
+        ahead = sum(turn is inside or turn.fills_for is None for turn in self._turns)
         return known(self._sums[ahead]) if ahead else None
 
     def _renew(self) -> None:

@@ -49,9 +49,9 @@ def send_head(response: IResponse, request: Request) -> None:
     keep_only_proxy_headers(request)
     request.defaultContentType = None
     # Added and not set, because a header may come several times.
-    pairs = [(name, value) for name, values in response.headers.getAllRawHeaders() for value in values]
-    for name, value in end_to_end(pairs):
-        request.responseHeaders.addRawHeader(name, value)
+    for name, values in end_to_end(response.headers).getAllRawHeaders():
+        for value in values:
+            request.responseHeaders.addRawHeader(name, value)
     # Twisted's client takes the length out of the headers, so it has to be put back.
     length = content_length(response, request)
     if length is not None:
@@ -65,15 +65,14 @@ def takes_comments(response: IResponse) -> bool:
     perhaps (measured with b11549).  The silence between the two is the one that clients give up in.
     """
     # In a body with a length, or that is packed, a comment would be wrong bytes.
-    headers = response.headers
-    plain = not headers.hasHeader(b"content-encoding") and not isinstance(response.length, int)
-    return response.code == 200 and plain and content_type(response).startswith(b"text/event-stream")
+    plain = not response.headers.hasHeader(b"content-encoding") and not isinstance(response.length, int)
+    return plain and is_stream(response)
 
 
-def content_type(response: IResponse) -> bytes:
-    """Return the type of an answer's body, empty if it has none."""
-    value: bytes = response.headers.getRawHeaders(b"content-type", [b""])[0]
-    return value
+def is_stream(response: IResponse) -> bool:
+    """Return whether an answer is a stream of events."""
+    content_type: bytes = response.headers.getRawHeaders(b"content-type", [b""])[0]
+    return response.code == 200 and content_type.startswith(b"text/event-stream")
 
 
 async def only_stream(response: IResponse, upstream: Upstream) -> None:
@@ -82,7 +81,7 @@ async def only_stream(response: IResponse, upstream: Upstream) -> None:
     Fires at once for a stream.  Fails with `TooLate`, which says what llama-server says, or with `UpstreamError` or
     `UpstreamTimeout` if that is too long, or takes too long.  Cancelling closes the connection to llama-server.
     """
-    if response.code == 200 and content_type(response).startswith(b"text/event-stream"):
+    if is_stream(response):
         return
     # The client has a head with status 200 and expects events.  An error of llama-server (a context that is too small,
     # say) cannot be passed on as it is, so its text is read and becomes an event.

@@ -6,11 +6,12 @@ Stopping everything at once would break off the answer that is being given.  So 
 2. the clients' port closes, so that nobody new comes, and the operating system can give the port to a successor;
 3. requests that are being answered get up to 10 seconds; what is not finished then is ended with an error;
 4. the conversation in the slot is saved, if it is worth it, because it would be lost with llama-server's next request;
-5. the last bytes get a moment to leave.
+5. what was saved is given to other bioproxies, if there is a shared shelf;
+6. the last bytes get a moment to leave.
 
 The gate comes before the port, because closing a port may take a while, and a request that arrives meanwhile must not
-find a place in the queue.  The worst case is 10 + 0.05 s after a long answer, or 10 + 2 + 2 + 0.05 s if the answer ends
-in time; after `SIGKILL`, which systemd sends after 90 s, none of this would happen.
+find a place in the queue.  The worst case is 10 + 5 + 0.05 s after a long answer, or 10 + 2 + 2 + 5 + 0.05 s if the
+answer ends in time; after `SIGKILL`, which systemd sends after 90 s, none of this would happen.
 
 On Twisted: at SIGTERM the reactor fires an event, "before shutdown", whose handlers may return a `Deferred`, and waits
 for it.  twistd's handler stops the root service, and the root returns the Deferred of `Shutdown.say`
@@ -101,7 +102,7 @@ class Shutdown:
 
         Fires when the proxy is at rest or has had its time.  Never fails.  Nobody cancels it.
         """
-        for step in (self._turn_away, self._let_finish):
+        for step in (self._turn_away, self._let_finish, self._give_to_others):
             try:
                 await step()
             except Exception:
@@ -136,7 +137,10 @@ class Shutdown:
         # free.
         elif await self._within(SAVING, lambda: Deferred.fromCoroutine(self._gate.until_free())):
             await self._within(SAVING, lambda: Deferred.fromCoroutine(self._saver.save_if_due()))
-        # Its client may be sent to another bioproxy now, and a prompt that this one has claimed is free for others.
+
+    async def _give_to_others(self) -> None:
+        """Give saved files to other bioproxies, and free the prompts that this one has claimed."""
+        # Clients may be sent to another bioproxy from now on.
         await self._within(SHARING, lambda: Deferred.fromCoroutine(self._share()))
 
     async def _within(self, seconds: float, begin: Callable[[], Deferred[Any]]) -> bool:

@@ -147,7 +147,6 @@ class Waits:
     def gone(self, record: Record) -> None:
         """Forget a request, however it has ended; also one that never joined the queue."""
         # Called at the end of each request's coroutine, also if that was cancelled because the client hung up.
-        # Called for every request, those that never come to the gate included.
         self._visits.pop(record.id, None)
 
     # What others ask.
@@ -165,10 +164,10 @@ class Waits:
         Fires within `LOOK_SECONDS`, and does not fail for llama-server's reasons.  Cancelling ends the question.
         """
         # While llama-server starts, all wait for the same, whatever their place.
-        if self._upstream.child is not None and (reason := self._upstream.child.not_running()) is not None:
+        if (reason := self._upstream.not_running()) is not None:
             return reason
         # In the queue nothing has to be asked: the answer is known here.
-        if place := turn.place:
+        if place := self._gate.queue.place(turn):
             return waiting(place, self._gate.waiting, self.seconds_until(turn))
         # From here on the request is inside.  It may have ended meanwhile, as the comment's turn of the reactor is
         # another.
@@ -182,8 +181,9 @@ class Waits:
             visit.progress = await self._look()
         if visit.progress is None or not visit.progress.done:
             return PREPARED
-        # The number may be as old as `LOOK_PAUSE`; it only grows, so it is never too large.
-        return reading(visit.progress.done, self._total(exchange, visit))
+        # The number may be as old as `LOOK_PAUSE`; it only grows, so it is never too large.  The total is estimated by
+        # the body that is sent: with its templates filled in it has all of the prompt's text.
+        return reading(visit.progress.done, self._experience.prompt_tokens(visit.kind, exchange.body.size))
 
     def progress_of(self, record: Record | None) -> dict[str, int] | None:
         """Return how far the prompt of a request was when its client was last told, for the live page."""
@@ -209,11 +209,6 @@ class Waits:
         # Both are by the same clock; the first piece of the answer marks the end of the prompt.
         begun = None if record is None or record.ttft_ms is None else now - record.arrived - record.ttft_ms / 1000
         return expected.rest(now - visit.entered, begun)
-
-    def _total(self, exchange: Exchange, visit: Visit) -> int | None:
-        """Return about how many tokens the prompt of a request has."""
-        # By the body that is sent: with its templates filled in it has all of the prompt's text.
-        return self._experience.prompt_tokens(visit.kind, exchange.body.size)
 
     async def _look(self) -> PromptProgress | None:
         """Ask llama-server how far the prompt is; fires with `None` if there is no answer, or none that tells."""

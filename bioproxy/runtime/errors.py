@@ -128,6 +128,10 @@ class TlsFailed(UpstreamError):
     """There is no TLS with llama-server: its certificate is not trusted, or what listens there does not speak TLS."""
 
 
+class NothingListens(UpstreamError):
+    """llama-server refuses connections.  That is known at once, for each request anew."""
+
+
 class ShuttingDown(UpstreamError):
     """bioproxy is stopping, and llama-server's answer did not end within the time that a stop allows."""
 

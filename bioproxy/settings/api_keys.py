@@ -31,7 +31,6 @@ from pathlib import Path
 from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
-from bioproxy.http.headers import Pair
 from bioproxy.runtime.errors import ConfigError, NotAuthenticated, ProxyError
 from bioproxy.runtime.regular_file import read_regular
 
@@ -127,7 +126,7 @@ class ApiKeys:
                 headers.addRawHeader(*own)
 
     @property
-    def own(self) -> list[Pair]:
+    def own(self) -> list[tuple[bytes, bytes]]:
         """The headers to add to bioproxy's own calls of llama-server: one with its key, or none."""
         of_child = self.of_child()
         key = self._llama if of_child is None else of_child.encode()

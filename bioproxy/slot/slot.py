@@ -149,7 +149,7 @@ class Slot:
             self.log.info(
                 "adapters are switched: conversations are kept in files again when llama-server was restarted"
             )
-        self._identity.current = None
+        self._identity.adapters_switched()
 
     def discard_prompt_file(self, name: str) -> None:
         """Forget a prompt's file, so that it is saved again, and end a pause after failed saves.  For operators."""

@@ -80,6 +80,7 @@ class CommandLine(SynchronousTestCase):
         for words, reason in (
             (["-m", "x"], "-m: the setting model names the file"),
             (["--slot-save-path", "x"], "--slot-save-path: the setting slot_save_path names the folder"),
+            *(([flag, "a/b"], f"{flag}: the setting model names the file") for flag in ("-hf", "-hfr", "--hf-repo")),
             (["-c", "1", "--host=0.0.0.0"], "--host: bioproxy connects to 127.0.0.1"),
             (["--port=1"], "--port: its value must be the next word, without ="),
             (["--port", "x"], "--port: must be a number from 1 to 65535, not 'x'"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import capturedLogs
 
 from bioproxy.child.startup import LOOK
@@ -114,6 +114,26 @@ class Child(ChildTest):
         self.child.stopService()
         self.end(code=0)
         self.child.hurry()
+        self.assertEqual(("stopped", 2), (self.child.state, len(self.reactor.processes)))
+
+    def test_other_settings_before_a_pause(self) -> None:
+        """Nor for the look after an end; and a stop in the same moment leaves nothing that starts another process."""
+        self.child.startService()
+        looks: list[Deferred[None]] = []
+
+        async def look() -> None:
+            looks.append(Deferred())
+            await looks[-1]
+
+        self.child.look = look
+        self.end()
+        self.child.use(replace(self.settings, llama_args=("-c", "1")))
+        self.child.hurry()
+        looks[0].callback(None)
+        self.assertEqual(["-c", "1"], self.reactor.processes[-1][1][-2:])
+        self.child.stopService()
+        self.end(code=0)
+        self.reactor.advance(PAUSE)
         self.assertEqual(("stopped", 2), (self.child.state, len(self.reactor.processes)))
 
     def test_other_settings_in_a_pause(self) -> None:

@@ -84,6 +84,17 @@ class Users(GateTest):
         self.assertEqual((0, 6), (self.successResultOf(first), self.successResultOf(third)))
         self.assertIsNone(self.gate.busy)
 
+    def test_timeout_changes(self) -> None:
+        """Another timeout counts for those who come later, and each is told how long it was itself."""
+        self.user("a")
+        early = self.user("b")
+        self.gate.timeout = 20
+        late = self.user("c")
+        self.clock.advance(10)
+        self.assertEqual("waited 10 s for llama-server to be free", self.refusal(early).message)
+        self.clock.advance(10)
+        self.assertEqual("waited 20 s for llama-server to be free", self.refusal(late).message)
+
     def test_timeout_behind_a_save(self) -> None:
         """The time to wait is over behind a warm-up that must be finished, too; then it goes on."""
         self.saving(then="more")
@@ -124,11 +135,11 @@ class Places(GateTest):
 
     def places(self) -> list[int]:
         """Return everybody's place."""
-        return [turn.place for turn in self.turns.values()]
+        return [self.gate.queue.place(turn) for turn in self.turns.values()]
 
     def test_place(self) -> None:
         """The next one has place 1; who is inside, has been, or gave up has none, and the others move up."""
-        self.assertEqual(0, self.gate.user().place)
+        self.assertEqual(0, self.gate.queue.place(self.gate.user()))
         self.build(limit=4, timeout=10)
         visits = [self.user(name) for name in "abcde"]
         self.assertEqual([0, 1, 2, 3, 4], self.places())

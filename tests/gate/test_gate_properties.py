@@ -116,7 +116,8 @@ class Day(Visitors):
         assert entered == [name for name in self.visits if name in entered]
         waiting = self.waiting()
         assert self.gate.waiting == len(waiting) <= LIMIT
-        assert [self.turns[name].place for name in waiting] == list(range(1, len(waiting) + 1))
+        places = [self.gate.queue.place(self.turns[name]) for name in waiting]
+        assert places == list(range(1, len(waiting) + 1))
         # While a user waits the gate is not free, and no warm-up goes on but one that is saving.
         assert not waiting or self.kind() in ("user", "after", "saving")
         # Whoever had to go is gone, for just this reason, and nobody else is.

@@ -114,6 +114,15 @@ class Bytes(SynchronousTestCase):
         limits.remove(guest, 1)
         self.assertIsNone(limits.reserve_body_bytes(600, 1))
 
+    def test_lowered(self) -> None:
+        """After the limit was lowered, the bodies that are there already keep out other bodies, and nothing else."""
+        limits = ConnectionLimits(1000)
+        for _ in range(LARGEST_BODIES):
+            self.assertIsNone(limits.reserve_body_bytes(0, 1000))
+        limits.max_body = 100
+        self.assertIsNone(limits.reserve_body_bytes(0, 0))
+        self.assertIsInstance(limits.reserve_body_bytes(0, 1), Unavailable)
+
 
 class Files(SynchronousTestCase):
     """`allowed_connections`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from bioproxy.http.connection_limits import ConnectionLimits
@@ -81,7 +82,10 @@ class CatchAll(SynchronousTestCase):
             raise ValueError("mistake")
 
         for serve in (fail, begin_and_fail):
-            call = self.call(serve)
+            with capturedLogs() as events:
+                call = self.call(serve)
+            # Nor does Twisted say that the client was too slow.
+            self.assertEqual(["a request was not answered"], [event["log_format"] for event in events])
             self.assertTrue(call.transport.disconnected)
             self.assertFalse(call.received.endswith(b"0\r\n\r\n"))
             self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from twisted.web.http_headers import Headers
+
 from bioproxy.http.response_body import collect
 from bioproxy.llama.connections import Agents
 from bioproxy.llama.upstream import Upstream
@@ -18,7 +20,7 @@ KEPT = 100
 async def answered(upstream: Upstream, stream: bool) -> None:
     """Have a chat relayed; fires when its answer is whole."""
     chat = conversation("hi", max_tokens=1, stream=stream)
-    headers = [(b"Content-Type", b"application/json")]
+    headers = Headers({b"Content-Type": [b"application/json"]})
     response = await upstream.relay(b"POST", b"/v1/chat/completions", headers, body(json.dumps(chat).encode()))
     answer = await collect(response, "a chat", 1 << 20)
     assert response.code == 200, answer

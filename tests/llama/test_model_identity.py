@@ -113,6 +113,25 @@ class FindingOut(SlotTest):
         other, taken = self.find_out()
         self.assertEqual((True, False), (taken, model.matches(other)))
 
+    def test_switched_meanwhile(self) -> None:
+        """Adapters that are switched while the model is found out count, at whichever question that happens."""
+        for path in ("/props", "/v1/models", "/lora-adapters", "/slots", "/completion"):
+            self.server.answers.pop("/lora-adapters", None)
+            self.server.restart(f"<__media_{path}__>")
+            before, _ = self.find_out()
+            self.server.restart(f"<__media_again_{path}__>")
+            self.server.pause_at = {path}
+            finding = self.built.start(self.built.identity.find_out)
+            self.server.pause_at = set()
+            self.server.answers["/lora-adapters"] = [{"id": 0, "scale": 1.0}]
+            self.built.slot.model_changed()
+            self.server.go_on()
+            self.built.settle()
+            model = self.successResultOf(finding)
+            self.assertFalse(before.matches(model), path)
+            self.assertEqual((model, True), (self.built.identity.current, self.built.identity.certain), path)
+            self.assertEqual((model, False), self.find_out(), path)
+
     def test_context(self) -> None:
         """The size of the context is no property of the model."""
         model, _ = self.find_out()

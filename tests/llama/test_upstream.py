@@ -49,7 +49,10 @@ class WireTest(SynchronousTestCase):
         self, method: bytes = b"GET", target: bytes = b"/x", body: bytes = b"", *headers: tuple[bytes, bytes]
     ) -> Deferred[IResponse]:
         """Relay a client's request."""
-        return Deferred.fromCoroutine(self.upstream.relay(method, target, headers, body_of(body)))
+        sent = Headers()
+        for name, value in headers:
+            sent.addRawHeader(name, value)
+        return Deferred.fromCoroutine(self.upstream.relay(method, target, sent, body_of(body)))
 
 
 class Failures(WireTest):

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from bioproxy.http.buffer_budget import BufferBudget
+from bioproxy.http.connection_limits import ConnectionLimits
+from bioproxy.http.incoming_request import IncomingRequest
+from bioproxy.http.resources import CatchAllResource
+from bioproxy.http.site import CheckedSite
+from bioproxy.proxy.exchange import Exchange
+from bioproxy.runtime.errors import ProxyError
 from bioproxy.runtime.spool import SMALL
 from tests.support.fakes import Refusal
 from tests.support.network import Call, Wire
@@ -335,3 +346,52 @@ class TooLate(LateTest):
             self.assertEqual((200, True), (call.status, call.whole))
             self.check_event(CHAT, call.body[len(PREPARED) :], "upstream_error", words)
             self.assertEqual(status, self.record(world, call)["status"])
+
+
+class Mistakes(SynchronousTestCase):
+    """Mistakes of ours that show only when the client has its answer."""
+
+    def call(self, then: Callable[[Exchange, Call], None]) -> Call:
+        """Return a request that got a whole answer, after which something happened, and then an error."""
+        exchanges: list[Exchange] = []
+
+        async def serve(request: IncomingRequest) -> None:
+            exchanges.append(Exchange(request, Clock(), BufferBudget(), 0))
+
+        check_head: Callable[..., None] = lambda *_: None  # noqa: E731
+        site = CheckedSite("x", CatchAllResource(serve), Clock(), check_head, ConnectionLimits(1000, 3))
+        call = Call(site, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        [exchange] = exchanges
+        exchange.record.status = 200
+        exchange.output.begin()
+        exchange.output.write(b"all of it")
+        then(exchange, call)
+        exchange.fail(ProxyError("a mistake"))
+        self.assertEqual(200, exchange.record.status)
+        return call
+
+    def test_whole_answer(self) -> None:
+        """The answer stays whole, also if the client has not read it yet."""
+        call = self.call(lambda exchange, _: exchange.output.end())
+        self.assertEqual((b"all of it", True, False), (call.body, call.whole, call.aborted))
+
+        def slowly(exchange: Exchange, call: Call) -> None:
+            full: Any = call.transport.producer
+            full.pauseProducing()
+            exchange.output.end()
+
+        call = self.call(slowly)
+        self.assertFalse(call.whole)
+        producer: Any = call.transport.producer
+        producer.resumeProducing()
+        self.assertEqual((b"all of it", True, False), (call.body, call.whole, call.aborted))
+
+    def test_left_at_the_end(self) -> None:
+        """Nobody is told if the client has hung up behind the last event."""
+
+        def leave(exchange: Exchange, call: Call) -> None:
+            exchange.left_at_end = True
+            call.hang_up()
+
+        self.call(leave)
+        self.assertEqual([], self.flushLoggedErrors())

@@ -202,6 +202,18 @@ class ComingBack(WarmTest):
         cache, reused = self.ask("@code why?")
         self.assertEqual(("restored", len(world.saved() or [])), (cache, reused))
 
+    def test_away_for_long(self) -> None:
+        """So too after `upstream_timeout`; and the first request after its return is answered, before any look."""
+        world = self.use(upstream_timeout=10)
+        self.server.down = True
+        for _ in range(10):
+            self.look()
+            world.advance(INTERVAL)
+        call = world.chat("@code why?")
+        self.assertEqual((502, "upstream_error"), (call.status, call.json()["error"]["type"]))
+        self.server.down = False
+        self.assertEqual(200, world.chat("@code why?").status)
+
     def test_unnoticed(self) -> None:
         """So too if it was away between two looks."""
         world = self.use()

@@ -32,8 +32,8 @@ class FarewellTest(WorldTest):
         self.port.startService()
         return self.built
 
-    def say(self) -> Deferred[None]:
-        """Begin to stop."""
+    def say(self, saver: Any = None, share: Any = None) -> Deferred[None]:
+        """Begin to stop; `saver` and `share` take the place of the world's."""
         world = self.built
         return world.start(
             Shutdown(
@@ -41,8 +41,8 @@ class FarewellTest(WorldTest):
                 world.gate,
                 world.proxy.running,
                 world.upstream,
-                world.saver,
-                world.parts.shared.finish,
+                saver or world.saver,
+                share or world.parts.shared.finish,
                 world.clock,
             ).say
         )
@@ -305,6 +305,21 @@ class Saving(FarewellTest):
             trouble()
             self.check_at_rest(self.say())
             self.assertIsNone(world.saved(kind=CHAT_FILE), trouble.__name__)
+
+    def test_mistake_of_ours(self) -> None:
+        """After a mistake of ours in saving, what was saved before is given to others nevertheless."""
+        shared = []
+
+        class Saver:
+            async def save_if_due(self) -> None:
+                raise ZeroDivisionError
+
+        async def share() -> None:
+            shared.append(len(self.flushLoggedErrors(ZeroDivisionError)))
+
+        self.build()
+        self.check_at_rest(self.say(Saver(), share))
+        self.assertEqual([1], shared)
 
     def test_warmup_inside(self) -> None:
         """Where a warm-up is inside, which has just begun to save it, it is not saved a second time."""

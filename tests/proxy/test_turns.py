@@ -101,3 +101,11 @@ class Turns(WorldTest):
         world.go_on()
         asked = [body for path, body in world.llama_server.requests if path == "/infill"]
         self.assertEqual([5, None, 0, 0], [body.get("n_predict") for body in asked])
+
+    def test_not_filling(self) -> None:
+        """A number of tokens that Python refuses to read is no zero: llama-server is to judge it."""
+        world = self.ready_world()
+        body = b'{"n_predict": %s}' % (b"9" * 5000)
+        call = world.send("POST", "/infill", body)
+        self.assertEqual(("/infill", body), (world.llama_server.paths()[-1], world.llama_server.raw[-1][2]))
+        self.assertNotIn(b"internal error", call.body)
