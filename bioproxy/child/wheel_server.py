@@ -64,12 +64,15 @@ def main(arguments: Sequence[str]) -> None:
     except RuntimeError as error:
         flush_log()
         raise SystemExit(f"error: {error}") from None
-    print(f"listening on {server.listening_address}", flush=True)
-
-    # Blocks until the parent closes the pipe or is gone.
-    sys.stdin.buffer.read()
-    # Not `sys.exit`, which would wait for the C++ threads: an answer in progress may take minutes.
-    os._exit(0)
+    try:
+        # Fails if the parent was killed while the model was loaded: nobody reads the pipe any more.
+        print(f"listening on {server.listening_address}", flush=True)
+        # Blocks until the parent closes the pipe or is gone.
+        sys.stdin.buffer.read()
+    finally:
+        # Not `sys.exit`, nor the end of an exception, which would wait for the C++ threads: an answer in progress may
+        # take minutes, and a server that does not listen yet cannot be stopped at all.
+        os._exit(0)
 
 
 def flush_log() -> None:

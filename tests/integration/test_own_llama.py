@@ -8,12 +8,14 @@ import random
 import signal
 import socket
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 
+from bioproxy.child.command_line import command_line
 from tests.integration.conftest import ModelOf, ProxyOf, Run
 from tests.integration.support import (
     FOREGROUND,
@@ -243,6 +245,18 @@ async def test_bioproxy_killed(run: Run, tiny: Path, tmp_path: Path) -> None:
     program, _ = fake_program(tmp_path)
     await killed(run, "--model", str(tiny), "--llama-args", "--threads 1")
     await killed(run, "--model", str(tiny), "--llama-server", str(program))
+
+
+def test_bioproxy_killed_while_the_model_is_loaded(tiny: Path) -> None:
+    """A llama.cpp whose parent is gone when the model is loaded ends at once, and waits for no thread of C++."""
+    flags = ["--model", str(tiny), "--port", str(free_port()), "--threads", "1"]
+    child = subprocess.Popen(command_line(None, flags), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+    assert child.stdout.readline().startswith(b"process ")
+    child.stdin.close()
+    child.stdout.close()
+    # An exception that ended Python in the usual way would give 1.
+    assert child.wait(timeout=60) == 0
 
 
 @async_test
