@@ -35,7 +35,7 @@ from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import SlotContent
-from bioproxy.slot.known_content import KnownContent
+from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent
 from bioproxy.slot_files.file_search import SavedConversation
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT
@@ -197,14 +197,17 @@ class ConversationSaver:
             # again.  Otherwise each idle moment would try once more.
             self._content.mark_saved(self._content.known.witness.tokens if self._content.known is not None else 0)
 
-    def saved_beginning(self, turns: ConversationChain) -> SavedConversation | None:
-        """Return the saved conversation that has most of these turns, if any."""
+    def restorable(self, turns: ConversationChain) -> ConversationChain:
+        """Return the part of a conversation of which a file may be of use; none where restoring them does not help."""
         if not self._reuse_check.conversations:
-            return None
+            return NO_CONVERSATION
         # Where the model cannot go back, it cannot answer the same question once more from behind
         # its first answer, nor an edited one: only shorter conversations are of use.
-        goes_back = self._reuse_check.goes_back
-        return self._files.longest_conversation(turns if goes_back else turns.without_last, goes_back)
+        return turns if self._reuse_check.goes_back else turns.without_last
+
+    def saved_beginning(self, turns: ConversationChain) -> SavedConversation | None:
+        """Return the saved conversation that has most of these turns, if any."""
+        return self._files.longest_conversation(self.restorable(turns), self._reuse_check.goes_back)
 
     def _name_for(self, known: KnownContent, conversation: Conversation) -> str:
         """Return the name to save the conversation in the slot under.  Raises `OSError`."""
