@@ -10,8 +10,8 @@ takes some requests to llama-server, and no user should wait for them.  The rule
 llama-server and what comes of them.
 
 On Twisted: `look` and `study` may both be waiting for llama-server's tokens of the same beginning, for two clients that
-came at the same time.  Nothing is locked for that.  Each stores what it has found when its ``await`` has returned, and
-both have found the same.
+came at the same time.  Nothing is locked for that.  Each stores what it has found when its ``await`` has returned; if
+`look` is the second, the next `study` of this beginning asks once more.
 
 Does not know what a warm-up is, nor which files there are.
 """
@@ -44,7 +44,8 @@ learned an hour later if such a client is there.
 class PromptLearning:
     """What is learned from the beginnings of requests.
 
-    Invariant: only beginnings without any word of a user become prompts, and only after a request on them was answered.
+    Invariant: only beginnings without any word of a user become prompts, and only after a request on them was answered,
+    by this bioproxy or by one with the same shared shelf.
     """
 
     log = Logger()

@@ -136,6 +136,14 @@ class AnswerText:
             return
         if not isinstance(value, dict):
             return
+        try:
+            self._take(value)
+        except (TypeError, RecursionError):
+            # An index that is a list, say, or JSON that can be read and is nested too deeply to be written again.
+            self._give_up()
+
+    def _take(self, value: Object) -> None:
+        """Take one JSON object.  Raises `TypeError` or `RecursionError` for values that no message has."""
         # Each API has its own words, so the words tell the API.  An error in the middle of a stream has none of them
         # and is ignored: then what completes a message is missing.
         if isinstance(value.get("choices"), list):

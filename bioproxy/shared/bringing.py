@@ -77,10 +77,11 @@ class Bringing:
 
     def _worth(self, shared: SharedEntry, files: Files) -> float:
         """Return how many seconds a user may wait for a file: as long as computing what it has more would take."""
-        # What is restored from a file here need not be computed.  Without a known speed the product is 0, and the guess
-        # takes its place.
-        more = max(0, shared.snapshot.tokens - (files.prompt_tokens or 0))
-        return more * self._speed.seconds_per_token or UNKNOWN_SPEED_SECONDS
+        # What is restored from a file here need not be computed: of the prompt, or of a shorter conversation.
+        chat = files.chat.tokens if files.chat is not None else 0
+        more = max(0, shared.snapshot.tokens - max(files.prompt_tokens or 0, chat))
+        speed = self._speed.seconds_per_token
+        return more * speed if speed else UNKNOWN_SPEED_SECONDS
 
 
 def messages_in(shared: SharedEntry) -> int:

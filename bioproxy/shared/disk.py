@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from threading import Event
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -69,10 +70,8 @@ class Disk:
         self._in_thread = in_thread
         self._clock = clock
         self._backoff = Backoff(clock, SHORTEST_PAUSE)
-        # One object for each call that has begun and not returned, and for each that nobody waits for.  Threads change
-        # the first one, the reactor's thread the second: adding and removing are atomic in Python.
-        self._running: set[object] = set()
-        self._abandoned: set[object] = set()
+        # One event for each call that nobody waits for; its thread sets the event when the call returns.
+        self._abandoned: set[Event] = set()
 
     @property
     def trouble(self) -> str | None:
@@ -99,32 +98,30 @@ class Disk:
         """
         # Asked first of all, so that nobody waits for a disk that is known to be in trouble.
         # Pruned here and not by a thread: a call that has returned since it was abandoned does not count.
-        self._abandoned &= self._running
+        self._abandoned = {each for each in self._abandoned if not each.is_set()}
         if not self.may_try or len(self._abandoned) >= HANGING:
             raise Unusable(self.trouble or "earlier calls have not returned")
-        # What the thread puts into one set and the reactor's thread into the other, as a name for this call.
-        mark = object()
+        returned = Event()
 
         def run() -> T:
-            """Do the work, and note when it begins and ends.  Called in the other thread."""
-            self._running.add(mark)
+            """Do the work, and note when it ends.  Called in the other thread."""
             try:
                 return work()
             finally:
-                self._running.discard(mark)
+                returned.set()
 
         try:
             result: T = await self._in_thread(run).addTimeout(patience, self._clock)
         except TimeoutError:
             # The thread goes on, and its result is dropped.
-            self._abandoned.add(mark)
+            self._abandoned.add(returned)
             text = f"no answer within {patience:.3g} s"
             if not copies:
                 self.failed(text)
             raise Unusable(text) from None
         except CancelledError:
             # A client that hangs up says nothing about the disk, so this is no failure.
-            self._abandoned.add(mark)
+            self._abandoned.add(returned)
             raise
         except OSError as error:
             # Without the path, which would make each file another reason, with another line in the log.

@@ -102,16 +102,19 @@ class SharedFolder:
         names = os.listdir(self.path / ENTRIES)
         return {name.removesuffix(".json") for name in names if name.endswith(".json")}
 
-    def read_all(self, stems: Iterable[str]) -> list[SharedEntry]:
-        """Return these entries, without those that are gone, malformed, or of a newer bioproxy.  Never raises.
+    def read_all(self, stems: Iterable[str]) -> dict[str, SharedEntry | None]:
+        """Return these entries by their stems, `None` for one that is malformed or of a newer bioproxy.  Never raises.
 
         One process that writes nonsense must not keep the others from what is good.
         """
-        found: list[SharedEntry] = []
+        found: dict[str, SharedEntry | None] = {}
         for stem in stems:
-            # An entry that was removed a moment ago, or that somebody has damaged, says nothing about the others.
-            with suppress(OSError, *MALFORMED):
-                found.append(entry_from_json(stem, self._json.read_strictly(f"{ENTRIES}/{stem}.json")))
+            # Left out, and so asked for again: an entry that was removed a moment ago, or a disk that is in trouble.
+            with suppress(OSError):
+                try:
+                    found[stem] = entry_from_json(stem, self._json.read_strictly(f"{ENTRIES}/{stem}.json"))
+                except MALFORMED:
+                    found[stem] = None
         return found
 
     # Slot files.
@@ -210,10 +213,14 @@ class SharedFolder:
     def used_at(self) -> dict[str, float]:
         """Return when each entry was used last, in seconds since 1970 by the file system's clock, by stem."""
         # `scandir` and not `listdir`, because it brings the times along on some file systems.
+        times: dict[str, float] = {}
         with os.scandir(self.path / ENTRIES) as found:
-            return {
-                each.name.removesuffix(".json"): each.stat().st_mtime for each in found if each.name.endswith(".json")
-            }
+            for each in found:
+                # Another process may remove it between the two calls.
+                with suppress(FileNotFoundError):
+                    if each.name.endswith(".json"):
+                        times[each.name.removesuffix(".json")] = each.stat().st_mtime
+        return times
 
     def now(self) -> float:
         """Return the time by the file system's clock, in seconds since 1970."""
@@ -244,7 +251,8 @@ class SharedFolder:
                 stray = folder == LEASES or not each.name.endswith(".json")
                 if folder == FILES:
                     stray = each.name.removesuffix(".bin") not in stems
-                with suppress(FileNotFoundError):
+                # One that is gone, or cannot be removed, such as a folder, does no harm.
+                with suppress(OSError):
                     # An hour by the file system's clock, compared with times of the same clock.
                     # The time of the last change of the name, not of the content: a hard link of an old file is new.
                     if stray and each.stat().st_ctime < older_than:

@@ -54,17 +54,19 @@ class LeaseFiles:
 
     def renew(self, name: str, content: bytes, mine: bytes) -> bool:
         """Replace a lease's content if it begins with `mine`; return whether it did."""
-        path = self._path / name
+        # Opened once: a file that is removed between the look and the write does not come back.
         try:
-            if not path.read_bytes().startswith(mine):
-                return False
+            with open(self._path / name, "r+b") as opened:
+                if not opened.read().startswith(mine):
+                    return False
+                # If this process dies between these lines, the content is longer than it should be, or has the new
+                # beats and the old end.  Either is a change, and then no change any more: the others see a holder that
+                # has died.
+                opened.seek(0)
+                opened.write(content)
+                opened.truncate()
         except FileNotFoundError:
             return False
-        # If this process dies between these two lines, the content is longer than it should be, or has the new beats
-        # and the old end.  Either is a change, and then no change any more: the others see a holder that has died.
-        with open(path, "r+b") as opened:
-            opened.write(content)
-            opened.truncate()
         return True
 
     def remove(self, names: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ of files.  Does not know the folder, nor what is in the slot.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from bioproxy.llama.model_identity import Model
 from bioproxy.prompts.conversation import ConversationChain
@@ -60,18 +60,16 @@ class Mirror:
         self._unreadable &= stems
         return {stem for stem in stems if stem not in self.entries and stem not in self._unreadable}
 
-    def add(self, asked: Iterable[str], found: Iterable[SharedEntry]) -> None:
-        """Take over what was `found` of the stems that were `asked` for.
-
-        What was asked for and not found could not be read, and is not asked for again.
-        """
+    def add(self, found: Mapping[str, SharedEntry | None]) -> None:
+        """Take over entries by their stems; `None` is one that is of no use, and is not asked for again."""
         # Another look, or the publication of the very same file, may have added an entry before; then nothing changes.
-        for entry in found:
-            self.entries[entry.stem] = entry
+        for stem, entry in found.items():
+            if entry is None:
+                self._unreadable.add(stem)
+                continue
+            self.entries[stem] = entry
             if self._model is not None and entry.snapshot.model.matches(self._model):
                 self._put(entry)
-        # An entry that was removed between listing and reading is in here as well, until the next look.
-        self._unreadable |= {stem for stem in asked if stem not in self.entries}
 
     def drop(self, stem: str) -> None:
         """Forget an entry."""

@@ -164,7 +164,7 @@ class Publishing:
         # What was linked counts as well: it tells what the shelf gets, not what a network carries.
         self._metrics.shared_bytes.labels("published").inc(entry.size)
         # At once, and not with the next look, or this process would publish it once more.
-        self._view.mirror.add([shared.stem], [shared])
+        self._view.mirror.add({shared.stem: shared})
         old = self._view.mirror.superseded(shared)
         # It was forgotten while it was copied.
         if id not in self.waiting:

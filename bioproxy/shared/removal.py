@@ -1,7 +1,7 @@
 """Which files of the shared shelf are removed when there are too many.
 
 The rules are those of a single bioproxy's files (`bioproxy.slot_files.removal`): learned prompts and conversations have
-a limit each, and what was not used for the longest time goes first.  Three things are different where many share:
+a limit each, and what was not used for the longest time goes first.  Some things are different where many share:
 
 * When a file was used is the time of its entry, by the file system's own clock, so it means the same to everybody.
 * Templates have no limit, but a template that is in nobody's configuration any more would stay for ever.  So their

@@ -100,7 +100,7 @@ class SharedView:
         # Asked only now, behind the ``await``: another look may have read some of them meanwhile.
         new = self.mirror.news(stems)
         if new:
-            self.mirror.add(new, await self.disk.call(lambda: folder.read_all(new), patience))
+            self.mirror.add(await self.disk.call(lambda: folder.read_all(new), patience))
         self._looked_at = max(began, self._looked_at)
 
     async def look_for_user(self) -> None:

@@ -26,8 +26,6 @@ Not known here: how a save is made safe (`bioproxy.slot_files.saving`), and who 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from twisted.logger import Logger
 
 from bioproxy.llama.speed import Speed
@@ -35,7 +33,7 @@ from bioproxy.prompts.conversation import Conversation, ConversationChain
 from bioproxy.prompts.prompt_ids import is_learned, learned_id
 from bioproxy.runtime.errors import LlamaCallFailed
 from bioproxy.slot.content import SlotContent
-from bioproxy.slot.known_content import KnownContent
+from bioproxy.slot.known_content import NO_CONVERSATION, KnownContent
 from bioproxy.slot_files.file_search import SavedConversation
 from bioproxy.slot_files.files import SlotFiles
 from bioproxy.slot_files.record import CHAT
@@ -180,14 +178,14 @@ class ConversationSaver:
             tokens = known.witness.tokens
             # Looked up before the save, as afterwards the new conversation would be found among those
             # that it continues.
-            earlier = self._files.continued_conversations(known.turns)
+            superseded = self._superseded(known.turns)
             name = self._name_for(known, known.conversation)
             beginnings = known.turns.beginnings(EARLIER)
             await self._files.save(name, CHAT, known.key, tokens, conversation=known.conversation, earlier=beginnings)
             # From here on the file is complete and recorded: only now older ones may go.
             self._content.mark_saved(tokens)
             self._last_failed = False
-            self._remove_earlier(name, earlier)
+            self._files.discard(*((each, CHAT) for each in superseded if each != name))
         except (SaveFailed, LlamaCallFailed, OSError) as error:
             # A full disk stays full: one line in the log is enough.
             if not self._last_failed:
@@ -197,32 +195,44 @@ class ConversationSaver:
             # again.  Otherwise each idle moment would try once more.
             self._content.mark_saved(self._content.known.witness.tokens if self._content.known is not None else 0)
 
-    def saved_beginning(self, turns: ConversationChain) -> SavedConversation | None:
-        """Return the saved conversation that has most of these turns, if any."""
+    def restorable(self, turns: ConversationChain) -> ConversationChain:
+        """Return the part of a conversation of which a file may be of use; none where restoring them does not help."""
         if not self._reuse_check.conversations:
-            return None
+            return NO_CONVERSATION
         # Where the model cannot go back, it cannot answer the same question once more from behind
         # its first answer, nor an edited one: only shorter conversations are of use.
-        goes_back = self._reuse_check.goes_back
-        return self._files.longest_conversation(turns if goes_back else turns.without_last, goes_back)
+        return turns if self._reuse_check.goes_back else turns.without_last
+
+    def saved_beginning(self, turns: ConversationChain) -> SavedConversation | None:
+        """Return the saved conversation that has most of these turns, if any."""
+        return self._files.longest_conversation(self.restorable(turns), self._reuse_check.goes_back)
+
+    def _superseded(self, turns: ConversationChain) -> list[str]:
+        """Return the names of saved conversations that nobody needs any more when one with these turns is saved."""
+        earlier = self._files.continued_conversations(turns)
+        if self._reuse_check.goes_back:
+            return earlier
+        # A model that cannot go back needs the one before, for when the last question is edited or
+        # asked once more.
+        needed = self._files.continued_conversations(turns.without_last)[:1]
+        return [name for name in earlier if name not in needed]
 
     def _name_for(self, known: KnownContent, conversation: Conversation) -> str:
         """Return the name to save the conversation in the slot under.  Raises `OSError`."""
         # Without a template there is no name that means anything to people.
         if not is_template(known.name):
             return learned_id(conversation.digest)
-        last = self._files.recorded(known.name, CHAT)
-        if last is not None and last.conversation is not None and not known.turns.continues(last.conversation):
-            # Somebody may go on with the other one.  Without a folder that can be seen no file can
-            # be renamed, and then the new one takes its place.
-            self._files.rename_entry(known.name, CHAT, learned_id(last.conversation.digest))
+        recorded = self._files.recorded(known.name, CHAT)
+        last = recorded.conversation if recorded is not None else None
+        if (
+            last is not None
+            and last != conversation
+            and not (self._reuse_check.goes_back and known.turns.continues(last))
+        ):
+            # Somebody may go on with the other one, or need it (`_superseded`).  Without a folder
+            # that can be seen no file can be renamed, and then the new one takes its place.
+            self._files.rename_entry(known.name, CHAT, learned_id(last.digest))
         return known.name
-
-    def _remove_earlier(self, saved: str, earlier: Sequence[str]) -> None:
-        """Remove conversations that the saved one goes on with.  `earlier` are their names, the longest first."""
-        # A model that cannot go back needs the one before, for when the last question is edited.
-        superseded = earlier if self._reuse_check.goes_back else earlier[1:]
-        self._files.discard(*((name, CHAT) for name in superseded if name != saved))
 
 
 def is_template(name: str) -> bool:

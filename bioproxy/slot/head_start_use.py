@@ -162,7 +162,7 @@ class HeadStartUses:
         # since their files have none: if the rest is long enough, the conversation is saved once more, in place of that
         # file.  Asked anew, because the first piece may have shown that the file is of no use.
         found = self._saver.saved_beginning(known.turns)
-        saved = min(found.entry.tokens, shared) if found is not None and found.shared is None else 0
+        saved = min(found.tokens, shared) if found is not None else 0
         await self._content.remember(known.name, known.key, known.conversation, saved, known.turns, ahead=True)
         # Before anything else may run: what a user left goes on being what a user left, so that no file is brought back
         # in its place.

@@ -141,7 +141,7 @@ class SlotPreparer:
         """Collect the facts and carry the plan out.  Fails as `LlamaApi`'s calls do, and with `OSError`."""
         # Files may be had from elsewhere, but nothing is better than the very conversation in the slot.
         if not self._content.is_continued_by(wanted.turns):
-            await self.bring(wanted, self._facts.files(wanted))
+            await self._bring(wanted)
         # Collect the facts.  One cheap question to llama-server, and none where nothing is known.
         known = await self._content.confirm()
         # Read only now: while llama-server was asked, an operator may have discarded a file.
@@ -176,6 +176,13 @@ class SlotPreparer:
             self._content.taken_by_file()
         return await self._replace(wanted, displaced)
 
+    async def _bring(self, wanted: Wanted) -> None:
+        """Have files fetched for a request, but none that would not be restored.  Never fails."""
+        if not self._facts.reuse(wanted.name).no_restore:
+            # What is here is looked up with all turns: that look leaves out by itself what would be of no use.
+            files = self._facts.files(wanted)
+            await self.bring(replace(wanted, turns=self._saver.restorable(wanted.turns)), files)
+
     async def _cut_back(self, key: Key) -> bool:
         """Cut the slot down to the prompt that it begins with, where the prompt's tokens are known.
 
@@ -204,7 +211,7 @@ class SlotPreparer:
         model = await self._identity.find_out()
         # Once more if the model was not known for certain: its files are not fetched then.
         if not certain:
-            await self.bring(wanted, self._facts.files(wanted))
+            await self._bring(wanted)
         # Parking.  It comes after finding out the model, because before nobody knows which file fits.
         #
         # Only a restore loses what the slot held.  Where nothing is restored, the request itself takes

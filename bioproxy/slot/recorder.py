@@ -58,8 +58,7 @@ class SlotRecorder:
         # How much of it a file has already, from whichever file has more: only what has grown since
         # is worth a save.
         prefix, chat = self._facts.file_for(name, key), self._saver.saved_beginning(turns)
-        whole = chat.entry if chat is not None and chat.shared is None else None
-        saved = max((entry.tokens for entry in (prefix, whole) if entry is not None), default=0)
+        saved = max(each.tokens if each is not None else 0 for each in (prefix, chat))
         conversation = turns.all_messages if turns.message_digests else None
         await self._content.remember(name, key, conversation, saved, turns, before)
         # A prompt that is hot is used as much as one that is restored.  If it has no file yet, that

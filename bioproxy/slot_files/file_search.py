@@ -44,6 +44,11 @@ class SavedConversation:
         whole = self.entry.conversation.length if self.entry.conversation is not None else 0
         return whole if self.shared is None else self.shared
 
+    @property
+    def tokens(self) -> int:
+        """How many of its tokens the request certainly has: all of them, or 0 where that is not known."""
+        return self.entry.tokens if self.shared is None else 0
+
 
 class FileSearch:
     """Answers which file may be used.

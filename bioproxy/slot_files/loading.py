@@ -55,10 +55,16 @@ class FileLoader:
         """Have llama-server read a file into the slot; fire with whether it did.
 
         Only what is loaded `for_user` counts as a use of the file: warm-ups say nothing about what is asked for.
-        A file that could not be read is forgotten, and the slot is empty then.  Fails with
+        A file that could not be read is forgotten, and the slot is empty then.  One that is not
+        recorded any more is not read, and the slot stays as it is.  Fails with
         `UpstreamError` or `UpstreamTimeout`, and with `OSError` if the record cannot be written.
         Cancelling leaves the slot unknown and the file recorded: nothing is wrong with it.
         """
+        # The caller may have awaited something since it chose the file.  Meanwhile an operator may
+        # have had it forgotten, or another file has taken its place.
+        known = self._snapshots.get(name, kind)
+        if known is None or not known.is_same_file(entry):
+            return False
         # What the slot holds is for the caller to forget before this, because from the next
         # ``await`` on it may be anything: the old content, this file, or nothing.
         result, loaded = "missing", None

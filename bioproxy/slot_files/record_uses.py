@@ -40,7 +40,7 @@ class Uses:
 class RecordUses:
     """The uses of all entries.
 
-    Invariant: `changed` is true if and only if something was counted since `written`.
+    Invariant: `changed` is true if something has changed since the uses were last written.
     """
 
     changed: bool

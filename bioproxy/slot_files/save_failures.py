@@ -92,7 +92,9 @@ class SavePause:
         # A single prompt may be too large, or have an unsuitable name, and must not keep the others from being saved.
         if isinstance(error, SAYS_NOTHING_OF_THE_DISK):
             return
-        self._failed.add(name)
+        # Two are enough to know: each conversation has a name of its own, and a disk may be full for weeks.
+        if len(self._failed) < 2:
+            self._failed.add(name)
         if len(self._failed) > 1:
             self._backoff.failed()
 

@@ -36,6 +36,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timezone
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 
 from bioproxy.llama.api import LlamaApi
@@ -84,6 +85,8 @@ class FileSaver:
         self._metrics = metrics
         self._speed = speed
         self._clock = clock
+        # Files that llama-server went on writing when nobody waited for them any more.  No limit counts them.
+        self._given_up: set[str] = set()
         self.saved: Callable[[str, str, Snapshot], None] = lambda name, kind, entry: None
         """Called with id, kind and entry of each file that was saved.  Assigned by assembly."""
         self.pause = SavePause(clock)
@@ -107,7 +110,7 @@ class FileSaver:
         The other arguments are the fields of the record.
         Fires with the record.  Fails with `SaveFailed`; then the record is as before, except that
         the file of kind `PART` may have lost its entry.  Cancelling closes the connection;
-        llama-server still writes the complete file, under a name that is in no record.
+        llama-server still writes the complete file, under a name that is in no record.  A later save removes it.
         """
         # All errors are handled in one place, below, so that each of them leaves the same state: no
         # new record, no new file, and one kind of exception for callers.  The file name is chosen
@@ -121,10 +124,12 @@ class FileSaver:
             now = datetime.fromtimestamp(self._snapshots.now(), timezone.utc).isoformat(timespec="seconds")
             entry = Snapshot(filename, key, tokens, size, model, now, marks, conversation, None, pinned, earlier)
             entry = switch_record(self._snapshots, self._folder, name, kind, entry)
+        except CancelledError:
+            # llama-server is still writing, and would create the file again if it were removed now.
+            self._given_up.add(filename)
+            raise
         except (SaveFailed, LlamaCallFailed, OSError) as error:
-            # `CancelledError` is not handled here, on purpose: llama-server is still writing then,
-            # and would create the file again if it were removed now.  "refused" means that
-            # llama-server answered with an error, "failed" is any other error.
+            # "refused" means that llama-server answered with an error, "failed" is any other error.
             refused = isinstance(error, LlamaError)
             self._metrics.slot_saves.labels(metric_label(name), "refused" if refused else "failed").inc()
             # If a file was written, it is of no use, and is removed.  There is one exception: if
@@ -141,6 +146,11 @@ class FileSaver:
         self._metrics.slot_bytes.labels("saved").inc(entry.size)
         # Step 8, after all the others: an older file goes only for one that is complete and recorded.
         self._shelf.within_limits((name, kind))
+        # llama-server writes one file after the other, so it is done with those that were given up before.
+        if self._given_up:
+            for each in self._given_up.difference(self._snapshots.filenames()):
+                self._folder.remove(each)
+            self._given_up.clear()
         self.saved(name, kind, entry)
         return entry
 

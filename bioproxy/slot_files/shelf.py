@@ -120,7 +120,7 @@ class Shelf:
     def within_limits(self, just_saved: Id | None = None) -> None:
         """Remove files until each class is within its limit.  Called after a save and after a change of limits.
 
-        Never raises: a record that cannot be written is logged, and the files stay until the next call.
+        Never raises: a record that cannot be written is logged, and the files stay until the next start.
         """
         for of_class in (PROMPT, CONVERSATION):
             limit = self.limit(of_class)

@@ -35,7 +35,7 @@ Halved, who uses five prompts in turn has the tokens made anew for some of them;
 
 
 class UnusablePrompt(Exception):
-    """A learned prompt cannot be warmed up for the model that runs now.  The text says why, for operators."""
+    """A prompt cannot be warmed up for the model that runs now.  The text says why, for operators."""
 
 
 class TooShort(UnusablePrompt):
@@ -96,6 +96,9 @@ class PromptTokens:
                 raise UnusablePrompt("it was learned with another model")
         elif learned is not None and len(tokens) < self.minimum:
             raise TooShort("it is too short")
+        # A template of one character, for example, which some tokenizers merge with the first one of each message.
+        if not tokens:
+            raise UnusablePrompt("no token of it is certain before the message is known")
         # Of the whole prompt only so much is warmed up; this is also what its file will have.
         end = exact_end(len(tokens))
         self.counts[prompt.id] = end

@@ -70,13 +70,18 @@ class Resume:
                 # More of the prompt is there, and would be used.  A token that does not belong there cuts it off.
                 await self._llama.evaluate(cut_after(tokens, most))
                 return most
+        goes_back = True
         for name, kind, entry, shared in self._slot.facts.files_sharing(tokens):
             if shared == entry.tokens <= most:
                 # The longest of those that need no going back.  A file that cannot be loaded is out of the record then.
                 if await self._slot.load_file(name, kind, entry):
                     return shared
-            elif min(shared, most) >= LEAST and await self._go_back(name, kind, entry, tokens):
-                return min(shared, most)
+            elif goes_back and min(shared, most) >= LEAST:
+                if await self._go_back(name, kind, entry, tokens):
+                    return min(shared, most)
+                # The file has these tokens, which nobody knows of a conversation's, so it is the model that cannot.
+                # Many files may begin in the same way, and each try reads one.
+                goes_back = False
         return 0
 
     async def _go_back(self, name: str, kind: str, entry: Snapshot, tokens: Sequence[int]) -> bool:

@@ -28,12 +28,12 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": fields, "finish_reason": finish}]}
 
 
-def block(index: int, **delta: Any) -> dict[str, Any]:
+def block(index: Any, **delta: Any) -> dict[str, Any]:
     """Return a piece of a block of Anthropic's."""
     return {"type": "content_block_delta", "index": index, "delta": delta}
 
 
-def start(index: int, **block: Any) -> dict[str, Any]:
+def start(index: Any, **block: Any) -> dict[str, Any]:
     """Return the beginning of such a block."""
     return {"type": "content_block_start", "index": index, "content_block": block}
 
@@ -149,6 +149,10 @@ class Messages(SynchronousTestCase):
             ),
             sse({"type": "content_block_start", "index": [], "content_block": 1}),
             sse(block(7, partial_json="1")),
+            # Lists and objects as the index of a block or a call.
+            sse(start([], type="tool_use"), {"type": "message_stop"}),
+            sse(block({}, text="a"), {"type": "message_stop"}),
+            sse(delta(tool_calls=[{"index": []}]), delta("stop")),
         ):
             self.assertIsNone(message(body), body[:40])
 

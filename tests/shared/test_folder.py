@@ -22,7 +22,8 @@ class Publishing(SharedFolderTest):
         """On one disk a file is the same file, with a second name."""
         found = self.publish()
         self.assertEqual({found.stem}, self.shelf.stems())
-        self.assertEqual([found], self.shelf.read_all([found.stem, "gone"]))
+        (self.path / ENTRIES / "broken.json").write_text("[]")
+        self.assertEqual({found.stem: found, "broken": None}, self.shelf.read_all([found.stem, "gone", "broken"]))
         self.assertTrue(self.shelf.fetch(found, self.slots / "fetched.bin"))
         self.assertEqual(3, (self.slots / "fetched.bin").stat().st_nlink)
 
@@ -144,6 +145,12 @@ class Upkeep(SharedFolderTest):
         self.assertLess(abs(self.shelf.now() - self.shelf.used_at()[found.stem]), 60)
         self.assertGreater(self.shelf.free(), 0)
 
+    def test_times_of_what_goes(self) -> None:
+        """An entry that another process removes between listing and looking has no time, and is no trouble."""
+        found = self.publish()
+        (self.path / ENTRIES / "gone.json").symlink_to("nowhere")
+        self.assertEqual({found.stem}, set(self.shelf.used_at()))
+
     def test_remove(self) -> None:
         """An entry goes with its file; a missing one is no error."""
         found = self.publish()
@@ -156,6 +163,8 @@ class Upkeep(SharedFolderTest):
         for name in (f"{FILES}/x.bin", f"{FILES}/y.new", f"{ENTRIES}/z.json.new", f"{LEASES}/probe-1", f"{LEASES}/k.1"):
             (self.path / name).write_bytes(b"")
             os.utime(self.path / name, (0, 0))
+        # Whoever makes a folder there keeps it.
+        (self.path / FILES / "folder").mkdir()
         self.assertEqual(0, self.shelf.remove_strays(self.shelf.now() - 3600))
         self.assertEqual(5, self.shelf.remove_strays(self.shelf.now() + 3600))
         self.assertEqual([f"{found.stem}.bin", f"{found.stem}.json"], self.files())

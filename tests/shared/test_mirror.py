@@ -20,7 +20,7 @@ class Search(SynchronousTestCase):
 
     def add(self, *entries: SharedEntry) -> None:
         """Add entries."""
-        self.mirror.add({each.stem for each in entries}, entries)
+        self.mirror.add({each.stem: each for each in entries})
 
     def prompt(self, text: str = "text", name: str = "code") -> SharedEntry | None:
         """Look for a prompt of the usual model."""
@@ -64,7 +64,7 @@ class Search(SynchronousTestCase):
     def test_unreadable(self) -> None:
         """What cannot be read, or is not as it says, is not tried again."""
         good, damaged = entry(), entry()
-        self.mirror.add({"broken", good.stem, damaged.stem}, [good, damaged])
+        self.mirror.add({"broken": None, good.stem: good, damaged.stem: damaged})
         self.mirror.ignore(damaged.stem)
         self.assertEqual({"new"}, self.mirror.news({"broken", good.stem, damaged.stem, "new"}))
         self.mirror.news(set())

@@ -82,6 +82,23 @@ class Sharing(SharingTest):
         self.b.chat(LONG, answer, "more? " * 100, said, "and?")
         self.assertEqual(fetched, self.b.sample("shared_files_total", action="fetched", result="ok"))
 
+    def test_not_restored(self) -> None:
+        """Where restoring conversations, or anything, has proved to be useless, these are not fetched."""
+        self.warm(self.a)
+        self.warm(self.b)
+        answer = self.a.chat(LONG).json()["choices"][0]["message"]["content"]
+        self.do(self.a, self.a.saver.save_if_due)
+        self.round(self.a)
+        check = self.b.parts.reuse_check
+        for useless in (check.conversation_restored, lambda useful: check.did_not_help(100, 0)):
+            self.b.clock.advance(10)
+            for _ in range(2):
+                useless(False)
+            fetched = self.b.sample("shared_files_total", action="fetched", result="ok")
+            self.b.chat(LONG, answer, "more? " * 100)
+            self.assertEqual(fetched, self.b.sample("shared_files_total", action="fetched", result="ok"))
+            self.b.files.discard(("code", PREFIX))
+
     def test_other_model(self) -> None:
         """Another model finds nothing, and publishes its own beside it."""
         self.b.llama_server.odds = [(7, -3.5), (8, -4.5), (9, -5.5), (10, -6.5)]

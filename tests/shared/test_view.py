@@ -11,6 +11,7 @@ from twisted.logger import capturedLogs
 
 from bioproxy.shared.claims import Claims
 from bioproxy.shared.disk import SHORTEST_PAUSE, Unusable
+from bioproxy.shared.layout import ENTRIES
 from bioproxy.shared.leases import BEAT, DEAD_AFTER
 from bioproxy.shared.view import FRESH, PATIENCE, USERS_PATIENCE, SharedView
 from tests.shared.support import SharedFolderTest, Threads, no_space, view_of
@@ -68,6 +69,19 @@ class Looks(ViewTest):
         self.shelf.remove([self.entry.stem])
         self.do(self.view.look())
         self.assertEqual({}, self.view.mirror.entries)
+
+    def test_trouble_with_one(self) -> None:
+        """An entry that cannot be read now is looked at again; one that is damaged is not."""
+        file = self.path / ENTRIES / f"{self.entry.stem}.json"
+        content = file.read_bytes()
+        file.unlink()
+        file.mkdir()
+        self.do(self.view.look())
+        self.assertEqual({}, self.view.mirror.entries)
+        file.rmdir()
+        file.write_bytes(content)
+        self.do(self.view.look())
+        self.assertEqual({self.entry.stem: self.entry}, self.view.mirror.entries)
 
     def test_fresh(self) -> None:
         """For a user no second look is made at once, and none is waited for long."""

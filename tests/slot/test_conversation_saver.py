@@ -318,12 +318,19 @@ class Many(KeeperTest):
         """Such a model keeps the conversation before the last one, which an edited question goes on with."""
         self.saver.minimum = 100
         self.built.reuse_check.went_back(100, 0)
-        chain = ["one"]
-        for turn in range(1, 4):
-            self.talk(*chain, name="", grown=300 * turn)
-            chain += ["answer", f"more {turn}"]
-        expected = {self.own_name(*chain[:length]) for length in (3, 5)}
-        self.assertEqual(expected, set(self.chats()))
+        for name, first in (("", "one"), ("code", "two")):
+            chain = [first]
+            for turn in range(1, 4):
+                self.talk(*chain, name=name, grown=300 * turn)
+                chain += ["answer", f"more {turn}"]
+            expected = {self.own_name(*chain[:3]), name or self.own_name(*chain[:5])}
+            self.assertEqual(expected, set(self.chats()))
+            self.assertEqual(self.own_name(*chain[:3]), self.found(*chain[:3], "answer", "edited")[0])
+            # The same conversation once more, with more behind it, has one file.
+            self.talk(*chain[:5], name=name, grown=1500)
+            self.assertEqual(expected, set(self.chats()))
+            for each in expected:
+                self.built.files.discard((each, CHAT))
 
     def test_without_a_template(self) -> None:
         """One on no template, or on a learned prompt, is kept where learning is on and it is long enough."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bioproxy.runtime.errors import UpstreamError
 from bioproxy.slot_files.record import PREFIX
 from tests.support.slot_files import SlotFilesTest
@@ -31,6 +33,20 @@ class Loading(SlotFilesTest):
         self.assertEqual(1, self.count("restores", "ok"))
         self.assertEqual(10 * len(TOKENS), self.built.sample("slot_bytes_total", direction="restored"))
         self.recorded()
+
+    def test_forgotten(self) -> None:
+        """A file that was forgotten or replaced since it was chosen is not read; the new one stays recorded."""
+        chosen = self.recorded()
+        newer = replace(chosen, tokens=chosen.tokens + 1)
+        for known in (newer, None):
+            if known is not None:
+                self.built.snapshots.put("code", PREFIX, known)
+            else:
+                self.files.forget("code", PREFIX)
+            before = len(self.server.requests)
+            self.assertFalse(self.run_now(lambda: self.files.load("code", PREFIX, chosen)))
+            self.assertEqual([], self.asked_since(before))
+            self.assertEqual(known, self.built.snapshots.get("code"))
 
     def test_missing(self) -> None:
         """A file that llama-server does not have."""

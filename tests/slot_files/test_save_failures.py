@@ -46,6 +46,13 @@ class Pausing(SynchronousTestCase):
         self.broke("notes")
         self.assertTrue(self.pause.in_force)
 
+    def test_bounded(self) -> None:
+        """However many conversations cannot be saved, each pauses, and hardly a name is kept."""
+        for number in range(10):
+            self.broke(f"auto-{number:012x}")
+        self.assertTrue(self.pause.in_force)
+        self.assertLess(len(self.pause._failed), 3)
+
     def test_no_fault_of_the_disk(self) -> None:
         """What says nothing about the disk causes no pause, whoever fails; all other errors do."""
         for error in (SlotChanged("x"), TooLarge("x"), UpstreamError("x"), UpstreamTimeout("x")):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 
 from bioproxy.prompts.digests import prefix_digests
-from bioproxy.slot_files.folder import RESERVE
+from bioproxy.slot_files.folder import MAGIC, RESERVE
 from bioproxy.slot_files.record import CHAT, PART, PREFIX, Snapshot
 from bioproxy.slot_files.save_failures import SHORTEST_PAUSE
 from tests.support.fakes import Refusal
@@ -208,6 +208,21 @@ class Limited(SlotFilesTest):
             self.assertEqual({f"{name}.chat.bin", "code.bin"}, set(os.listdir(self.slots)))
         self.assertEqual(0, self.built.files.tell_shelf()["prompt"]["files"])
         self.assertEqual(1, self.built.sample("shelf_removed_total", kind="conversation"))
+
+    def test_given_up(self) -> None:
+        """What llama-server wrote for a client that hung up is removed after the next save, unless it is recorded."""
+        for name in ("auto-0123456789ab", "code"):
+            self.server.pause_at = {SAVE}
+            saving = self.saving(CHAT, name=name)
+            saving.cancel()
+            self.built.settle()
+            self.failureResultOf(saving, CancelledError)
+            self.server.pause_at = set()
+            # As llama-server does, which finishes each save.
+            (self.slots / f"{name}.chat.bin").write_bytes(MAGIC)
+        self.save(CHAT)
+        self.assertEqual(["code.bin", "code.chat.bin"], sorted(os.listdir(self.slots)))
+        self.assertEqual(self.size, (self.slots / "code.chat.bin").stat().st_size)
 
     def test_label(self) -> None:
         """Learned prompts are one in the metrics."""

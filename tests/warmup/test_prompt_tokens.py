@@ -8,7 +8,7 @@ from bioproxy.llama.prefix_tokens import DoesNotFit, Prefixes
 from bioproxy.prompts.catalogue import Prompt
 from bioproxy.prompts.digests import TOKENS_PER_DIGEST, digest, prefix_digests
 from bioproxy.prompts.learned_prompts import LearnedPrompt
-from bioproxy.prompts.prompt_shape import USER_MESSAGE_ONLY, Shape
+from bioproxy.prompts.prompt_shape import PLAIN_PROMPT, USER_MESSAGE_ONLY, Shape
 from bioproxy.warmup.progress import exact_end
 from bioproxy.warmup.prompt_tokens import REMEMBERED, PromptTokens, TooShort, UnusablePrompt
 from tests.support.world import SlotTest
@@ -76,6 +76,11 @@ class TokensTest(SlotTest):
         self.assertGreater(len(self.of(learned())), 1024)
         self.tokens.minimum = 2000
         self.fails(learned(), TooShort)
+
+    def test_no_tokens(self) -> None:
+        """A text of which no token is the same whatever follows cannot be warmed up."""
+        self.server.tokenizer = lambda text: [ord(text[-1])]
+        self.fails(Prompt("code", PLAIN_PROMPT, "#", digest("#")), UnusablePrompt)
 
     def test_cut(self) -> None:
         """A shared part has just its tokens; with a model that makes others of the same text it is of no use."""

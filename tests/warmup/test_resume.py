@@ -30,10 +30,10 @@ class HeadStartTest(SlotTest):
         self.files.discard(("code", PREFIX))
         self.resume = Resume(self.slot, self.built.llama)
 
-    def save(self, kind: str, tokens: list[int]) -> None:
+    def save(self, kind: str, tokens: list[int], name: str = "code") -> None:
         """Save these tokens, and have others in the slot then."""
         self.evaluate(tokens)
-        self.run_now(lambda: self.files.save("code", kind, KEY, len(tokens), prefix_digests(tokens)))
+        self.run_now(lambda: self.files.save(name, kind, KEY, len(tokens), prefix_digests(tokens)))
         self.evaluate([1, 2, 3])
 
     def restore(self, tokens: list[int]) -> int:
@@ -131,6 +131,16 @@ class HeadStartTest(SlotTest):
         self.server.goes_back = False
         self.assertEqual(0, self.restore([*text(800), *text(200, 5)]))
         self.assertEqual(text(64), self.server.tokens)
+
+    def test_tried_once(self) -> None:
+        """Of many files that begin in the same way one is tried, whatever came of a conversation before."""
+        for name in ("code", "one", "two"):
+            self.save(PREFIX, text(1000), name)
+        self.keep(text(1100))
+        self.server.goes_back = False
+        before = len(self.server.requests)
+        self.assertEqual(0, self.restore([*text(800), *text(200, 5)]))
+        self.assertEqual(2 * [RESTORE, "/completion"], self.asked_since(before))
 
     def test_known_not_to_go_back(self) -> None:
         """Where that is known already, nothing is tried; an interrupted warm-up still helps."""
