@@ -19,6 +19,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from bioproxy.child.wheel_flags import KEY_VARIABLE, assign, parsed
 
@@ -64,15 +65,21 @@ def main(arguments: Sequence[str]) -> None:
     except RuntimeError as error:
         flush_log()
         raise SystemExit(f"error: {error}") from None
+    code = 1
     try:
         # Fails if the parent was killed while the model was loaded: nobody reads the pipe any more.
-        print(f"listening on {server.listening_address}", flush=True)
-        # Blocks until the parent closes the pipe or is gone.
-        sys.stdin.buffer.read()
+        with suppress(BrokenPipeError):
+            print(f"listening on {server.listening_address}", flush=True)
+            # Blocks until the parent closes the pipe or is gone.
+            sys.stdin.buffer.read()
+        code = 0
+    except Exception as error:
+        # A wheel that is not as this module knows it, for example.  `os._exit` alone would not say a word about it.
+        print(f"error: {error!r}", file=sys.stderr, flush=True)
     finally:
         # Not `sys.exit`, nor the end of an exception, which would wait for the C++ threads: an answer in progress may
-        # take minutes, and a server that does not listen yet cannot be stopped at all.
-        os._exit(0)
+        # take minutes.
+        os._exit(code)
 
 
 def flush_log() -> None:

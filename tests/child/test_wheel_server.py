@@ -31,6 +31,35 @@ os._exit(0)
 """
 """Has llama.cpp log more than a pipe holds, and ends the hard way when `flush_log` returns."""
 
+OTHER_WHEEL = """
+import xllamacpp
+from bioproxy.child.wheel_server import main
+class Server:
+    def __init__(self, params):
+        pass
+xllamacpp.Server = Server
+main(["--port", "1"])
+"""
+"""Serves with a wheel whose server does not tell its address."""
+
+
+class End(TestCase):
+    """The end of the process."""
+
+    def test_mistake(self) -> None:
+        """What goes wrong after the model was loaded is told, although the process does not end in the usual way."""
+        ended = subprocess.run(
+            [sys.executable, "-c", OTHER_WHEEL],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        # Both outputs go into one pipe.
+        self.assertIn(b"error: AttributeError", ended.stdout.splitlines()[-1])
+        self.assertIn(b"listening_address", ended.stdout)
+        self.assertEqual(1, ended.returncode)
+
 
 class FlushLog(TestCase):
     """`flush_log`."""

@@ -22,7 +22,7 @@ class EndToEnd(SynchronousTestCase):
         return [(name, list(values)) for name, values in crossing.getAllRawHeaders()]
 
     def test_everything_else_crosses(self) -> None:
-        """Unknown, repeated, empty and oddly spelled headers cross as they are, in order."""
+        """Unknown, repeated, empty and oddly spelled headers cross, with the values of each name in order."""
         headers = [(b"X-Odd", b"1"), (b"set-cookie", b"a"), (b"Set-Cookie", b"b"), (b"x-odd", b""), (b"Host", b"\xff")]
         expected = [(b"X-Odd", [b"1", b""]), (b"Set-Cookie", [b"a", b"b"]), (b"Host", [b"\xff"])]
         self.assertEqual(expected, self.crossing(*headers))

@@ -63,6 +63,12 @@ class ForecastTest(SynchronousTestCase):
         self.join(5.0, filling="client")
         self.assertEqual(1.0, self.forecast.for_next())
 
+    def test_filling_inside(self) -> None:
+        """One of these that is inside lets nobody pass any more."""
+        self.join(5.0, filling="client")
+        self.join(3.0, filling="other")
+        self.assertEqual(5.0, self.forecast.for_next())
+
     def test_unknown(self) -> None:
         """Behind a request of which nothing is known, nothing is told."""
         self.join(1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import TransportProxyProducer
@@ -16,7 +17,7 @@ from bioproxy.http.deadlines import CLIENT_STALL_SECONDS
 from bioproxy.http.response_body import receive
 from bioproxy.runtime.errors import UpstreamError
 from tests.support.network import Call, Line, Wire
-from tests.support.world import World, WorldTest
+from tests.support.world import World, WorldTest, logged
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
 
@@ -258,8 +259,11 @@ class Ends(WorldTest):
             call = world.send("GET", "/")
             line = wire.accept()
             line.send(head + piece)
-            line.lose()
+            with capturedLogs() as events:
+                line.lose()
             self.assertEqual((b"abc", False, True), (call.body, call.whole, call.aborted))
+            # Nor does Twisted say that the client was too slow.
+            self.assertEqual([], [text for text in logged(events) if "Forcibly" in text])
 
     def test_whole_at_once(self) -> None:
         """An answer that comes in one piece is passed on as well."""
