@@ -29,6 +29,9 @@ from benchmarks.soak_clients import look_for_trouble
 from bioproxy.demo import tiny_model
 from bioproxy.demo.vocabulary import COMMON_WORDS
 
+KEY = "soak"
+"""The key that this llama.cpp asks for."""
+
 CLIENTS = 4
 """Clients that ask at the same time: one is answered and three wait, so that each kill meets both."""
 
@@ -47,8 +50,9 @@ def ask(port: int, message: str, **more: Any) -> tuple[int, Any]:
     """
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     body = {"messages": [{"role": "user", "content": message}], "max_tokens": 8, "temperature": 0, **more}
+    # The key is for llama.cpp itself, which is asked directly once; bioproxy asks its clients for none.
     try:
-        connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Authorization": f"Bearer {KEY}"})
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:
@@ -68,7 +72,8 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
     """
     moments = random.Random(seed)
     folder.mkdir()
-    model, template = folder / "model.gguf", folder / "code.txt"
+    model, template, key = folder / "model.gguf", folder / "code.txt", folder / "key"
+    key.write_text(KEY)
     tiny_model.write_model(model, tiny_model.TINY)
     know = " ".join(random.Random(1).choices(COMMON_WORDS, k=1500))
     template.write_text(f"{know} <{{message}}>")
@@ -87,7 +92,9 @@ def own_llama(folder: Path, kills: int, seed: int) -> None:
     with ExitStack() as stack:
         children = Children(stack, folder)
         port, admin = free_ports(2)
-        options = ["--model", model, "--llama-args", "--threads 1 --cache-ram 256", "--prefix", f"@code={template}"]
+        # A key of the user's: without one bioproxy makes its own, and nobody could ask llama.cpp past it.
+        flags = ["--llama-args", f"--threads 1 --cache-ram 256 --api-key {KEY}", "--llama-api-key-file", key]
+        options = ["--model", model, *flags, "--prefix", f"@code={template}"]
         where = ["--port", port, "--admin-port", admin, "--state-dir", folder / "state"]
         children.start("bioproxy", [*TWISTD, "bioproxy", *where, *options], port)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import soak_crowds, soak_preempt, soak_shared, soak_shelf
+from benchmarks import soak_child, soak_crowds, soak_preempt, soak_shared, soak_shelf
 from benchmarks.servers import Children, free_ports, get, wait_for
 
 
@@ -75,3 +75,9 @@ def test_shared_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     """After kills of pairs that share a shelf all agrees, nobody is blocked for a minute, and no answer is wrong."""
     soak_shared.shared_kills(tmp_path, count=2, seed=1)
     assert "2 kills of two pairs" in capsys.readouterr().out
+
+
+def test_own_llama(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A llama.cpp of bioproxy's own answers from a file as it does without bioproxy; its kills have tests elsewhere."""
+    soak_child.own_llama(tmp_path / "own-llama", kills=0, seed=1)
+    assert "killed 0 times" in capsys.readouterr().out
